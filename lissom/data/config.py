@@ -1,0 +1,51 @@
+"""Params of the data: where texts and labels come from."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from lissom.section import Section
+
+DataSource = Annotated[str, StringConstraints(pattern=r"^(embedded|files|hub):\S+$")]
+
+
+class DataParams(Section):
+    """One labelled data set, of single texts or of pairs."""
+
+    source: DataSource
+    """`embedded:python-docs`, `files:folder` (train, dev, test as tsv, csv, jsonl or parquet) or `hub:owner/name`."""
+
+    text: str = "text"
+    """Column of the text (`files:` and `hub:`)."""
+
+    text_pair: str | None = None
+    """Column of the second text, for tasks on pairs."""
+
+    label: str = "label"
+    """Column of the label."""
+
+    dev_fraction: float = Field(default=0.1, gt=0, lt=0.5)
+    """Share of train that becomes dev where the source has none."""
+
+    train_examples: int | None = Field(default=None, ge=1)
+    """Take this many examples of train (seeded, stratified); null takes all."""
+
+    transfer: str | None = None
+    """A file of unlabelled texts (same columns, no label needed) that the teacher labels for distillation."""
+
+    transfer_examples: int | None = Field(default=None, ge=0)
+    """Take this many transfer texts; null takes all. `embedded:python-docs` makes as many as are asked for."""
+
+    seed: int = 0
+    """Seed of every split and subset."""
+
+    @model_validator(mode="after")
+    def _transfer_has_a_source(self) -> "DataParams":
+        if self.transfer_examples and self.transfer is None and not self.source.startswith("embedded:"):
+            raise ValueError(
+                f"transfer_examples is {self.transfer_examples}, but transfer names no file: "
+                "set data.transfer to a file of unlabelled texts, or transfer_examples to null"
+            )
+        if self.text_pair == self.text or self.label in (self.text, self.text_pair):
+            raise ValueError("text, text_pair and label must be three different columns")
+        return self

@@ -1,0 +1,21 @@
+"""The errors that a user can mend. Everything else is a defect of lissom and keeps its traceback."""
+
+
+class InputError(ValueError):
+    """What was given cannot work. The message says what was given, what is allowed and what to change."""
+
+
+class ParamsError(InputError):
+    """One or more params are wrong; the message lists all of them."""
+
+
+class DataError(InputError):
+    """A data source is missing, broken or does not match its description."""
+
+
+class ModelFormatError(InputError):
+    """A model directory is incomplete, changed since it was written, or of another format version."""
+
+
+class GateError(InputError):
+    """A model did not pass the gates that stand before an alias of the registry."""

@@ -1,0 +1,43 @@
+"""Params of factorisation: a union on `method`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lissom.section import Section
+from lissom.training.config import RecoveryParams
+
+
+class NoFactorization(Section):
+    """Pass the model on."""
+
+    method: Literal["none"]
+
+
+class WordTableTrainingParams(RecoveryParams):
+    """The training of a model whose word table has changed."""
+
+    freeze_word_table: bool = False
+
+
+class WordTableFactorization(Section):
+    """Shrink the word table: fewer rows (tokens that the domain uses), thinner rows (truncated SVD)."""
+
+    method: Literal["word_table"]
+
+    min_count: int | None = Field(default=1, ge=1)
+    """Keep the tokens that occur at least this often in train and transfer texts; null keeps all."""
+
+    rank: int | None = Field(default=None, ge=1)
+    """Rank of the table; null leaves it whole."""
+
+    training: WordTableTrainingParams = WordTableTrainingParams()
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "WordTableFactorization":
+        if self.min_count is None and self.rank is None:
+            raise ValueError("min_count and rank are both null: set one, or method: none")
+        return self
+
+
+FactorizeParams = Annotated[NoFactorization | WordTableFactorization, Field(discriminator="method")]

@@ -1,0 +1,130 @@
+"""The params of a whole pipeline: one section per stage. This module only composes; every folder owns its own."""
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from lissom.data.config import DataParams
+from lissom.distill.config import DistillParams, NoDistillation
+from lissom.emissions.config import EmissionsParams
+from lissom.errors import ParamsError
+from lissom.evaluate.config import EvaluateParams
+from lissom.export.config import ExportParams
+from lissom.factorize.config import FactorizeParams, NoFactorization
+from lissom.models.config import BaseParams
+from lissom.prune.config import NoPruning, PruneParams
+from lissom.quantize.config import NoQuantization, QuantizeParams
+from lissom.section import Section
+from lissom.tracking.config import GatesParams, TrackingParams
+from lissom.training.config import TrainingParams
+
+
+class Params(Section):
+    """All sections of params.yaml. A compressing stage that is not named passes its model on."""
+
+    base: BaseParams
+    data: DataParams
+    teacher: TrainingParams = TrainingParams()
+    distill: DistillParams = Field(default=NoDistillation(method="none"))
+    prune: PruneParams = Field(default=NoPruning(method="none"))
+    factorize: FactorizeParams = Field(default=NoFactorization(method="none"))
+    quantize: QuantizeParams = Field(default=NoQuantization(method="none"))
+    export: ExportParams = ExportParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    emissions: EmissionsParams = EmissionsParams()
+    tracking: TrackingParams = TrackingParams()
+    gates: GatesParams = GatesParams()
+
+
+def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
+    """Read and check a params file; `overrides` are `section.key=value` with the value in YAML.
+
+    Raises:
+        ParamsError: the file is missing or no YAML mapping, or keys are unknown, missing or out of range. All
+            errors of the file are listed at once, each with its key, the value given and what is allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; name the params file with --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not a YAML file in UTF-8: {error}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: a mapping of sections is expected, found {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    return check_params(values, str(path))
+
+
+def check_params(values: Mapping[str, Any], origin: str = "params") -> Params:
+    """Check params that are given as a mapping; raises `ParamsError` as `load_params` does."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(dict(detail)) for detail in error.errors()]
+    raise ParamsError(f"{origin}: {len(lines)} error{'s'[: len(lines) != 1]}\n" + "\n".join(lines))
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ParamsError(f"override {override!r}: write it as section.key=value")
+    *folders, last = key.split(".")
+    for folder in folders:
+        values = values.setdefault(folder, {})
+        if not isinstance(values, dict):
+            raise ParamsError(f"override {override!r}: {folder} is a value, not a section")
+    values[last] = yaml.safe_load(text)
+
+
+def _explain(detail: dict[str, Any]) -> str:
+    location = [str(part) for part in detail["loc"]]
+    section, place = _walk(location)
+    given = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            allowed = sorted(section.model_fields) if section else []
+            close = difflib.get_close_matches(location[-1], allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            return f"  {place}: unknown key; {hint}allowed here: {', '.join(allowed)}"
+        case "missing":
+            return f"  {place}: missing; it has no default"
+        case "union_tag_invalid" | "union_tag_not_found":
+            tag = given.get("method") if isinstance(given, dict) else given
+            return f"  {place}.method: {tag!r} is not a method; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
+        case "value_error":
+            return f"  {place}: {detail['ctx']['error']}"
+        case _:
+            return f"  {place}: {given!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _walk(location: Sequence[str]) -> tuple[type[BaseModel] | None, str]:
+    """Return the section that holds the last key of `location`, and the key's path as a user writes it.
+
+    pydantic puts the tag of a union (the method) into the location; a user does not write it.
+    """
+    section: type[BaseModel] | None = Params
+    shown: list[str] = []
+    options: list[type[BaseModel]] = []
+    for index, part in enumerate(location):
+        by_tag = [option for option in options if part in get_args(option.model_fields["method"].annotation)]
+        if by_tag:
+            section, options = by_tag[0], []
+            continue
+        shown.append(part)
+        if index + 1 < len(location) and section is not None and part in section.model_fields:
+            options = _sections(section.model_fields[part].annotation)
+            section = options[0] if len(options) == 1 else None
+            options = options if len(options) > 1 else []
+    return section, ".".join(shown)
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [section for part in get_args(annotation) for section in _sections(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

@@ -1,0 +1,28 @@
+"""Params of the runs and of the registry."""
+
+from pydantic import Field
+
+from lissom.section import Section
+
+
+class TrackingParams(Section):
+    """Where runs go: MLFLOW_TRACKING_URI names the server, these the drawer."""
+
+    experiment: str = "lissom"
+    """MLflow experiment of all stages."""
+
+    system_metrics: bool = True
+    """Log CPU, memory and GPU load of every stage."""
+
+
+class GatesParams(Section):
+    """What a model must reach before it may be called champion."""
+
+    max_accuracy_drop: float = Field(default=0.03, ge=0, le=1)
+    """Largest loss of test accuracy against the teacher (0.03 = three points)."""
+
+    min_speedup: float = Field(default=4.0, gt=0)
+    """Least ratio of median latency, eager fp32 teacher to artefact, at batch 1 with all threads."""
+
+    max_megabytes: float = Field(default=30.0, gt=0)
+    """Largest artefact in MB (10^6 bytes)."""

@@ -1,0 +1,70 @@
+"""Params of one training: what the loop needs to know, whatever the loss."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lissom.section import Section
+
+
+class TrainingParams(Section):
+    """One call of `fit`."""
+
+    epochs: float = Field(default=2, gt=0)
+    """Passes over the training set; a fraction stops within one."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Examples per optimiser step."""
+
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Peak learning rate of AdamW."""
+
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Course of the learning rate after the warm-up: down to 0, or constant."""
+
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises from 0."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay; biases and norms are exempt."""
+
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global L2 norm."""
+
+    freeze_word_table: bool = True
+    """Leave the word embeddings as they are: half of a small encoder's parameters, and of AdamW's time."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast type; `auto` is bfloat16 where the processor multiplies it natively, else float32."""
+
+    keep: Literal["best", "last"] = "best"
+    """Which weights the training returns: the best by dev score (one look per epoch) or the last."""
+
+    seed: int = 0
+    """Seed of the data order, the dropout masks and new weights."""
+
+
+class LogitsLossParams(Section):
+    """Soft targets: `CE(student, label) + alpha * T^2 * KL(teacher || student)` (Hinton et al. 2015)."""
+
+    temperature: float = Field(default=2.0, gt=0)
+    """T: both distributions are softened by it."""
+
+    alpha: float = Field(default=0.5, ge=0)
+    """Weight of the soft term."""
+
+    mixing: Literal["sum", "convex"] = "sum"
+    """`sum`: CE + alpha KL. `convex`: (1 - alpha) CE + alpha KL."""
+
+    @model_validator(mode="after")
+    def _convex_needs_a_share(self) -> "LogitsLossParams":
+        if self.mixing == "convex" and self.alpha > 1:
+            raise ValueError(f"alpha is {self.alpha}: with mixing: convex it is a share, at most 1")
+        return self
+
+
+class RecoveryParams(TrainingParams):
+    """A training against the teacher's logits, after a step that hurt the model."""
+
+    loss: LogitsLossParams = LogitsLossParams()
+    """The distillation loss of the training."""
