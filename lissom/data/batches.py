@@ -1,0 +1,74 @@
+"""Batches of examples of similar length: little padding, yet a new order in every epoch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lissom.data.encoding import Encoded
+
+_BATCHES_PER_BUCKET = 50
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded examples."""
+
+    input_ids: Tensor
+    """`[batch, n]` int64."""
+    attention_mask: Tensor
+    """`[batch, n]` int64, 1 for real tokens."""
+    token_type_ids: Tensor
+    """`[batch, n]` int64."""
+    labels: Tensor
+    """`[batch]` int64, -1 for unlabelled examples."""
+    indices: Tensor
+    """`[batch]` int64, the examples' positions in the data set: the key of anything cached per example."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
+
+def collate(data: Encoded, indices: NDArray[np.int64], pad: int) -> Batch:
+    """Pad the examples at `indices` to the longest of them."""
+    lengths = data.lengths[indices]
+    shape = (len(indices), int(lengths.max()))
+    ids, types = np.full(shape, pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+        start = data.offsets[index]
+        ids[row, :length] = data.tokens[start : start + length]
+        types[row, :length] = data.types[start : start + length]
+    mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
+    arrays = (ids, mask, types, data.labels[indices], np.asarray(indices, dtype=np.int64))
+    return Batch(*(torch.from_numpy(array) for array in arrays))
+
+
+def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Return the example numbers of every batch of one epoch, a function of its arguments alone.
+
+    Examples are shuffled, sorted by length within buckets of 50 batches, cut into batches, and the batches
+    shuffled: every example once, the last batch possibly smaller.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    bucket = batch_size * _BATCHES_PER_BUCKET
+    batches = []
+    for start in range(0, len(order), bucket):
+        members = order[start : start + bucket]
+        members = members[np.argsort(lengths[members], kind="stable")]
+        batches += [members[at : at + batch_size] for at in range(0, len(members), batch_size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def sorted_batches(
+    data: Encoded, batch_size: int, pad: int, members: NDArray[np.int64] | None = None
+) -> Iterator[Batch]:
+    """Yield every example (of `members`) once, shortest first: the order for evaluation."""
+    members = np.arange(len(data)) if members is None else members
+    order = members[np.argsort(data.lengths[members], kind="stable")]
+    for start in range(0, len(order), batch_size):
+        yield collate(data, order[start : start + batch_size], pad)

@@ -1,0 +1,80 @@
+"""Token ids on disk: a split is tokenised once per stage into memory-mapped arrays.
+
+Flat arrays with offsets rather than Arrow lists: taking rows at random from a chunked Arrow list column copies
+chunks, from a memory map it touches the pages of those rows alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from lissom.data.tables import UNLABELLED, Table
+
+_ROWS_PER_CALL = 1024
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The token ids of one split, or of several, one after the other."""
+
+    tokens: NDArray[np.int32]
+    """Token ids of all examples in one row, `[sum of lengths]`."""
+    types: NDArray[np.uint8]
+    """Segment of every token (0 first text, 1 second), `[sum of lengths]`."""
+    offsets: NDArray[np.int64]
+    """Example i is `tokens[offsets[i]:offsets[i + 1]]`, `[examples + 1]`."""
+    labels: NDArray[np.int64]
+    """Index of the label, -1 where there is none, `[examples]`."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Length of every example in tokens, `[examples]`."""
+        return np.diff(self.offsets)
+
+    def labelled(self, count: int) -> NDArray[np.int64]:
+        """Return the numbers of `count` labelled examples, evenly spaced over all: fair to files sorted by label."""
+        known = np.flatnonzero(self.labels != UNLABELLED)
+        return known[np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(np.int64)]
+
+
+def encode(
+    tables: Sequence[Table], tokenizer: Tokenizer, max_length: int, labels: Sequence[str], folder: Path
+) -> Encoded:
+    """Tokenise tables, one after the other, into files below `folder` (which must outlive the result)."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    code = {label: index for index, label in enumerate(labels)}
+    offsets = [0]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tokens.i32").open("wb") as tokens, (folder / "types.u8").open("wb") as types:
+        for encoding in _encodings(tables, tokenizer):
+            np.asarray(encoding.ids, dtype=np.int32).tofile(tokens)
+            np.asarray(encoding.type_ids, dtype=np.uint8).tofile(types)
+            offsets.append(offsets[-1] + len(encoding.ids))
+    names = [name for table in tables for name in table.labels()]
+    return Encoded(
+        tokens=_mapped(folder / "tokens.i32", np.int32, offsets[-1]),
+        types=_mapped(folder / "types.u8", np.uint8, offsets[-1]),
+        offsets=np.asarray(offsets, dtype=np.int64),
+        labels=np.asarray([UNLABELLED if name is None else code[name] for name in names], dtype=np.int64),
+    )
+
+
+def _encodings(tables: Sequence[Table], tokenizer: Tokenizer) -> Iterator[Encoding]:
+    texts = chain.from_iterable(table.texts() for table in tables)
+    while chunk := list(islice(texts, _ROWS_PER_CALL)):
+        yield from tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in chunk])
+
+
+def _mapped(path: Path, dtype: type, size: int) -> np.ndarray:
+    if not size:  # an empty file cannot be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", shape=(size,))

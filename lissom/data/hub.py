@@ -1,0 +1,54 @@
+"""Data from the Hugging Face hub, through the datasets library."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lissom.data.config import DataParams
+from lissom.data.tables import Row
+from lissom.errors import DataError
+
+_SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
+
+
+def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
+    """Return the labelled splits of a hub data set, `owner/name[:config][@revision]`.
+
+    A test split whose labels are withheld (all -1, as in GLUE) is left out, and dev stands in for it.
+
+    Raises:
+        DataError: the hub is not reached, the data set or a column does not exist.
+    """
+    import datasets
+
+    path, _, revision = name.partition("@")
+    path, _, config = path.partition(":")
+    try:
+        found = datasets.load_dataset(path, config or None, revision=revision or None)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"data.source hub:{name}: {type(error).__name__}: {error}\nWithout network, export the data set to "
+            "files once and set data.source to files:FOLDER, or use embedded:python-docs"
+        ) from None
+    splits: dict[str, Any] = {}
+    for split, names in _SPLIT_NAMES.items():
+        for candidate in names:
+            if candidate in found:
+                splits[split] = found[candidate]
+    if "test" in splits and set(splits["test"].unique(columns.label)) == {-1}:
+        del splits["test"]
+    if "test" not in splits and "dev" in splits:
+        splits["test"] = splits.pop("dev")
+    for split in splits.values():
+        wanted = [columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
+        missing = [column for column in wanted if column not in split.column_names]
+        if missing:
+            raise DataError(f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label")
+    return {split: _rows(table, columns) for split, table in splits.items()}
+
+
+def _rows(table: Any, columns: DataParams) -> Iterator[Row]:
+    feature = table.features[columns.label]
+    for record in table:
+        label = record[columns.label]
+        name = feature.int2str(label) if hasattr(feature, "int2str") else str(label)
+        yield Row(record[columns.text], record[columns.text_pair] if columns.text_pair else None, name)

@@ -1,0 +1,140 @@
+"""From a source to four Arrow files and a card: what the stage `prepare` does."""
+
+import platform
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lissom.artifacts import DATA_CARD, SPLITS, TRANSFER, read_json, write_json
+from lissom.data import files, hub, python_docs, splits
+from lissom.data.config import DataParams
+from lissom.data.tables import Row, Table, write_table
+from lissom.errors import DataError
+from lissom.section import Section
+
+
+class DataCard(Section):
+    """What is known of a prepared data set."""
+
+    name: str
+    source: str
+    labels: tuple[str, ...]
+    pair: bool
+    rows: dict[str, int]
+    label_counts: dict[str, dict[str, int]]
+    duplicates: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def prepare(params: DataParams, output: Path) -> DataCard:
+    """Read, check and split the source; write `train`, `dev`, `test` and `transfer` and the card to `output`.
+
+    Raises:
+        DataError: whatever is wrong with the data, with the file and the line.
+    """
+    with tempfile.TemporaryDirectory(dir=output) as folder:
+        raw = {split: write_table(Path(folder) / f"{split}.arrow", rows) for split, rows in _read(params).items()}
+        card = _select(params, raw, output)
+    write_json(output / DATA_CARD, card.model_dump(mode="json"))
+    return card
+
+
+def load_card(folder: Path) -> DataCard:
+    """Return the card of a prepared data set."""
+    return DataCard.model_validate(read_json(folder / DATA_CARD))
+
+
+def load_table(folder: Path, split: str) -> Table:
+    """Return one prepared split, memory-mapped."""
+    return Table(folder / f"{split}.arrow")
+
+
+def _read(params: DataParams) -> dict[str, Iterator[Row]]:
+    kind, _, place = params.source.partition(":")
+    match kind, place:
+        case "embedded", "python-docs":
+            found = python_docs.read_splits(params.seed)
+            if params.transfer_examples:
+                found[TRANSFER] = python_docs.transfer_rows(params.transfer_examples, params.seed)
+        case "embedded", _:
+            raise DataError(f"data.source: embedded:{place} is not known; allowed: embedded:python-docs")
+        case "hub", _:
+            found = hub.read_splits(place, params)
+        case _:
+            paths = {split: files.find_split(Path(place), split) for split in SPLITS}
+            found = {split: files.read_rows(path, params, labelled=True) for split, path in paths.items() if path}
+    if params.transfer:
+        found[TRANSFER] = files.read_rows(Path(params.transfer), params, labelled=False)
+    for split in ("train", "test"):
+        if split not in found:
+            raise DataError(
+                f"data.source {params.source}: no {split} set; "
+                f"{'every figure is measured on it' if split == 'test' else 'there is nothing to learn from'}"
+            )
+    return found
+
+
+def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard:
+    for split, table in raw.items():
+        if not len(table):
+            raise DataError(f"data.source {params.source}: {split} is empty")
+    rows = {split: splits.digests(raw[split]) for split in SPLITS if split in raw}
+    names = {split: raw[split].labels() for split in rows}
+    labels = tuple(sorted(set(map(str, names["train"])), key=_numbers_first))
+    if len(labels) < 2:
+        raise DataError(f"data.source {params.source}: train has one label only ({labels[0]!r}); two or more are needed")
+    for split, found in names.items():
+        unknown = sorted({str(name) for name in found} - set(labels))
+        if unknown:
+            raise DataError(
+                f"data.source {params.source}: {split} has labels that train has not: {', '.join(unknown[:5])} "
+                f"(first at row {next(i for i, name in enumerate(found, 1) if name in unknown)}); "
+                f"train has {', '.join(labels)}"
+            )
+    notes = []
+    chosen = {split: list(range(len(rows[split]))) for split in rows}
+    duplicates = splits.count_duplicates(rows)
+    if "dev" not in chosen:
+        chosen["train"], chosen["dev"] = splits.hold_out(rows["train"], names["train"], params.dev_fraction, params.seed)
+        dropped = len(rows["train"]) - len(chosen["train"]) - len(chosen["dev"])
+        notes.append(f"dev: {len(chosen['dev'])} rows held out of train, stratified; {dropped} repeats of them dropped")
+    if params.train_examples and params.train_examples < len(chosen["train"]):
+        kept = splits.subset(
+            [rows["train"][i] for i in chosen["train"]], [names["train"][i] for i in chosen["train"]],
+            params.train_examples, params.seed,
+        )  # fmt: skip
+        notes.append(f"train: {len(kept)} of {len(chosen['train'])} rows, stratified")
+        chosen["train"] = [chosen["train"][i] for i in kept]
+    if params.source.startswith("embedded:"):
+        notes.append(f"read from the standard library of Python {platform.python_version()}")
+    counts: dict[str, Any] = {}
+    for split in SPLITS:
+        source = raw["train"] if split == "dev" and "dev" not in raw else raw[split]
+        counts[split] = write_table(output / f"{split}.arrow", source.rows(chosen[split]))
+    limit = params.transfer_examples if params.transfer else None
+    transfer = raw[TRANSFER].rows(range(min(len(raw[TRANSFER]), limit or len(raw[TRANSFER])))) if TRANSFER in raw else iter(())
+    counts[TRANSFER] = write_table(output / f"{TRANSFER}.arrow", transfer)
+    return DataCard(
+        name=_name(params.source),
+        source=params.source,
+        labels=labels,
+        pair=params.text_pair is not None or params.source.startswith("embedded:"),
+        rows={split: len(table) for split, table in counts.items()},
+        label_counts={split: splits.label_counts(counts[split].labels()) for split in SPLITS},
+        duplicates=duplicates,
+        notes=tuple(notes),
+    )
+
+
+def _name(source: str) -> str:
+    """Return the short name of a source: the last part of its path, without hub configuration or revision."""
+    place = source.partition(":")[2].rstrip("/").partition("@")[0]
+    return place.rpartition("/")[2].replace(":", "-")
+
+
+def _numbers_first(label: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(label), label
+    except ValueError:
+        return 1, 0.0, label
