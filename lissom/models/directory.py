@@ -1,0 +1,135 @@
+"""The model directory: `load` is the only way in, `save` the only way out.
+
+Hugging Face's layout (config.json, model.safetensors, tokenizer.json) plus lissom.json. Where plain transformers can
+express the result it loads there too; where it cannot, config.json names a model type that transformers refuses,
+rather than one for which it would fill the missing weights at random.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, read_json, whole_folder, write_json
+from lissom.errors import ModelFormatError
+from lissom.models.compressed import CompressedModel
+from lissom.models.manifest import Manifest, read_manifest
+
+_ONLY_HERE = {"keep_heads", "factorize_word_table", "fake_quantize"}
+"""Edits whose result transformers' own classes cannot be configured to."""
+
+
+def load(path: str | Path) -> CompressedModel:
+    """Load a model directory: build from the base config, apply the edits in order, load the weights strictly.
+
+    Raises:
+        ModelFormatError: a file is missing, truncated or changed since it was saved, or tensors are missing or extra.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    for name in (WEIGHTS, TOKENIZER, TOKENIZER_CONFIG):
+        if not (folder / name).is_file():
+            raise ModelFormatError(f"{folder}: {name} is missing; make or copy the model again")
+    digest = file_sha256(folder / WEIGHTS)
+    if digest != manifest.weights_sha256:
+        raise ModelFormatError(
+            f"{folder / WEIGHTS}: sha256 {digest[:12]}..., {MANIFEST} says {str(manifest.weights_sha256)[:12]}...: "
+            "the file is truncated or was changed; make or copy the model again"
+        )
+    network = build(manifest)
+    _fill(network, folder / WEIGHTS)
+    return CompressedModel(
+        network=network.eval(),
+        tokenizer=Tokenizer.from_file(str(folder / TOKENIZER)),
+        tokenizer_config=read_json(folder / TOKENIZER_CONFIG),
+        manifest=manifest,
+    )
+
+
+def save(model: CompressedModel, path: str | Path) -> None:
+    """Write a model directory, whole or not at all."""
+    with whole_folder(Path(path)) as folder:
+        write_model(model, folder)
+
+
+def write_model(model: CompressedModel, folder: Path) -> None:
+    """Write the files of a model into an existing folder."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    model.manifest = model.manifest.model_copy(update={"weights_sha256": file_sha256(folder / WEIGHTS)})
+    write_json(folder / MANIFEST, model.manifest.model_dump(mode="json"))
+    write_json(folder / CONFIG, _visible_config(model))
+    model.tokenizer.no_padding()
+    model.tokenizer.no_truncation()
+    model.tokenizer.save(str(folder / TOKENIZER))
+    write_json(folder / TOKENIZER_CONFIG, model.tokenizer_config)
+
+
+def build(manifest: Manifest) -> PreTrainedModel:
+    """Return the network that a manifest describes, with parameters on the meta device (shapes, no values).
+
+    Raises:
+        ModelFormatError: an edit does not fit the config.
+    """
+    config = AutoConfig.for_model(**manifest.base_config)
+    with no_init_weights():
+        network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.to("meta"))
+    for edit in manifest.edits:
+        try:
+            edit.apply(network)
+        except ValueError as error:
+            raise ModelFormatError(f"{MANIFEST}: edit {edit.kind!r} does not fit: {error}") from None
+    return network
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fill(network: PreTrainedModel, weights: Path) -> None:
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ModelFormatError(f"{weights}: cannot be read: {error}; make or copy the model again") from None
+    wanted = network.state_dict()
+    problems = [f"missing: {name}" for name in sorted(wanted.keys() - state.keys())]
+    problems += [f"extra: {name}" for name in sorted(state.keys() - wanted.keys())]
+    problems += [
+        f"shape of {name}: {list(state[name].shape)} in the file, {list(wanted[name].shape)} after the edits"
+        for name in sorted(wanted.keys() & state.keys())
+        if wanted[name].shape != state[name].shape
+    ]
+    if problems:
+        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelFormatError(
+            f"{weights}: the tensors do not fit config and edits:\n  " + "\n  ".join(problems[:5]) + more
+        )
+    network.load_state_dict(state, strict=True, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.dtype.is_floating_point)
+    assert not any(tensor.device == torch.device("meta") for tensor in network.state_dict().values())
+
+
+def _visible_config(model: CompressedModel) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(model.network.config.to_json_string(use_diff=False))
+    uneven = any(
+        edit.kind == "keep_neurons" and len({len(kept) for kept in edit.kept}) > 1 for edit in model.manifest.edits
+    )
+    if uneven or any(edit.kind in _ONLY_HERE for edit in model.manifest.edits):
+        config["model_type"] = f"lissom-{config['model_type']}"
+        config["lissom"] = "plain transformers cannot express this model; load it with lissom.load"
+    return config

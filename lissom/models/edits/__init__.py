@@ -1,0 +1,33 @@
+"""Edits: small frozen values that change a network's structure and keep its surviving weights.
+
+A compressed model is a base config, an ordered list of edits, and weights; the list is also the lineage that the
+registry shows. `apply` performs the surgery in place, on real weights or on the meta device. One edit, one file.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lissom.models.edits.blocks import KeepBlocks
+from lissom.models.edits.heads import KeepHeads
+from lissom.models.edits.neurons import KeepNeurons
+from lissom.models.edits.positions import KeepPositions
+from lissom.models.edits.quantizers import FakeQuantize
+from lissom.models.edits.vocabulary import KeepVocabulary
+from lissom.models.edits.word_table import FactorizeWordTable
+
+Edit = Annotated[
+    KeepBlocks | KeepHeads | KeepNeurons | KeepPositions | KeepVocabulary | FactorizeWordTable | FakeQuantize,
+    Field(discriminator="kind"),
+]
+
+__all__ = [
+    "Edit",
+    "FactorizeWordTable",
+    "FakeQuantize",
+    "KeepBlocks",
+    "KeepHeads",
+    "KeepNeurons",
+    "KeepPositions",
+    "KeepVocabulary",
+]

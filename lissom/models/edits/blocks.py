@@ -1,0 +1,36 @@
+"""Keep some of the Transformer blocks."""
+
+from typing import Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lissom.models.edits.surgery import check_kept
+from lissom.models.families import blocks_of, family_of, replace_module
+from lissom.section import Section
+
+
+class KeepBlocks(Section):
+    """Drop all blocks but these; the kept ones move together in their order."""
+
+    kind: Literal["keep_blocks"] = "keep_blocks"
+    kept: tuple[int, ...]
+    """Numbers of the kept blocks, 0-based, ascending."""
+
+    def apply(self, network: PreTrainedModel) -> None:
+        """Perform the edit in place; raises `InputError` for blocks that the network does not have."""
+        family, blocks = family_of(network), blocks_of(network)
+        check_kept("keep_blocks", self.kept, len(blocks))
+        kept = nn.ModuleList(blocks[index] for index in self.kept)
+        for index, block in enumerate(kept):
+            for module in block.modules():
+                if hasattr(module, "layer_idx"):  # the key of a decoder's cache
+                    module.layer_idx = index
+        replace_module(network, family.blocks, kept)
+        if getattr(network.config, "layer_types", None):
+            network.config.layer_types = [network.config.layer_types[index] for index in self.kept]
+        setattr(network.config, family.config_blocks, len(kept))
+
+    def describe(self) -> str:
+        """Return the edit in a few words."""
+        return f"kept blocks {', '.join(map(str, self.kept))}"

@@ -1,0 +1,36 @@
+"""Keep the first rows of a learned position table: the others are never looked up at the task's length."""
+
+from typing import Literal
+
+from pydantic import Field
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError
+from lissom.models.edits.surgery import cut_rows
+from lissom.models.families import family_of, replace_module
+from lissom.section import Section
+
+
+class KeepPositions(Section):
+    """Drop the positions beyond a length."""
+
+    kind: Literal["keep_positions"] = "keep_positions"
+    length: int = Field(ge=1)
+    """Longest input in tokens from now on."""
+
+    def apply(self, network: PreTrainedModel) -> None:
+        """Perform the edit in place; raises `InputError` if the table is missing or shorter."""
+        family = family_of(network)
+        if family.position_table is None:
+            raise InputError(f"keep_positions: {network.config.model_type} models have no position table")
+        table = network.get_submodule(family.position_table)
+        # RoBERTa counts positions from padding_idx + 1.
+        rows = self.length + (0 if table.padding_idx is None else table.padding_idx + 1)
+        if rows > table.num_embeddings:
+            raise InputError(f"keep_positions: {rows} rows asked for, the table has {table.num_embeddings}")
+        replace_module(network, family.position_table, cut_rows(table, range(rows)))
+        network.config.max_position_embeddings = rows
+
+    def describe(self) -> str:
+        """Return the edit in a few words."""
+        return f"kept {self.length} positions"

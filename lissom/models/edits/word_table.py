@@ -1,0 +1,78 @@
+"""Factorise the word table by truncated SVD (SPECS §4.1): V x d becomes V x r times r x d."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError
+from lissom.models.families import family_of, replace_module
+from lissom.section import Section
+
+
+class FactorizedEmbedding(nn.Module):
+    """An embedding of rank r: a thin table `[V, r]` and a projection to the hidden size, `[d, r]`."""
+
+    def __init__(self, table: nn.Embedding, projection: nn.Linear) -> None:
+        super().__init__()
+        self.table = table
+        self.projection = projection
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Map token ids `[batch, n]` to vectors `[batch, n, d]`."""
+        vectors: Tensor = self.projection(self.table(input_ids))
+        return vectors
+
+
+class FactorizeWordTable(Section):
+    """Give the word table a rank."""
+
+    kind: Literal["factorize_word_table"] = "factorize_word_table"
+    rank: int = Field(ge=1)
+
+    def apply(self, network: PreTrainedModel) -> None:
+        """Perform the edit in place, with the factors of the truncated SVD, `sqrt` of the spectrum to each side.
+
+        Raises:
+            InputError: the table is factorised already, or the rank saves nothing.
+        """
+        path = family_of(network).word_table
+        table = network.get_submodule(path)
+        if not isinstance(table, nn.Embedding):
+            raise InputError(f"{path} is factorised already")
+        rows, width = table.weight.shape
+        if self.rank * (rows + width) >= rows * width:
+            largest = (rows * width - 1) // (rows + width)
+            raise InputError(f"factorize_word_table: rank {self.rank} saves nothing on {rows} x {width}; largest: {largest}")
+        left, right = truncated_svd(table.weight.detach(), self.rank)
+        thin = nn.Embedding(rows, self.rank, padding_idx=table.padding_idx, device="meta")
+        projection = nn.Linear(self.rank, width, bias=False, device="meta")
+        thin.weight, projection.weight = nn.Parameter(left), nn.Parameter(right)
+        replace_module(network, path, FactorizedEmbedding(thin, projection))
+
+    def describe(self) -> str:
+        """Return the edit in a few words."""
+        return f"word table at rank {self.rank}"
+
+
+def truncated_svd(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return `[rows, r]` and `[columns, r]` whose product `left @ right.T` is the best rank-r approximation.
+
+    Through the eigenvectors of the small Gram matrix, in float64: exact to float32, and the table's many rows
+    never meet a full SVD.
+    """
+    if weight.is_meta:
+        return weight.new_empty(weight.shape[0], rank), weight.new_empty(weight.shape[1], rank)
+    matrix = weight.double()
+    eigenvalues, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    basis = vectors.flip(1)[:, :rank]
+    singular = eigenvalues.flip(0)[:rank].clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+    left, right = (matrix @ basis) / singular.sqrt(), basis * singular.sqrt()
+    return left.to(weight.dtype).contiguous(), right.to(weight.dtype).contiguous()
+
+
+def rows_of(network: PreTrainedModel, path: str) -> str:
+    """Return the path of the Embedding that holds the word table's rows, factorised or not."""
+    return f"{path}.table" if isinstance(network.get_submodule(path), FactorizedEmbedding) else path

@@ -1,0 +1,147 @@
+"""What differs between the families of Transformers, as one table.
+
+Techniques work on this table, never on a class name. Paths are relative to the network (`blocks`,
+`word_table`) or to one block (everything else).
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of a family's networks are."""
+
+    blocks: str
+    """The ModuleList of Transformer blocks."""
+    word_table: str
+    """The embedding of tokens."""
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    """The projection behind the concatenated heads: its input columns belong to heads."""
+    ffn_in: tuple[str, ...]
+    """Projections whose output rows belong to FFN neurons (gate and up in a gated FFN)."""
+    ffn_out: str
+    """The projection whose input columns belong to FFN neurons."""
+    config_blocks: str
+    """Name of the number of blocks in the config."""
+    config_neurons: str
+    """Name of the number of FFN neurons in the config."""
+    head: tuple[str, ...]
+    """First parts of the names of task-head parameters, which a pre-trained model may lack."""
+    classifier: str
+    """The last projection, to the labels."""
+    position_table: str | None = None
+    """The embedding of positions, where they are learned."""
+    token_types: bool = False
+    """Whether the network reads token_type_ids."""
+    grouped: bool = False
+    """Whether several query heads may share a key/value head."""
+
+
+_ENCODER = Family(
+    blocks="{}.encoder.layer",
+    word_table="{}.embeddings.word_embeddings",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    ffn_in=("intermediate.dense",),
+    ffn_out="output.dense",
+    config_blocks="num_hidden_layers",
+    config_neurons="intermediate_size",
+    head=("classifier",),
+    classifier="classifier",
+    position_table="{}.embeddings.position_embeddings",
+)
+_LLAMA = Family(
+    blocks="model.layers",
+    word_table="model.embed_tokens",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    attention_output="self_attn.o_proj",
+    ffn_in=("mlp.gate_proj", "mlp.up_proj"),
+    ffn_out="mlp.down_proj",
+    config_blocks="num_hidden_layers",
+    config_neurons="intermediate_size",
+    head=("score",),
+    classifier="score",
+    grouped=True,
+)
+
+
+
+
+def _below(prefix: str, family: Family) -> Family:
+    """Fill the name of the network's trunk into a family's paths."""
+    paths = {name: getattr(family, name).format(prefix) for name in ("blocks", "word_table", "position_table")}
+    return replace(family, **paths)
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": replace(_below("bert", _ENCODER), head=("classifier", "bert.pooler"), token_types=True),
+    "roberta": replace(_below("roberta", _ENCODER), classifier="classifier.out_proj"),
+    "distilbert": Family(
+        blocks="distilbert.transformer.layer",
+        word_table="distilbert.embeddings.word_embeddings",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_output="attention.out_lin",
+        ffn_in=("ffn.lin1",),
+        ffn_out="ffn.lin2",
+        config_blocks="n_layers",
+        config_neurons="hidden_dim",
+        head=("pre_classifier", "classifier"),
+        classifier="classifier",
+        position_table="distilbert.embeddings.position_embeddings",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+}
+
+
+def family_of(network: PreTrainedModel) -> Family:
+    """Return the row of the table for a network.
+
+    Raises:
+        InputError: lissom does not know the family.
+    """
+    model_type = network.config.model_type
+    if model_type not in FAMILIES:
+        raise InputError(f"models of type {model_type!r} are not known; known: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type]
+
+
+def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
+    """Return the network's list of blocks."""
+    blocks = network.get_submodule(family_of(network).blocks)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+def head_size(network: PreTrainedModel) -> int:
+    """Return d_h, the width of one attention head; pruning never changes it."""
+    config = network.config
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def head_groups(network: PreTrainedModel) -> int:
+    """Return how many query heads share one key/value head; the removable unit is such a group."""
+    if not family_of(network).grouped:
+        return 1
+    return int(network.config.num_attention_heads // network.config.num_key_value_heads)
+
+
+def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` at `path` below `root`."""
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)

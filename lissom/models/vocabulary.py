@@ -1,0 +1,117 @@
+"""Trimming a tokenizer: the same algorithm with fewer pieces, so that any text still tokenises."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from lissom.errors import InputError
+
+KNOWN_MODELS = ("WordPiece", "BPE")
+
+
+def closed_vocabulary(tokenizer: Tokenizer, counts: NDArray[np.int64], min_count: int) -> tuple[int, ...]:
+    """Return the tokens to keep: those that occur `min_count` times, and all that must stay.
+
+    What must stay: special tokens; single characters (with and without the continuation prefix), out of which every
+    word can be spelt; for BPE also the parts out of which a kept token is merged.
+
+    Args:
+        tokenizer: the full tokenizer.
+        counts: occurrences of every token id in the domain's texts, `[V]`.
+        min_count: fewer occurrences than this, and a token goes.
+
+    Raises:
+        InputError: the tokenizer is of a kind that cannot be trimmed here.
+    """
+    spec = json.loads(tokenizer.to_str())
+    model = spec["model"]
+    if model["type"] not in KNOWN_MODELS:
+        raise InputError(
+            f"factorize.min_count: {model['type']} tokenizers cannot be trimmed, only {', '.join(KNOWN_MODELS)}; "
+            "set min_count to null"
+        )
+    prefix = model.get("continuing_subword_prefix") or ""
+    vocabulary: dict[str, int] = model["vocab"]
+    kept = {token["id"] for token in spec["added_tokens"]}
+    for token, index in vocabulary.items():
+        bare = token.removeprefix(prefix)
+        byte_fallback = token.startswith("<0x") and token.endswith(">")
+        if len(bare) <= 1 or byte_fallback or token == model.get("unk_token"):
+            kept.add(index)
+        elif index < len(counts) and counts[index] >= min_count:
+            kept.add(index)
+    if model["type"] == "BPE":
+        for left, right in reversed(_merges(model)):  # later merges build on earlier ones
+            if vocabulary[left + right] in kept:
+                kept.update((vocabulary[left], vocabulary[right]))
+    return tuple(sorted(kept))
+
+
+def trim_tokenizer(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
+    """Return the tokenizer that makes only the `kept` tokens, numbered 0, 1, 2, ... in their order."""
+    spec = json.loads(tokenizer.to_str())
+    new_id = {old: new for new, old in enumerate(kept)}
+    model = spec["model"]
+    vocabulary: dict[str, int] = model["vocab"]
+    model["vocab"] = {
+        token: new_id[index] for token, index in sorted(vocabulary.items(), key=lambda item: item[1]) if index in new_id
+    }
+    if model["type"] == "BPE":
+        # A merge survives with its result and both its parts.
+        model["merges"] = [
+            [left, right] for left, right in _merges(model) if {left, right, left + right} <= model["vocab"].keys()
+        ]
+    for token in spec["added_tokens"]:
+        token["id"] = new_id[token["id"]]
+    _renumber(spec.get("post_processor"), new_id)
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return [(left, right) for left, right in pairs]
+
+
+def _renumber(processor: dict[str, Any] | None, new_id: dict[int, int]) -> None:
+    """Renumber the special tokens that a post-processor adds, in place."""
+    match processor:
+        case {"type": "TemplateProcessing", "special_tokens": specials}:
+            for special in specials.values():
+                special["ids"] = [new_id[old] for old in special["ids"]]
+        case {"type": "BertProcessing" | "RobertaProcessing"}:
+            for name in ("sep", "cls"):
+                token, old = processor[name]
+                processor[name] = [token, new_id[old]]
+        case {"type": "Sequence", "processors": parts}:
+            for part in parts:
+                _renumber(part, new_id)
+        case _:
+            pass
+
+
+def changed_tokens(before: Tokenizer, after: Tokenizer, texts: Iterable[tuple[str, str | None]]) -> dict[str, int]:
+    """Count what trimming does to texts: all tokens before, those whose word is now spelt otherwise, [UNK]s, length after."""
+    total = changed = length = unknown_before = unknown_after = 0
+    for text, pair in texts:
+        old = before.encode(text, pair, add_special_tokens=False)
+        new = after.encode(text, pair, add_special_tokens=False)
+        total += len(old.tokens)
+        length += len(new.tokens)
+        same = {(span, token) for span, token in zip(old.offsets, old.tokens, strict=True)}
+        same &= {(span, token) for span, token in zip(new.offsets, new.tokens, strict=True)}
+        changed += sum((span, token) not in same for span, token in zip(old.offsets, old.tokens, strict=True))
+        unknown_before += old.tokens.count("[UNK]") + old.tokens.count("<unk>")
+        unknown_after += new.tokens.count("[UNK]") + new.tokens.count("<unk>")
+    return {
+        "tokens": total, "tokens_changed": changed, "tokens_after": length,
+        "unknown_before": unknown_before, "unknown_after": unknown_after,
+    }  # fmt: skip
+
+
+def count_tokens(tokens: NDArray[np.int32], size: int) -> NDArray[np.int64]:
+    """Count the occurrences of every token id, `[V]`."""
+    return np.bincount(tokens, minlength=size).astype(np.int64)
