@@ -1,0 +1,61 @@
+"""What a person sees while waiting: bars with rate and remaining time on a terminal, silence in CI and in pipes."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lissom.training.hooks import Hook
+
+T = TypeVar("T")
+
+console = Console(stderr=True)
+
+
+def interactive() -> bool:
+    """Tell whether somebody watches."""
+    return console.is_terminal and not os.environ.get("CI")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not interactive(), transient=True,
+    )  # fmt: skip
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield the items under a progress bar."""
+    with _progress() as progress:
+        task = progress.add_task(description, total=total, rate="")
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+class ProgressBar(Hook):
+    """A bar over the steps of a training, with the last loss and the dev score."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._progress = _progress()
+        self._task: TaskID | None = None
+        self._notes: dict[str, float] = {}
+
+    def before_step(self, step: int, total: int) -> None:
+        """Move on; the bar starts with the first step of this process, be it resumed or not."""
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task(self._description, total=total, completed=step, rate="")
+        speed = self._progress.tasks[0].speed
+        notes = [f"{speed:.1f} steps/s"] if speed else []
+        notes += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._notes.items()]
+        self._progress.update(self._task, completed=step + 1, rate=", ".join(notes))
+        if step + 1 == total:
+            self._progress.stop()
+
+    def on_record(self, record: dict[str, float]) -> None:
+        """Remember the figures that the bar shows."""
+        self._notes |= {name: value for name, value in record.items() if name in ("loss", "dev_score")}

@@ -1,0 +1,48 @@
+"""Soft targets: the student learns the teacher's softened distribution over labels.
+
+Hinton et al. 2015, arXiv:1503.02531; the weighting CE + alpha T^2 KL is that of task-level DistilBERT (SPECS §1.0.1).
+Returns losses for `fit`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lissom.data.batches import Batch
+from lissom.distill.teacher import TeacherLogits
+from lissom.models.compressed import logits_of
+from lissom.training.config import LogitsLossParams
+from lissom.training.losses import Loss, cross_entropy
+
+
+def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over labels, averaged over examples.
+
+    The factor T^2 keeps the gradient's size the same at every temperature: T (p_s - p_t) per example.
+
+    Args:
+        student: logits `[batch, labels]`.
+        teacher: logits `[batch, labels]`; no gradient flows into them.
+        temperature: T > 0.
+    """
+    soft_student = F.log_softmax(student.float() / temperature, dim=-1)
+    soft_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(soft_student, soft_teacher, reduction="batchmean", log_target=True)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, params: LogitsLossParams) -> Tensor:
+    """Return CE + alpha T^2 KL, or its convex form; unlabelled examples (-1) have no CE."""
+    hard_weight = 1 - params.alpha if params.mixing == "convex" else 1.0
+    soft = soft_target_loss(student, teacher, params.temperature)
+    return hard_weight * cross_entropy(student, labels) + params.alpha * soft
+
+
+def against_teacher(teacher: TeacherLogits, params: LogitsLossParams) -> Loss:
+    """Return the distillation loss of a network against a teacher, for `fit`."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            target = teacher.logits(batch)
+        return distillation_loss(logits_of(network, batch), target, batch.labels, params)
+
+    return loss

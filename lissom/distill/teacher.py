@@ -1,0 +1,72 @@
+"""The teacher behind one small interface: asked live, or computed once and read back per example."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lissom.artifacts import TEACHER_OUTPUTS
+from lissom.data.batches import Batch
+from lissom.data.encoding import Encoded
+from lissom.errors import InputError
+from lissom.models.compressed import logits_of
+from lissom.training.predicting import predict
+
+
+class TeacherLogits(Protocol):
+    """Anything that knows the teacher's logits of a batch."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return `[batch, labels]`, without gradients."""
+        ...
+
+
+class LiveTeacher:
+    """A teacher that is asked for every batch; in eval mode, whatever happens around it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Run the teacher."""
+        self._network.eval()
+        with torch.no_grad():
+            return logits_of(self._network, batch)
+
+
+class CachedLogits:
+    """Logits of a whole data set, looked up by example number."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def __len__(self) -> int:
+        return len(self._logits)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Look up the batch's examples."""
+        return self._logits[batch.indices.cpu()].to(batch.labels.device)
+
+
+def cache_logits(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:
+    """Return the teacher's logits of every example, `[examples, labels]`, each computed once."""
+    return predict(network, data, pad, precision)
+
+
+def save_logits(logits: Tensor, folder: Path) -> None:
+    """Write cached logits into a folder."""
+    save_file({"logits": logits.contiguous()}, folder / TEACHER_OUTPUTS)
+
+
+def load_logits(folder: Path, examples: int) -> CachedLogits:
+    """Read cached logits back.
+
+    Raises:
+        InputError: they belong to a data set of another size.
+    """
+    logits = load_file(folder / TEACHER_OUTPUTS)["logits"]
+    if len(logits) != examples:
+        raise InputError(f"{folder}: teacher outputs of {len(logits)} examples, the data has {examples}; run teacher again")
+    return CachedLogits(logits)

@@ -1,0 +1,11 @@
+"""What may happen around the steps of a training."""
+
+
+class Hook:
+    """Does nothing; a hook overrides what it needs. State must follow from the step, so that a resumed run agrees."""
+
+    def before_step(self, step: int, total: int) -> None:
+        """Run before optimiser step `step` (0-based) of `total`."""
+
+    def on_record(self, record: dict[str, float]) -> None:
+        """Run when figures are recorded: `step`, `epoch`, and `loss` with `learning_rate`, or `dev_score`."""

@@ -1,0 +1,186 @@
+"""The only training loop of the project. A technique enters as a loss, an edit made before, or a hook."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lissom.data.batches import Batch, collate, shuffled_batches
+from lissom.data.encoding import Encoded
+from lissom.machine import cpu_flags
+from lissom.models.compressed import accelerator
+from lissom.models.families import family_of
+from lissom.training.checkpoint import Checkpoints, Progress, identity_of
+from lissom.training.config import TrainingParams
+from lissom.training.hooks import Hook
+from lissom.training.losses import Loss
+from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+
+_STEPS_PER_RECORD = 10
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training tells about itself; the weights are in the network."""
+
+    steps: int
+    examples_per_second: float
+    best_score: float | None
+    records: list[dict[str, float]]
+
+
+def fit(
+    network: nn.Module,
+    data: Encoded,
+    pad: int,
+    loss: Loss,
+    params: TrainingParams,
+    *,
+    score: Callable[[], float] | None = None,
+    hooks: Sequence[Hook] = (),
+    checkpoints: Checkpoints | None = None,
+    identity: str = "",
+) -> Fitted:
+    """Train `network` in place and leave it in eval mode with the weights that `params.keep` asks for.
+
+    The result is a function of the start weights, the data, the params and the hooks: a training that was killed and
+    resumed from a checkpoint ends with the same weights as one that was not (on the same machine and threads).
+
+    Args:
+        network: the network; its edits must be made before, since the optimiser is built here.
+        data: training examples.
+        pad: id of the padding token.
+        loss: maps network and batch to the mean loss of the batch's examples.
+        params: epochs, rates, seed and so on.
+        score: dev score of the network as it is (higher is better), asked after every epoch.
+        hooks: called around steps, in order.
+        checkpoints: where to checkpoint to and resume from.
+        identity: whatever else decides the training (the loss, say); a checkpoint of another identity is ignored.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+    """
+    network.to(accelerator())
+    frozen = _freeze(network, params)
+    torch.manual_seed(params.seed)
+    optimizer = make_optimizer(network, params)
+    per_epoch = math.ceil(len(data) / params.batch_size)
+    total = max(1, round(params.epochs * per_epoch))
+    identity = identity_of(network, data, params, identity)
+    progress = (checkpoints.restore(identity, network, optimizer) if checkpoints else None) or Progress()
+    precision = autocast_type(params.precision)
+    network.train()
+    started, running = time.monotonic() - progress.seconds, _RunningMean()
+    for step, batch in _batches(data, pad, params, progress.step, total):
+        for hook in hooks:
+            hook.before_step(step, total)
+        rate = learning_rate(step, total, params)
+        set_learning_rate(optimizer, rate)
+        running.add(_step(network, batch, loss, optimizer, params.max_grad_norm, precision))
+        progress.step = step + 1
+        progress.seconds = time.monotonic() - started
+        epoch = progress.step / per_epoch
+        if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
+            record = {"step": progress.step, "epoch": epoch, "loss": running.take(), "learning_rate": rate}
+            _record(record, progress, hooks)
+        if score and (progress.step % per_epoch == 0 or progress.step == total):
+            _look_at_dev(score(), epoch, network, params, progress, hooks)
+            network.train()
+        if checkpoints and checkpoints.due():
+            checkpoints.save(identity, network, optimizer, progress)
+    if progress.best_weights:
+        network.load_state_dict(progress.best_weights)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    network.eval()
+    done = total * params.batch_size / max(progress.seconds, 1e-9)
+    return Fitted(total, done, progress.best_score, progress.records)
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """Return the autocast type for a precision: None is float32.
+
+    bfloat16 where the processor multiplies it natively: elsewhere it is emulated, and slower than float32.
+    """
+    if precision == "auto":
+        native = {"avx512_bf16", "amx_bf16"}.intersection(cpu_flags())
+        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool(native)
+        precision = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def _step(
+    network: nn.Module,
+    batch: Batch,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float,
+    precision: torch.dtype | None,
+) -> Tensor:
+    device = next(network.parameters()).device
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None):
+        value = loss(network, batch.to(device))
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
+    optimizer.step()
+    return value.detach()
+
+
+def _batches(
+    data: Encoded, pad: int, params: TrainingParams, first: int, total: int
+) -> Iterator[tuple[int, Batch]]:
+    """Yield step numbers and batches from step `first` on: a resumed training sees what it had not yet seen."""
+    lengths, step, epoch = data.lengths, 0, 0
+    while step < total:
+        for members in shuffled_batches(lengths, params.batch_size, params.seed, epoch):
+            if first <= step < total:
+                yield step, collate(data, members, pad)
+            step += 1
+        epoch += 1
+
+
+def _freeze(network: nn.Module, params: TrainingParams) -> list[nn.Parameter]:
+    if not params.freeze_word_table:
+        return []
+    table = network.get_submodule(family_of(network).word_table)  # type: ignore[arg-type]
+    frozen = [parameter for parameter in table.parameters() if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
+
+
+def _look_at_dev(
+    score: float, epoch: float, network: nn.Module, params: TrainingParams, progress: Progress, hooks: Sequence[Hook]
+) -> None:
+    _record({"step": progress.step, "epoch": epoch, "dev_score": score}, progress, hooks)
+    if progress.best_score is None or score > progress.best_score:
+        progress.best_score = score
+        if params.keep == "best":
+            progress.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _record(record: dict[str, float], progress: Progress, hooks: Sequence[Hook]) -> None:
+    if not all(math.isfinite(value) for value in record.values()):
+        raise FloatingPointError(f"training diverged at step {record['step']:.0f}: {record}; lower the learning rate")
+    progress.records.append(record)
+    for hook in hooks:
+        hook.on_record(record)
+
+
+class _RunningMean:
+    """Mean of the losses since the last look; kept on the device until then, so that steps need not wait."""
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+
+    def add(self, value: Tensor) -> None:
+        self._values.append(value)
+
+    def take(self) -> float:
+        mean = float(torch.stack(self._values).mean())
+        self._values.clear()
+        return mean

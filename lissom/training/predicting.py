@@ -1,0 +1,38 @@
+"""Running a network over a whole split."""
+
+import torch
+from torch import Tensor, nn
+
+from lissom.data.batches import sorted_batches
+from lissom.data.encoding import Encoded
+from lissom.models.compressed import logits_of
+
+_BATCH_SIZE = 64
+
+
+def predict(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None) -> Tensor:
+    """Return the logits of every example in its place, `[examples, labels]` float32; dropout off, no gradients.
+
+    Args:
+        network: the network, left in the mode it was in.
+        data: the examples.
+        pad: id of the padding token.
+        precision: autocast type; None computes in the weights' own type.
+    """
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
+    logits, places = [], []
+    with torch.inference_mode(), autocast:
+        for batch in sorted_batches(data, _BATCH_SIZE, pad):
+            logits.append(logits_of(network, batch.to(device)).float().cpu())
+            places.append(batch.indices)
+    network.train(training)
+    return torch.cat(logits)[torch.cat(places).argsort()].clone()
+
+
+def accuracy(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None) -> float:
+    """Return the share of examples whose largest logit is the label's."""
+    labels = torch.from_numpy(data.labels)
+    return float((predict(network, data, pad, precision).argmax(1) == labels).float().mean())
