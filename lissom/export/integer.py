@@ -1,0 +1,101 @@
+"""From fake quantisation to integers: the same scales and ranges, now with int8 weights and integer products.
+
+In torch the layers compute what the exported kernels compute, exactly (integers in float64); inside an export they
+emit onnxruntime's kernels: `MatMulIntegerToFloat` takes uint8 inputs and int8 weights, accumulates in int32 and scales.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from lissom.models.edits.quantizers import (
+    ACTIVATION_HIGH,
+    TABLE_HIGH,
+    FakeQuantEmbedding,
+    FakeQuantLinear,
+    affine_range,
+    row_scales,
+)
+from lissom.models.families import replace_module
+
+
+class IntegerLinear(nn.Module):
+    """y = s_x s_w (sum (q_x - z_x) q_w) + b, with q_x uint8 and q_w int8 (SPECS §3.1)."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: FakeQuantLinear) -> None:
+        super().__init__()
+        assert bool(layer.observed), "the input range must be observed before conversion"
+        scale, zero_point = affine_range(layer.low, layer.high)
+        weight_scale = row_scales(layer.weight, layer.weight_high)
+        integers = (layer.weight.detach() / weight_scale[:, None]).round().clamp(-layer.weight_high, layer.weight_high)
+        self.register_buffer("weight", integers.to(torch.int8).T.contiguous())  # [in, out], as MatMul wants it
+        self.register_buffer("weight_scale", weight_scale)
+        self.register_buffer("weight_zero_point", torch.zeros(len(weight_scale), dtype=torch.int8))
+        self.register_buffer("input_scale", scale)
+        self.register_buffer("input_zero_point", zero_point.to(torch.uint8))
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map `[..., in]` to `[..., out]`."""
+        if not torch.onnx.is_in_onnx_export():
+            return self._reference(input)
+        quantized = torch.onnx.ops.symbolic(
+            "QuantizeLinear", (input, self.input_scale, self.input_zero_point), dtype=torch.uint8, shape=input.shape
+        )
+        operands = (
+            quantized, self.weight, self.input_scale, self.weight_scale,
+            self.input_zero_point, self.weight_zero_point, self.bias,
+        )  # fmt: skip
+        output: Tensor = torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulIntegerToFloat",
+            operands if self.bias is not None else operands[:-1],
+            dtype=torch.float32,
+            shape=(*input.shape[:-1], self.weight.shape[1]),
+            version=1,
+        )
+        return output
+
+    def _reference(self, input: Tensor) -> Tensor:
+        zero_point = self.input_zero_point.double()
+        quantized = ((input / self.input_scale).round().double() + zero_point).clamp(0, ACTIVATION_HIGH)
+        sums = (quantized - zero_point) @ self.weight.double()
+        output = (sums * (self.input_scale.double() * self.weight_scale.double())).to(input.dtype)
+        return output if self.bias is None else output + self.bias
+
+
+class IntegerEmbedding(nn.Module):
+    """Rows of int8, each with its scale: 1 byte per value in the file, floats only for the tokens looked up."""
+
+    rows: Tensor
+    scales: Tensor
+
+    def __init__(self, table: FakeQuantEmbedding) -> None:
+        super().__init__()
+        scales = row_scales(table.weight, TABLE_HIGH)
+        integers = (table.weight.detach() / scales[:, None]).round().clamp(-TABLE_HIGH, TABLE_HIGH)
+        self.register_buffer("rows", integers.to(torch.int8))
+        self.register_buffer("scales", scales[:, None])
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ids `[...]` to vectors `[..., d]`."""
+        return F.embedding(input, self.rows).to(self.scales.dtype) * F.embedding(input, self.scales)
+
+
+def to_integer(network: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of the network whose fake-quantised layers compute with integers; other layers are as they were."""
+    converted = copy.deepcopy(network).eval()
+    for path, module in list(converted.named_modules()):
+        if isinstance(module, FakeQuantLinear):
+            replace_module(converted, path, IntegerLinear(module))
+        elif isinstance(module, FakeQuantEmbedding):
+            replace_module(converted, path, IntegerEmbedding(module))
+    return converted

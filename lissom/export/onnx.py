@@ -1,0 +1,104 @@
+"""Export to ONNX: dynamic batch and length, one kernel per attention, integer kernels where the model is quantised."""
+
+import collections
+import copy
+import tempfile
+import warnings
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.artifacts import ONNX, SERVING, TOKENIZER, write_json
+from lissom.errors import InputError
+from lissom.export import attention
+from lissom.export.integer import to_integer
+from lissom.models.compressed import CompressedModel
+from lissom.models.families import family_of
+from lissom.quantize.int8 import quantized_layers
+
+INTEGER_KERNELS = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul")
+
+_OPSET = 21
+_SAMPLE_SHAPE = (2, 7)  # at least 2: torch takes sizes 0 and 1 for constants
+
+
+def export_onnx(model: CompressedModel, folder: Path) -> int:
+    """Write `model.onnx`, the tokenizer and `serving.json` into a folder; return the number of integer kernels.
+
+    Raises:
+        InputError: the model is quantised, but onnxruntime would run none of it with integer kernels.
+    """
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if family_of(model.network).token_types else [])]
+    write_graph(model.network, inputs, folder / ONNX, model.manifest.task.max_length)
+    integer = integer_kernels(folder / ONNX)
+    if quantized_layers(model.network) and not integer:
+        found = ", ".join(sorted(count_kernels(folder / ONNX)))
+        raise InputError(f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}")
+    model.tokenizer.no_padding()
+    model.tokenizer.no_truncation()
+    model.tokenizer.save(str(folder / TOKENIZER))
+    task = model.manifest.task
+    serving = {
+        "task": task.name,
+        "labels": task.labels,
+        "pair": task.pair,
+        "max_length": task.max_length,
+        "pad_id": model.pad_id,
+        "inputs": inputs,
+    }
+    write_json(folder / SERVING, serving)
+    return integer
+
+
+def write_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_length: int) -> None:
+    """Trace the network and write its graph; `inputs` are names of tensors `[batch, tokens]` int64."""
+    network = to_integer(network) if quantized_layers(network) else copy.deepcopy(network).eval()
+    network.set_attn_implementation(attention.NAME)
+    network.config.use_cache = False
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_length)
+    sample = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+        program = torch.onnx.export(
+            _LogitsOnly(network, inputs),
+            sample,
+            dynamo=True,
+            opset_version=_OPSET,
+            dynamic_shapes=(tuple({0: batch, 1: tokens} for _ in inputs),),
+            input_names=inputs,
+            output_names=["logits"],
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def integer_kernels(path: Path) -> int:
+    """Count the matrix products that onnxruntime computes with integers on this machine."""
+    kernels = count_kernels(path)
+    return sum(kernels[name] for name in INTEGER_KERNELS)
+
+
+def count_kernels(path: Path) -> "collections.Counter[str]":
+    """Count the kernels by name that onnxruntime would run on this machine, after its own optimisations."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+class _LogitsOnly(nn.Module):
+    def __init__(self, network: PreTrainedModel, names: list[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(**dict(zip(self.names, inputs, strict=True))).logits
+        return logits

@@ -1,0 +1,78 @@
+"""Raw text in, labels with probabilities out: an exported folder run by onnxruntime.
+
+Needs numpy, onnxruntime and tokenizers, and nothing else of lissom: this is what a served model consists of.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+
+class OnnxClassifier:
+    """An exported classifier.
+
+    Args:
+        folder: holds `model.onnx`, `tokenizer.json` and `serving.json`.
+        threads: threads of one inference; 0 takes all cores.
+        graph: name of the graph in the folder.
+        spin: let idle threads wait busily for the next call: faster alone, unfair to whatever else is being timed.
+    """
+
+    def __init__(
+        self, folder: str | Path, threads: int = 0, graph: str = "model.onnx", *, spin: bool = True
+    ) -> None:
+        folder = Path(folder)
+        self.serving: Mapping[str, Any] = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+        self.labels: tuple[str, ...] = tuple(self.serving["labels"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if not spin:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._session = onnxruntime.InferenceSession(str(folder / graph), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(self.serving["max_length"])
+        self._tokenizer.enable_padding(pad_id=self.serving["pad_id"])
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, float]]:
+        """Return the probability of every label for every text (or pair of texts).
+
+        Raises:
+            ValueError: pairs are missing for a task on pairs, or given for one on single texts.
+        """
+        if not texts:
+            return []
+        return [
+            dict(zip(self.labels, row.tolist(), strict=True)) for row in softmax(self.logits(self.encode(texts, pairs)))
+        ]
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
+        """Return the tensors `[batch, n]` that the graph reads."""
+        if self.serving["pair"] != (pairs is not None):
+            wanted = "pairs of texts" if self.serving["pair"] else "single texts"
+            raise ValueError(f"this model classifies {wanted}; {'no second texts' if pairs is None else 'pairs'} were given")
+        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        encodings = self._tokenizer.encode_batch(inputs)
+        columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+        return {
+            name: np.asarray([getattr(encoding, columns[name]) for encoding in encodings], dtype=np.int64)
+            for name in self.serving["inputs"]
+        }
+
+    def logits(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Run the graph: `[batch, n]` tensors in, logits `[batch, labels]` out."""
+        output: NDArray[np.float32] = self._session.run(None, dict(inputs))[0]
+        return output
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
