@@ -1,0 +1,66 @@
+"""The baseline that needs no training: one call of onnxruntime's `quantize_dynamic` on the teacher's graph."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import onnx
+import torch
+
+from lissom.artifacts import ONNX, SERVING, TOKENIZER
+from lissom.data.encoding import Encoded
+from lissom.evaluate.config import EvaluateParams
+from lissom.evaluate.latency import measure_latency
+from lissom.evaluate.quality import Quality, measure_quality
+from lissom.evaluate.variant import TEACHER_EAGER, VARIANT, Setting, eager_runner, onnx_runner, timed_batches
+from lissom.export.parity import exported_logits
+from lissom.models.compressed import CompressedModel
+from lissom.section import Section
+from lissom.serving.classifier import OnnxClassifier
+
+
+class PlainInt8(Section):
+    """What dynamic quantisation of the teacher gives."""
+
+    quality: Quality
+    megabytes: float
+    setting: Setting
+    """Batch 1, all threads, timed against the eager teacher in turn."""
+
+
+def evaluate_plain_int8(
+    teacher: CompressedModel, exported: Path, test: Encoded, params: EvaluateParams, scratch: Path
+) -> PlainInt8:
+    """Quantise the exported teacher and measure it like a variant at batch 1."""
+    folder = scratch / "plain_int8"
+    folder.mkdir()
+    for name in (TOKENIZER, SERVING):
+        shutil.copy(exported / name, folder / name)
+    quantize_graph(exported / ONNX, folder / ONNX)
+    logits = exported_logits(OnnxClassifier(folder), test, teacher.pad_id).numpy()
+    teacher_logits = exported_logits(OnnxClassifier(exported), test, teacher.pad_id).numpy()
+    threads, batches = torch.get_num_threads(), timed_batches(test, 1, teacher.pad_id)
+    runners = {VARIANT: onnx_runner(folder, threads, batches), TEACHER_EAGER: eager_runner(teacher, batches)}
+    times = measure_latency(runners, len(batches), 1, params.samples, params.seconds)
+    speedup = times[TEACHER_EAGER].p50 / times[VARIANT].p50
+    return PlainInt8(
+        quality=measure_quality(logits, teacher_logits, test.labels, teacher.manifest.task.labels, params.calibration_bins),
+        megabytes=(folder / ONNX).stat().st_size / 1e6,
+        setting=Setting(batch_size=1, threads=threads, runners=times, speedup_eager=speedup, speedup_onnx=None),
+    )
+
+
+def quantize_graph(source: Path, target: Path) -> None:
+    """Quantise weights dynamically, embeddings included, with onnxruntime's defaults."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(source)
+    del graph.graph.value_info[:]  # the exporter's shapes contradict those that quantize_dynamic infers
+    # Attention is a kernel of onnxruntime's own, whose output type its shape inference does not know.
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)  # advice on preprocessing, which would change nothing here
+    try:
+        quantize_dynamic(graph, target, weight_type=QuantType.QInt8, extra_options=options)
+    finally:
+        root.setLevel(level)

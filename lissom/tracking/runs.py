@@ -1,0 +1,115 @@
+"""One MLflow run per stage: params, metrics over steps, artefacts, dataset lineage, system metrics.
+
+The store is whatever MLFLOW_TRACKING_URI names, `sqlite:///mlflow.db` in the working folder otherwise. The runs of one
+lineage name each other by the ids in the manifest.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lissom.errors import InputError
+from lissom.tracking.config import TrackingParams
+from lissom.training.hooks import Hook
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+
+_LONGEST_PARAM = 6000  # MLflow's own limit
+_SECONDS_BETWEEN_SYSTEM_METRICS = 2
+
+
+class Run:
+    """The open run of a stage."""
+
+    def __init__(self, run_id: str) -> None:
+        self.id = run_id
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nested params under dotted names."""
+        import mlflow
+
+        mlflow.log_params({name: str(value)[:_LONGEST_PARAM] for name, value in flatten(params)})
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log the numbers among nested metrics under dotted names; texts and gaps are left to the artefacts."""
+        import mlflow
+
+        mlflow.log_metrics(
+            {name: float(value) for name, value in flatten(metrics) if isinstance(value, int | float)}, step=step
+        )
+
+    def log_files(self, *paths: Path) -> None:
+        """Log files as artefacts."""
+        import mlflow
+
+        for path in paths:
+            mlflow.log_artifact(str(path))
+
+    def log_dataset(self, name: str, source: str, digest: str, context: str) -> None:
+        """Log that the run read a data set."""
+        import mlflow
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+
+        data = MetaDataset(CodeDatasetSource(tags={"lissom.source": source}), name=name, digest=digest)
+        mlflow.log_input(data, context=context)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        import mlflow
+
+        mlflow.set_tags(dict(tags))
+
+
+class RunMetrics(Hook):
+    """Send a training's records to its run as they come."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def on_record(self, record: dict[str, float]) -> None:
+        """Log the figures at their step."""
+        figures = {name: value for name, value in record.items() if name != "step"}
+        self._run.log_metrics(figures, step=int(record["step"]))
+
+
+@contextmanager
+def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str]) -> Iterator[Run]:
+    """Open the run of a stage; it ends as FINISHED, or as FAILED if the block raises.
+
+    Raises:
+        InputError: the tracking server is not reached.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_STORE)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", str(_SECONDS_BETWEEN_SYSTEM_METRICS))
+    os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.set_experiment(params.experiment)
+        active = mlflow.start_run(run_name=stage, tags=dict(tags), log_system_metrics=params.system_metrics)
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} cannot be used: {str(error).splitlines()[0]}\n"
+            "Set MLFLOW_TRACKING_URI to a server that is up, or unset it for a local mlflow.db"
+        ) from None
+    with active:
+        yield Run(active.info.run_id)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings under dotted names, with only the characters that MLflow allows."""
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace(":", "_")
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
