@@ -1,0 +1,34 @@
+"""Measure one variant on its exported file, next to the teacher."""
+
+from typing import Any
+
+from components.stage import Outcome, Stage, run_stage
+from lissom.data.prepare import load_table
+from lissom.evaluate.floor import linear_floor
+from lissom.evaluate.plain_int8 import evaluate_plain_int8
+from lissom.evaluate.variant import evaluate_variant
+from lissom.models.directory import load
+
+
+def work(stage: Stage) -> Outcome:
+    """Measure quality, size, memory and speed; beside the teacher also the two baselines that need no training."""
+    model, teacher = stage.load_model(), load(stage.inputs["teacher"])
+    test, teacher_test = stage.encode(model, "test"), stage.encode(teacher, "test")
+    params, exported = stage.params.evaluate, stage.inputs["export"]
+    evaluation = evaluate_variant(
+        stage.option, model, exported, teacher, stage.inputs["teacher_export"], test, teacher_test, params
+    )
+    metrics: dict[str, Any] = evaluation.model_dump(mode="json")
+    if stage.option == "teacher":
+        data = stage.inputs["data"]
+        floor = linear_floor(*(load_table(data, split) for split in ("train", "dev", "test")))
+        metrics["floor"] = floor.model_dump(mode="json")
+        plain = evaluate_plain_int8(teacher, exported, test, params, stage.scratch)
+        metrics["plain_int8"] = plain.model_dump(mode="json")
+    return Outcome(metrics=metrics)
+
+
+if __name__ == "__main__":
+    run_stage(
+        "evaluate", work, inputs=("data", "model", "export", "teacher", "teacher_export"), option="variant"
+    )

@@ -1,0 +1,30 @@
+"""Train with fake quantisation, so that the exported integers lose nothing."""
+
+from components.recovery import passed_on, recovered
+from components.stage import Outcome, Stage, run_stage
+from lissom import quantize
+from lissom.data.batches import sorted_batches
+from lissom.quantize.config import Int8Training, NoQuantization
+from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
+
+_BATCH_SIZE = 32
+
+
+def work(stage: Stage) -> Outcome:
+    """Insert the quantisers, set their ranges, train against the teacher."""
+    model = stage.load_model()
+    match stage.params.quantize:
+        case NoQuantization():
+            return passed_on(model)
+        case Int8Training() as params:
+            model.edit(quantize.plan(params))
+            data = stage.encode(model, "train", "transfer")
+            members = data.labelled(params.calibration_examples)
+            calibrate(model.network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members))
+            with real_tokens_only(model.network):
+                hooks = [RangeSchedule(model.network, params.observe)]
+                return recovered(stage, model, data, params.method, params.training, hooks)
+
+
+if __name__ == "__main__":
+    run_stage("quantize", work, inputs=("data", "model", "logits"), outputs=("model",))

@@ -1,0 +1,153 @@
+"""The frame of every stage: `python -m components.<stage>` with the same options under DVC and Kubeflow.
+
+It reads the params, opens the MLflow run, measures the energy, lets the stage work in temporary folders, and moves
+these into place when all is complete.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lissom.artifacts import EMISSIONS, HISTORY, METRICS, whole_folder, write_json
+from lissom.emissions.meter import EnergyMeter, EnergyReading
+from lissom.errors import InputError
+from lissom.params import Params, load_params
+from lissom.tracking.runs import Run, flatten, open_run
+
+if TYPE_CHECKING:
+    from lissom.data.encoding import Encoded
+    from lissom.models.compressed import CompressedModel
+
+METRICS_FOLDER = "metrics"
+
+
+@dataclass
+class Outcome:
+    """What a stage leaves behind, besides the files that it wrote itself."""
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    model: "CompressedModel | None" = None
+    """Written to the output `model`, with this stage as its last step."""
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage's work is given."""
+
+    name: str
+    params: Params
+    inputs: dict[str, Path]
+    outputs: dict[str, Path]
+    """Temporary folders; their content is moved into place when the stage is complete."""
+    run: Run
+    checkpoints: Path
+    scratch: Path
+    """Removed at the end."""
+    option: str
+    """The variant, for stages that run once per variant."""
+
+    def load_model(self) -> "CompressedModel":
+        """Load the input `model`."""
+        from lissom.models.directory import load
+
+        return load(self.inputs["model"])
+
+    def encode(self, model: "CompressedModel", *splits: str) -> "Encoded":
+        """Tokenise splits of the input `data`, one after the other, for a model."""
+        from lissom.data.encoding import encode
+        from lissom.data.prepare import load_table
+
+        task = model.manifest.task
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        return encode([load_table(self.inputs["data"], split) for split in splits], model.tokenizer, task.max_length, task.labels, folder)
+
+    def section(self) -> dict[str, Any]:
+        """Return the stage's own params as plain values."""
+        section = getattr(self.params, self.name, None)
+        return {} if section is None else section.model_dump(mode="json")
+
+
+def run_stage(
+    name: str,
+    work: Callable[[Stage], Outcome],
+    *,
+    inputs: tuple[str, ...] = (),
+    outputs: tuple[str, ...] = (),
+    option: str | None = None,
+) -> None:
+    """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1."""
+    parser = argparse.ArgumentParser(prog=f"python -m components.{name}", description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one param, section.key=value")
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="folder to resume from (default: checkpoints)")
+    for names, role in ((inputs, "input"), (outputs, "output")):
+        for path in names:
+            parser.add_argument(f"--{path.replace('_', '-')}-{role}", type=Path, required=True, help=f"{path.replace('_', ' ')}, {role} folder")
+    parser.add_argument("--metrics-output", type=Path, required=True, help="folder of metrics.json, emissions.json, history.json")
+    if option:
+        parser.add_argument(f"--{option}", required=True, help="which variant")
+    arguments = vars(parser.parse_args())
+    try:
+        params = load_params(arguments["params"], arguments["set"])
+        with _frame(name, params, arguments, inputs, outputs, option) as stage:
+            outcome, reading = _measured(stage, work)
+            _write(stage, outcome, reading)
+    except InputError as error:
+        sys.exit(f"{name}: {error}")
+
+
+@contextmanager
+def _frame(
+    name: str, params: Params, arguments: dict[str, Any], inputs: tuple[str, ...], outputs: tuple[str, ...], option: str | None
+) -> Iterator[Stage]:
+    sources = {path: arguments[f"{path}_input"] for path in inputs}
+    for path, folder in sources.items():
+        if not folder.exists():
+            raise InputError(f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, or `dvc repro`")
+    variant = arguments[option] if option else ""
+    title = f"{name}@{variant}" if variant else name
+    with ExitStack() as stack:
+        run = stack.enter_context(open_run(title, params.tracking, {"lissom.stage": name, "lissom.variant": variant}))
+        folders = {path: stack.enter_context(whole_folder(arguments[f"{path}_output"])) for path in (*outputs, METRICS_FOLDER)}
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
+        yield Stage(name, params, sources, folders, run, arguments["checkpoints"] / title.replace("@", "-"), scratch, variant)
+
+
+def _measured(stage: Stage, work: Callable[[Stage], Outcome]) -> tuple[Outcome, EnergyReading]:
+    stage.run.log_params({stage.name: stage.section()})
+    with EnergyMeter(stage.params.emissions.country) as meter:
+        outcome = work(stage)
+    return outcome, meter.reading
+
+
+def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
+    if outcome.model is not None:
+        from lissom.models.directory import write_model
+        from lissom.models.manifest import Step
+
+        step = Step(
+            stage=stage.name,
+            method=outcome.method,
+            params=stage.section(),
+            metrics={name: value for name, value in flatten(outcome.metrics) if isinstance(value, int | float | str | None)},
+            cost=reading.model_dump(mode="json"),
+            run_id=stage.run.id,
+        )
+        upstream = [earlier.run_id for earlier in outcome.model.manifest.steps if earlier.run_id]
+        outcome.model.manifest = outcome.model.manifest.with_step(step)
+        write_model(outcome.model, stage.outputs["model"])
+        if upstream:
+            stage.run.set_tags({"lissom.upstream_run": upstream[-1]})
+    folder = stage.outputs[METRICS_FOLDER]
+    write_json(folder / METRICS, outcome.metrics)
+    write_json(folder / EMISSIONS, reading.model_dump(mode="json"))
+    write_json(folder / HISTORY, outcome.history)
+    stage.run.log_metrics({stage.name: outcome.metrics, "emissions": reading.model_dump(mode="json")})
+    stage.run.log_files(*sorted(folder.iterdir()))

@@ -1,0 +1,45 @@
+"""Fine-tune the base model on the task and compute its logits once for every training example."""
+
+import torch
+
+from components.stage import Outcome, Stage, run_stage
+from lissom.console import ProgressBar
+from lissom.data.prepare import load_card
+from lissom.distill.teacher import cache_logits, save_logits
+from lissom.models.base import load_base
+from lissom.models.manifest import Task
+from lissom.tracking.runs import RunMetrics
+from lissom.training.checkpoint import Checkpoints
+from lissom.training.loop import autocast_type, fit
+from lissom.training.losses import task_loss
+from lissom.training.predicting import accuracy
+
+
+def work(stage: Stage) -> Outcome:
+    """Train on the labels, then ask the teacher about train and transfer texts."""
+    params, card = stage.params.teacher, load_card(stage.inputs["data"])
+    task = Task(name=card.name, labels=card.labels, pair=card.pair, max_length=stage.params.base.max_length)
+    model = load_base(stage.params.base, task, params.seed)
+    train, dev = stage.encode(model, "train"), stage.encode(model, "dev")
+    precision = autocast_type(params.precision)
+    checkpoints = Checkpoints(stage.checkpoints)
+    fitted = fit(
+        model.network, train, model.pad_id, task_loss, params,
+        score=lambda: accuracy(model.network, dev, model.pad_id, precision),
+        hooks=[RunMetrics(stage.run), ProgressBar("teacher")], checkpoints=checkpoints, identity="task_loss",
+    )  # fmt: skip
+    everything = stage.encode(model, "train", "transfer")
+    save_logits(cache_logits(model.network, everything, model.pad_id, precision), stage.outputs["logits"])
+    checkpoints.clear()
+    metrics = {
+        "dev_accuracy": fitted.best_score,
+        "steps": fitted.steps,
+        "examples_per_second": fitted.examples_per_second,
+        "precision": str(precision or torch.float32).removeprefix("torch."),
+        "cached_logits": len(everything),
+    }
+    return Outcome(metrics=metrics, history=fitted.records, model=model, method="fine_tune")
+
+
+if __name__ == "__main__":
+    run_stage("teacher", work, inputs=("data",), outputs=("model", "logits"))
