@@ -53,11 +53,11 @@ class Stage:
     option: str
     """The variant, for stages that run once per variant."""
 
-    def load_model(self) -> "CompressedModel":
-        """Load the input `model`."""
+    def load(self, name: str) -> "CompressedModel":
+        """Load the model directory that is the input `name`."""
         from lissom.models.directory import load
 
-        return load(self.inputs["model"])
+        return load(self.inputs[name])
 
     def encode(self, model: "CompressedModel", *splits: str) -> "Encoded":
         """Tokenise splits of the input `data`, one after the other, for a model."""
@@ -66,7 +66,13 @@ class Stage:
 
         task = model.manifest.task
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        return encode([load_table(self.inputs["data"], split) for split in splits], model.tokenizer, task.max_length, task.labels, folder)
+        return encode(
+            [load_table(self.inputs["data"], split) for split in splits],
+            model.tokenizer,
+            task.max_length,
+            task.labels,
+            folder,
+        )
 
     def section(self) -> dict[str, Any]:
         """Return the stage's own params as plain values."""
@@ -85,12 +91,23 @@ def run_stage(
     """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1."""
     parser = argparse.ArgumentParser(prog=f"python -m components.{name}", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one param, section.key=value")
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="folder to resume from (default: checkpoints)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one param, section.key=value"
+    )
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("checkpoints"), help="folder to resume from (default: checkpoints)"
+    )
     for names, role in ((inputs, "input"), (outputs, "output")):
         for path in names:
-            parser.add_argument(f"--{path.replace('_', '-')}-{role}", type=Path, required=True, help=f"{path.replace('_', ' ')}, {role} folder")
-    parser.add_argument("--metrics-output", type=Path, required=True, help="folder of metrics.json, emissions.json, history.json")
+            parser.add_argument(
+                f"--{path.replace('_', '-')}-{role}",
+                type=Path,
+                required=True,
+                help=f"{path.replace('_', ' ')}, {role} folder",
+            )
+    parser.add_argument(
+        "--metrics-output", type=Path, required=True, help="folder of metrics.json, emissions.json, history.json"
+    )
     if option:
         parser.add_argument(f"--{option}", required=True, help="which variant")
     arguments = vars(parser.parse_args())
@@ -105,19 +122,30 @@ def run_stage(
 
 @contextmanager
 def _frame(
-    name: str, params: Params, arguments: dict[str, Any], inputs: tuple[str, ...], outputs: tuple[str, ...], option: str | None
+    name: str,
+    params: Params,
+    arguments: dict[str, Any],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    option: str | None,
 ) -> Iterator[Stage]:
     sources = {path: arguments[f"{path}_input"] for path in inputs}
     for path, folder in sources.items():
         if not folder.exists():
-            raise InputError(f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, or `dvc repro`")
+            raise InputError(
+                f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, or `dvc repro`"
+            )
     variant = arguments[option] if option else ""
     title = f"{name}@{variant}" if variant else name
     with ExitStack() as stack:
         run = stack.enter_context(open_run(title, params.tracking, {"lissom.stage": name, "lissom.variant": variant}))
-        folders = {path: stack.enter_context(whole_folder(arguments[f"{path}_output"])) for path in (*outputs, METRICS_FOLDER)}
+        folders = {
+            path: stack.enter_context(whole_folder(arguments[f"{path}_output"])) for path in (*outputs, METRICS_FOLDER)
+        }
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
-        yield Stage(name, params, sources, folders, run, arguments["checkpoints"] / title.replace("@", "-"), scratch, variant)
+        yield Stage(
+            name, params, sources, folders, run, arguments["checkpoints"] / title.replace("@", "-"), scratch, variant
+        )
 
 
 def _measured(stage: Stage, work: Callable[[Stage], Outcome]) -> tuple[Outcome, EnergyReading]:
@@ -136,7 +164,9 @@ def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
             stage=stage.name,
             method=outcome.method,
             params=stage.section(),
-            metrics={name: value for name, value in flatten(outcome.metrics) if isinstance(value, int | float | str | None)},
+            metrics={
+                name: value for name, value in flatten(outcome.metrics) if isinstance(value, int | float | str | None)
+            },
             cost=reading.model_dump(mode="json"),
             run_id=stage.run.id,
         )

@@ -7,7 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_FLAGS_THAT_MATTER = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+_FLAGS_THAT_MATTER = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+)
 _PACKAGES = ("torch", "transformers", "onnxruntime", "onnx", "tokenizers", "numpy", "codecarbon", "mlflow", "dvc")
 
 

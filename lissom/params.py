@@ -96,7 +96,9 @@ def _explain(detail: dict[str, Any]) -> str:
             return f"  {place}: missing; it has no default"
         case "union_tag_invalid" | "union_tag_not_found":
             tag = given.get("method") if isinstance(given, dict) else given
-            return f"  {place}.method: {tag!r} is not a method; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
+            return (
+                f"  {place}.method: {tag!r} is not a method; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
+            )
         case "value_error":
             return f"  {place}: {detail['ctx']['error']}"
         case _:

@@ -9,7 +9,7 @@ from lissom.models.students import block_student
 
 def work(stage: Stage) -> Outcome:
     """Cut the student out of the teacher and train it on the teacher's logits."""
-    model = stage.load_model()
+    model = stage.load("model")
     match stage.params.distill:
         case NoDistillation():
             return passed_on(model)

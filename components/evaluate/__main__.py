@@ -7,12 +7,11 @@ from lissom.data.prepare import load_table
 from lissom.evaluate.floor import linear_floor
 from lissom.evaluate.plain_int8 import evaluate_plain_int8
 from lissom.evaluate.variant import evaluate_variant
-from lissom.models.directory import load
 
 
 def work(stage: Stage) -> Outcome:
     """Measure quality, size, memory and speed; beside the teacher also the two baselines that need no training."""
-    model, teacher = stage.load_model(), load(stage.inputs["teacher"])
+    model, teacher = stage.load("model"), stage.load("teacher")
     test, teacher_test = stage.encode(model, "test"), stage.encode(teacher, "test")
     params, exported = stage.params.evaluate, stage.inputs["export"]
     evaluation = evaluate_variant(
@@ -29,6 +28,4 @@ def work(stage: Stage) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_stage(
-        "evaluate", work, inputs=("data", "model", "export", "teacher", "teacher_export"), option="variant"
-    )
+    run_stage("evaluate", work, inputs=("data", "model", "export", "teacher", "teacher_export"), option="variant")

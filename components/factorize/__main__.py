@@ -10,7 +10,7 @@ from lissom.models.vocabulary import changed_tokens
 
 def work(stage: Stage) -> Outcome:
     """Plan on train and transfer texts, cut, train against the teacher; say what changed for test texts."""
-    model, params = stage.load_model(), stage.params.factorize
+    model, params = stage.load("model"), stage.params.factorize
     if isinstance(params, NoFactorization):
         return passed_on(model)
     full = model.tokenizer

@@ -8,7 +8,7 @@ from lissom.prune.config import NoPruning
 
 def work(stage: Stage) -> Outcome:
     """Plan on training examples, cut, train against the teacher."""
-    model, params = stage.load_model(), stage.params.prune
+    model, params = stage.load("model"), stage.params.prune
     if isinstance(params, NoPruning):
         return passed_on(model)
     data = stage.encode(model, "train", "transfer")

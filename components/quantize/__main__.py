@@ -12,7 +12,7 @@ _BATCH_SIZE = 32
 
 def work(stage: Stage) -> Outcome:
     """Insert the quantisers, set their ranges, train against the teacher."""
-    model = stage.load_model()
+    model = stage.load("model")
     match stage.params.quantize:
         case NoQuantization():
             return passed_on(model)

@@ -1,5 +1,7 @@
 """Fine-tune the base model on the task and compute its logits once for every training example."""
 
+import time
+
 import torch
 
 from components.stage import Outcome, Stage, run_stage
@@ -28,8 +30,10 @@ def work(stage: Stage) -> Outcome:
         score=lambda: accuracy(model.network, dev, model.pad_id, precision),
         hooks=[RunMetrics(stage.run), ProgressBar("teacher")], checkpoints=checkpoints, identity="task_loss",
     )  # fmt: skip
+    started = time.monotonic()
     everything = stage.encode(model, "train", "transfer")
     save_logits(cache_logits(model.network, everything, model.pad_id, precision), stage.outputs["logits"])
+    logits_seconds = time.monotonic() - started
     checkpoints.clear()
     metrics = {
         "dev_accuracy": fitted.best_score,
@@ -37,6 +41,7 @@ def work(stage: Stage) -> Outcome:
         "examples_per_second": fitted.examples_per_second,
         "precision": str(precision or torch.float32).removeprefix("torch."),
         "cached_logits": len(everything),
+        "logits_seconds": logits_seconds,
     }
     return Outcome(metrics=metrics, history=fitted.records, model=model, method="fine_tune")
 

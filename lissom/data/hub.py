@@ -42,7 +42,9 @@ def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
         wanted = [columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
         missing = [column for column in wanted if column not in split.column_names]
         if missing:
-            raise DataError(f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label")
+            raise DataError(
+                f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label"
+            )
     return {split: _rows(table, columns) for split, table in splits.items()}
 
 

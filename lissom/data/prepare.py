@@ -83,7 +83,9 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
     names = {split: raw[split].labels() for split in rows}
     labels = tuple(sorted(set(map(str, names["train"])), key=_numbers_first))
     if len(labels) < 2:
-        raise DataError(f"data.source {params.source}: train has one label only ({labels[0]!r}); two or more are needed")
+        raise DataError(
+            f"data.source {params.source}: train has one label only ({labels[0]!r}); two or more are needed"
+        )
     for split, found in names.items():
         unknown = sorted({str(name) for name in found} - set(labels))
         if unknown:
@@ -96,7 +98,9 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
     chosen = {split: list(range(len(rows[split]))) for split in rows}
     duplicates = splits.count_duplicates(rows)
     if "dev" not in chosen:
-        chosen["train"], chosen["dev"] = splits.hold_out(rows["train"], names["train"], params.dev_fraction, params.seed)
+        chosen["train"], chosen["dev"] = splits.hold_out(
+            rows["train"], names["train"], params.dev_fraction, params.seed
+        )
         dropped = len(rows["train"]) - len(chosen["train"]) - len(chosen["dev"])
         notes.append(f"dev: {len(chosen['dev'])} rows held out of train, stratified; {dropped} repeats of them dropped")
     if params.train_examples and params.train_examples < len(chosen["train"]):
@@ -113,7 +117,9 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
         source = raw["train"] if split == "dev" and "dev" not in raw else raw[split]
         counts[split] = write_table(output / f"{split}.arrow", source.rows(chosen[split]))
     limit = params.transfer_examples if params.transfer else None
-    transfer = raw[TRANSFER].rows(range(min(len(raw[TRANSFER]), limit or len(raw[TRANSFER])))) if TRANSFER in raw else iter(())
+    transfer = (
+        raw[TRANSFER].rows(range(min(len(raw[TRANSFER]), limit or len(raw[TRANSFER])))) if TRANSFER in raw else iter(())
+    )
     counts[TRANSFER] = write_table(output / f"{TRANSFER}.arrow", transfer)
     return DataCard(
         name=_name(params.source),

@@ -30,7 +30,9 @@ def count_duplicates(splits: dict[str, list[bytes]]) -> dict[str, int]:
     return counts
 
 
-def hold_out(rows: Sequence[bytes], labels: Sequence[str | None], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def hold_out(
+    rows: Sequence[bytes], labels: Sequence[str | None], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
     """Split row numbers into train and dev: stratified by label, no text on both sides, no text twice in dev."""
     chosen: set[bytes] = set()
     first: dict[bytes, int] = {}
@@ -45,9 +47,14 @@ def hold_out(rows: Sequence[bytes], labels: Sequence[str | None], fraction: floa
 
 def subset(rows: Sequence[bytes], labels: Sequence[str | None], count: int, seed: int) -> list[int]:
     """Return `count` row numbers with the labels in the proportion of the whole, the same for the same seed."""
-    ranked = [sorted(members, key=lambda index: (_rank(rows[index], seed), index)) for members in _by_label(range(len(rows)), labels)]
+    ranked = [
+        sorted(members, key=lambda index: (_rank(rows[index], seed), index))
+        for members in _by_label(range(len(rows)), labels)
+    ]
     # The k-th of n members of a label stands at (k + 1/2) / n: merging by that keeps every prefix stratified.
-    merged = sorted(((position + 0.5) / len(members), index) for members in ranked for position, index in enumerate(members))
+    merged = sorted(
+        ((position + 0.5) / len(members), index) for members in ranked for position, index in enumerate(members)
+    )
     return sorted(index for _, index in merged[:count])
 
 

@@ -68,5 +68,7 @@ def load_logits(folder: Path, examples: int) -> CachedLogits:
     """
     logits = load_file(folder / TEACHER_OUTPUTS)["logits"]
     if len(logits) != examples:
-        raise InputError(f"{folder}: teacher outputs of {len(logits)} examples, the data has {examples}; run teacher again")
+        raise InputError(
+            f"{folder}: teacher outputs of {len(logits)} examples, the data has {examples}; run teacher again"
+        )
     return CachedLogits(logits)

@@ -69,7 +69,9 @@ class EnergyMeter:
         self._started = time.monotonic()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         seconds = time.monotonic() - self._started
         co2e_kg = self._tracker.stop()
         if kind is not None:

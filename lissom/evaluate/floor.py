@@ -40,7 +40,9 @@ def linear_floor(train: Table, dev: Table, test: Table) -> Floor:
     matrices = {name: features(rows) for name, rows in texts.items() if name != "test"}
     best: tuple[float, float, Any] | None = None
     for strength in _STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=300, solver="liblinear" if len(set(labels["train"])) == 2 else "lbfgs")
+        model = LogisticRegression(
+            C=strength, max_iter=300, solver="liblinear" if len(set(labels["train"])) == 2 else "lbfgs"
+        )
         model.fit(matrices["train"], labels["train"])
         score = float(np.mean(model.predict(matrices["dev"]) == labels["dev"]))
         if best is None or score > best[0]:
@@ -67,7 +69,12 @@ class _Features:
         words = {"ngram_range": (1, 2), "sublinear_tf": True, "max_features": _MOST_FEATURES}
         self._tables = [TfidfVectorizer(**words).fit(_column(rows, side)) for side in range(1 + self._pair)]
         if self._pair:
-            characters = {"analyzer": "char_wb", "ngram_range": (3, 5), "sublinear_tf": True, "max_features": _MOST_FEATURES}
+            characters = {
+                "analyzer": "char_wb",
+                "ngram_range": (3, 5),
+                "sublinear_tf": True,
+                "max_features": _MOST_FEATURES,
+            }
             self._characters = TfidfVectorizer(**characters).fit(_column(rows, 0) + _column(rows, 1))
 
     def __call__(self, rows: list[tuple[str, str | None]]) -> Any:

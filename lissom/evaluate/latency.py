@@ -42,14 +42,14 @@ def measure_latency(
         batches: number of prepared batches.
         batch_size: examples in each, for the throughput.
         samples: timed calls for each runner, at most.
-        seconds: once this is over no new round begins, but the first three are always run.
+        seconds: once this is over no new round begins, but the first two are always run.
     """
     longest = max(_once(runner, 0) for runner in runners.values())
     # A long call does not notice a cold start, and an untimed one is expensive.
     untimed, timed = (0, 1) if longest > _LONG_CALL_SECONDS else (1, _CALLS_PER_TURN)
     times: dict[str, list[float]] = {name: [] for name in runners}
     started, rounds = time.perf_counter(), 0
-    while len(next(iter(times.values()))) < samples and (rounds < 3 or time.perf_counter() - started < seconds):
+    while len(next(iter(times.values()))) < samples and (rounds < 2 or time.perf_counter() - started < seconds):
         first = rounds * timed
         for name, runner in runners.items():
             for _ in range(untimed):

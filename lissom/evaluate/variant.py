@@ -61,7 +61,9 @@ class Evaluation(Section):
     @property
     def headline(self) -> Setting:
         """Return the setting that headlines speak of: batch 1, all threads."""
-        return max((setting for setting in self.settings if setting.batch_size == 1), key=lambda setting: setting.threads)
+        return max(
+            (setting for setting in self.settings if setting.batch_size == 1), key=lambda setting: setting.threads
+        )
 
 
 def evaluate_variant(
@@ -97,7 +99,9 @@ def evaluate_variant(
     torch.set_num_threads(threads[-1])
     return Evaluation(
         variant=variant,
-        quality=measure_quality(logits, teacher_logits, test.labels, model.manifest.task.labels, params.calibration_bins),
+        quality=measure_quality(
+            logits, teacher_logits, test.labels, model.manifest.task.labels, params.calibration_bins
+        ),
         megabytes=(exported / ONNX).stat().st_size / 1e6,
         tokenizer_megabytes=(exported / TOKENIZER).stat().st_size / 1e6,
         peak_rss_megabytes=peak_rss(exported),
@@ -141,7 +145,9 @@ def timed_batches(data: Encoded, batch_size: int, pad: int) -> list[Batch]:
 def peak_rss(folder: Path) -> float:
     """Return the peak memory in MB of a fresh process that serves the folder."""
     command = [sys.executable, "-m", "lissom.serving.footprint", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
     return float(done.stdout)
 
 
@@ -150,7 +156,10 @@ def _measure_setting(
     batch_size: int, threads: int, params: EvaluateParams,
 ) -> Setting:  # fmt: skip
     torch.set_num_threads(threads)
-    batches, teacher_batches = timed_batches(test, batch_size, pad), timed_batches(teacher_test, batch_size, teacher.pad_id)
+    batches, teacher_batches = (
+        timed_batches(test, batch_size, pad),
+        timed_batches(teacher_test, batch_size, teacher.pad_id),
+    )
     runners = {
         VARIANT: onnx_runner(exported, threads, batches),
         TEACHER_EAGER: eager_runner(teacher, teacher_batches),

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -37,7 +38,9 @@ def export_onnx(model: CompressedModel, folder: Path) -> int:
     integer = integer_kernels(folder / ONNX)
     if quantized_layers(model.network) and not integer:
         found = ", ".join(sorted(count_kernels(folder / ONNX)))
-        raise InputError(f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}")
+        raise InputError(
+            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}"
+        )
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
     model.tokenizer.save(str(folder / TOKENIZER))
@@ -61,8 +64,10 @@ def write_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_len
     network.config.use_cache = False
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_length)
     sample = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
+    # The exporter warns of its own deprecations, and of optional packages that nothing here needs.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _LogitsOnly(network, inputs),
             sample,
@@ -75,6 +80,7 @@ def write_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_len
         )
     assert program is not None
     program.save(str(path), external_data=False)
+    _strip(path)
 
 
 def integer_kernels(path: Path) -> int:
@@ -91,6 +97,18 @@ def count_kernels(path: Path) -> "collections.Counter[str]":
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def _strip(path: Path) -> None:
+    """Drop what the exporter notes at every node for debugging, stack traces with paths of this machine among it."""
+    graph = onnx.load(path)
+    for node in graph.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+        value.ClearField("metadata_props")
+    del graph.graph.metadata_props[:]
+    onnx.save(graph, path)
 
 
 class _LogitsOnly(nn.Module):

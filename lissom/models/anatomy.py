@@ -41,7 +41,9 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
             BlockAnatomy(
                 heads=output.in_features // (head_size(network) * head_groups(network)),  # type: ignore[operator]
                 neurons=block.get_submodule(family.ffn_out).in_features,  # type: ignore[arg-type]
-                attention=sum(_size(block, path) for path in (family.query, family.key, family.value, family.attention_output)),
+                attention=sum(
+                    _size(block, path) for path in (family.query, family.key, family.value, family.attention_output)
+                ),
                 ffn=sum(_size(block, path) for path in (*family.ffn_in, family.ffn_out)),
             )
         )

@@ -41,7 +41,9 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
     except (OSError, ValueError) as error:
         raise InputError(_not_found(params.model, error)) from None
     if config.model_type not in FAMILIES:
-        raise InputError(f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}")
+        raise InputError(
+            f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}"
+        )
     config.num_labels = len(task.labels)
     config.id2label = dict(enumerate(task.labels))
     config.label2id = {label: index for index, label in enumerate(task.labels)}
@@ -110,7 +112,9 @@ def _check_digest(source: Path | str, params: BaseParams) -> None:
         raise InputError(f"base.model {params.model}: there is no {WEIGHTS} in {source}")
     found = file_sha256(source / WEIGHTS)
     if found != params.sha256:
-        raise InputError(f"base.model {params.model}: {WEIGHTS} has sha256 {found}, base.sha256 expects {params.sha256}")
+        raise InputError(
+            f"base.model {params.model}: {WEIGHTS} has sha256 {found}, base.sha256 expects {params.sha256}"
+        )
 
 
 def _check_missing(model: str, network: PreTrainedModel, missing: list[str]) -> None:

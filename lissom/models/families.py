@@ -77,8 +77,6 @@ _LLAMA = Family(
 )
 
 
-
-
 def _below(prefix: str, family: Family) -> Family:
     """Fill the name of the network's trunk into a family's paths."""
     paths = {name: getattr(family, name).format(prefix) for name in ("blocks", "word_table", "position_table")}

@@ -70,7 +70,9 @@ def read_manifest(folder: Path) -> Manifest:
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         advice = "update lissom" if isinstance(version, int) and version > FORMAT_VERSION else "make the model again"
-        raise ModelFormatError(f"{path}: format version {version}, this lissom reads version {FORMAT_VERSION}; {advice}")
+        raise ModelFormatError(
+            f"{path}: format version {version}, this lissom reads version {FORMAT_VERSION}; {advice}"
+        )
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:

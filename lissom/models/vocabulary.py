@@ -40,9 +40,7 @@ def closed_vocabulary(tokenizer: Tokenizer, counts: NDArray[np.int64], min_count
     for token, index in vocabulary.items():
         bare = token.removeprefix(prefix)
         byte_fallback = token.startswith("<0x") and token.endswith(">")
-        if len(bare) <= 1 or byte_fallback or token == model.get("unk_token"):
-            kept.add(index)
-        elif index < len(counts) and counts[index] >= min_count:
+        if len(bare) <= 1 or byte_fallback or token == model.get("unk_token") or (index < len(counts) and counts[index] >= min_count):
             kept.add(index)
     if model["type"] == "BPE":
         for left, right in reversed(_merges(model)):  # later merges build on earlier ones

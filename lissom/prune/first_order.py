@@ -66,6 +66,4 @@ def select(scores: Sequence[Tensor], share: float, multiple: int, *, uniform: bo
         counts = [1] * len(scores)
         for _, _, block in sorted(group for group in groups if group[1] > 0)[: budget - len(scores)]:
             counts[block] += 1
-    return tuple(
-        tuple(sorted(order[: count * multiple].tolist())) for order, count in zip(orders, counts, strict=True)
-    )
+    return tuple(tuple(sorted(order[: count * multiple].tolist())) for order, count in zip(orders, counts, strict=True))

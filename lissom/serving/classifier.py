@@ -24,9 +24,7 @@ class OnnxClassifier:
         spin: let idle threads wait busily for the next call: faster alone, unfair to whatever else is being timed.
     """
 
-    def __init__(
-        self, folder: str | Path, threads: int = 0, graph: str = "model.onnx", *, spin: bool = True
-    ) -> None:
+    def __init__(self, folder: str | Path, threads: int = 0, graph: str = "model.onnx", *, spin: bool = True) -> None:
         folder = Path(folder)
         self.serving: Mapping[str, Any] = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
         self.labels: tuple[str, ...] = tuple(self.serving["labels"])
@@ -57,7 +55,9 @@ class OnnxClassifier:
         """Return the tensors `[batch, n]` that the graph reads."""
         if self.serving["pair"] != (pairs is not None):
             wanted = "pairs of texts" if self.serving["pair"] else "single texts"
-            raise ValueError(f"this model classifies {wanted}; {'no second texts' if pairs is None else 'pairs'} were given")
+            raise ValueError(
+                f"this model classifies {wanted}; {'no second texts' if pairs is None else 'pairs'} were given"
+            )
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = self._tokenizer.encode_batch(inputs)
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}

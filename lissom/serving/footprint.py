@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lissom.serving.classifier import OnnxClassifier
 
-_WORDS = "a text of middling length that a user might send to be classified".split()
+_WORDS = ["a", "text", "of", "middling", "length", "that", "a", "user", "might", "send", "to", "be", "classified"]
 
 
 def main(folder: str) -> None:

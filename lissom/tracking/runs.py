@@ -83,13 +83,9 @@ def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str]) -> Ite
     Raises:
         InputError: the tracking server is not reached.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_STORE)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    use_store()
     os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", str(_SECONDS_BETWEEN_SYSTEM_METRICS))
     os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -103,6 +99,17 @@ def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str]) -> Ite
         ) from None
     with active:
         yield Run(active.info.run_id)
+
+
+def use_store() -> None:
+    """Point MLflow to the store that the environment names, else to the default; quiet, and without telemetry."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_STORE)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for noisy in ("mlflow", "alembic", "mlflow.system_metrics"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

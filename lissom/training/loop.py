@@ -130,9 +130,7 @@ def _step(
     return value.detach()
 
 
-def _batches(
-    data: Encoded, pad: int, params: TrainingParams, first: int, total: int
-) -> Iterator[tuple[int, Batch]]:
+def _batches(data: Encoded, pad: int, params: TrainingParams, first: int, total: int) -> Iterator[tuple[int, Batch]]:
     """Yield step numbers and batches from step `first` on: a resumed training sees what it had not yet seen."""
     lengths, step, epoch = data.lengths, 0, 0
     while step < total:

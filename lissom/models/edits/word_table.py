@@ -45,7 +45,9 @@ class FactorizeWordTable(Section):
         rows, width = table.weight.shape
         if self.rank * (rows + width) >= rows * width:
             largest = (rows * width - 1) // (rows + width)
-            raise InputError(f"factorize_word_table: rank {self.rank} saves nothing on {rows} x {width}; largest: {largest}")
+            raise InputError(
+                f"factorize_word_table: rank {self.rank} saves nothing on {rows} x {width}; largest: {largest}"
+            )
         left, right = truncated_svd(table.weight.detach(), self.rank)
         thin = nn.Embedding(rows, self.rank, padding_idx=table.padding_idx, device="meta")
         projection = nn.Linear(self.rank, width, bias=False, device="meta")

@@ -1,0 +1,27 @@
+# `make compress` and `make test` set up everything that they need on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: compress test lint clean
+
+compress: $(VENV)/.pipeline
+	PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 HF_HUB_OFFLINE=1 dvc repro
+	$(BIN)/lissom report
+	@echo 'next: lissom predict --help, mlflow ui --backend-store-uri sqlite:///mlflow.db, docs/ (commands are in $(BIN))'
+
+test: $(VENV)/.test
+	PATH="$(abspath $(BIN)):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.pipeline $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf artifacts checkpoints metrics mlflow.db mlartifacts mlruns

@@ -1,0 +1,135 @@
+"""The command line: `lissom predict`, `compare`, `report`, `inspect`, `params check`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lissom import __version__
+from lissom.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
+params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
+app.add_typer(params_app, name="params")
+
+out = Console()
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one message and exit code 1."""
+    try:
+        app()
+    except InputError as error:
+        sys.exit(f"lissom: {error}")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def predict(
+    texts: Annotated[list[str], typer.Argument(help="Texts to classify; '-' reads one per line from standard input.")],
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Second text, once for every text, for tasks on pairs.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Exported folder, model directory or models:/NAME@ALIAS; default: the champion of the registry."
+        ),
+    ] = None,
+) -> None:
+    """Classify texts."""
+    from lissom.serving.answering import answer
+
+    if texts == ["-"]:
+        texts = [line.rstrip("\n") for line in sys.stdin]
+    where, answers = answer(texts, pair, model)
+    table = Table(box=None, pad_edge=False)
+    for name in ("label", "probability", "text"):
+        table.add_column(name, no_wrap=name != "text")
+    for text, probabilities in zip(texts, answers, strict=True):
+        label = max(probabilities, key=probabilities.__getitem__)
+        table.add_row(label, f"{probabilities[label]:.3f}", text)
+    out.print(table)
+    Console(stderr=True).print(f"[dim]{where}[/dim]")
+
+
+@app.command()
+def inspect(model: Annotated[Path, typer.Argument(help="A model directory.")]) -> None:
+    """Show edits, sizes and lineage of a model directory."""
+    from lissom.report.comparison import describe
+
+    for title, value in describe(str(model)).items():
+        out.print(f"[bold]{title}[/bold]")
+        out.print(value if value else "[dim]none[/dim]")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Model directory or models:/NAME/VERSION.")],
+    second: Annotated[str, typer.Argument(help="Model directory or models:/NAME/VERSION.")],
+) -> None:
+    """Set two models side by side."""
+    from lissom.report.comparison import describe
+
+    left, right = describe(first), describe(second)
+    table = Table(show_lines=True)
+    for name in ("", first, second):
+        table.add_column(name, overflow="fold")
+    for title in {**left, **right}:
+        table.add_row(title, left.get(title, "-"), right.get(title, "-"))
+    out.print(table)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("artifacts/report"),
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show the ledger in the terminal, and where the page is."""
+    from lissom.artifacts import LEDGER_JSON, REPORT_PAGE, read_json
+    from lissom.report.ledger import Ledger
+    from lissom.report.tables import headline, notes, terminal
+
+    if not (folder / LEDGER_JSON).is_file():
+        raise InputError(f"{folder}: there is no report; run `dvc repro` (or `make compress`) first")
+    ledger = Ledger.model_validate(read_json(folder / LEDGER_JSON))
+    out.print(terminal(ledger))
+    for value, label in headline(ledger):
+        out.print(f"[bold]{value}[/bold] {label}")
+    for note in notes(ledger):
+        out.print(f"[dim]- {note}[/dim]")
+    page = (folder / REPORT_PAGE).resolve()
+    out.print(f"page: {page}", soft_wrap=True)
+    if browse:
+        typer.launch(page.as_uri())
+
+
+@params_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="Params file.")] = Path("params.yaml"),
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one param.")
+    ] = None,
+) -> None:
+    """Check a params file; every mistake is listed at once."""
+    from lissom.params import load_params
+
+    params = load_params(file, override or ())
+    methods = {name: getattr(params, name).method for name in ("distill", "prune", "factorize", "quantize")}
+    out.print(f"{file}: fine ({', '.join(f'{stage}: {method}' for stage, method in methods.items())})")

@@ -1,0 +1,75 @@
+"""One model in a few lines, for `lissom inspect` and, twice, for `lissom compare`."""
+
+from pathlib import Path
+
+from lissom.artifacts import WEIGHTS
+from lissom.models.anatomy import anatomy
+from lissom.models.directory import build
+from lissom.models.manifest import Manifest, read_manifest
+
+
+def describe(model: str) -> dict[str, str]:
+    """Return titles and texts for a model directory, or for a version in the registry, `models:/NAME/VERSION`.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    return _describe_version(model) if model.startswith("models:/") else _describe_folder(Path(model))
+
+
+def _describe_folder(folder: Path) -> dict[str, str]:
+    manifest = read_manifest(folder)
+    parts = anatomy(build(manifest))
+    sizes = [
+        f"{parts.total:,} in all: {parts.embeddings:,} embeddings ({parts.vocabulary:,} tokens), "
+        f"{parts.attention:,} attention, {parts.ffn:,} FFN, {parts.other:,} norms and head"
+    ]
+    sizes += [
+        f"block {number}: {block.heads} heads, {block.neurons} neurons" for number, block in enumerate(parts.blocks)
+    ]
+    return {
+        "base": manifest.base,
+        "task": f"{manifest.task.name}: {', '.join(manifest.task.labels)}; at most {manifest.task.max_length} tokens",
+        "edits": "\n".join(f"{number}. {edit.describe()}" for number, edit in enumerate(manifest.edits, start=1)),
+        "parameters": "\n".join(sizes),
+        "file": f"{WEIGHTS}: {(folder / WEIGHTS).stat().st_size / 1e6:.2f} MB",
+        "lineage": "\n".join(_lineage(manifest)),
+        "energy": f"{sum(float(step.cost['energy_kwh'] or 0) for step in manifest.steps) * 1000:.3g} Wh in all steps",
+    }
+
+
+def _lineage(manifest: Manifest) -> list[str]:
+    lines = []
+    for step in manifest.steps:
+        score = step.metrics.get("dev_accuracy")
+        shown = f", dev accuracy {score:.3f}" if isinstance(score, float) else ""
+        lines.append(
+            f"{step.stage} ({step.method}){shown}, {float(step.cost['energy_kwh'] or 0) * 1000:.3g} Wh, run {step.run_id}"
+        )
+    return lines
+
+
+def _describe_version(uri: str) -> dict[str, str]:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from lissom.errors import InputError
+    from lissom.tracking.runs import use_store
+
+    use_store()
+    client = mlflow.MlflowClient()
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    try:
+        if at:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            version = client.get_model_version(*name.split("/", 1))
+    except (MlflowException, TypeError) as error:
+        raise InputError(
+            f"{uri}: {str(error).splitlines()[0]}; write models:/NAME/VERSION or models:/NAME@ALIAS"
+        ) from None
+    aliases = ", ".join(version.aliases) or "none"
+    tags = {
+        key.removeprefix("lissom."): value for key, value in sorted(version.tags.items()) if key.startswith("lissom.")
+    }
+    return {"version": f"{version.name} {version.version}", "aliases": aliases, "run": version.run_id, **tags}

@@ -1,0 +1,79 @@
+"""The page that a person reads: one self-contained HTML file that works offline."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from lissom.artifacts import METRICS, VARIANTS, read_json
+from lissom.evaluate.variant import Evaluation
+from lissom.models.manifest import Manifest
+from lissom.report import plots, tables
+from lissom.report.ledger import Ledger, eager_milliseconds
+
+
+def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Manifest, metrics: Path) -> str:
+    """Return the HTML of the report.
+
+    Args:
+        ledger: the figures.
+        evaluations: all variants.
+        manifest: of the final model, for its lineage.
+        metrics: folder of the stages' metrics, for the data card and the tokenizer's changes.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("lissom.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    teacher, final = evaluations[VARIANTS[0]], evaluations[VARIANTS[-1]]
+    return template.render(
+        ledger=ledger,
+        headline=_headline(ledger),
+        columns=tables.COLUMNS,
+        rows=tables.cells(ledger),
+        notes=tables.notes(ledger),
+        pareto=plots.pareto(ledger, eager_milliseconds(teacher)),
+        latencies=plots.latencies(list(evaluations.values())),
+        parameters=plots.parameters(teacher.anatomy, final.anatomy),
+        teacher=teacher,
+        final=final,
+        bottlenecks=_bottlenecks(teacher, final),
+        labels=_labels(teacher, final),
+        settings=final.settings,
+        manifest=manifest,
+        data=read_json(metrics / "prepare" / METRICS),
+        vocabulary=read_json(metrics / "factorize" / METRICS).get("test_tokens"),
+        export=read_json(metrics / "export" / VARIANTS[-1] / METRICS),
+    )
+
+
+def _headline(ledger: Ledger) -> list[tuple[str, str, str, float | None]]:
+    """Return name, shown figure, label and exact value of each headline figure."""
+    exact = {
+        "accuracy_kept": ledger.headline.accuracy_kept,
+        "speedup": ledger.headline.speedup,
+        "times_smaller": ledger.headline.times_smaller,
+        "payback": ledger.headline.payback.inferences,
+    }
+    return [(name, *shown, exact[name]) for name, shown in zip(exact, tables.headline(ledger), strict=True)]
+
+
+def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, float, float]]:
+    """Return the table of bottlenecks: part, millions of parameters before and after."""
+    before, after = teacher.anatomy, final.anatomy
+    parts = [("word table and positions", before.embeddings, after.embeddings)]
+    for number in range(max(len(before.blocks), len(after.blocks))):
+        for part in ("attention", "ffn"):
+            sizes = [
+                getattr(anatomy.blocks[number], part) if number < len(anatomy.blocks) else 0
+                for anatomy in (before, after)
+            ]
+            parts.append((f"block {number}, {'FFN' if part == 'ffn' else part}", sizes[0], sizes[1]))
+    parts += [("norms, pooler, classifier", before.other, after.other), ("all", before.total, after.total)]
+    return [(name, old / 1e6, new / 1e6) for name, old, new in parts]
+
+
+def _labels(teacher: Evaluation, final: Evaluation) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "support": old.support, "before": old.f1, "after": final.quality.per_label[name].f1}
+        for name, old in teacher.quality.per_label.items()
+    ]

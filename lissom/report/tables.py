@@ -1,0 +1,99 @@
+"""The ledger as text: one list of cells, shown in the terminal, as Markdown and on the page."""
+
+from rich.table import Table
+
+from lissom.report.ledger import Ledger, Row
+
+COLUMNS = ("step", "accuracy", "ms", "faster", "MB", "parameters", "Wh", "g CO2e")
+
+
+def cells(ledger: Ledger) -> list[tuple[str, ...]]:
+    """Return the ledger's rows, each figure with the change that the step made."""
+    result, before = [], None
+    for row in ledger.rows:
+        result.append(_cells(row, before))
+        before = row
+    return result
+
+
+def markdown(ledger: Ledger) -> str:
+    """Return headline and ledger as Markdown."""
+    lines = [
+        f"# {ledger.task}",
+        "",
+        " · ".join(f"**{value}** {label}" for value, label in headline(ledger)),
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "| --- |" + " ---: |" * (len(COLUMNS) - 1),
+    ]
+    lines += ["| " + " | ".join(row) + " |" for row in cells(ledger)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(ledger)), ""])
+
+
+def terminal(ledger: Ledger) -> Table:
+    """Return the ledger as a table for the terminal."""
+    table = Table(title=f"{ledger.task}: what each step gained and cost", title_justify="left")
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for row in cells(ledger):
+        table.add_row(*row)
+    return table
+
+
+def headline(ledger: Ledger) -> list[tuple[str, str]]:
+    """Return the headline as pairs of figure and label."""
+    figures = ledger.headline
+    payback = figures.payback
+    return [
+        (f"{figures.accuracy_kept:.1%}", "of the teacher's accuracy kept"),
+        (f"{figures.speedup:.1f}x", "faster than the eager fp32 teacher, batch 1"),
+        (f"{figures.times_smaller:.1f}x", "smaller file"),
+        (count(payback.inferences), "inferences until compressing has paid back its energy"),
+    ]
+
+
+def notes(ledger: Ledger) -> list[str]:
+    """Return what must be said beside the ledger."""
+    payback, floor, plain = ledger.headline.payback, ledger.floor, ledger.plain_int8
+    final, quick = ledger.rows[-1], plain.setting.speedup_eager
+    return [
+        f"payback: {count(payback.inferences)} inferences (95 % interval {count(payback.low)} to {count(payback.high)})"
+        + (
+            f", {payback.days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
+            if payback.days is not None
+            else ""
+        ),
+        f"energy: {ledger.compressing_kwh * 1000:.3g} Wh for compressing, {ledger.teacher_kwh * 1000:.3g} Wh for the teacher's "
+        f"fine-tuning, {ledger.measuring_kwh * 1000:.3g} Wh for measuring; {ledger.energy_method}, "
+        f"{ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
+        f"linear floor (TF-IDF + logistic regression): accuracy {floor['accuracy']:.1%}, {floor['megabytes']:.1f} MB"
+        + ("; it beats the compressed model: use it" if floor["accuracy"] >= final.accuracy else ""),
+        f"plain dynamic int8 of the teacher: accuracy {plain.quality.accuracy:.1%}, {quick:.1f}x faster, {plain.megabytes:.1f} MB",
+    ]
+
+
+def count(value: float | None) -> str:
+    """Return a large number for people; None is never."""
+    if value is None:
+        return "never"
+    for unit, name in ((1e9, " billion"), (1e6, " million"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.1f}{name}"
+    return f"{value:.0f}"
+
+
+def _cells(row: Row, before: Row | None) -> tuple[str, ...]:
+    def changed(value: str, now: float, then: float | None, form: str) -> str:
+        return value if then is None or now == then else f"{value} ({format(now - then, form)})"
+
+    passed = "" if row.method == "none" else f" ({row.method})"
+    return (
+        row.step + (passed or " (none)"),
+        changed(f"{row.accuracy:.1%}", row.accuracy * 100, None if before is None else before.accuracy * 100, "+.1f"),
+        changed(f"{row.milliseconds:.2f}", row.milliseconds, None if before is None else before.milliseconds, "+.2f"),
+        f"{row.speedup:.1f}x",
+        changed(f"{row.megabytes:.1f}", row.megabytes, None if before is None else before.megabytes, "+.1f"),
+        f"{row.parameters / 1e6:.1f} M",
+        f"{row.energy_kwh * 1000:.2f}",
+        f"{row.co2e_g:.2f}",
+    )

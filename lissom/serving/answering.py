@@ -1,0 +1,100 @@
+"""From the name of a model to answers, wherever the model is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lissom.artifacts import MANIFEST, SERVING
+from lissom.errors import InputError
+from lissom.serving.classifier import OnnxClassifier
+
+_PREFIX = "lissom-"
+
+
+def answer(texts: Sequence[str], pairs: Sequence[str] | None, model: str | None) -> tuple[str, list[dict[str, float]]]:
+    """Return what answered, and the probability of every label for every text.
+
+    Args:
+        texts: the texts.
+        pairs: the second texts, for tasks on pairs.
+        model: an exported folder, a model directory, a `models:/` URI, or None for the registry's champion.
+
+    Raises:
+        InputError: there is no such model, or the texts do not suit it.
+    """
+    if pairs is not None and len(pairs) != len(texts):
+        raise InputError(f"{len(texts)} texts, but {len(pairs)} second texts; give --pair once for every text")
+    model = model or _from_registry()
+    folder = Path(model)
+    try:
+        if model.startswith("models:/"):
+            return model, _ask_registry(model, texts, pairs)
+        if (folder / SERVING).is_file():
+            return model, OnnxClassifier(folder).predict(texts, pairs)
+        if (folder / MANIFEST).is_file():
+            return model, _ask_torch(folder, texts, pairs)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    raise InputError(
+        f"{model}: neither an exported folder ({SERVING}), a model directory ({MANIFEST}) nor models:/NAME@ALIAS"
+    )
+
+
+def _ask_registry(uri: str, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, float]]:
+    import mlflow
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    from lissom.tracking.runs import use_store
+
+    use_store()
+    columns = {"text": list(texts)} | ({"text_pair": list(pairs)} if pairs is not None else {})
+    try:
+        table = mlflow.pyfunc.load_model(uri).predict(pd.DataFrame(columns))
+    except MlflowException as error:
+        hint = "; this model classifies pairs: give the second text with --pair" if "text_pair" in str(error) else ""
+        raise InputError(f"{uri}: {str(error).splitlines()[0]}{hint}") from None
+    prefix = "probability_of_"
+    labels = [column for column in table.columns if column.startswith(prefix)]
+    return [{label.removeprefix(prefix): float(row[label]) for label in labels} for _, row in table.iterrows()]
+
+
+def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, float]]:
+    import tempfile
+
+    from lissom.data.encoding import encode
+    from lissom.data.tables import Row, write_table
+    from lissom.models.directory import load
+    from lissom.training.predicting import predict
+
+    model = load(folder)
+    task = model.manifest.task
+    if task.pair != (pairs is not None):
+        raise InputError(f"this model classifies {'pairs of texts: give --pair' if task.pair else 'single texts'}")
+    with tempfile.TemporaryDirectory() as scratch:
+        seconds = pairs or [None] * len(texts)
+        rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
+        table = write_table(Path(scratch) / "texts.arrow", rows)
+        data = encode([table], model.tokenizer, task.max_length, task.labels, Path(scratch) / "tokens")
+        probabilities = predict(model.network, data, model.pad_id).softmax(-1)
+    return [dict(zip(task.labels, row.tolist(), strict=True)) for row in probabilities]
+
+
+def _from_registry() -> str:
+    """Return the URI of the one registered model of lissom: its champion, else its challenger."""
+    import mlflow
+
+    from lissom.tracking.runs import use_store
+
+    use_store()
+    names = [found for found in mlflow.MlflowClient().search_registered_models() if found.name.startswith(_PREFIX)]
+    if len(names) != 1:
+        found = ", ".join(model.name for model in names) or "none"
+        raise InputError(
+            f"the registry has these models of lissom: {found}; name one with --model (a folder or models:/NAME@ALIAS)"
+        )
+    for alias in ("champion", "challenger"):
+        if alias in names[0].aliases:
+            return f"models:/{names[0].name}@{alias}"
+    raise InputError(
+        f"{names[0].name} has no champion and no challenger: its gates failed; name a version with --model"
+    )

@@ -1,0 +1,40 @@
+"""The registered model, as code that MLflow runs when it loads a version: no pickle, no torch, no transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from lissom.serving.classifier import OnnxClassifier
+
+ARTIFACT = "exported"
+
+
+class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
+    """Takes a table with the column `text` (and `text_pair`), gives label and probabilities for each row."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Open the exported folder."""
+        self._classifier = OnnxClassifier(context.artifacts[ARTIFACT])
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
+        """Return `label`, `probability` and `probability_of_<label>` for every row."""
+        pairs = model_input["text_pair"].tolist() if "text_pair" in model_input else None
+        answers = self._classifier.predict(model_input["text"].tolist(), pairs)
+        best = [max(answer, key=answer.__getitem__) for answer in answers]
+        columns = {
+            "label": best,
+            "probability": [answer[label] for answer, label in zip(answers, best, strict=True)],
+            **{f"probability_of_{label}": [answer[label] for answer in answers] for label in self._classifier.labels},
+        }
+        return pd.DataFrame(columns)
+
+
+mlflow.models.set_model(TextClassifier())

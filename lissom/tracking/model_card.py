@@ -1,0 +1,50 @@
+"""The model card: what a person must know before using a version. It is the version's description in the registry."""
+
+from lissom.evaluate.variant import VARIANT, Evaluation
+from lissom.models.manifest import Manifest
+from lissom.report.ledger import Ledger
+from lissom.report.tables import markdown
+
+
+def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict[str, int]) -> str:
+    """Return the card as Markdown: data, teacher, recipe, ledger, sizes, latency by machine, emissions, limits."""
+    task, machine, setting = manifest.task, final.machine, final.headline
+    latency = setting.runners[VARIANT]
+    recipe = (
+        "\n".join(f"{number}. {edit}" for number, edit in enumerate(final.edits, start=1)) or "none: the teacher itself"
+    )
+    kind = "pairs of texts" if task.pair else "texts"
+    return f"""{markdown(ledger)}
+## Use
+
+Classifies {kind} as {", ".join(task.labels)}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
+output: `label`, `probability` and `probability_of_<label>`.
+
+## Data
+
+{task.name}: {", ".join(f"{count:,} {split}" for split, count in rows.items())}.
+
+## Teacher
+
+`{manifest.base}`, fine-tuned on the labels of train.
+
+## Recipe
+
+{recipe}
+
+## Size and speed
+
+{final.megabytes:.2f} MB (tokenizer {final.tokenizer_megabytes:.2f} MB), {final.anatomy.total:,} parameters, {final.integer_kernels} integer kernels,
+{final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {machine["cpu"]} ({", ".join(machine["cpu_flags"])}), {setting.threads} threads, one text:
+{latency.p50:.2f} ms median. Other machines differ; ratios travel better than milliseconds.
+
+## Emissions
+
+{ledger.compressing_kwh * 1000:.3g} Wh for compressing and {ledger.teacher_kwh * 1000:.3g} Wh for the teacher ({ledger.energy_method},
+{ledger.intensity_g_per_kwh:.0f} g CO2e per kWh, {ledger.country}); {ledger.inference.artifact.mean * 3.6e6:.3g} J for one inference.
+
+## Limits
+
+Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; accuracy is
+{final.quality.accuracy:.1%} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
+"""

@@ -1,0 +1,194 @@
+"""The model registry: a version is registered, loaded back and asked before any alias moves."""
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import lissom
+from lissom.artifacts import ONNX
+from lissom.errors import GateError, InputError
+from lissom.models.directory import file_sha256
+from lissom.report.ledger import Ledger
+from lissom.section import Section
+from lissom.serving import classifier, pyfunc
+from lissom.tracking.config import GatesParams
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+TAGS = ("accuracy", "accuracy_drop", "speedup", "megabytes", "sha256", "task", "base")
+
+_SERVED_WITH = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
+_PROBABILITY_TOLERANCE = 1e-6
+
+
+class Registered(Section):
+    """What became of a version."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    champion_before: str | None
+    reason: str
+    """Why it is champion, or why not."""
+
+
+def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
+    """Return a sentence for every gate that the final artefact does not pass."""
+    teacher, final = ledger.rows[0], ledger.rows[-1]
+    drop = teacher.accuracy - final.accuracy
+    failures = []
+    if drop > gates.max_accuracy_drop:
+        failures.append(f"accuracy dropped by {drop:.4f}, gates.max_accuracy_drop is {gates.max_accuracy_drop}")
+    if final.speedup < gates.min_speedup:
+        failures.append(f"{final.speedup:.2f}x faster than the teacher, gates.min_speedup is {gates.min_speedup}")
+    if final.megabytes > gates.max_megabytes:
+        failures.append(f"{final.megabytes:.2f} MB, gates.max_megabytes is {gates.max_megabytes}")
+    return failures
+
+
+def register(exported: Path, name: str, card: str, tags: Mapping[str, str], sample: pd.DataFrame) -> str:
+    """Log the exported folder as a pyfunc to the open run and register it; return the version.
+
+    An artefact that is registered already keeps its version: a stage that is run again does not fill the registry.
+
+    Args:
+        exported: folder of the ONNX file.
+        name: name of the registered model.
+        card: description.
+        tags: tags of the version.
+        sample: some inputs, columns `text` and perhaps `text_pair`.
+    """
+    import mlflow
+    from mlflow.models import infer_signature
+
+    client = mlflow.MlflowClient()
+    known = _same_artifact(client, name, tags["sha256"])
+    if known is None:
+        answers = _answers(exported, sample)
+        with tempfile.TemporaryDirectory() as folder:
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=pyfunc.__file__,
+                artifacts={pyfunc.ARTIFACT: str(exported)},
+                code_paths=[str(_serving_code(Path(folder)))],
+                signature=infer_signature(sample, answers),
+                input_example=sample.head(2),
+                pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in _SERVED_WITH],
+                registered_model_name=name,
+            )
+        known = str(logged.registered_model_version)
+    client.update_model_version(name, known, description=card)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, known, f"lissom.{key}", value)
+    return known
+
+
+def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> None:
+    """Load a version from the registry and compare its answers with those of the exported folder.
+
+    Raises:
+        InputError: it does not load, or answers otherwise.
+    """
+    import mlflow
+
+    try:
+        loaded = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+        found = loaded.predict(sample)
+    except Exception as error:
+        raise InputError(f"{name} version {version} does not load from the registry: {error}") from error
+    expected = _answers(exported, sample)
+    numbers = expected.columns.drop("label")
+    same = (found["label"] == expected["label"]).all()
+    if not same or np.abs(found[numbers].to_numpy() - expected[numbers].to_numpy()).max() > _PROBABILITY_TOLERANCE:
+        raise InputError(f"{name} version {version} answers otherwise than the artefact that was registered")
+
+
+def move_aliases(name: str, version: str, ledger: Ledger, gates: GatesParams) -> Registered:
+    """Make the version challenger, and champion if it passes the gates and beats the present champion.
+
+    Raises:
+        GateError: a gate is not passed. No alias moves then.
+    """
+    import mlflow
+
+    failures = failed_gates(ledger, gates)
+    if failures:
+        reasons = "\n".join(f"  {failure}" for failure in failures)
+        raise GateError(f"{name} version {version} is registered without an alias:\n{reasons}")
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    champion = client.get_registered_model(name).aliases.get(CHAMPION)
+    if champion is None or str(champion) == version:
+        better, reason = True, "the first version that passes the gates" if champion is None else "champion already"
+    else:
+        better, reason = _beats(client.get_model_version(name, champion).tags, ledger)
+    if better:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return Registered(
+        name=name,
+        version=version,
+        aliases=(CHALLENGER, CHAMPION) if better else (CHALLENGER,),
+        champion_before=None if champion is None else str(champion),
+        reason=reason,
+    )
+
+
+def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
+    """Return the tags by which versions are compared and found."""
+    teacher, final = ledger.rows[0], ledger.rows[-1]
+    return {
+        "accuracy": f"{final.accuracy:.6f}",
+        "accuracy_drop": f"{teacher.accuracy - final.accuracy:.6f}",
+        "speedup": f"{final.speedup:.3f}",
+        "megabytes": f"{final.megabytes:.6f}",
+        "sha256": file_sha256(exported / ONNX),
+        "task": ledger.task,
+        "base": base,
+        "lissom_version": lissom.__version__,
+    }
+
+
+def _beats(champion: Mapping[str, str], ledger: Ledger) -> tuple[bool, str]:
+    """Tell whether the final artefact is no less accurate than the champion and better in accuracy, speed or size."""
+    final = ledger.rows[-1]
+    accuracy, speedup, megabytes = (float(champion[f"lissom.{key}"]) for key in ("accuracy", "speedup", "megabytes"))
+    if round(final.accuracy, 6) < accuracy:
+        return False, f"accuracy {final.accuracy:.4f} is below the champion's {accuracy:.4f}"
+    better = [
+        what
+        for what, wins in (
+            ("more accurate", round(final.accuracy, 6) > accuracy),
+            ("faster", final.speedup > speedup),
+            ("smaller", round(final.megabytes, 6) < megabytes),
+        )
+        if wins
+    ]
+    if better:
+        return True, f"{' and '.join(better)} than the champion before, and not less accurate"
+    return False, "equal to the champion, but neither faster nor smaller"
+
+
+def _same_artifact(client: Any, name: str, sha256: str) -> str | None:
+    versions = client.search_model_versions(f"name = '{name}'")
+    return next((str(version.version) for version in versions if version.tags.get("lissom.sha256") == sha256), None)
+
+
+def _answers(exported: Path, sample: pd.DataFrame) -> pd.DataFrame:
+    context = type("Context", (), {"artifacts": {pyfunc.ARTIFACT: str(exported)}})()
+    model = pyfunc.TextClassifier()
+    model.load_context(context)
+    return model.predict(context, sample)
+
+
+def _serving_code(folder: Path) -> Path:
+    """Copy the little of lissom that serving needs: the package's light front door and `lissom.serving`."""
+    package = folder / "lissom"
+    package.mkdir()
+    shutil.copy(Path(lissom.__file__), package)
+    shutil.copytree(Path(classifier.__file__).parent, package / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    return package
