@@ -9,7 +9,6 @@ from lissom.distill.recover import recover
 from lissom.distill.teacher import load_logits
 from lissom.models.compressed import CompressedModel
 from lissom.tracking.runs import RunMetrics
-from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import RecoveryParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import autocast_type
@@ -27,12 +26,10 @@ def recovered(
     """Train the edited model and say how far it fell and how far it came back."""
     dev = stage.encode(model, "dev")
     before = accuracy(model.network, dev, model.pad_id, autocast_type(training.precision))
-    checkpoints = Checkpoints(stage.checkpoints)
     fitted = recover(
         model, data, dev, load_logits(stage.inputs["logits"], len(data)), training,
-        hooks=[*hooks, RunMetrics(stage.run), ProgressBar(stage.name)], checkpoints=checkpoints,
+        hooks=[*hooks, RunMetrics(stage.run), ProgressBar(stage.name)], checkpoints=stage.checkpoints(),
     )  # fmt: skip
-    checkpoints.clear()
     metrics = {
         "method": method,
         "dev_accuracy_before_training": before,

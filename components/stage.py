@@ -5,6 +5,9 @@ these into place when all is complete.
 """
 
 import argparse
+import hashlib
+import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,8 +25,12 @@ from lissom.tracking.runs import Run, flatten, open_run
 if TYPE_CHECKING:
     from lissom.data.encoding import Encoded
     from lissom.models.compressed import CompressedModel
+    from lissom.training.checkpoint import Checkpoints
 
 METRICS_FOLDER = "metrics"
+
+_SECTIONS = {"prepare": "data", "register": "gates"}
+"""Stages whose section is not called like them."""
 
 
 @dataclass
@@ -47,11 +54,18 @@ class Stage:
     outputs: dict[str, Path]
     """Temporary folders; their content is moved into place when the stage is complete."""
     run: Run
-    checkpoints: Path
+    checkpoint_folder: Path
+    checkpoint_seconds: float
     scratch: Path
     """Removed at the end."""
     option: str
     """The variant, for stages that run once per variant."""
+
+    def checkpoints(self) -> "Checkpoints":
+        """Return where this stage's training checkpoints to; removed when the stage is complete."""
+        from lissom.training.checkpoint import Checkpoints
+
+        return Checkpoints(self.checkpoint_folder, self.checkpoint_seconds)
 
     def load(self, name: str) -> "CompressedModel":
         """Load the model directory that is the input `name`."""
@@ -76,7 +90,7 @@ class Stage:
 
     def section(self) -> dict[str, Any]:
         """Return the stage's own params as plain values."""
-        section = getattr(self.params, self.name, None)
+        section = getattr(self.params, _SECTIONS.get(self.name, self.name), None)
         return {} if section is None else section.model_dump(mode="json")
 
 
@@ -94,6 +108,10 @@ def run_stage(
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one param, section.key=value"
     )
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=float(os.environ.get("LISSOM_CHECKPOINT_SECONDS", "20")),
+        help="time between checkpoints (default: LISSOM_CHECKPOINT_SECONDS, else 20)",
+    )  # fmt: skip
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("checkpoints"), help="folder to resume from (default: checkpoints)"
     )
@@ -116,6 +134,7 @@ def run_stage(
         with _frame(name, params, arguments, inputs, outputs, option) as stage:
             outcome, reading = _measured(stage, work)
             _write(stage, outcome, reading)
+        shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
     except InputError as error:
         sys.exit(f"{name}: {error}")
 
@@ -133,7 +152,7 @@ def _frame(
     for path, folder in sources.items():
         if not folder.exists():
             raise InputError(
-                f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, or `dvc repro`"
+                f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, or dvc repro"
             )
     variant = arguments[option] if option else ""
     title = f"{name}@{variant}" if variant else name
@@ -143,16 +162,29 @@ def _frame(
             path: stack.enter_context(whole_folder(arguments[f"{path}_output"])) for path in (*outputs, METRICS_FOLDER)
         }
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
-        yield Stage(
-            name, params, sources, folders, run, arguments["checkpoints"] / title.replace("@", "-"), scratch, variant
-        )
+        checkpoints = arguments["checkpoints"] / title.replace("@", "-")
+        yield Stage(name, params, sources, folders, run, checkpoints, arguments["checkpoint_seconds"], scratch, variant)
 
 
 def _measured(stage: Stage, work: Callable[[Stage], Outcome]) -> tuple[Outcome, EnergyReading]:
     stage.run.log_params({stage.name: stage.section()})
+    if "data" in stage.inputs:
+        _log_data(stage.run, stage.inputs["data"])
     with EnergyMeter(stage.params.emissions.country) as meter:
         outcome = work(stage)
     return outcome, meter.reading
+
+
+def _log_data(run: Run, folder: Path) -> None:
+    """Log which data the stage reads, by a digest of all splits."""
+    from lissom.data.prepare import load_card
+
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    card = load_card(folder)
+    run.log_dataset(card.name, card.source, digest.hexdigest(), context="compression")
 
 
 def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:

@@ -54,7 +54,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify texts."""
-    from lissom.serving.answering import answer
+    from lissom.tracking.answering import answer
 
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
@@ -72,7 +72,7 @@ def predict(
 @app.command()
 def inspect(model: Annotated[Path, typer.Argument(help="A model directory.")]) -> None:
     """Show edits, sizes and lineage of a model directory."""
-    from lissom.report.comparison import describe
+    from lissom.tracking.comparison import describe
 
     for title, value in describe(str(model)).items():
         out.print(f"[bold]{title}[/bold]")
@@ -85,7 +85,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="Model directory or models:/NAME/VERSION.")],
 ) -> None:
     """Set two models side by side."""
-    from lissom.report.comparison import describe
+    from lissom.tracking.comparison import describe
 
     left, right = describe(first), describe(second)
     table = Table(show_lines=True)

@@ -1,4 +1,4 @@
-"""Measure the energy of inference, teacher and final artefact in turn, and tell when compressing has paid for itself."""
+"""Measure the energy of inference, teacher and artefact in turn, and tell when compressing has paid for itself."""
 
 import torch
 

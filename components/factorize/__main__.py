@@ -2,9 +2,9 @@
 
 from components.recovery import passed_on, recovered
 from components.stage import Outcome, Stage, run_stage
-from lissom import factorize
 from lissom.data.prepare import load_table
 from lissom.factorize.config import NoFactorization
+from lissom.factorize.plan import plan
 from lissom.models.vocabulary import changed_tokens
 
 
@@ -15,7 +15,7 @@ def work(stage: Stage) -> Outcome:
         return passed_on(model)
     full = model.tokenizer
     domain = stage.encode(model, "train", "transfer")
-    model.edit(factorize.plan(model.network, full, domain, model.manifest.task.max_length, params))
+    model.edit(plan(model.network, full, domain, model.manifest.task.max_length, params))
     outcome = recovered(stage, model, stage.encode(model, "train", "transfer"), params.method, params.training)
     outcome.metrics["vocabulary"] = model.network.config.vocab_size
     if params.min_count is not None:

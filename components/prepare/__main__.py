@@ -7,7 +7,6 @@ from lissom.data.prepare import prepare
 def work(stage: Stage) -> Outcome:
     """Write the four splits and the data card."""
     card = prepare(stage.params.data, stage.outputs["data"])
-    stage.run.log_params({"data": stage.params.data.model_dump(mode="json")})
     return Outcome(
         metrics=card.model_dump(mode="json", include={"name", "rows", "label_counts", "duplicates", "notes"})
     )

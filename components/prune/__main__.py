@@ -2,8 +2,8 @@
 
 from components.recovery import passed_on, recovered
 from components.stage import Outcome, Stage, run_stage
-from lissom import prune
 from lissom.prune.config import NoPruning
+from lissom.prune.plan import plan
 
 
 def work(stage: Stage) -> Outcome:
@@ -12,7 +12,7 @@ def work(stage: Stage) -> Outcome:
     if isinstance(params, NoPruning):
         return passed_on(model)
     data = stage.encode(model, "train", "transfer")
-    model.edit(prune.plan(model.network, data, model.pad_id, params))
+    model.edit(plan(model.network, data, model.pad_id, params))
     return recovered(stage, model, data, params.method, params.training)
 
 

@@ -2,10 +2,10 @@
 
 from components.recovery import passed_on, recovered
 from components.stage import Outcome, Stage, run_stage
-from lissom import quantize
 from lissom.data.batches import sorted_batches
 from lissom.quantize.config import Int8Training, NoQuantization
 from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
+from lissom.quantize.plan import plan
 
 _BATCH_SIZE = 32
 
@@ -17,7 +17,7 @@ def work(stage: Stage) -> Outcome:
         case NoQuantization():
             return passed_on(model)
         case Int8Training() as params:
-            model.edit(quantize.plan(params))
+            model.edit(plan(params))
             data = stage.encode(model, "train", "transfer")
             members = data.labelled(params.calibration_examples)
             calibrate(model.network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members))

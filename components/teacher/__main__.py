@@ -11,7 +11,6 @@ from lissom.distill.teacher import cache_logits, save_logits
 from lissom.models.base import load_base
 from lissom.models.manifest import Task
 from lissom.tracking.runs import RunMetrics
-from lissom.training.checkpoint import Checkpoints
 from lissom.training.loop import autocast_type, fit
 from lissom.training.losses import task_loss
 from lissom.training.predicting import accuracy
@@ -24,17 +23,15 @@ def work(stage: Stage) -> Outcome:
     model = load_base(stage.params.base, task, params.seed)
     train, dev = stage.encode(model, "train"), stage.encode(model, "dev")
     precision = autocast_type(params.precision)
-    checkpoints = Checkpoints(stage.checkpoints)
     fitted = fit(
         model.network, train, model.pad_id, task_loss, params,
         score=lambda: accuracy(model.network, dev, model.pad_id, precision),
-        hooks=[RunMetrics(stage.run), ProgressBar("teacher")], checkpoints=checkpoints, identity="task_loss",
+        hooks=[RunMetrics(stage.run), ProgressBar("teacher")], checkpoints=stage.checkpoints(), identity="task_loss",
     )  # fmt: skip
     started = time.monotonic()
     everything = stage.encode(model, "train", "transfer")
     save_logits(cache_logits(model.network, everything, model.pad_id, precision), stage.outputs["logits"])
     logits_seconds = time.monotonic() - started
-    checkpoints.clear()
     metrics = {
         "dev_accuracy": fitted.best_score,
         "steps": fitted.steps,

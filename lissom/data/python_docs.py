@@ -39,6 +39,7 @@ def functions(library: Path | None = None) -> list[Function]:
     """Return the documented functions below `library`, one for each distinct docstring, in a stable order."""
     library = library or Path(sysconfig.get_paths()["stdlib"])
     found: dict[str, Function] = {}
+    signatures: set[str] = set()  # a function defined twice, under a condition, would stand on two sides of a split
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
         if _LEFT_OUT.intersection(parts) or any(part.startswith("config-") for part in parts):
@@ -49,7 +50,10 @@ def functions(library: Path | None = None) -> list[Function]:
         except SyntaxError:  # templates that only look like Python
             continue
         for function in _documented(tree, module, module):
-            found.setdefault(normalised(function.doc), function)
+            key = normalised(function.doc)
+            if key not in found and function.signature not in signatures:
+                found[key] = function
+                signatures.add(function.signature)
     return list(found.values())
 
 

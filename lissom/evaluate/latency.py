@@ -44,10 +44,12 @@ def measure_latency(
         samples: timed calls for each runner, at most.
         seconds: once this is over no new round begins, but the first two are always run.
     """
-    longest = max(_once(runner, 0) for runner in runners.values())
-    # A long call does not notice a cold start, and an untimed one is expensive.
-    untimed, timed = (0, 1) if longest > _LONG_CALL_SECONDS else (1, _CALLS_PER_TURN)
-    times: dict[str, list[float]] = {name: [] for name in runners}
+    times = {name: [_once(runner, 0)] for name, runner in runners.items()}
+    untimed, timed = 0, 1
+    # A long call does not notice a cold start, and an untimed one is expensive; short ones start anew, warm.
+    if max(first for first, *_ in times.values()) < _LONG_CALL_SECONDS:
+        times = {name: [] for name in runners}
+        untimed, timed = 1, _CALLS_PER_TURN
     started, rounds = time.perf_counter(), 0
     while len(next(iter(times.values()))) < samples and (rounds < 2 or time.perf_counter() - started < seconds):
         first = rounds * timed

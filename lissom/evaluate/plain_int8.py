@@ -10,22 +10,13 @@ import torch
 from lissom.artifacts import ONNX, SERVING, TOKENIZER
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
+from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, PlainInt8, Setting
 from lissom.evaluate.latency import measure_latency
-from lissom.evaluate.quality import Quality, measure_quality
-from lissom.evaluate.variant import TEACHER_EAGER, VARIANT, Setting, eager_runner, onnx_runner, timed_batches
+from lissom.evaluate.quality import measure_quality
+from lissom.evaluate.variant import eager_runner, onnx_runner, timed_batches
 from lissom.export.parity import exported_logits
 from lissom.models.compressed import CompressedModel
-from lissom.section import Section
 from lissom.serving.classifier import OnnxClassifier
-
-
-class PlainInt8(Section):
-    """What dynamic quantisation of the teacher gives."""
-
-    quality: Quality
-    megabytes: float
-    setting: Setting
-    """Batch 1, all threads, timed against the eager teacher in turn."""
 
 
 def evaluate_plain_int8(

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,56 +13,17 @@ from lissom.artifacts import ONNX, TOKENIZER
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
-from lissom.evaluate.latency import Latency, Runner, measure_latency
-from lissom.evaluate.quality import Quality, measure_quality
+from lissom.evaluate.figures import TEACHER_EAGER, TEACHER_ONNX, VARIANT, Evaluation, Setting
+from lissom.evaluate.latency import Runner, measure_latency
+from lissom.evaluate.quality import measure_quality
 from lissom.export.onnx import integer_kernels
 from lissom.export.parity import exported_logits
 from lissom.machine import describe_machine, describe_versions
-from lissom.models.anatomy import Anatomy, anatomy
+from lissom.models.anatomy import anatomy
 from lissom.models.compressed import CompressedModel, logits_of
-from lissom.section import Section
 from lissom.serving.classifier import OnnxClassifier
 
-VARIANT, TEACHER_EAGER, TEACHER_ONNX = "variant", "teacher_eager", "teacher_onnx"
-
 _TEXTS_TIMED = 256
-
-
-class Setting(Section):
-    """Latency of all runners at one batch size and number of threads."""
-
-    batch_size: int
-    threads: int
-    runners: dict[str, Latency]
-    speedup_eager: float
-    """Median latency of the eager fp32 teacher over the variant's."""
-    speedup_onnx: float | None
-    """The same for the teacher's fp32 ONNX file, where it ran beside."""
-
-
-class Evaluation(Section):
-    """What is known of one variant."""
-
-    variant: str
-    quality: Quality
-    megabytes: float
-    """Size of the ONNX file, 10^6 bytes."""
-    tokenizer_megabytes: float
-    peak_rss_megabytes: float
-    """Of a process that only serves the file."""
-    integer_kernels: int
-    anatomy: Anatomy
-    settings: tuple[Setting, ...]
-    edits: tuple[str, ...]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-
-    @property
-    def headline(self) -> Setting:
-        """Return the setting that headlines speak of: batch 1, all threads."""
-        return max(
-            (setting for setting in self.settings if setting.batch_size == 1), key=lambda setting: setting.threads
-        )
 
 
 def evaluate_variant(

@@ -27,6 +27,7 @@ class IntegerLinear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
+    weight_zero_point: Tensor
     input_scale: Tensor
     input_zero_point: Tensor
     bias: Tensor | None

@@ -46,7 +46,7 @@ def check_parity(model: CompressedModel, folder: Path, dev: Encoded, params: Exp
     )
     if parity.max_logit_difference > parity.tolerance or parity.label_agreement < params.label_agreement:
         raise InputError(
-            f"export: the file answers otherwise than torch: largest logit difference {parity.max_logit_difference:.2g} "
+            f"export: file and torch differ: largest logit difference {parity.max_logit_difference:.2g} "
             f"(export.{name}: {parity.tolerance:g}), labels agree on {parity.label_agreement:.2%} "
             f"(export.label_agreement: {params.label_agreement:.2%}) of {parity.examples} dev examples"
         )

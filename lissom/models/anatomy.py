@@ -1,34 +1,10 @@
-"""Where a network's parameters are: the table of bottlenecks, and sizes in the file."""
+"""Where a network's parameters are."""
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.models.families import blocks_of, family_of, head_groups, head_size
-from lissom.section import Section
-
-
-class BlockAnatomy(Section):
-    """One Transformer block."""
-
-    heads: int
-    neurons: int
-    attention: int
-    """Parameters of attention projections, biases included, norms not."""
-    ffn: int
-    """Parameters of FFN projections, biases included, norms not."""
-
-
-class Anatomy(Section):
-    """Parameters by part; tied ones are counted once."""
-
-    total: int
-    embeddings: int
-    word_table: int
-    attention: int
-    ffn: int
-    other: int
-    """Norms, pooler and classifier."""
-    vocabulary: int
-    blocks: tuple[BlockAnatomy, ...]
+from lissom.models.sizes import Anatomy, BlockAnatomy
 
 
 def anatomy(network: PreTrainedModel) -> Anatomy:
@@ -39,8 +15,8 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
         output = block.get_submodule(family.attention_output)
         blocks.append(
             BlockAnatomy(
-                heads=output.in_features // (head_size(network) * head_groups(network)),  # type: ignore[operator]
-                neurons=block.get_submodule(family.ffn_out).in_features,  # type: ignore[arg-type]
+                heads=_width(output) // (head_size(network) * head_groups(network)),
+                neurons=_width(block.get_submodule(family.ffn_out)),
                 attention=sum(
                     _size(block, path) for path in (family.query, family.key, family.value, family.attention_output)
                 ),
@@ -63,5 +39,10 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
     )
 
 
-def _size(root: object, path: str) -> int:
-    return sum(parameter.numel() for parameter in root.get_submodule(path).parameters())  # type: ignore[attr-defined]
+def _size(root: nn.Module, path: str) -> int:
+    return sum(parameter.numel() for parameter in root.get_submodule(path).parameters())
+
+
+def _width(projection: nn.Module) -> int:
+    assert isinstance(projection, nn.Linear)
+    return projection.in_features

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lissom.artifacts import MANIFEST, read_json
 from lissom.errors import ModelFormatError
@@ -28,9 +28,9 @@ class Step(Section):
 
     stage: str
     method: str
-    params: dict[str, Any] = {}
-    metrics: dict[str, float | int | str | None] = {}
-    cost: dict[str, float | str | None] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float | int | str | None] = Field(default_factory=dict)
+    cost: dict[str, float | str | None] = Field(default_factory=dict)
     run_id: str | None = None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from lissom.errors import InputError
 
@@ -38,9 +38,9 @@ def closed_vocabulary(tokenizer: Tokenizer, counts: NDArray[np.int64], min_count
     vocabulary: dict[str, int] = model["vocab"]
     kept = {token["id"] for token in spec["added_tokens"]}
     for token, index in vocabulary.items():
-        bare = token.removeprefix(prefix)
         byte_fallback = token.startswith("<0x") and token.endswith(">")
-        if len(bare) <= 1 or byte_fallback or token == model.get("unk_token") or (index < len(counts) and counts[index] >= min_count):
+        must_stay = len(token.removeprefix(prefix)) <= 1 or byte_fallback or token == model.get("unk_token")
+        if must_stay or (index < len(counts) and counts[index] >= min_count):
             kept.add(index)
     if model["type"] == "BPE":
         for left, right in reversed(_merges(model)):  # later merges build on earlier ones
@@ -74,7 +74,7 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
     return [(left, right) for left, right in pairs]
 
 
-def _renumber(processor: dict[str, Any] | None, new_id: dict[int, int]) -> None:
+def _renumber(processor: Any, new_id: dict[int, int]) -> None:
     """Renumber the special tokens that a post-processor adds, in place."""
     match processor:
         case {"type": "TemplateProcessing", "special_tokens": specials}:
@@ -83,7 +83,7 @@ def _renumber(processor: dict[str, Any] | None, new_id: dict[int, int]) -> None:
         case {"type": "BertProcessing" | "RobertaProcessing"}:
             for name in ("sep", "cls"):
                 token, old = processor[name]
-                processor[name] = [token, new_id[old]]
+                processor.update({name: [token, new_id[old]]})
         case {"type": "Sequence", "processors": parts}:
             for part in parts:
                 _renumber(part, new_id)
@@ -92,22 +92,21 @@ def _renumber(processor: dict[str, Any] | None, new_id: dict[int, int]) -> None:
 
 
 def changed_tokens(before: Tokenizer, after: Tokenizer, texts: Iterable[tuple[str, str | None]]) -> dict[str, int]:
-    """Count what trimming does to texts: all tokens before, those whose word is now spelt otherwise, [UNK]s, length after."""
-    total = changed = length = unknown_before = unknown_after = 0
+    """Say what trimming does to texts: tokens before and after, tokens that are no longer made, [UNK]s."""
+    unknown = {"[UNK]", "<unk>"}
+    counts = dict.fromkeys(("tokens", "tokens_changed", "tokens_after", "unknown_before", "unknown_after"), 0)
     for text, pair in texts:
-        old = before.encode(text, pair, add_special_tokens=False)
-        new = after.encode(text, pair, add_special_tokens=False)
-        total += len(old.tokens)
-        length += len(new.tokens)
-        same = {(span, token) for span, token in zip(old.offsets, old.tokens, strict=True)}
-        same &= {(span, token) for span, token in zip(new.offsets, new.tokens, strict=True)}
-        changed += sum((span, token) not in same for span, token in zip(old.offsets, old.tokens, strict=True))
-        unknown_before += old.tokens.count("[UNK]") + old.tokens.count("<unk>")
-        unknown_after += new.tokens.count("[UNK]") + new.tokens.count("<unk>")
-    return {
-        "tokens": total, "tokens_changed": changed, "tokens_after": length,
-        "unknown_before": unknown_before, "unknown_after": unknown_after,
-    }  # fmt: skip
+        old, new = (_pieces(tokenizer.encode(text, pair, add_special_tokens=False)) for tokenizer in (before, after))
+        counts["tokens"] += len(old)
+        counts["tokens_after"] += len(new)
+        counts["tokens_changed"] += len(set(old) - set(new))
+        counts["unknown_before"] += sum(token in unknown for *_, token in old)
+        counts["unknown_after"] += sum(token in unknown for *_, token in new)
+    return counts
+
+
+def _pieces(encoding: Encoding) -> list[tuple[int, tuple[int, int], str]]:
+    return list(zip(encoding.type_ids, encoding.offsets, encoding.tokens, strict=True))
 
 
 def count_tokens(tokens: NDArray[np.int32], size: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ activation (Molchanov et al. 2017, arXiv:1611.06440). dL/dxi equals the signed s
 the structure and all tokens; the absolute value is taken per example, then averaged. Returns scores.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -35,7 +35,7 @@ def neuron_importance(network: PreTrainedModel, batches: Iterable[Batch]) -> lis
 
 
 @contextmanager
-def gated(projections: list[nn.Module], gates: list[Tensor], width: int) -> Iterator[None]:
+def gated(projections: Sequence[nn.Module], gates: list[Tensor], width: int) -> Iterator[None]:
     """Multiply the inputs of projections by gates while the context lasts.
 
     Args:
@@ -44,14 +44,14 @@ def gated(projections: list[nn.Module], gates: list[Tensor], width: int) -> Iter
         width: columns that share a gate.
     """
 
-    def multiply(gate: Tensor) -> "torch.utils.hooks.RemovableHandle":
-        def hook(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    def multiply(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
             return (inputs[0] * gate.repeat_interleave(width, dim=-1).unsqueeze(1),)
 
-        return hook  # type: ignore[return-value]
+        return hook
 
     handles = [
-        projection.register_forward_pre_hook(multiply(gate))  # type: ignore[arg-type]
+        projection.register_forward_pre_hook(multiply(gate))
         for projection, gate in zip(projections, gates, strict=True)
     ]
     try:
@@ -63,9 +63,9 @@ def gated(projections: list[nn.Module], gates: list[Tensor], width: int) -> Iter
 
 def _gate_importance(network: PreTrainedModel, path: str, width: int, batches: Iterable[Batch]) -> list[Tensor]:
     assert not network.training, "dropout would blur the scores"
-    projections = [block.get_submodule(path) for block in blocks_of(network)]
+    projections = [_linear(block, path) for block in blocks_of(network)]
     device = next(network.parameters()).device
-    totals = [torch.zeros(projection.in_features // width) for projection in projections]  # type: ignore[operator]
+    totals = [torch.zeros(projection.in_features // width) for projection in projections]
     examples = 0
     for batch in batches:
         assert bool((batch.labels >= 0).all()), "importance is measured against labels"
@@ -78,3 +78,9 @@ def _gate_importance(network: PreTrainedModel, path: str, width: int, batches: I
             total += gradient.abs().sum(0).cpu()
         examples += len(batch.labels)
     return [total / examples for total in totals]
+
+
+def _linear(block: nn.Module, path: str) -> nn.Linear:
+    projection = block.get_submodule(path)
+    assert isinstance(projection, nn.Linear)
+    return projection

@@ -6,8 +6,7 @@ from typing import Any
 from lissom.artifacts import EMISSIONS, METRICS, VARIANTS, read_json
 from lissom.emissions.payback import Interval, Payback
 from lissom.errors import InputError
-from lissom.evaluate.plain_int8 import PlainInt8
-from lissom.evaluate.variant import TEACHER_EAGER, VARIANT, Evaluation
+from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation, PlainInt8
 from lissom.section import Section
 
 STEPS = VARIANTS[1:]

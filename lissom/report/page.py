@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from lissom.artifacts import METRICS, VARIANTS, read_json
-from lissom.evaluate.variant import Evaluation
+from lissom.evaluate.figures import Evaluation
 from lissom.models.manifest import Manifest
 from lissom.report import plots, tables
 from lissom.report.ledger import Ledger, eager_milliseconds

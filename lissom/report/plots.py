@@ -7,8 +7,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from lissom.evaluate.variant import TEACHER_EAGER, VARIANT, Evaluation
-from lissom.models.anatomy import Anatomy
+from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation
+from lissom.models.sizes import Anatomy
 from lissom.report.ledger import Ledger
 
 # Drawn at 6 inches: on a phone the page shows it at about 60 %, where these sizes are still readable.

@@ -55,20 +55,19 @@ def headline(ledger: Ledger) -> list[tuple[str, str]]:
 def notes(ledger: Ledger) -> list[str]:
     """Return what must be said beside the ledger."""
     payback, floor, plain = ledger.headline.payback, ledger.floor, ledger.plain_int8
-    final, quick = ledger.rows[-1], plain.setting.speedup_eager
+    spent = [f"{kwh * 1000:.3g}" for kwh in (ledger.compressing_kwh, ledger.teacher_kwh, ledger.measuring_kwh)]
+    days = payback.days
+    at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
+    advice = "; it beats the compressed model: use it" if floor["accuracy"] >= ledger.rows[-1].accuracy else ""
     return [
-        f"payback: {count(payback.inferences)} inferences (95 % interval {count(payback.low)} to {count(payback.high)})"
-        + (
-            f", {payback.days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
-            if payback.days is not None
-            else ""
-        ),
-        f"energy: {ledger.compressing_kwh * 1000:.3g} Wh for compressing, {ledger.teacher_kwh * 1000:.3g} Wh for the teacher's "
-        f"fine-tuning, {ledger.measuring_kwh * 1000:.3g} Wh for measuring; {ledger.energy_method}, "
-        f"{ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
-        f"linear floor (TF-IDF + logistic regression): accuracy {floor['accuracy']:.1%}, {floor['megabytes']:.1f} MB"
-        + ("; it beats the compressed model: use it" if floor["accuracy"] >= final.accuracy else ""),
-        f"plain dynamic int8 of the teacher: accuracy {plain.quality.accuracy:.1%}, {quick:.1f}x faster, {plain.megabytes:.1f} MB",
+        f"payback: {count(payback.inferences)} inferences "
+        f"(95 % interval {count(payback.low)} to {count(payback.high)}){at_rate}",
+        f"energy: {spent[0]} Wh for compressing, {spent[1]} Wh for the teacher's fine-tuning, {spent[2]} Wh for "
+        f"measuring; {ledger.energy_method}, {ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
+        f"linear floor (TF-IDF + logistic regression): accuracy {floor['accuracy']:.1%}, "
+        f"{floor['megabytes']:.1f} MB{advice}",
+        f"plain dynamic int8 of the teacher: accuracy {plain.quality.accuracy:.1%}, "
+        f"{plain.setting.speedup_eager:.1f}x faster, {plain.megabytes:.1f} MB",
     ]
 
 

@@ -23,7 +23,7 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         self,
         context: PythonModelContext,
         model_input: pd.DataFrame,
-        params: Mapping[str, Any] | None = None,  # noqa: ARG002
+        params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Return `label`, `probability` and `probability_of_<label>` for every row."""
         pairs = model_input["text_pair"].tolist() if "text_pair" in model_input else None

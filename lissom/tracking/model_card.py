@@ -1,6 +1,6 @@
 """The model card: what a person must know before using a version. It is the version's description in the registry."""
 
-from lissom.evaluate.variant import VARIANT, Evaluation
+from lissom.evaluate.figures import VARIANT, Evaluation
 from lissom.models.manifest import Manifest
 from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown

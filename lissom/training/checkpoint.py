@@ -28,6 +28,8 @@ class Progress:
     best_score: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     records: list[dict[str, float]] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    """Losses since the last record; on the device until then, so that steps need not wait for it."""
     seconds: float = 0.0
 
 
@@ -54,15 +56,16 @@ class Checkpoints:
             tensors["rng/cuda"] = torch.cuda.get_rng_state()
         with whole_folder(self._folder) as folder:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
-            state = {"identity": identity, "step": progress.step, "best_score": progress.best_score}
-            write_json(folder / _STATE, {**state, "records": progress.records, "seconds": progress.seconds})
+            state: dict[str, Any] = {"identity": identity, "step": progress.step, "best_score": progress.best_score}
+            state |= {"records": progress.records, "losses": [float(loss) for loss in progress.losses]}
+            write_json(folder / _STATE, {**state, "seconds": progress.seconds})
         self._written = time.monotonic()
 
     def restore(self, identity: str, network: nn.Module, optimizer: Optimizer) -> Progress | None:
         """Take up the checkpoint of the same training; None if there is none or it belongs to another training."""
         if not (self._folder / _STATE).is_file():
             return None
-        state: dict[str, Any] = read_json(self._folder / _STATE)
+        state = read_json(self._folder / _STATE)
         if state["identity"] != identity:
             return None
         tensors = load_file(self._folder / _TENSORS)
@@ -80,6 +83,7 @@ class Checkpoints:
             best_score=state["best_score"],
             best_weights=_below("best/", tensors),
             records=state["records"],
+            losses=[torch.tensor(loss) for loss in state["losses"]],
             seconds=state["seconds"],
         )
 

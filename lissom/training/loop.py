@@ -73,18 +73,20 @@ def fit(
     progress = (checkpoints.restore(identity, network, optimizer) if checkpoints else None) or Progress()
     precision = autocast_type(params.precision)
     network.train()
-    started, running = time.monotonic() - progress.seconds, _RunningMean()
+    started = time.monotonic() - progress.seconds
     for step, batch in _batches(data, pad, params, progress.step, total):
         for hook in hooks:
             hook.before_step(step, total)
         rate = learning_rate(step, total, params)
         set_learning_rate(optimizer, rate)
-        running.add(_step(network, batch, loss, optimizer, params.max_grad_norm, precision))
+        progress.losses.append(_step(network, batch, loss, optimizer, params.max_grad_norm, precision))
         progress.step = step + 1
         progress.seconds = time.monotonic() - started
         epoch = progress.step / per_epoch
         if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
-            record = {"step": progress.step, "epoch": epoch, "loss": running.take(), "learning_rate": rate}
+            mean = float(torch.stack(progress.losses).mean())
+            progress.losses.clear()
+            record = {"step": progress.step, "epoch": epoch, "loss": mean, "learning_rate": rate}
             _record(record, progress, hooks)
         if score and (progress.step % per_epoch == 0 or progress.step == total):
             _look_at_dev(score(), epoch, network, params, progress, hooks)
@@ -144,7 +146,7 @@ def _batches(data: Encoded, pad: int, params: TrainingParams, first: int, total:
 def _freeze(network: nn.Module, params: TrainingParams) -> list[nn.Parameter]:
     if not params.freeze_word_table:
         return []
-    table = network.get_submodule(family_of(network).word_table)  # type: ignore[arg-type]
+    table = network.get_submodule(family_of(network).word_table)
     frozen = [parameter for parameter in table.parameters() if parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -167,18 +169,3 @@ def _record(record: dict[str, float], progress: Progress, hooks: Sequence[Hook])
     progress.records.append(record)
     for hook in hooks:
         hook.on_record(record)
-
-
-class _RunningMean:
-    """Mean of the losses since the last look; kept on the device until then, so that steps need not wait."""
-
-    def __init__(self) -> None:
-        self._values: list[Tensor] = []
-
-    def add(self, value: Tensor) -> None:
-        self._values.append(value)
-
-    def take(self) -> float:
-        mean = float(torch.stack(self._values).mean())
-        self._values.clear()
-        return mean

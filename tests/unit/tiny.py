@@ -1,5 +1,7 @@
 """Tiny networks of every family, with a real tokenizer of a hundred words: milliseconds each."""
 
+import json
+
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -13,40 +15,59 @@ from transformers import (
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel
-from lissom.models.families import FAMILIES, head_groups
+from lissom.models.families import head_groups
 from lissom.models.manifest import Manifest, Task
 
-WORDS = ["the", "a", "good", "bad", "fine", "poor", "film", "movie", "plot", "story", "was", "is", "not", "very", "actor", "scene", "ending", "start", "great", "dull"]
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-VOCABULARY = [
-    "[PAD]",
-    "[CLS]",
-    "[SEP]",
-    "[UNK]",
-    *LETTERS,
-    *(f"##{c}" for c in LETTERS),
-    *[w for w in WORDS if len(w) > 1],
+WORDS = [
+    "the",
+    "good",
+    "bad",
+    "fine",
+    "poor",
+    "film",
+    "movie",
+    "plot",
+    "story",
+    "was",
+    "is",
+    "not",
+    "very",
+    "actor",
+    "scene",
+    "ending",
+    "start",
+    "great",
+    "dull",
 ]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS]
 SIZE = len(VOCABULARY)
 TASK = Task(name="tiny", labels=("bad", "good", "so-so"), pair=False, max_length=16)
 
 _COMMON = {"vocab_size": SIZE, "num_labels": 3, "pad_token_id": 0}
+_BERT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 CONFIGS = {
-    "bert": lambda: BertConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48, max_position_embeddings=24, **_COMMON
-    ),
+    "bert": lambda: BertConfig(**_BERT, max_position_embeddings=24, **_COMMON),
     "distilbert": lambda: DistilBertConfig(
         dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=24, **_COMMON
     ),
-    "roberta": lambda: RobertaConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48, max_position_embeddings=26,
-        type_vocab_size=1, **(_COMMON | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}),
-    ),
     "llama": lambda: LlamaConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=48,
-        max_position_embeddings=24, bos_token_id=1, eos_token_id=2, **_COMMON,
+        **_BERT,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=24,
+        bos_token_id=1,
+        eos_token_id=2,
+        **_COMMON,
     ),
-}  # fmt: skip
+    "roberta": lambda: RobertaConfig(
+        **_BERT,
+        max_position_embeddings=26,
+        type_vocab_size=1,
+        **(_COMMON | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}),
+    ),
+}
+FAMILY_NAMES = sorted(CONFIGS)
 
 
 def tokenizer() -> Tokenizer:
@@ -64,30 +85,26 @@ def model(family: str, seed: int = 0) -> CompressedModel:
     torch.manual_seed(seed)
     config = CONFIGS[family]()
     network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config).eval()
-    for parameter in network.parameters():  # biases and norms that are not all 0 and 1, so that losing one shows
+    for parameter in network.parameters():  # biases and norms other than 0 and 1, so that losing one shows
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    import json
-
+    base_config = json.loads(config.to_json_string(use_diff=False))
     return CompressedModel(
         network=network,
         tokenizer=tokenizer(),
         tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"},
-        manifest=Manifest(
-            base="dir:tiny", base_sha256=None, base_config=json.loads(config.to_json_string(use_diff=False)), task=TASK
-        ),
+        manifest=Manifest(base="dir:tiny", base_sha256=None, base_config=base_config, task=TASK),
     )
 
 
 def batch(family: str, size: int = 6, length: int = 9, seed: int = 1) -> Batch:
     """Ragged examples with at least two real tokens each."""
     generator = torch.Generator().manual_seed(seed)
-    pad = CONFIGS[family]().pad_token_id
     ids = torch.randint(4, SIZE, (size, length), generator=generator)
     lengths = torch.randint(2, length + 1, (size,), generator=generator)
     lengths[0] = length
     mask = (torch.arange(length) < lengths[:, None]).long()
     return Batch(
-        input_ids=torch.where(mask.bool(), ids, pad),
+        input_ids=torch.where(mask.bool(), ids, CONFIGS[family]().pad_token_id),
         attention_mask=mask,
         token_type_ids=torch.zeros_like(ids),
         labels=torch.randint(0, 3, (size,), generator=generator),
@@ -98,7 +115,3 @@ def batch(family: str, size: int = 6, length: int = 9, seed: int = 1) -> Batch:
 def units(network: PreTrainedModel) -> int:
     """Removable heads of a block."""
     return network.config.num_attention_heads // head_groups(network)
-
-
-FAMILY_NAMES = sorted(CONFIGS)
-assert set(CONFIGS) <= set(FAMILIES)

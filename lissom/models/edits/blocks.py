@@ -25,7 +25,7 @@ class KeepBlocks(Section):
         for index, block in enumerate(kept):
             for module in block.modules():
                 if hasattr(module, "layer_idx"):  # the key of a decoder's cache
-                    module.layer_idx = index
+                    setattr(module, "layer_idx", index)  # noqa: B010  (a module's attributes are not typed)
         replace_module(network, family.blocks, kept)
         if getattr(network.config, "layer_types", None):
             network.config.layer_types = [network.config.layer_types[index] for index in self.kept]

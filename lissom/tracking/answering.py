@@ -71,7 +71,7 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) 
     if task.pair != (pairs is not None):
         raise InputError(f"this model classifies {'pairs of texts: give --pair' if task.pair else 'single texts'}")
     with tempfile.TemporaryDirectory() as scratch:
-        seconds = pairs or [None] * len(texts)
+        seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
         table = write_table(Path(scratch) / "texts.arrow", rows)
         data = encode([table], model.tokenizer, task.max_length, task.labels, Path(scratch) / "tokens")

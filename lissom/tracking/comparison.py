@@ -5,7 +5,7 @@ from pathlib import Path
 from lissom.artifacts import WEIGHTS
 from lissom.models.anatomy import anatomy
 from lissom.models.directory import build
-from lissom.models.manifest import Manifest, read_manifest
+from lissom.models.manifest import Manifest, Step, read_manifest
 
 
 def describe(model: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def _describe_folder(folder: Path) -> dict[str, str]:
         "parameters": "\n".join(sizes),
         "file": f"{WEIGHTS}: {(folder / WEIGHTS).stat().st_size / 1e6:.2f} MB",
         "lineage": "\n".join(_lineage(manifest)),
-        "energy": f"{sum(float(step.cost['energy_kwh'] or 0) for step in manifest.steps) * 1000:.3g} Wh in all steps",
+        "energy": f"{sum(map(_watt_hours, manifest.steps)):.3g} Wh in all steps",
     }
 
 
@@ -43,10 +43,12 @@ def _lineage(manifest: Manifest) -> list[str]:
     for step in manifest.steps:
         score = step.metrics.get("dev_accuracy")
         shown = f", dev accuracy {score:.3f}" if isinstance(score, float) else ""
-        lines.append(
-            f"{step.stage} ({step.method}){shown}, {float(step.cost['energy_kwh'] or 0) * 1000:.3g} Wh, run {step.run_id}"
-        )
+        lines.append(f"{step.stage} ({step.method}){shown}, {_watt_hours(step):.3g} Wh, run {step.run_id}")
     return lines
+
+
+def _watt_hours(step: Step) -> float:
+    return float(step.cost.get("energy_kwh") or 0) * 1000
 
 
 def _describe_version(uri: str) -> dict[str, str]:

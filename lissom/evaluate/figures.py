@@ -1,0 +1,57 @@
+"""The figures of an evaluation, as values: written by `evaluate`, read by the report and the registry, torch-free."""
+
+from typing import Any
+
+from lissom.evaluate.latency import Latency
+from lissom.evaluate.quality import Quality
+from lissom.models.sizes import Anatomy
+from lissom.section import Section
+
+VARIANT, TEACHER_EAGER, TEACHER_ONNX = "variant", "teacher_eager", "teacher_onnx"
+"""Names of the runners that are timed in turn."""
+
+
+class Setting(Section):
+    """Latency of all runners at one batch size and number of threads."""
+
+    batch_size: int
+    threads: int
+    runners: dict[str, Latency]
+    speedup_eager: float
+    """Median latency of the eager fp32 teacher over the variant's."""
+    speedup_onnx: float | None
+    """The same for the teacher's fp32 ONNX file, where it ran beside."""
+
+
+class Evaluation(Section):
+    """What is known of one variant."""
+
+    variant: str
+    quality: Quality
+    megabytes: float
+    """Size of the ONNX file, 10^6 bytes."""
+    tokenizer_megabytes: float
+    peak_rss_megabytes: float
+    """Of a process that only serves the file."""
+    integer_kernels: int
+    anatomy: Anatomy
+    settings: tuple[Setting, ...]
+    edits: tuple[str, ...]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def headline(self) -> Setting:
+        """Return the setting that headlines speak of: batch 1, all threads."""
+        return max(
+            (setting for setting in self.settings if setting.batch_size == 1), key=lambda setting: setting.threads
+        )
+
+
+class PlainInt8(Section):
+    """What dynamic quantisation of the teacher gives."""
+
+    quality: Quality
+    megabytes: float
+    setting: Setting
+    """Batch 1, all threads, timed against the eager teacher in turn."""

@@ -1,0 +1,124 @@
+"""A workspace as a user has it: the repository's files, a tiny base model, a tiny task on pairs of texts."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.unit import tiny
+
+ROOT = Path(__file__).parents[2]
+
+PARAMS = {
+    "base": {"model": "dir:base", "max_length": 24},
+    "data": {"source": "files:data", "text": "left", "text_pair": "right", "transfer": "data/unlabelled.tsv"},
+    "teacher": {"epochs": 3, "learning_rate": 3e-3, "freeze_word_table": False, "precision": "float32"},
+    "distill": {"method": "logits", "blocks": [0, 3], "training": {"epochs": 2, "learning_rate": 2e-3, "precision": "float32"}},
+    "prune": {"method": "first_order", "neuron_multiple": 8, "training": {"epochs": 1, "learning_rate": 1e-3, "precision": "float32"}},
+    "factorize": {"method": "word_table", "rank": 16, "training": {"epochs": 1, "learning_rate": 1e-3, "precision": "float32"}},
+    "quantize": {"method": "int8", "training": {"epochs": 1, "learning_rate": 5e-4}},
+    "export": {"int8_tolerance": 0.5, "label_agreement": 0.9},
+    "evaluate": {"samples": 12, "seconds": 0.2},
+    "emissions": {"repeats": 3, "seconds": 0.3},
+    "tracking": {"experiment": "tiny"},
+    "gates": {"max_accuracy_drop": 0.2, "min_speedup": 0.5, "max_megabytes": 1},
+}  # fmt: skip
+
+
+class Workspace:
+    """A folder with the repository's files in which commands are run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in files.stdout.splitlines():
+            if (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/results/")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        self.env = os.environ | {
+            "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder), "CI": "true", "COLUMNS": "200",
+            "LISSOM_CHECKPOINT_SECONDS": "0",
+        }  # fmt: skip
+        self.env.pop("MLFLOW_TRACKING_URI", None)
+        self.run("git", "init", "-q")
+        self.write_params(PARAMS)
+        write_base(folder / "base")
+        write_data(folder / "data")
+
+    def write_params(self, params: dict) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+    def run(self, *command: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess:
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout)
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    def kill_when(self, appears: Path, *command: str, timeout: float = 300) -> None:
+        """Start a command and `kill -9` it with all its children as soon as a file appears."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        end = time.monotonic() + timeout
+        while not (self.folder / appears).exists():
+            assert process.poll() is None and time.monotonic() < end, f"{appears} never appeared"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def write_base(folder: Path) -> None:
+    """A plain transformers model, as a user would have one."""
+    from transformers import PreTrainedTokenizerFast
+
+    model = tiny.model("bert")
+    model.network.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=model.tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+
+
+def write_data(folder: Path) -> None:
+    """Pairs that match when the second text repeats the first one's noun and judgement."""
+    rng = random.Random(0)
+    folder.mkdir()
+
+    def pairs(count: int) -> list[tuple[str, str, str]]:
+        rows = []
+        for number in range(count):
+            good, noun = rng.choice([True, False]), rng.choice(["film", "plot", "actor", "scene"])
+            left = f"the {noun} was {rng.choice(['good', 'fine', 'great'] if good else ['bad', 'poor', 'dull'])}"
+            match = number % 2 == 0
+            rows.append((left, f"very {'good' if good == match else 'bad'} {noun}", "match" if match else "mismatch"))
+        return rows
+
+    for split, count in (("train", 320), ("dev", 60), ("test", 80)):
+        lines = ["left\tright\tlabel", *("\t".join(row) for row in pairs(count))]
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    lines = ["left\tright", *("\t".join(row[:2]) for row in pairs(64))]
+    (folder / "unlabelled.tsv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    """The whole pipeline, run once."""
+    made = Workspace(tmp_path_factory.mktemp("workspace"))
+    made.run("dvc", "repro", timeout=900)
+    return made

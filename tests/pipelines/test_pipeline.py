@@ -1,0 +1,231 @@
+"""The whole DAG on a tiny config, looked at as a user would."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lissom
+from lissom.artifacts import VARIANTS
+from lissom.report.ledger import Ledger
+from tests.pipelines.conftest import PARAMS, ROOT, Workspace
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def read(workspace: Workspace, path: str):
+    return json.loads((workspace.folder / path).read_text())
+
+
+def test_every_stage_tells_figures_cost_and_lineage(workspace):
+    for stage in ("prepare", "teacher", "distill", "prune", "factorize", "quantize", "emissions", "report", "register"):
+        cost = read(workspace, f"metrics/{stage}/emissions.json")
+        assert cost["energy_kwh"] > 0 and cost["co2e_g"] > 0 and cost["method"] in ("measured", "estimated")
+        assert cost["country"] == "DEU" and 100 < cost["intensity_g_per_kwh"] < 900
+    manifest = lissom.load(workspace.folder / "artifacts/quantize").manifest
+    assert [step.stage for step in manifest.steps] == ["teacher", "distill", "prune", "factorize", "quantize"]
+    assert [edit.kind for edit in manifest.edits] == [
+        "keep_blocks", "keep_heads", "keep_neurons", "keep_vocabulary", "factorize_word_table", "fake_quantize",
+    ]  # fmt: skip
+    assert len({step.run_id for step in manifest.steps}) == 5
+
+
+def test_figures_are_those_of_the_files(workspace):
+    ledger = Ledger.model_validate(read(workspace, "artifacts/report/ledger.json"))
+    for row in ledger.rows:
+        exported = workspace.folder / "artifacts/export" / row.step
+        assert row.megabytes == (exported / "model.onnx").stat().st_size / 1e6
+        model = lissom.load(workspace.folder / "artifacts" / row.step)
+        assert row.parameters == model.network.num_parameters()
+    assert ledger.rows[0].accuracy > 0.8  # the task can be learnt
+    assert read(workspace, "metrics/export/quantize/metrics.json")["integer_kernels"] > 10
+    assert read(workspace, "metrics/export/teacher/metrics.json")["integer_kernels"] == 0
+    spent = ledger.compressing_kwh + ledger.teacher_kwh + ledger.measuring_kwh
+    stages = [*VARIANTS, *(f"export/{v}" for v in VARIANTS), *(f"evaluate/{v}" for v in VARIANTS)]
+    assert spent == pytest.approx(
+        sum(read(workspace, f"metrics/{stage}/emissions.json")["energy_kwh"] for stage in stages)
+    )
+
+
+def test_nothing_to_do_does_nothing(workspace):
+    assert "up to date" in workspace.run("dvc", "repro").stdout
+    assert not list((workspace.folder / "checkpoints").glob("*"))
+    assert not list(workspace.folder.glob("artifacts/.*")) and not list(workspace.folder.glob("metrics/.*"))
+
+
+def test_dvc_shows_metrics_and_plots(workspace):
+    assert "times_smaller" in workspace.run("dvc", "metrics", "show").stdout
+    workspace.run("dvc", "plots", "show", "--out", "plots")
+
+
+def test_one_run_per_stage_in_mlflow(workspace):
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{workspace.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    singles = {"prepare", "teacher", "distill", "prune", "factorize", "quantize", "emissions", "report", "register"}
+    assert set(runs) == singles | {f"{stage}@{variant}" for stage in ("export", "evaluate") for variant in VARIANTS}
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    distill = runs["distill"]
+    assert distill.data.params["distill.training.learning_rate"] == "0.002"
+    assert distill.data.tags["lissom.upstream_run"] == runs["teacher"].info.run_id
+    assert len(client.get_metric_history(distill.info.run_id, "loss")) > 1
+    assert {"metrics.json", "emissions.json"} <= {file.path for file in client.list_artifacts(distill.info.run_id)}
+    assert distill.inputs.dataset_inputs[0].dataset.name == "data"
+
+
+def test_the_registered_model_needs_neither_torch_nor_transformers(workspace):
+    code = """
+import sys
+for name in ("torch", "transformers", "pydantic_forbidden", "datasets"):
+    sys.modules[name] = None
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model("models:/lissom-data@champion")
+answer = model.predict(pd.DataFrame({"text": ["the film was good"], "text_pair": ["very good film"]}))
+print(answer["label"][0], round(answer["probability"][0], 6))
+assert model.metadata.signature.inputs.input_names() == ["text", "text_pair"]
+assert "onnxruntime==" in open(model.metadata.get_input_schema and mlflow.pyfunc.get_model_dependencies("models:/lissom-data@champion")).read()
+"""
+    env = workspace.env | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", "PYTHONPATH": ""}
+    outside = workspace.folder / "outside"
+    outside.mkdir(exist_ok=True)
+    code = code.replace(
+        "import mlflow,", f"import os; os.chdir({str(workspace.folder)!r}); sys.path.pop(0)\nimport mlflow,"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=outside, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = lissom_predict(workspace, "the film was good", "very good film")
+    assert done.stdout.split()[0] == answer
+
+
+def lissom_predict(workspace: Workspace, text: str, pair: str, *options: str) -> str:
+    shown = workspace.run("lissom", "predict", text, "--pair", pair, *options).stdout
+    return shown.splitlines()[1].split()[0]
+
+
+def test_predict_answers_the_same_from_everywhere(workspace):
+    sources = (
+        [],
+        ["--model", "artifacts/export/quantize"],
+        ["--model", "artifacts/quantize"],
+        ["--model", "models:/lissom-data/1"],
+    )
+    assert len({lissom_predict(workspace, "the plot was dull", "very bad plot", *options) for options in sources}) == 1
+    wrong = workspace.run("lissom", "predict", "only one text", "--model", "artifacts/export/quantize", check=False)
+    assert wrong.returncode == 1 and "classifies pairs of texts" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_inspect_compare_and_report(workspace):
+    shown = workspace.run("lissom", "inspect", "artifacts/quantize").stdout
+    for part in ("kept blocks 0, 3", "word table at rank 16", "dir:base", "match, mismatch"):
+        assert part in shown
+    assert "kept blocks" in workspace.run("lissom", "compare", "artifacts/teacher", "artifacts/prune").stdout
+    assert (
+        "champion" in workspace.run("lissom", "compare", "models:/lissom-data/1", "models:/lissom-data@champion").stdout
+    )
+    report = workspace.run("lissom", "report").stdout
+    assert "accuracy kept" in report and "report.html" in report and "linear floor" in report
+    assert "fine" in workspace.run("lissom", "params", "check").stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(workspace, width, tmp_path):
+    page = (workspace.folder / "artifacts/report/report.html").as_uri()
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--enable-logging=stderr",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * 0.0.0.0",
+         f"--user-data-dir={tmp_path}", f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom", page],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr
+    figures = dict(re.findall(r'<data id="(\w+)" value="([^"]+)">', done.stdout))
+    metrics = read(workspace, "metrics/report/metrics.json")
+    for name in ("accuracy_kept", "speedup", "times_smaller"):
+        assert float(figures[name]) == metrics[name]
+    payback = metrics["payback_inferences"]
+    assert figures["payback"] == ("never" if payback is None else str(payback))
+    assert done.stdout.count("<svg") == 3
+    ledger = read(workspace, "artifacts/report/ledger.json")
+    assert f"{ledger['rows'][-1]['accuracy']:.1%}" in done.stdout
+    assert not re.search(r'(?:src|href)="(?!data:)', done.stdout)  # nothing is fetched
+
+
+def test_readme_commands_run(workspace):
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(
+        r"^(?:\.venv/bin/)?(lissom .*)$", "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", readme, re.S)), re.M
+    )
+    assert commands
+    for command in commands:
+        workspace.run("bash", "-c", command.split("  #")[0])
+    targets = re.findall(r"^make (\w+)", readme, re.M)
+    assert "compress" in targets
+    for target in targets:
+        workspace.run("make", "--dry-run", target)
+
+
+def test_a_failed_gate_registers_without_an_alias(workspace):
+    from lissom.tracking.config import GatesParams
+    from lissom.tracking.registry import failed_gates
+
+    ledger = Ledger.model_validate(read(workspace, "artifacts/report/ledger.json"))
+    gates = GatesParams(max_accuracy_drop=0.0, min_speedup=1e6, max_megabytes=0.001)
+    assert [failure.split()[-2] for failure in failed_gates(ledger, gates)[-2:]] == ["is", "is"]
+    command = ["python", "-m", "components.register", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
+               "--export-input", "artifacts/export/teacher", "--metrics-input", "metrics", "--report-input", "artifacts/report",
+               "--metrics-output", "metrics/other", "--set", "gates.min_speedup=1000000"]  # fmt: skip
+    done = workspace.run(*command, check=False)
+    assert done.returncode == 1
+    assert "registered without an alias" in done.stderr and "gates.min_speedup is 1000000" in done.stderr
+    assert "Traceback" not in done.stderr and not (workspace.folder / "metrics/other").exists()
+    again = workspace.run(*command, check=False)
+    assert "version 2 is registered" in done.stderr and "version 2 is registered" in again.stderr  # not a third
+
+
+def test_mistakes_end_with_one_message(workspace):
+    teacher = ["python", "-m", "components.teacher", "--data-input", "artifacts/prepare", "--model-output", "x", "--logits-output", "y",
+               "--metrics-output", "z"]  # fmt: skip
+    for options, message in (
+        (["--set", "teacher.epoch=1", "--set", "prune.heads=7"], "2 errors"),
+        (["--set", "base.model=dir:nowhere"], "no folder"),
+        (["--set", f"base.sha256={'0' * 64}"], "expects 0000"),
+        (["--set", "emissions.country=XXX"], "electricity mix is not known"),
+        (["--set", "base.model=hub:no/such-model"], "Without network, name a folder"),
+        (["--data-input", "nowhere"], "run the stage that makes it"),
+    ):
+        done = workspace.run(*teacher, *options, check=False)
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+        assert not [name for name in ("x", "y", "z") if (workspace.folder / name).exists()]
+
+
+@pytest.mark.slow
+def test_killed_stages_resume_to_the_same_weights(workspace, tmp_path):
+    """kill -9 in the middle of every training, then `dvc repro`."""
+    other = Workspace(tmp_path)
+    for stage in VARIANTS:
+        other.kill_when(Path(f"checkpoints/{stage}/state.json"), "dvc", "repro", "quantize")
+        assert not (other.folder / "artifacts" / stage).exists()
+    other.run("dvc", "repro", "quantize")
+    for stage in VARIANTS:
+        weights = [made.folder / "artifacts" / stage / "model.safetensors" for made in (workspace, other)]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), stage
+
+
+@pytest.mark.slow
+def test_method_none_passes_models_on(workspace, tmp_path):
+    other = Workspace(tmp_path)
+    none = {"method": "none"}
+    other.write_params(PARAMS | {"distill": none, "prune": none, "factorize": none, "quantize": none})
+    other.run("dvc", "repro", "quantize")
+    weights = [(other.folder / "artifacts" / stage / "model.safetensors").read_bytes() for stage in VARIANTS]
+    assert len(set(weights)) == 1
+    assert lissom.load(other.folder / "artifacts/quantize").manifest.edits == ()

@@ -1,0 +1,158 @@
+import bz2
+import gzip
+import json
+import lzma
+import tracemalloc
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lissom.data import python_docs
+from lissom.data.config import DataParams
+from lissom.data.encoding import encode
+from lissom.data.prepare import load_card, load_table, prepare
+from lissom.data.tables import Row, write_table
+from lissom.errors import DataError
+from tests.unit import tiny
+
+ROWS = [(f"text number {n} says {word}", word) for n, word in enumerate(["yes", "no"] * 20)]
+
+
+def tsv(rows, header="text\tlabel"):
+    return "\n".join([header, *("\t".join(row) for row in rows)]) + "\n"
+
+
+def write(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        path = folder / name.replace("_", ".")
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return DataParams(source=f"files:{folder}")
+
+
+def run(params, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir(exist_ok=True)
+    return prepare(params, output), output
+
+
+def test_all_formats_give_the_same_table(tmp_path):
+    text = tsv(ROWS)
+    jsonl = "".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in ROWS)
+    csv = "text,label\n" + "".join(f'"{t}","{label}"\n' for t, label in ROWS)
+    pq.write_table(
+        pa.table({"text": [t for t, _ in ROWS], "label": [label for _, label in ROWS]}), tmp_path / "p.parquet"
+    )
+    contents = {
+        "train_tsv": text, "train_csv": csv, "train_jsonl": jsonl, "train_parquet": (tmp_path / "p.parquet").read_bytes(),
+        "train_tsv_gz": gzip.compress(text.encode()), "train_tsv_xz": lzma.compress(text.encode()),
+        "train_tsv_bz2": bz2.compress(text.encode()),
+    }  # fmt: skip
+    for name, content in contents.items():
+        params = write(tmp_path / name, **{name: content, "dev_tsv": tsv(ROWS[:4]), "test_tsv": tsv(ROWS[:4])})
+        card, output = run(params, tmp_path)
+        assert card.rows == {"train": 40, "dev": 4, "test": 4, "transfer": 0}, name
+        assert [(row.text, row.label) for row in load_table(output, "train").rows()] == ROWS
+
+
+def test_quotation_marks_in_a_tsv_are_text(tmp_path):
+    rows = [('"quoted" start', "yes"), ('no "end', "no")]
+    _, output = run(write(tmp_path / "d", train_tsv=tsv(rows * 10), test_tsv=tsv(rows)), tmp_path)
+    assert [row.text for row in load_table(output, "test").rows()] == [text for text, _ in rows]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train_tsv": tsv(ROWS)}, "no test set"),
+        ({"test_tsv": tsv(ROWS)}, "no train set"),
+        ({"train_tsv": tsv(ROWS, "words\tlabel"), "test_tsv": tsv(ROWS)}, "no column 'text'; found words, label"),
+        (
+            {"train_tsv": tsv([*ROWS, ("one", "two", "three")]), "test_tsv": tsv(ROWS)},
+            "line 42: 3 columns, the header has 2",
+        ),
+        ({"train_tsv": tsv(ROWS), "test_tsv": tsv([("a", "maybe")])}, "test has labels that train has not: maybe"),
+        ({"train_tsv": tsv(ROWS), "test_tsv": "text\tlabel\n"}, "test is empty"),
+        ({"train_tsv": tsv(ROWS).encode("utf-16"), "test_tsv": tsv(ROWS)}, "not UTF-8"),
+        ({"train_tsv": tsv([*ROWS, ("", "yes")]), "test_tsv": tsv(ROWS)}, "line 42: column 'text' is ''"),
+        ({"train_tsv": tsv([*ROWS, ("x", "")]), "test_tsv": tsv(ROWS)}, "every row needs a label"),
+        ({"train_tsv": tsv([("x", "yes")] * 5), "test_tsv": tsv(ROWS)}, "one label only"),
+        ({"train_jsonl": '{"text": "x"\n', "test_tsv": tsv(ROWS)}, "line 1: not JSON"),
+        ({"train_jsonl": '["x"]\n', "test_tsv": tsv(ROWS)}, "an object is expected"),
+        ({"train_tsv": tsv(ROWS), "train_csv": "text,label\n", "test_tsv": tsv(ROWS)}, "all claim to be train"),
+        ({"train_parquet": b"PAR1 broken", "test_tsv": tsv(ROWS)}, "not a parquet file"),
+        ({"train_tsv_gz": b"\x1f\x8bbroken", "test_tsv": tsv(ROWS)}, "cannot be read|not UTF-8"),
+    ],
+)
+def test_mistakes_are_told_with_their_place(files, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        run(write(tmp_path / "d", **files), tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="no folder"):
+        run(DataParams(source=f"files:{tmp_path / 'none'}"), tmp_path)
+
+
+def test_dev_is_held_out_stratified_without_duplicates(tmp_path):
+    rows = [(f"text {n}", "yes" if n % 4 else "no") for n in range(200)]
+    repeated = [*rows, *((text.upper() + "!", label) for text, label in rows[:50])]
+    card, output = run(write(tmp_path / "d", train_tsv=tsv(repeated), test_tsv=tsv(rows[:5])), tmp_path)
+    train, dev = (
+        [row.text.lower().rstrip("!") for row in load_table(output, split).rows()] for split in ("train", "dev")
+    )
+    assert not set(train) & set(dev) and len(dev) == len(set(dev)) == 20
+    assert card.label_counts["dev"] == {"yes": 15, "no": 5}
+    assert card.duplicates["within train"] == 50 and card.duplicates["test in train"] == 5
+
+
+def test_subsets_are_stratified_seeded_and_nested(tmp_path):
+    params = write(tmp_path / "d", train_tsv=tsv(ROWS), dev_tsv=tsv(ROWS[:4]), test_tsv=tsv(ROWS[:4]))
+    texts = {}
+    for count in (10, 20):
+        card, output = run(params.model_copy(update={"train_examples": count}), tmp_path)
+        assert card.label_counts["train"] == {"yes": count / 2, "no": count / 2}
+        texts[count] = {row.text for row in load_table(output, "train").rows()}
+    assert texts[10] < texts[20]
+
+
+def test_transfer_texts_carry_no_label(tmp_path):
+    params = write(tmp_path / "d", train_tsv=tsv(ROWS), dev_tsv=tsv(ROWS[:4]), test_tsv=tsv(ROWS[:4]))
+    (tmp_path / "more.tsv").write_text("text\nhello\nworld\n")
+    card, output = run(params.model_copy(update={"transfer": str(tmp_path / "more.tsv")}), tmp_path)
+    table = load_table(output, "transfer")
+    assert [(row.text, row.label) for row in table.rows()] == [("hello", None), ("world", None)]
+    tokenizer = tiny.tokenizer()
+    data = encode([load_table(output, "train"), table], tokenizer, 16, card.labels, tmp_path / "tokens")
+    assert data.labels[-2:].tolist() == [-1, -1] and len(data) == 42
+    assert load_card(output) == card
+
+
+def test_python_docs_does_not_leak():
+    splits = {split: list(rows) for split, rows in python_docs.read_splits(0).items()}
+    docs = {split: {row.text_pair for row in rows} for split, rows in splits.items()}
+    signatures = {split: {row.text for row in rows} for split, rows in splits.items()}
+    for left, right in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        assert not docs[left] & docs[right]
+        assert not signatures[left] & signatures[right]
+    for rows in splits.values():
+        assert Counter(row.label for row in rows) == {"match": len(rows) // 2, "mismatch": len(rows) // 2}
+        own = {row.text: row.text_pair for row in rows if row.label == "match"}
+        assert all(own[row.text] != row.text_pair for row in rows if row.label == "mismatch")
+        assert all(4 <= len(row.text_pair.split()) <= 40 for row in rows)
+    transfer = list(python_docs.transfer_rows(500, 0))
+    assert len({(row.text, row.text_pair) for row in transfer}) == 500
+    assert {row.text_pair for row in transfer} <= docs["train"]
+    assert sum(map(len, splits.values())) > 6000
+
+
+def test_encoding_stays_on_disk(tmp_path):
+    table = write_table(tmp_path / "t.arrow", (Row("the good film " * 50, None, "good") for _ in range(20_000)))
+    tracemalloc.start()
+    data = encode([table], tiny.tokenizer(), 160, tiny.TASK.labels, tmp_path / "tokens")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.tokens.nbytes > 12e6
+    assert peak < data.tokens.nbytes / 2

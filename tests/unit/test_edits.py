@@ -1,0 +1,197 @@
+import pytest
+import torch
+
+import lissom
+from lissom.data.batches import Batch
+from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel, logits_of
+from lissom.models.edits import (
+    FactorizeWordTable,
+    FakeQuantize,
+    KeepBlocks,
+    KeepHeads,
+    KeepNeurons,
+    KeepPositions,
+    KeepVocabulary,
+)
+from lissom.models.edits.word_table import truncated_svd
+from lissom.models.families import blocks_of, family_of
+from lissom.prune.importance import gated
+from lissom.quantize.int8 import calibrate
+from tests.unit import tiny
+
+families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+
+BLOCKS = KeepBlocks(kept=(0, 2, 3))
+HEADS = KeepHeads(kept=((0,), (0, 1), (1,)))
+NEURONS = KeepNeurons(kept=(tuple(range(0, 48, 2)), tuple(range(8)), (5, 7)))
+VOCABULARY = KeepVocabulary(kept=tuple(range(tiny.SIZE - 5)))
+POSITIONS = KeepPositions(length=16)
+TABLE = FactorizeWordTable(rank=8)
+QUANTIZE = FakeQuantize()
+
+
+def kept_tokens(family: str) -> Batch:
+    """Examples of tokens that every edit here keeps."""
+    batch = tiny.batch(family)
+    batch.input_ids.clamp_(max=tiny.SIZE - 6)
+    return batch
+
+
+def logits(model: CompressedModel, family: str) -> torch.Tensor:
+    with torch.no_grad():
+        return logits_of(model.network, kept_tokens(family))
+
+
+COMPOSITIONS = {
+    "blocks": [BLOCKS],
+    "blocks+heads": [BLOCKS, HEADS],
+    "heads first": [KeepHeads(kept=((0,), (1,), (0, 1), (1,))), BLOCKS],
+    "neurons": [BLOCKS, NEURONS],
+    "vocabulary": [VOCABULARY],
+    "rank, then vocabulary": [TABLE, VOCABULARY],
+    "vocabulary, then rank": [VOCABULARY, TABLE],
+    "all": [BLOCKS, HEADS, NEURONS, VOCABULARY, TABLE, QUANTIZE],
+}
+
+
+@families
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_every_composition_reloads_bit_for_bit(family, name, tmp_path):
+    model = tiny.model(family)
+    model.edit(COMPOSITIONS[name])
+    if QUANTIZE in COMPOSITIONS[name]:
+        calibrate(model.network, [kept_tokens(family)])
+    lissom.save(model, tmp_path / "model")
+    again = lissom.load(tmp_path / "model")
+    assert torch.equal(logits(model, family), logits(again, family))
+    assert again.manifest == model.manifest
+    lissom.save(again, tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "model/model.safetensors").read_bytes()
+
+
+@families
+def test_keeping_everything_changes_nothing(family):
+    model = tiny.model(family)
+    before = logits(model, family)
+    units = tuple(range(tiny.units(model.network)))
+    model.edit([
+        KeepBlocks(kept=(0, 1, 2, 3)),
+        KeepHeads(kept=(units,) * 4),
+        KeepNeurons(kept=(tuple(range(48)),) * 4),
+        KeepVocabulary(kept=tuple(range(tiny.SIZE))),
+    ])  # fmt: skip
+    assert torch.equal(logits(model, family), before)
+
+
+@families
+@pytest.mark.parametrize("part", ["heads", "neurons"])
+def test_gate_zero_equals_removal_forward_and_backward(family, part):
+    gated_model, cut_model = tiny.model(family), tiny.model(family)
+    row = family_of(gated_model.network)
+    if part == "heads":
+        path, count = row.attention_output, tiny.units(gated_model.network)
+        kept = ((0,), (1,), (0, 1), (1,))
+        cut_model.edit([KeepHeads(kept=kept)])
+    else:
+        path, count = row.ffn_out, 48
+        kept = (tuple(range(10)), tuple(range(20, 48)), (3,), tuple(range(48)))
+        cut_model.edit([KeepNeurons(kept=kept)])
+    projections = [block.get_submodule(path) for block in blocks_of(gated_model.network)]
+    gates = [torch.zeros(1, count).index_fill(1, torch.tensor(units), 1.0) for units in kept]
+    batch = tiny.batch(family)
+    width = projections[0].in_features // count
+    with gated(projections, gates, width):
+        masked = logits_of(gated_model.network, batch)
+        masked.sum().backward()
+    removed = logits_of(cut_model.network, batch)
+    removed.sum().backward()
+    assert torch.allclose(masked, removed, atol=1e-5)
+    tables = [model.network.get_submodule(row.word_table).weight.grad for model in (gated_model, cut_model)]
+    assert torch.allclose(*tables, atol=1e-5)
+
+
+@families
+def test_dropping_a_block_equals_bypassing_it(family):
+    model, bypassed = tiny.model(family), tiny.model(family)
+    model.edit([KeepBlocks(kept=(0, 1, 3))])
+    block = blocks_of(bypassed.network)[2]
+    block.forward = lambda hidden_states, *_, **__: hidden_states
+    assert torch.allclose(logits(model, family), logits(bypassed, family), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_positions_beyond_the_task_are_dropped_without_loss(family):
+    model = tiny.model(family)
+    before = logits(model, family)
+    model.edit([POSITIONS])
+    assert torch.equal(logits(model, family), before)
+
+
+@families
+def test_trimming_keeps_the_answers_for_kept_tokens(family):
+    model = tiny.model(family)
+    before = logits(model, family)
+    model.edit([VOCABULARY])
+    assert torch.equal(logits(model, family), before)
+
+
+@families
+def test_uniform_results_load_in_plain_transformers(family, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    model = tiny.model(family)
+    model.edit([BLOCKS, KeepNeurons(kept=(tuple(range(16)),) * 3), VOCABULARY])
+    lissom.save(model, tmp_path / "model")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    expected = logits(model, family)
+    model.network = plain
+    assert torch.equal(logits(model, family), expected)
+
+
+def test_other_results_are_refused_by_plain_transformers(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    model = tiny.model("bert")
+    model.edit([TABLE])
+    lissom.save(model, tmp_path / "model")
+    with pytest.raises(ValueError, match="lissom-bert"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (KeepBlocks(kept=(0, 4)), "from 0 to 3"),
+        (KeepBlocks(kept=(2, 1)), "ascending"),
+        (KeepHeads(kept=((0,),) * 3), "3 blocks in the edit, 4 in the network"),
+        (KeepHeads(kept=((4,), (0,), (0,), (0,))), "block 0: kept \\[4\\]"),
+        (KeepNeurons(kept=((),) * 4), "block 0: kept \\[\\]"),
+        (KeepVocabulary(kept=(1, 2, 3)), "pad_token_id 0"),
+        (KeepPositions(length=25), "25 rows asked for, the table has 24"),
+        (FactorizeWordTable(rank=30), "saves nothing"),
+    ],
+)
+def test_an_edit_that_does_not_fit_says_so(edit, message):
+    with pytest.raises(InputError, match=message):
+        tiny.model("bert").edit([edit])
+
+
+def test_structure_cannot_change_after_quantisation():
+    model = tiny.model("bert")
+    model.edit([QUANTIZE])
+    with pytest.raises(InputError, match="before that edit"):
+        model.edit([NEURONS.model_copy(update={"kept": ((0,),) * 4})])
+
+
+def test_svd_is_the_best_approximation_and_exact_at_full_rank():
+    weight = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(weight.double())
+    errors = []
+    for rank in range(1, 13):
+        left, right = truncated_svd(weight, rank)
+        error = float((weight - left @ right.T).double().norm() ** 2)
+        assert error == pytest.approx(float((singular[rank:] ** 2).sum()), rel=1e-4, abs=1e-8)
+        errors.append(error)
+    assert errors == sorted(errors, reverse=True)
+    assert torch.allclose(left @ right.T, weight, atol=1e-5)

@@ -1,0 +1,92 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from lissom.data.encoding import encode
+from lissom.data.tables import Row, write_table
+from lissom.errors import InputError
+from lissom.export.config import ExportParams
+from lissom.export.onnx import count_kernels, export_onnx
+from lissom.export.parity import check_parity
+from lissom.models.compressed import logits_of
+from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.quantize.int8 import calibrate
+from lissom.serving.classifier import OnnxClassifier
+from tests.unit import tiny
+
+SHRINK = [
+    KeepBlocks(kept=(0, 3)),
+    KeepHeads(kept=((0,), (0, 1))),
+    KeepNeurons(kept=(tuple(range(16)), tuple(range(32)))),
+]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+@pytest.mark.parametrize("quantize", [False, True], ids=["float", "int8"])
+def test_the_file_answers_as_torch_at_any_shape(family, quantize, tmp_path):
+    model = tiny.model(family)
+    model.edit(SHRINK)
+    if quantize:
+        model.edit([FactorizeWordTable(rank=8), FakeQuantize()])
+        calibrate(model.network, [tiny.batch(family)])
+    kernels = export_onnx(model, tmp_path)
+    # All matrix products but the classifier's: four of attention, those of the FFN, the table's and the head's.
+    assert (kernels > 12) == quantize and (kernels == 0) == (not quantize)
+    classifier = OnnxClassifier(tmp_path)
+    for size, length in ((1, 2), (1, 16), (5, 9)):
+        batch = tiny.batch(family, size, length)
+        found = classifier.logits({name: getattr(batch, name).numpy() for name in classifier.serving["inputs"]})
+        with torch.no_grad():
+            expected = logits_of(model.network, batch)
+        assert np.abs(found - expected.numpy()).max() < 1e-3
+    found = count_kernels(tmp_path / "model.onnx")
+    assert found["MultiHeadAttention"] == 2
+
+
+def test_the_graph_tells_nothing_of_the_machine(tmp_path):
+    export_onnx(tiny.model("bert"), tmp_path)
+    assert b".py" not in (tmp_path / "model.onnx").read_bytes()
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [value.name for value in graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert graph.input[0].type.tensor_type.shape.dim[1].dim_param == "tokens"
+
+
+@pytest.fixture
+def exported(tmp_path):
+    model = tiny.model("bert")
+    folder = tmp_path / "export"
+    folder.mkdir()
+    export_onnx(model, folder)
+    table = write_table(tmp_path / "dev.arrow", [Row(f"the {word} film", None, "good") for word in tiny.WORDS])
+    return model, folder, encode([table], model.tokenizer, 16, tiny.TASK.labels, tmp_path / "tokens")
+
+
+def test_parity_is_measured_over_the_dev_set(exported):
+    parity = check_parity(*exported, ExportParams())
+    assert parity.tolerance_name == "float_tolerance"
+    assert parity.examples == len(tiny.WORDS)
+    assert parity.max_logit_difference < 1e-4 and parity.label_agreement == 1
+
+
+def test_a_file_that_answers_otherwise_is_an_error(exported):
+    model, folder, dev = exported
+    model.network.classifier.bias.data += 1
+    with pytest.raises(InputError, match=r"export\.float_tolerance"):
+        check_parity(model, folder, dev, ExportParams())
+
+
+def test_raw_text_in_probabilities_out(exported):
+    classifier = OnnxClassifier(exported[1])
+    single = classifier.predict(["the good film"])[0]
+    assert sum(single.values()) == pytest.approx(1, abs=1e-6) and set(single) == set(tiny.TASK.labels)
+    beside_longer = classifier.predict(["the good film", "the very dull plot was not a great movie"])[0]
+    assert beside_longer == pytest.approx(single, abs=1e-5)
+    assert classifier.predict([]) == []
+    with pytest.raises(ValueError, match="classifies single texts"):
+        classifier.predict(["the"], ["film"])
+
+
+def test_long_texts_are_cut(exported):
+    classifier = OnnxClassifier(exported[1])
+    assert classifier.encode(["film " * 100])["input_ids"].shape == (1, 16)

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lissom.models.compressed import logits_of
+from lissom.models.edits import KeepHeads
+from lissom.models.families import blocks_of, family_of
+from lissom.prune.first_order import select
+from lissom.prune.importance import gated, head_importance, neuron_importance
+from tests.unit import tiny
+
+families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+
+
+def one_by_one(batch):
+    return [
+        type(batch)(*(getattr(batch, name)[i : i + 1] for name in batch.__dataclass_fields__))
+        for i in range(len(batch.labels))
+    ]
+
+
+@families
+def test_gate_gradient_is_activation_times_gradient(family):
+    """|dL/dxi| of one example equals |sum over tokens and columns of a * dL/da| (SPECS §2.5, §2.2)."""
+    model = tiny.model(family)
+    row, batch = family_of(model.network), one_by_one(tiny.batch(family))[0]
+    inputs = []
+    handles = [
+        block.get_submodule(row.attention_output).register_forward_pre_hook(
+            lambda _, args: (args[0].retain_grad(), inputs.append(args[0]))[2:] or None
+        )
+        for block in blocks_of(model.network)
+    ]
+    F.cross_entropy(logits_of(model.network, batch), batch.labels).backward()
+    for handle in handles:
+        handle.remove()
+    units = tiny.units(model.network)
+    for score, tensor in zip(head_importance(model.network, [batch]), inputs, strict=True):
+        by_hand = (tensor * tensor.grad).view(1, -1, units, tensor.shape[-1] // units).sum((0, 1, 3)).abs()
+        assert torch.allclose(score, by_hand.detach(), atol=1e-6)
+
+
+@families
+@pytest.mark.parametrize("measure", [head_importance, neuron_importance])
+def test_absolute_values_are_per_example(family, measure):
+    model, batch = tiny.model(family), tiny.batch(family)
+    together = measure(model.network, [batch])
+    apart = measure(model.network, one_by_one(batch))
+    for left, right in zip(together, apart, strict=True):
+        assert torch.allclose(left, right, atol=1e-6)
+
+
+def test_mean_of_absolutes_is_at_least_the_absolute_of_the_mean():
+    model, batch = tiny.model("bert"), tiny.batch("bert")
+    gates = [torch.ones(1, 4, requires_grad=True) for _ in range(4)]
+    projections = [block.attention.output.dense for block in blocks_of(model.network)]
+    with gated(projections, gates, 8):
+        F.cross_entropy(logits_of(model.network, batch), batch.labels).backward()
+    for score, gate in zip(head_importance(model.network, [batch]), gates, strict=True):
+        assert (score >= gate.grad.abs()[0] - 1e-7).all()
+
+
+def test_permuting_heads_permutes_importance():
+    model, batch = tiny.model("bert"), tiny.batch("bert")
+    before = head_importance(model.network, [batch])
+    order = [2, 0, 3, 1]
+    rows = torch.tensor([head * 8 + i for head in order for i in range(8)])
+    for block in blocks_of(model.network):
+        attention = block.attention.self
+        for linear in (attention.query, attention.key, attention.value):
+            linear.weight.data, linear.bias.data = linear.weight.data[rows], linear.bias.data[rows]
+        block.attention.output.dense.weight.data = block.attention.output.dense.weight.data[:, rows]
+    for old, new in zip(before, head_importance(model.network, [batch]), strict=True):
+        assert torch.allclose(old[order], new, atol=1e-6)
+
+
+def test_parameters_removed_per_head():
+    model = tiny.model("bert")
+    before = model.network.num_parameters()
+    model.edit([KeepHeads(kept=((0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)))])
+    width, head = 32, 8
+    assert before - model.network.num_parameters() == 3 * (width * head + head) + width * head
+
+
+def test_importance_leaves_no_gradients_and_no_hooks():
+    model, batch = tiny.model("bert"), tiny.batch("bert")
+    head_importance(model.network, [batch])
+    assert all(parameter.grad is None for parameter in model.network.parameters())
+    assert not any(module._forward_pre_hooks for module in model.network.modules())
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.77, 1.0])
+def test_budget_is_met_exactly_and_is_nested(share):
+    scores = [torch.rand(12, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    kept = select(scores, share, 1, uniform=False)
+    assert sum(map(len, kept)) == max(4, -(-round(share * 48 * 1e6) // 10**6))
+    assert all(kept)
+    wider = select(scores, min(1.0, share + 0.2), 1, uniform=False)
+    assert all(set(small) <= set(large) for small, large in zip(kept, wider, strict=True))
+
+
+def test_neurons_are_kept_in_multiples_and_ties_break_by_position():
+    scores = [torch.ones(64), torch.ones(64)]
+    assert select(scores, 0.5, 16, uniform=True) == (tuple(range(32)),) * 2
+    counts = [len(kept) for kept in select([torch.rand(64), torch.rand(64) * 9], 0.4, 16, uniform=False)]
+    assert all(count % 16 == 0 and count for count in counts)
+    assert sum(counts) == 64  # ceil(0.4 * 8 groups) = 4 groups
+
+
+def test_the_best_heads_of_a_block_stay():
+    assert select([torch.tensor([0.1, 0.9, 0.5]), torch.tensor([3.0, 2.0, 1.0])], 0.5, 1, uniform=False) == (
+        (1,),
+        (0, 1),
+    )

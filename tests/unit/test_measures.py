@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lissom.data.tables import Row, write_table
+from lissom.emissions.payback import Interval, interval, payback
+from lissom.evaluate.floor import linear_floor
+from lissom.evaluate.latency import measure_latency, summarize
+from lissom.evaluate.quality import expected_calibration_error, measure_quality
+
+
+def logits_for(labels, classes=3, margin=5.0):
+    return (np.eye(classes)[labels] * margin).astype(np.float32)
+
+
+def test_quality_agrees_with_scikit_learn():
+    from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
+    rng = np.random.default_rng(0)
+    labels, predicted, teacher = (rng.integers(0, 3, 200) for _ in range(3))
+    quality = measure_quality(logits_for(predicted), logits_for(teacher), labels, ("a", "b", "c"), 15)
+    assert quality.accuracy == pytest.approx(accuracy_score(labels, predicted))
+    assert quality.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted)
+    for index, name in enumerate("abc"):
+        found = quality.per_label[name]
+        assert (found.precision, found.recall, found.f1) == pytest.approx((precision[index], recall[index], f1[index]))
+        assert found.support == support[index]
+    assert quality.agreement == pytest.approx((predicted == teacher).mean())
+    assert quality.accuracy == pytest.approx((teacher == labels).mean() - quality.flip_rate + quality.gain_rate)
+
+
+def test_calibration_error():
+    certain = np.array([[1.0, 0.0]] * 10, dtype=np.float32)
+    assert expected_calibration_error(certain, np.zeros(10, dtype=np.int64), 15) == pytest.approx(0)
+    assert expected_calibration_error(certain, np.ones(10, dtype=np.int64), 15) == pytest.approx(1)
+    honest = np.array([[0.8, 0.2]] * 10, dtype=np.float32)
+    labels = np.array([0] * 8 + [1] * 2)
+    assert expected_calibration_error(honest, labels, 15) == pytest.approx(0, abs=1e-6)
+
+
+@given(st.lists(st.floats(1e-9, 1e-3), min_size=3, max_size=12))
+def test_intervals_hold_their_mean(samples):
+    found = interval(samples)
+    assert found.low <= found.mean <= found.high and found.samples == len(samples)
+
+
+def test_the_interval_is_students():
+    found = interval([1.0, 2.0, 3.0])  # t(2) = 4.303, s = 1
+    assert found.high - found.mean == pytest.approx(4.303 / 3**0.5)
+
+
+def test_payback_divides_and_knows_never():
+    saved = Interval(mean=2e-9, low=1e-9, high=4e-9, samples=5)
+    found = payback(1e-3, saved, requests_per_day=1e5)
+    assert (found.inferences, found.low, found.high) == pytest.approx((5e5, 2.5e5, 1e6))
+    assert found.days == pytest.approx(5.0)
+    unsure = payback(1e-3, Interval(mean=1e-9, low=-1e-9, high=3e-9, samples=5), 1.0)
+    assert unsure.high is None and unsure.inferences is not None
+    never = payback(1e-3, Interval(mean=-1e-9, low=-2e-9, high=0.0, samples=5), 1.0)
+    assert never.inferences is never.low is never.high is never.days is None
+
+
+def test_runners_take_turns_on_the_same_batches():
+    calls = []
+    runners = {name: lambda batch, name=name: calls.append((name, batch)) for name in ("a", "b")}
+    found = measure_latency(runners, batches=3, batch_size=2, samples=8, seconds=60)
+    assert {name: latency.samples for name, latency in found.items()} == {"a": 8, "b": 8}
+    body = calls[2:]  # the first call of each tells how long a call takes
+    turns = [name for position, (name, _) in enumerate(body) if position == 0 or body[position - 1][0] != name]
+    assert turns == ["a", "b", "a", "b"]
+    assert [batch for name, batch in body if name == "a"] == [batch for name, batch in body if name == "b"]
+
+
+def test_percentiles_that_the_samples_do_not_support_are_left_out():
+    few, some, many = (summarize([0.001] * count, 4) for count in (5, 50, 500))
+    assert few.p95 is None and few.p99 is None
+    assert some.p95 == pytest.approx(1) and some.p99 is None
+    assert many.p99 == pytest.approx(1)
+    assert many.p50 == pytest.approx(1) and many.examples_per_second == pytest.approx(4000)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_the_floor_learns_what_is_linear(pair, tmp_path):
+    rows = [
+        Row(f"{word} film {n}", f"{word} or not" if pair else None, word) for n in range(30) for word in ("good", "bad")
+    ]
+    table = write_table(tmp_path / "t.arrow", rows)
+    floor = linear_floor(table, table, table)
+    assert floor.accuracy == 1.0 and floor.megabytes > 0

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from lissom.errors import ParamsError
+from lissom.params import check_params, load_params
+
+ROOT = Path(__file__).parents[2]
+GOOD = {"base": {"model": "dir:x"}, "data": {"source": "files:y"}}
+
+
+def test_every_mistake_is_told_at_once_with_key_value_and_what_is_allowed():
+    wrong = {
+        "base": {"model": "ftp:x", "modle": 1},
+        "data": {"source": "files:y", "transfer_examples": 5},
+        "distill": {"method": "logit"},
+        "prune": {"method": "first_order", "heads": 2, "training": {"epoch": 1, "loss": {"alpha": -1}}},
+        "quantize": {"method": "int8", "training": {"precision": "bfloat16"}},
+        "quantise": {},
+    }
+    with pytest.raises(ParamsError) as error:
+        check_params(wrong)
+    message = str(error.value)
+    for line in (
+        "9 errors",
+        "base.model: 'ftp:x'",
+        "base.modle: unknown key; did you mean 'model'?",
+        "data: transfer_examples is 5, but transfer names no file",
+        "distill.method: 'logit' is not a method; allowed: 'none', 'logits'",
+        "prune.heads: 2; input should be less than or equal to 1",
+        "prune.training.epoch: unknown key; did you mean 'epochs'?",
+        "prune.training.loss.alpha: -1",
+        "quantize.training.precision: 'bfloat16'",
+        "quantise: unknown key; did you mean 'quantize'?",
+    ):
+        assert line in message
+
+
+def test_a_method_has_only_its_own_fields():
+    with pytest.raises(ParamsError, match=r"distill\.blocks: unknown key; allowed here: method"):
+        check_params(GOOD | {"distill": {"method": "none", "blocks": [0]}})
+
+
+def test_stages_that_are_not_named_pass_their_model_on():
+    params = check_params(GOOD)
+    assert {params.distill.method, params.prune.method, params.factorize.method, params.quantize.method} == {"none"}
+
+
+def test_a_section_keeps_its_own_defaults_when_one_key_is_given():
+    quantize = check_params(GOOD | {"quantize": {"method": "int8", "training": {"epochs": 2}}}).quantize
+    assert quantize.training.precision == "float32" and quantize.training.learning_rate == 2e-5
+    factorize = check_params(GOOD | {"factorize": {"method": "word_table", "training": {"epochs": 2}}}).factorize
+    assert not factorize.training.freeze_word_table
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "benchmarks/params").glob("*.yaml"))], ids=lambda p: p.name
+)
+def test_every_shipped_file_loads(path):
+    load_params(path)
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("base: {model: 'dir:x'}\ndata: {source: 'files:y'}\n")
+    params = load_params(path, ["teacher.epochs=0.5", "data.label=target", "distill.method=none"])
+    assert params.teacher.epochs == 0.5 and params.data.label == "target"
+    with pytest.raises(ParamsError, match=r"section\.key=value"):
+        load_params(path, ["teacher"])
+    with pytest.raises(ParamsError, match="source is a value, not a section"):
+        load_params(path, ["data.source.deep=1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- 1", "a mapping of sections"), ("a: [", "not a YAML file"), (None, "no such file")]
+)
+def test_files_that_are_no_params(tmp_path, content, message):
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ParamsError, match=message):
+        load_params(path)

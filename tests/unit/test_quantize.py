@@ -1,0 +1,149 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lissom.data.batches import Batch
+from lissom.export.integer import IntegerEmbedding, IntegerLinear, to_integer
+from lissom.models.compressed import logits_of
+from lissom.models.edits import FactorizeWordTable, FakeQuantize
+from lissom.models.edits.quantizers import (
+    FakeQuantEmbedding,
+    FakeQuantLinear,
+    affine_range,
+    fake_quantize_rows,
+    row_scales,
+    weight_high,
+)
+from lissom.quantize.int8 import RangeSchedule, calibrate, quantized_layers, real_tokens_only
+from tests.unit import tiny
+
+families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+bits = pytest.mark.parametrize("weight_bits", [7, 8])
+
+
+def quantized(family: str, weight_bits: int = 7):
+    model = tiny.model(family)
+    model.edit([FactorizeWordTable(rank=8), FakeQuantize(weight_bits=weight_bits)])
+    calibrate(model.network, [tiny.batch(family)])
+    return model
+
+
+def observed_linear(rows: int = 6, columns: int = 5, weight_bits: int = 7) -> FakeQuantLinear:
+    layer = FakeQuantLinear(nn.Linear(columns, rows), weight_bits)
+    layer.observing = True
+    layer(torch.linspace(-1, 3, 40).view(8, 5))
+    layer.observing = False
+    return layer
+
+
+@bits
+def test_weights_idempotent_bounded_and_on_few_levels(weight_bits):
+    weight, high = torch.randn(6, 500), weight_high(weight_bits)
+    rounded = fake_quantize_rows(weight, high)
+    assert torch.allclose(fake_quantize_rows(rounded, high), rounded, atol=1e-7)
+    assert ((weight - rounded).abs() <= row_scales(weight, high)[:, None] / 2 + 1e-7).all()
+    assert all(len(row.unique()) <= 2 * high + 1 for row in rounded)
+    assert torch.allclose(rounded.abs().amax(1), weight.abs().amax(1), rtol=1e-6)
+
+
+def test_a_row_of_zeros_stays_zero():
+    assert (fake_quantize_rows(torch.zeros(2, 4), 63) == 0).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.5, 2.0), (-4.0, -1.0), (0.0, 0.0)])
+def test_zero_is_exact_in_every_range(low, high):
+    scale, zero_point = affine_range(torch.tensor(low), torch.tensor(high))
+    assert scale > 0
+    rounded = torch.fake_quantize_per_tensor_affine(torch.tensor([0.0, low, high]), scale, zero_point, 0, 255)
+    assert rounded[0] == 0
+    assert torch.allclose(rounded[1:], torch.tensor([low, high]), atol=float(scale) / 2 + 1e-6)
+
+
+def test_gradient_passes_inside_and_stops_where_clipped():
+    layer = observed_linear()
+    values = torch.tensor([[-1.5, -0.9, 0.0, 2.9, 3.5]], requires_grad=True)
+    layer(values).sum().backward()
+    through = layer.weight.detach()
+    expected = fake_quantize_rows(through, 63).sum(0) * torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0])
+    assert torch.allclose(values.grad[0], expected, atol=1e-6)
+    assert layer.weight.grad.abs().sum() > 0
+
+
+def test_disabled_until_observed():
+    linear = nn.Linear(5, 6)
+    layer = FakeQuantLinear(copy.deepcopy(linear), 7)
+    values = torch.randn(3, 5)
+    assert torch.equal(layer(values), linear(values))
+
+
+@bits
+def test_integer_layer_computes_what_was_trained(weight_bits):
+    layer = observed_linear(64, 5, weight_bits)
+    values = torch.randn(200, 5) * 2
+    assert torch.allclose(IntegerLinear(layer)(values), layer(values), atol=1e-5)
+
+
+def test_seven_bits_cannot_saturate_int16():
+    """u8 x s8 pairs are summed in int16 on x86 without VNNI (SPECS §3.2)."""
+    assert 2 * 255 * weight_high(7) <= 32767 < 2 * 255 * weight_high(8)
+
+
+def test_integer_table_looks_up_what_was_trained():
+    table = FakeQuantEmbedding(nn.Embedding(9, 7))
+    ids = torch.arange(9).view(3, 3)
+    assert torch.allclose(IntegerEmbedding(table)(ids), table(ids), atol=1e-7)
+
+
+@families
+def test_integer_model_equals_the_trained_one_and_leaves_it_alone(family):
+    model, batch = quantized(family), tiny.batch(family)
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    integer = to_integer(model.network)
+    with torch.no_grad():
+        assert torch.allclose(logits_of(integer, batch), logits_of(model.network, batch), atol=1e-4)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
+    assert not [module for module in integer.modules() if isinstance(module, FakeQuantLinear | FakeQuantEmbedding)]
+
+
+@families
+def test_norms_and_classifier_stay_float(family):
+    model = quantized(family)
+    kinds = {type(module) for module in model.network.modules() if "Norm" in type(module).__name__}
+    assert kinds
+    floats = [name for name, module in model.network.named_modules() if type(module) is nn.Linear]
+    assert len(floats) == 1 and model.network.get_submodule(floats[0]).out_features == 3
+
+
+def test_padding_is_not_observed():
+    model, batch = tiny.model("bert"), tiny.batch("bert")
+    wild = batch.input_ids.clone()
+    wild[batch.attention_mask == 0] = 70
+    ranges = []
+    for ids in (batch.input_ids, wild):
+        one = copy.deepcopy(model)
+        one.edit([FakeQuantize()])
+        calibrate(one.network, [Batch(ids, batch.attention_mask, batch.token_type_ids, batch.labels, batch.indices)])
+        ranges.append([float(bound) for layer in quantized_layers(one.network) for bound in (layer.low, layer.high)])
+    assert ranges[0] == pytest.approx(ranges[1], abs=1e-5)
+
+
+def test_ranges_follow_the_data_and_then_stand_still():
+    model = quantized("bert")
+    schedule, layers = RangeSchedule(model.network, 0.5), quantized_layers(model.network)
+    with real_tokens_only(model.network):
+        for step in range(4):
+            schedule.before_step(step, 4)
+            before = [float(layer.high) for layer in layers]
+            logits_of(model.network, tiny.batch("bert", seed=step + 5))
+            assert ([float(layer.high) for layer in layers] == before) == (step >= 2)
+    assert not any(layer.observing or layer.real_tokens is not None for layer in layers)
+
+
+def test_every_quantised_weight_learns():
+    model, batch = quantized("bert"), tiny.batch("bert")
+    torch.nn.functional.cross_entropy(logits_of(model.network, batch), batch.labels).backward()
+    for name, parameter in model.network.named_parameters():
+        if "token_type" not in name:
+            assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, name

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from lissom.errors import InputError
+from lissom.models.vocabulary import changed_tokens, closed_vocabulary, count_tokens, trim_tokenizer
+from tests.unit import tiny
+
+TEXTS = ["the good film", "the plot was not good", "a very dull movie"]
+
+
+def byte_level_bpe() -> Tokenizer:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    made.train_from_iterator([*TEXTS * 5, "lower lowest newer newest wider widest"], trainer)
+    return made
+
+
+def trimmed(full: Tokenizer) -> Tokenizer:
+    ids = [index for text in TEXTS for index in full.encode(text).ids]
+    counts = count_tokens(np.array(ids, dtype=np.int32), full.get_vocab_size())
+    return trim_tokenizer(full, closed_vocabulary(full, counts, 1))
+
+
+@pytest.mark.parametrize("make", [tiny.tokenizer, byte_level_bpe])
+def test_seen_texts_are_tokenised_as_before(make):
+    full, small = make(), trimmed(make())
+    assert small.get_vocab_size() < full.get_vocab_size()
+    for text in TEXTS:
+        assert small.encode(text).tokens == full.encode(text).tokens
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=40))
+def test_any_text_still_tokenises_with_bpe_losing_nothing(text):
+    small = trimmed(byte_level_bpe())
+    small.decoder = None
+    alphabet = "".join(small.encode(text).tokens)
+    assert alphabet == "".join(byte_level_bpe().encode(text).tokens)
+
+
+@given(st.text(alphabet="abcdefghij xyz", max_size=40))
+def test_any_word_of_known_letters_is_spelt_without_unk(text):
+    assert "[UNK]" not in trimmed(tiny.tokenizer()).encode(text).tokens
+
+
+@given(st.text(max_size=30))
+def test_unknown_characters_become_unk_as_before(text):
+    full, small = tiny.tokenizer(), trimmed(tiny.tokenizer())
+    assert small.encode(text).tokens.count("[UNK]") == full.encode(text).tokens.count("[UNK]")
+
+
+def test_ids_are_dense_and_special_tokens_follow():
+    small = trimmed(tiny.tokenizer())
+    assert sorted(small.get_vocab().values()) == list(range(small.get_vocab_size()))
+    encoding = small.encode("good", "film")
+    assert encoding.tokens == ["[CLS]", "good", "[SEP]", "film", "[SEP]"]
+    assert encoding.ids == [small.token_to_id(token) for token in encoding.tokens]
+    assert encoding.type_ids == [0, 0, 0, 1, 1]
+
+
+def test_changed_tokens_are_counted():
+    full = tiny.tokenizer()
+    counted = changed_tokens(full, trimmed(full), [("the poor actor", None), ("the good", "film")])
+    assert counted == {
+        "tokens": 6, "tokens_changed": 2, "tokens_after": 4 + 4 + 5, "unknown_before": 0, "unknown_after": 0,
+    }  # fmt: skip
+
+
+def test_other_tokenizers_are_refused():
+    unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0, False))
+    with pytest.raises(InputError, match="Unigram tokenizers cannot be trimmed"):
+        closed_vocabulary(unigram, np.zeros(2, dtype=np.int64), 1)
