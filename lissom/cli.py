@@ -121,6 +121,14 @@ def report(
 
 
 @params_app.command()
+def explain() -> None:
+    """Print the reference of all params as Markdown (docs/params.md)."""
+    from lissom.reference import params_reference
+
+    print(params_reference())
+
+
+@params_app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="Params file.")] = Path("params.yaml"),
     override: Annotated[

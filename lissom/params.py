@@ -120,13 +120,14 @@ def _walk(location: Sequence[str]) -> tuple[type[BaseModel] | None, str]:
             continue
         shown.append(part)
         if index + 1 < len(location) and section is not None and part in section.model_fields:
-            options = _sections(section.model_fields[part].annotation)
+            options = sections_of(section.model_fields[part].annotation)
             section = options[0] if len(options) == 1 else None
             options = options if len(options) > 1 else []
     return section, ".".join(shown)
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that an annotation allows: one, several for a union, none for a plain value."""
     if get_origin(annotation) in (Union, types.UnionType, Annotated):
-        return [section for part in get_args(annotation) for section in _sections(part)]
+        return [section for part in get_args(annotation) for section in sections_of(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

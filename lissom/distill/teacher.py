@@ -52,7 +52,7 @@ class CachedLogits:
 
 def cache_logits(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:
     """Return the teacher's logits of every example, `[examples, labels]`, each computed once."""
-    return predict(network, data, pad, precision)
+    return predict(network, data, pad, precision, "teacher's logits")
 
 
 def save_logits(logits: Tensor, folder: Path) -> None:

@@ -18,6 +18,7 @@ class WordTableTrainingParams(RecoveryParams):
     """The training of a model whose word table has changed."""
 
     freeze_word_table: bool = False
+    """Leave the word embeddings as they are: not sensible here."""
 
 
 class WordTableFactorization(Section):

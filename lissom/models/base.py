@@ -53,11 +53,16 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
     torch.manual_seed(seed)
     try:
         network, info = AutoModelForSequenceClassification.from_pretrained(
-            source, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+            source,
+            revision=revision,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a head for other labels is replaced; anything else is refused below
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
-    _check_missing(params.model, network, info["missing_keys"])
+    _check_fresh(params.model, network, [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
     base_config = json.loads(config.to_json_string(use_diff=False))
     return CompressedModel(
         network=network.eval(),
@@ -117,11 +122,11 @@ def _check_digest(source: Path | str, params: BaseParams) -> None:
         )
 
 
-def _check_missing(model: str, network: PreTrainedModel, missing: list[str]) -> None:
-    head = FAMILIES[network.config.model_type].head
-    lost = [name for name in missing if not name.startswith(head)]
+def _check_fresh(model: str, network: PreTrainedModel, fresh: list[str]) -> None:
+    """Raise `InputError` if parameters besides the head's had to be initialised."""
+    lost = [name for name in fresh if not name.startswith(FAMILIES[network.config.model_type].head)]
     if lost:
-        raise InputError(f"base.model {model}: weights besides the head are missing: {', '.join(sorted(lost)[:5])}")
+        raise InputError(f"base.model {model}: weights besides the head are missing or misshapen: {sorted(lost)[:5]}")
 
 
 def _not_found(model: str, error: Exception) -> str:

@@ -18,8 +18,14 @@ class Int8TrainingParams(RecoveryParams):
     """The training with fake quantisation: short, gentle, and in float32, where q * scale is exact enough."""
 
     epochs: float = Field(default=1, gt=0)
+    """Passes over the training set; a fraction stops within one."""
+
     learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak learning rate of AdamW."""
+
     freeze_word_table: bool = False
+    """Leave the word embeddings as they are."""
+
     precision: Literal["float32"] = "float32"
     """bfloat16 would round the very values that quantisation rounds."""
 

@@ -89,3 +89,13 @@ def test_the_floor_learns_what_is_linear(pair, tmp_path):
     table = write_table(tmp_path / "t.arrow", rows)
     floor = linear_floor(table, table, table)
     assert floor.accuracy == 1.0 and floor.megabytes > 0
+
+
+def test_a_serving_process_is_not_charged_for_its_parent(tmp_path):
+    from lissom.evaluate.variant import peak_rss
+    from lissom.export.onnx import export_onnx
+    from tests.unit import tiny
+
+    export_onnx(tiny.model("bert"), tmp_path)
+    ballast = np.ones(200_000_000, dtype=np.uint8)
+    assert 20 < peak_rss(tmp_path) < 150 < ballast.nbytes / 1e6

@@ -115,4 +115,6 @@ class FakeQuantize(Section):
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        return f"int{self.weight_bits} weights, uint8 activations, int8 tables (simulated until exported)"
+        return (
+            f"{self.weight_bits}-bit weights, uint8 activations, int8 tables (simulated in torch, real in the export)"
+        )
