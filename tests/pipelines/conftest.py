@@ -96,17 +96,16 @@ def write_base(folder: Path) -> None:
 
 
 def write_data(folder: Path) -> None:
-    """Pairs that match when the second text repeats the first one's noun and judgement."""
+    """Pairs that match when the second text praises; the first one is there to be read past."""
     rng = random.Random(0)
     folder.mkdir()
 
     def pairs(count: int) -> list[tuple[str, str, str]]:
         rows = []
         for number in range(count):
-            good, noun = rng.choice([True, False]), rng.choice(["film", "plot", "actor", "scene"])
-            left = f"the {noun} was {rng.choice(['good', 'fine', 'great'] if good else ['bad', 'poor', 'dull'])}"
-            match = number % 2 == 0
-            rows.append((left, f"very {'good' if good == match else 'bad'} {noun}", "match" if match else "mismatch"))
+            left = f"the {rng.choice(['film', 'plot', 'actor'])} was {rng.choice(['not', 'very'])} long"
+            word = rng.choice(["good", "fine", "great"] if number % 2 == 0 else ["bad", "poor", "dull"])
+            rows.append((left, f"{word} {rng.choice(['movie', 'scene', 'story'])}", ["match", "mismatch"][number % 2]))
         return rows
 
     for split, count in (("train", 320), ("dev", 60), ("test", 80)):

@@ -20,7 +20,7 @@ LAYERS = [
     ["emissions"],
     ["report"],
     ["tracking"],
-    ["params", "cli"],
+    ["params", "reference", "cli"],
 ]
 # Configs are values without behaviour, and hooks are a base class: anybody may name them.
 EVERYBODY = ("config", "hooks")
