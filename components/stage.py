@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lissom.artifacts import EMISSIONS, HISTORY, METRICS, whole_folder, write_json
 from lissom.emissions.meter import EnergyMeter, EnergyReading
-from lissom.errors import InputError
+from lissom.errors import InputError, advice_for
 from lissom.params import Params, load_params
 from lissom.tracking.runs import Run, flatten, open_run
 
@@ -137,6 +137,8 @@ def run_stage(
         shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
     except InputError as error:
         sys.exit(f"{name}: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"{name}: {advice_for(error)}")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lissom import __version__
-from lissom.errors import InputError
+from lissom.errors import InputError, advice_for
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
 params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
@@ -24,6 +24,8 @@ def main() -> None:
         app()
     except InputError as error:
         sys.exit(f"lissom: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"lissom: {advice_for(error)}")
 
 
 def _version(wanted: bool) -> None:

@@ -19,3 +19,21 @@ class ModelFormatError(InputError):
 
 class GateError(InputError):
     """A model did not pass the gates that stand before an alias of the registry."""
+
+
+_EXTRAS = {
+    "mlflow": "tracking",
+    "codecarbon": "emissions",
+    "sklearn": "report",
+    "scipy": "report",
+    "matplotlib": "report",
+    "jinja2": "report",
+}
+
+
+def advice_for(error: ModuleNotFoundError) -> str:
+    """Return what to install for a package of one of lissom's extras; raise the error again for any other."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        raise error
+    return f"this needs the package {package}: pip install 'lissom[{_EXTRAS[package]}]'"

@@ -118,6 +118,6 @@ def _label(axes: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -156,3 +156,21 @@ def test_encoding_stays_on_disk(tmp_path):
     tracemalloc.stop()
     assert data.tokens.nbytes > 12e6
     assert peak < data.tokens.nbytes / 2
+
+
+def test_hub_data_without_network_names_the_way_out(tmp_path):
+    with pytest.raises(DataError, match=r"Without network.*files:FOLDER, or use embedded:python-docs"):
+        run(DataParams(source="hub:lissom-no-such/data-set"), tmp_path)
+
+
+def test_hub_data_through_the_datasets_library(tmp_path):
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    for split, rows in (("train", ROWS), ("validation", ROWS[:6])):
+        pq.write_table(
+            pa.table({"text": [t for t, _ in rows], "label": [label for _, label in rows]}), folder / f"{split}.parquet"
+        )
+    card, output = run(DataParams(source=f"hub:{folder}"), tmp_path)
+    assert card.rows["test"] == 6 and card.rows["dev"] == 4  # validation stands in for test, dev is held out
+    assert card.labels == ("no", "yes") and card.name == "repo"
+    assert next(load_table(output, "test").rows()).text == ROWS[0][0]

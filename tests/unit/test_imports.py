@@ -128,3 +128,14 @@ def test_dvc_depends_on_every_folder_that_a_stage_imports(stage):
     assert needed <= listed, f"{stage} imports {sorted(needed - listed)}"
     folders = {path.name for path in (ROOT / "lissom").iterdir() if path.is_dir()}
     assert {dep.split("/")[1] for dep in listed} <= folders
+
+
+def test_a_missing_extra_is_named():
+    from lissom.errors import advice_for
+
+    assert "pip install 'lissom[tracking]'" in advice_for(ModuleNotFoundError("no", name="mlflow.pyfunc"))
+    with pytest.raises(ModuleNotFoundError):
+        advice_for(ModuleNotFoundError("no", name="something_else"))
+    code = "import sys; sys.modules['mlflow'] = None; sys.argv = ['lissom', 'predict', 'x']; from lissom.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "lissom[tracking]" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,47 @@
+import pytest
+
+from lissom.report.ledger import Ledger, Row
+from lissom.tracking.config import GatesParams
+from lissom.tracking.registry import _beats, failed_gates
+
+GATES = GatesParams(max_accuracy_drop=0.02, min_speedup=10, max_megabytes=5)
+
+
+def ledger(accuracy=0.89, speedup=12.0, megabytes=4.0) -> Ledger:
+    def row(step: str, **figures: float) -> Row:
+        return Row.model_construct(step=step, **figures)
+
+    rows = (row("teacher", accuracy=0.9, speedup=2.0, megabytes=90.0),)
+    return Ledger.model_construct(
+        rows=(*rows, row("quantize", accuracy=accuracy, speedup=speedup, megabytes=megabytes))
+    )
+
+
+def test_gates_that_are_passed_are_silent():
+    assert failed_gates(ledger(), GATES) == []
+    assert failed_gates(ledger(accuracy=0.95), GATES) == []
+
+
+def test_every_failed_gate_is_named_with_figure_and_bar():
+    failures = failed_gates(ledger(0.87, 9.5, 5.5), GATES)
+    assert [failure.split(",")[0] for failure in failures] == [
+        "accuracy dropped by 0.0300", "9.50x faster than the teacher", "5.50 MB",
+    ]  # fmt: skip
+    assert all("gates." in failure for failure in failures)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "speedup", "megabytes", "wins"),
+    [
+        (0.89, 12.0, 4.0, False),  # the same
+        (0.90, 12.0, 4.0, True),
+        (0.89, 13.0, 4.0, True),
+        (0.89, 11.0, 3.9, True),
+        (0.88, 20.0, 1.0, False),  # less accurate
+        (0.89, 11.0, 4.5, False),
+    ],
+)
+def test_a_champion_is_beaten_without_losing_accuracy(accuracy, speedup, megabytes, wins):
+    champion = {"lissom.accuracy": "0.890000", "lissom.speedup": "12.000", "lissom.megabytes": "4.000000"}
+    better, reason = _beats(champion, ledger(accuracy, speedup, megabytes))
+    assert better == wins and reason
