@@ -1,5 +1,6 @@
 """From the name of a model to answers, wherever the model is."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,9 +84,15 @@ def _from_registry() -> str:
     """Return the URI of the one registered model of lissom: its champion, else its challenger."""
     import mlflow
 
-    from lissom.tracking.runs import use_store
+    from lissom.tracking.runs import DEFAULT_STORE, use_store
 
     use_store()
+    store = os.environ["MLFLOW_TRACKING_URI"]
+    if store == DEFAULT_STORE and not Path(store.removeprefix("sqlite:///")).exists():
+        raise InputError(
+            f"there is no registry in this folder ({store}); run `dvc repro` (or `make compress`) here first, set "
+            "MLFLOW_TRACKING_URI, or name a folder with --model"
+        )
     names = [found for found in mlflow.MlflowClient().search_registered_models() if found.name.startswith(_PREFIX)]
     if len(names) != 1:
         found = ", ".join(model.name for model in names) or "none"
