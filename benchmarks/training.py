@@ -33,7 +33,7 @@ from lissom.training.config import RecoveryParams
 from lissom.training.loop import autocast_type
 from lissom.training.predicting import accuracy
 
-_EXAMPLES, _EPOCHS, _REPEATS = 2400, 3, 2
+_EXAMPLES, _EPOCHS, _REPEATS = 1600, 2, 2
 _WORK = ROOT / "benchmarks" / "work" / "sst2" / "artifacts"
 
 

@@ -78,7 +78,7 @@ def inspect(model: Annotated[Path, typer.Argument(help="A model directory.")]) -
 
     for title, value in describe(str(model)).items():
         out.print(f"[bold]{title}[/bold]")
-        out.print(value if value else "[dim]none[/dim]")
+        out.print(value if value else "[dim]none[/dim]", soft_wrap=True)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def report(
     for value, label in headline(ledger):
         out.print(f"[bold]{value}[/bold] {label}")
     for note in notes(ledger):
-        out.print(f"[dim]- {note}[/dim]")
+        out.print(f"[dim]- {note}[/dim]", soft_wrap=True)
     page = (folder / REPORT_PAGE).resolve()
     out.print(f"page: {page}", soft_wrap=True)
     if browse:
@@ -142,4 +142,4 @@ def check(
 
     params = load_params(file, override or ())
     methods = {name: getattr(params, name).method for name in ("distill", "prune", "factorize", "quantize")}
-    out.print(f"{file}: fine ({', '.join(f'{stage}: {method}' for stage, method in methods.items())})")
+    out.print(f"{file}: fine ({', '.join(f'{stage}: {method}' for stage, method in methods.items())})", soft_wrap=True)
