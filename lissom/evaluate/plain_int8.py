@@ -1,5 +1,6 @@
-"""The baseline that needs no training: one call of onnxruntime's `quantize_dynamic` on the teacher's graph."""
+"""The baseline that needs no training, and no lissom: torch's exporter and one call of `quantize_dynamic`."""
 
+import copy
 import logging
 import shutil
 from pathlib import Path
@@ -14,20 +15,22 @@ from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, PlainInt8, Setting
 from lissom.evaluate.latency import measure_latency
 from lissom.evaluate.quality import measure_quality
 from lissom.evaluate.variant import eager_runner, onnx_runner, timed_batches
+from lissom.export.onnx import write_plain_graph
 from lissom.export.parity import exported_logits
 from lissom.models.compressed import CompressedModel
+from lissom.models.families import family_of
 from lissom.serving.classifier import OnnxClassifier
 
 
 def evaluate_plain_int8(
     teacher: CompressedModel, exported: Path, test: Encoded, params: EvaluateParams, scratch: Path
 ) -> PlainInt8:
-    """Quantise the exported teacher and measure it like a variant at batch 1."""
+    """Export the teacher plainly, quantise it, and measure it like a variant at batch 1."""
     folder = scratch / "plain_int8"
     folder.mkdir()
     for name in (TOKENIZER, SERVING):
         shutil.copy(exported / name, folder / name)
-    quantize_graph(exported / ONNX, folder / ONNX)
+    plain_int8(teacher, folder / ONNX)
     logits = exported_logits(OnnxClassifier(folder), test, teacher.pad_id).numpy()
     teacher_logits = exported_logits(OnnxClassifier(exported), test, teacher.pad_id).numpy()
     threads, batches = torch.get_num_threads(), timed_batches(test, 1, teacher.pad_id)
@@ -41,6 +44,15 @@ def evaluate_plain_int8(
         megabytes=(folder / ONNX).stat().st_size / 1e6,
         setting=Setting(batch_size=1, threads=threads, runners=times, speedup_eager=speedup, speedup_onnx=None),
     )
+
+
+def plain_int8(teacher: CompressedModel, target: Path) -> None:
+    """Write the teacher's graph as torch exports it, dynamically quantised."""
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if family_of(teacher.network).token_types else [])]
+    plain = target.with_name("plain_float.onnx")
+    write_plain_graph(copy.deepcopy(teacher.network).eval(), inputs, plain, teacher.manifest.task.max_length)
+    quantize_graph(plain, target)
+    plain.unlink()
 
 
 def quantize_graph(source: Path, target: Path) -> None:

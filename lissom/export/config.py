@@ -11,7 +11,7 @@ class ExportParams(Section):
     float_tolerance: float = Field(default=1e-3, gt=0)
     """Largest difference of any logit between torch and the file, for models without integer kernels."""
 
-    int8_tolerance: float = Field(default=0.25, gt=0)
+    int8_tolerance: float = Field(default=0.5, gt=0)
     """The same for integer kernels: rounding-off in float may move an activation to the next of 256 levels."""
 
     label_agreement: float = Field(default=0.995, gt=0, le=1)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lissom.artifacts import ONNX, SERVING, TOKENIZER, write_json
 from lissom.errors import InputError
 from lissom.export import attention
+from lissom.export.graph import tidy
 from lissom.export.integer import to_integer
 from lissom.models.compressed import CompressedModel
 from lissom.models.families import family_of
@@ -58,9 +59,24 @@ def export_onnx(model: CompressedModel, folder: Path) -> int:
 
 
 def write_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_length: int) -> None:
-    """Trace the network and write its graph; `inputs` are names of tensors `[batch, tokens]` int64."""
+    """Trace the network and write its graph, tidy, with one kernel per attention.
+
+    Args:
+        network: the network; not changed.
+        inputs: names of the tensors `[batch, tokens]` int64 that it reads.
+        path: where to.
+        max_length: longest input in tokens.
+    """
     network = to_integer(network) if quantized_layers(network) else copy.deepcopy(network).eval()
     network.set_attn_implementation(attention.NAME)
+    write_plain_graph(network, inputs, path, max_length)
+    model = onnx.load(path)
+    tidy(model.graph)
+    onnx.save(model, path)
+
+
+def write_plain_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_length: int) -> None:
+    """Trace the network and write the graph as torch's exporter leaves it; arguments as for `write_graph`."""
     network.config.use_cache = False
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_length)
     sample = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
@@ -80,7 +96,6 @@ def write_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_len
         )
     assert program is not None
     program.save(str(path), external_data=False)
-    _strip(path)
 
 
 def integer_kernels(path: Path) -> int:
@@ -97,18 +112,6 @@ def count_kernels(path: Path) -> "collections.Counter[str]":
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
-
-
-def _strip(path: Path) -> None:
-    """Drop what the exporter notes at every node for debugging, stack traces with paths of this machine among it."""
-    graph = onnx.load(path)
-    for node in graph.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        value.ClearField("metadata_props")
-    del graph.graph.metadata_props[:]
-    onnx.save(graph, path)
 
 
 class _LogitsOnly(nn.Module):

@@ -1,7 +1,7 @@
 """Fake quantisation: layers that compute in float with values that integers can hold (SPECS §3.1, §3.3).
 
 Weights: symmetric per output row, scale from the row itself at every step. Inputs: affine, unsigned 8-bit, one
-scale per layer that follows a moving average of the data until it is frozen. Embeddings: symmetric 8-bit per row.
+scale per layer that follows a moving average of the data until it is frozen. Word table: symmetric 8-bit per row.
 Gradients pass where a value was not clipped and stop where it was (clipped straight-through estimator).
 """
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lissom.models.edits.word_table import rows_of
 from lissom.models.families import family_of, replace_module
 from lissom.section import Section
 
@@ -99,22 +100,21 @@ class FakeQuantEmbedding(nn.Embedding):
 
 
 class FakeQuantize(Section):
-    """Quantise all matrix products and embeddings but the classifier's last layer; the weights stay floats."""
+    """Quantise all matrix products but the classifier's last, and the word table; the weights stay floats."""
 
     kind: Literal["fake_quantize"] = "fake_quantize"
     weight_bits: Literal[7, 8] = 7
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; the input ranges are to be observed, or loaded, afterwards."""
-        classifier = family_of(network).classifier
+        family = family_of(network)
+        table = rows_of(network, family.word_table)
         for path, module in list(network.named_modules()):
-            if type(module) is nn.Linear and path != classifier:
+            if type(module) is nn.Linear and path != family.classifier:
                 replace_module(network, path, FakeQuantLinear(module, self.weight_bits).train(module.training))
-            elif type(module) is nn.Embedding:
+            elif type(module) is nn.Embedding and path == table:  # positions and segments are a few rows
                 replace_module(network, path, FakeQuantEmbedding(module))
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        return (
-            f"{self.weight_bits}-bit weights, uint8 activations, int8 tables (simulated in torch, real in the export)"
-        )
+        return f"{self.weight_bits}-bit weights, uint8 inputs, int8 word table (simulated in torch, real in the export)"
