@@ -52,7 +52,8 @@ class Workspace:
             "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder), "CI": "true", "COLUMNS": "200",
             "LISSOM_CHECKPOINT_SECONDS": "0",
         }  # fmt: skip
-        self.env.pop("MLFLOW_TRACKING_URI", None)
+        for name in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"):  # bytecode beside the code, as users have it
+            self.env.pop(name, None)
         self.run("git", "init", "-q")
         self.write_params(PARAMS)
         write_base(folder / "base")
