@@ -54,13 +54,17 @@ def predict(
             help="Exported folder, model directory or models:/NAME@ALIAS; default: the champion of the registry."
         ),
     ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(help="Models with exits: leave at an uncertainty up to this, -1 (never) to 1 (at once)."),
+    ] = None,
 ) -> None:
     """Classify texts."""
     from lissom.tracking.answering import answer
 
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
-    where, answers = answer(texts, pair, model)
+    where, answers = answer(texts, pair, model, speed)
     table = Table(box=None, pad_edge=False)
     for name in ("label", "probability", "text"):
         table.add_column(name, no_wrap=name != "text")

@@ -67,3 +67,8 @@ class ProgressBar(Hook):
     def on_record(self, record: dict[str, float]) -> None:
         """Remember the figures that the bar shows."""
         self._notes |= {name: value for name, value in record.items() if name in ("loss", "dev_score")}
+
+
+def note(text: str) -> None:
+    """Tell the user something worth a line."""
+    console.print(text, highlight=False)

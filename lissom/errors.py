@@ -28,6 +28,7 @@ _EXTRAS = {
     "scipy": "report",
     "matplotlib": "report",
     "jinja2": "report",
+    "textblob": "augment",
 }
 
 

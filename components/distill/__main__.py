@@ -1,22 +1,46 @@
 """Make a student of the teacher."""
 
-from components.recovery import passed_on, recovered
+from safetensors.torch import load_file
+
+from components.recovery import passed_on
 from components.stage import Outcome, Stage, run_stage
-from lissom.distill.config import LogitsDistillation, NoDistillation
-from lissom.models.families import blocks_of
-from lissom.models.students import block_student
+from lissom.artifacts import TEACHER_OUTPUTS
+from lissom.console import ProgressBar
+from lissom.data.prepare import load_table
+from lissom.distill.config import NoDistillation
+from lissom.distill.material import Material, precision_name
+from lissom.distill.run import distill
+from lissom.models.base import load_base, load_language_model
+from lissom.tracking.runs import RunMetrics
 
 
 def work(stage: Stage) -> Outcome:
-    """Cut the student out of the teacher and train it on the teacher's logits."""
-    model = stage.load("model")
-    match stage.params.distill:
-        case NoDistillation():
-            return passed_on(model)
-        case LogitsDistillation() as params:
-            model.edit(block_student(len(blocks_of(model.network)), params.blocks))
-            data = stage.encode(model, "train", "transfer")
-            return recovered(stage, model, data, params.method, params.training)
+    """Make the student and train it as the method says."""
+    teacher, params = stage.load("model"), stage.params.distill
+    if isinstance(params, NoDistillation):
+        return passed_on(teacher)
+    task, base = teacher.manifest.task, stage.params.base
+    material = Material(
+        teacher=teacher,
+        tables={split: load_table(stage.inputs["data"], split) for split in ("train", "transfer", "dev")},
+        scratch=stage.scratch,
+        logits=load_file(stage.inputs["logits"] / TEACHER_OUTPUTS)["logits"],
+        base=lambda: load_base(base, task, params.training.seed),
+        language_model=lambda: load_language_model(base),
+        hooks=lambda phase: [RunMetrics(stage.run, phase.removeprefix("training")), ProgressBar(f"distill, {phase}")],
+        checkpoints=stage.checkpoints(),
+    )
+    student = distill(params, material)
+    last = list(student.trainings.values())[-1]
+    metrics = {
+        "method": params.method,
+        "dev_accuracy": material.scorer(student.model, params.training)(),
+        "steps": sum(fitted.steps for fitted in student.trainings.values()),
+        "examples_per_second": last.examples_per_second,
+        "precision": precision_name(params.training),
+        **student.metrics,
+    }
+    return Outcome(metrics=metrics, history=student.history, model=student.model, method=params.method)
 
 
 if __name__ == "__main__":

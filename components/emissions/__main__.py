@@ -3,10 +3,11 @@
 import torch
 
 from components.stage import Outcome, Stage, run_stage
+from lissom.artifacts import VARIANTS
 from lissom.emissions.inference import measure_inference_energy
 from lissom.emissions.payback import interval, payback
 from lissom.evaluate.variant import eager_runner, onnx_runner, timed_batches
-from lissom.report.ledger import compressing_energy
+from lissom.report.ledger import compressing_energy, read_evaluations
 
 
 def work(stage: Stage) -> Outcome:
@@ -16,9 +17,11 @@ def work(stage: Stage) -> Outcome:
     threads = torch.get_num_threads()
     batches = timed_batches(stage.encode(teacher, "test"), 1, teacher.pad_id)
     final_batches = timed_batches(stage.encode(model, "test"), 1, model.pad_id)
+    exits = read_evaluations(stage.inputs["metrics"])[VARIANTS[-1]].exits
+    speed = None if exits is None else exits.chosen
     runners = {
         "teacher": eager_runner(teacher, batches),
-        "artifact": onnx_runner(stage.inputs["export"], threads, final_batches),
+        "artifact": onnx_runner(stage.inputs["export"], threads, final_batches, speed=speed),
     }
     energy = measure_inference_energy(runners, len(batches), params.repeats, params.seconds, params.country)
     saved = interval([old - new for old, new in zip(energy["teacher"].kwh, energy["artifact"].kwh, strict=True)])

@@ -3,10 +3,17 @@
 from typing import Any
 
 from components.stage import Outcome, Stage, run_stage
+from lissom.data.encoding import Encoded
 from lissom.data.prepare import load_table
+from lissom.evaluate.exits import sweep_speeds
+from lissom.evaluate.figures import ExitSweep
 from lissom.evaluate.floor import linear_floor
 from lissom.evaluate.plain_int8 import evaluate_plain_int8
 from lissom.evaluate.variant import evaluate_variant
+from lissom.export.parity import exported_logits
+from lissom.models.compressed import CompressedModel
+from lissom.models.exits import early_exits
+from lissom.serving.classifier import OnnxClassifier
 
 
 def work(stage: Stage) -> Outcome:
@@ -14,8 +21,9 @@ def work(stage: Stage) -> Outcome:
     model, teacher = stage.load("model"), stage.load("teacher")
     test, teacher_test = stage.encode(model, "test"), stage.encode(teacher, "test")
     params, exported = stage.params.evaluate, stage.inputs["export"]
+    exits = _sweep(stage, model, teacher, test) if early_exits(model.network) else None
     evaluation = evaluate_variant(
-        stage.option, model, exported, teacher, stage.inputs["teacher_export"], test, teacher_test, params
+        stage.option, model, exported, teacher, stage.inputs["teacher_export"], test, teacher_test, params, exits
     )
     metrics: dict[str, Any] = evaluation.model_dump(mode="json")
     if stage.option == "teacher":
@@ -25,6 +33,17 @@ def work(stage: Stage) -> Outcome:
         plain = evaluate_plain_int8(teacher, exported, test, params, stage.scratch)
         metrics["plain_int8"] = plain.model_dump(mode="json")
     return Outcome(metrics=metrics)
+
+
+def _sweep(stage: Stage, model: CompressedModel, teacher: CompressedModel, test: Encoded) -> ExitSweep:
+    """Choose the speed on the dev set, by the largest accuracy drop that the gates allow."""
+    teacher_dev = stage.encode(teacher, "dev")
+    logits = exported_logits(OnnxClassifier(stage.inputs["teacher_export"]), teacher_dev, teacher.pad_id)
+    accuracy = float((logits.argmax(1).numpy() == teacher_dev.labels).mean())
+    return sweep_speeds(
+        model, stage.inputs["export"], stage.encode(model, "dev"), test, accuracy,
+        stage.params.gates.max_accuracy_drop, stage.params.evaluate,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,17 +8,18 @@ from lissom.data.prepare import load_table
 from lissom.models.manifest import read_manifest
 from lissom.report.ledger import Ledger, read_evaluations
 from lissom.tracking.model_card import model_card
-from lissom.tracking.registry import move_aliases, register, verify, version_tags
+from lissom.tracking.registry import at_speed, move_aliases, register, verify, version_tags
 
 _SAMPLE = 64
 
 
 def work(stage: Stage) -> Outcome:
     """Register, verify, judge."""
-    exported, metrics = stage.inputs["export"], stage.inputs["metrics"]
+    metrics = stage.inputs["metrics"]
     manifest = read_manifest(stage.inputs["model"])
     ledger = Ledger.model_validate(read_json(stage.inputs["report"] / LEDGER_JSON))
     final = read_evaluations(metrics)[VARIANTS[-1]]
+    exported = at_speed(stage.inputs["export"], None if final.exits is None else final.exits.chosen, stage.scratch)
     card = model_card(ledger, final, manifest, read_json(metrics / "prepare" / METRICS)["rows"])
     write_text(stage.scratch / MODEL_CARD, card)
     stage.run.log_files(stage.scratch / MODEL_CARD)

@@ -1,34 +1,43 @@
-"""Params of distillation: a union on `method`, so that a method has only its own fields."""
+"""Params of distillation: a union on `method`, so that a method has only its own fields.
 
-from typing import Annotated, Literal
+Offline methods learn from the fine-tuned teacher, online ones train several networks at once, self-distillation
+makes a network its own teacher.
+"""
 
-from pydantic import Field, model_validator
+from typing import Annotated
 
-from lissom.section import Section
-from lissom.training.config import RecoveryParams
+from pydantic import Field
 
+from lissom.distill.offline_config import (
+    DistilBertDistillation,
+    LogitsDistillation,
+    LstmDistillation,
+    MobileBertDistillation,
+    NoDistillation,
+    PatientDistillation,
+    TinyBertDistillation,
+)
+from lissom.distill.online_config import JointDistillation, MutualDistillation
+from lissom.distill.self_config import (
+    BornAgainDistillation,
+    DeepToShallowDistillation,
+    EmaDistillation,
+    FastBertDistillation,
+)
 
-class NoDistillation(Section):
-    """Pass the teacher on."""
-
-    method: Literal["none"]
-
-
-class LogitsDistillation(Section):
-    """A student made of some of the teacher's blocks learns the teacher's logits."""
-
-    method: Literal["logits"]
-
-    blocks: tuple[int, ...] = Field(min_length=1)
-    """The teacher's blocks (0-based, ascending) that the student starts from."""
-
-    training: RecoveryParams = RecoveryParams()
-
-    @model_validator(mode="after")
-    def _ascending(self) -> "LogitsDistillation":
-        if list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
-            raise ValueError(f"blocks are {list(self.blocks)}: they must be ascending, distinct and >= 0")
-        return self
-
-
-DistillParams = Annotated[NoDistillation | LogitsDistillation, Field(discriminator="method")]
+DistillParams = Annotated[
+    NoDistillation
+    | LogitsDistillation
+    | DistilBertDistillation
+    | PatientDistillation
+    | TinyBertDistillation
+    | MobileBertDistillation
+    | LstmDistillation
+    | MutualDistillation
+    | JointDistillation
+    | FastBertDistillation
+    | DeepToShallowDistillation
+    | BornAgainDistillation
+    | EmaDistillation,
+    Field(discriminator="method"),
+]

@@ -1,18 +1,40 @@
 """Soft targets: the student learns the teacher's softened distribution over labels.
 
 Hinton et al. 2015, arXiv:1503.02531; the weighting CE + alpha T^2 KL is that of task-level DistilBERT (SPECS §1.0.1).
-Returns losses for `fit`.
+Returns losses for `fit`, and a student of some of the teacher's blocks.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
-from lissom.distill.teacher import TeacherLogits
-from lissom.models.compressed import logits_of
+from lissom.distill.material import Distilled, Material
+from lissom.distill.offline_config import LogitsDistillation
+from lissom.distill.teacher import Teacher
+from lissom.models.exits import all_logits
+from lissom.models.students import cut, randomized
 from lissom.training.config import LogitsLossParams
 from lissom.training.losses import Loss, cross_entropy
+
+
+def distill(params: LogitsDistillation, material: Material) -> Distilled:
+    """Cut the student out of the teacher and train it on the teacher's logits."""
+    student = cut(material.teacher, params.blocks)
+    if params.start == "random":
+        student = randomized(student, params.training.seed)
+    fitted = material.train(
+        "training",
+        student.network,
+        material.lesson(student),
+        student.pad_id,
+        against_teacher(material.known_logits(), params.training.loss),
+        params.training,
+        identity=params.model_dump_json(),
+        score=material.scorer(student, params.training),
+    )
+    return Distilled(student, {"training": fitted})
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -37,12 +59,14 @@ def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, params: 
     return hard_weight * cross_entropy(student, labels) + params.alpha * soft
 
 
-def against_teacher(teacher: TeacherLogits, params: LogitsLossParams) -> Loss:
-    """Return the distillation loss of a network against a teacher, for `fit`."""
+def against_teacher(teacher: Teacher, params: LogitsLossParams) -> Loss:
+    """Return the distillation loss of a network against a teacher, for `fit`; with exits, the mean over all."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
-            target = teacher.logits(batch)
-        return distillation_loss(logits_of(network, batch), target, batch.labels, params)
+            target = teacher.signals(batch).logits
+        assert isinstance(network, PreTrainedModel)
+        answers = [distillation_loss(logits, target, batch.labels, params) for logits in all_logits(network, batch)]
+        return torch.stack(answers).mean()
 
     return loss

@@ -5,39 +5,46 @@ from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from lissom.artifacts import TEACHER_OUTPUTS
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
-from lissom.models.compressed import logits_of
+from lissom.models.signals import Signals, Wanted, signals_of
 from lissom.training.predicting import predict
 
 
-class TeacherLogits(Protocol):
-    """Anything that knows the teacher's logits of a batch."""
+class Teacher(Protocol):
+    """Anything that knows what a teacher says of a batch."""
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Return `[batch, labels]`, without gradients."""
+    def signals(self, batch: Batch) -> Signals:
+        """Return the logits, and whatever else the teacher was set up to give; without gradients."""
         ...
 
 
 class LiveTeacher:
-    """A teacher that is asked for every batch; in eval mode, whatever happens around it."""
+    """A teacher that is asked for every batch; in eval mode, whatever happens around it.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: the teacher; attention scores need `expose_scores` around the calls.
+        wanted: the signals to give besides logits.
+    """
+
+    def __init__(self, network: PreTrainedModel, wanted: Wanted | None = None) -> None:
         self._network = network
+        self._wanted = wanted or Wanted()
 
-    def logits(self, batch: Batch) -> Tensor:
+    def signals(self, batch: Batch) -> Signals:
         """Run the teacher."""
         self._network.eval()
         with torch.no_grad():
-            return logits_of(self._network, batch)
+            return signals_of(self._network, batch, self._wanted)
 
 
 class CachedLogits:
-    """Logits of a whole data set, looked up by example number."""
+    """Logits of a whole data set, looked up by example number: tokens play no part, so tokenisers may differ."""
 
     def __init__(self, logits: Tensor) -> None:
         self._logits = logits
@@ -45,12 +52,12 @@ class CachedLogits:
     def __len__(self) -> int:
         return len(self._logits)
 
-    def logits(self, batch: Batch) -> Tensor:
+    def signals(self, batch: Batch) -> Signals:
         """Look up the batch's examples."""
-        return self._logits[batch.indices.cpu()].to(batch.labels.device)
+        return Signals(self._logits[batch.indices.cpu()].to(batch.labels.device))
 
 
-def cache_logits(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:
+def cache_logits(network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:
     """Return the teacher's logits of every example, `[examples, labels]`, each computed once."""
     return predict(network, data, pad, precision, "teacher's logits")
 

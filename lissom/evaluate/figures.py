@@ -23,6 +23,33 @@ class Setting(Section):
     """The same for the teacher's fp32 ONNX file, where it ran beside."""
 
 
+class ExitSetting(Section):
+    """A model with exits at one speed."""
+
+    speed: float
+    """How uncertain an answer may be to leave; below 0 none does."""
+    accuracy: float
+    """On the test set."""
+    dev_accuracy: float
+    mean_depth: float
+    """Blocks that a test text takes."""
+    flops: float
+    """Mean operations of a test text, 2 per multiply-add, counted in torch for the blocks it takes."""
+    flops_ratio: float
+    """Operations at full depth over these."""
+    latency: Latency
+    """Batch 1, all threads, all speeds in turn."""
+
+
+class ExitSweep(Section):
+    """A model with exits over its speeds."""
+
+    settings: tuple[ExitSetting, ...]
+    """Full depth first."""
+    chosen: float
+    """The speed that the model is served at, and at which all other figures were taken."""
+
+
 class Evaluation(Section):
     """What is known of one variant."""
 
@@ -37,6 +64,8 @@ class Evaluation(Section):
     anatomy: Anatomy
     settings: tuple[Setting, ...]
     edits: tuple[str, ...]
+    exits: ExitSweep | None = None
+    """Only where inputs can leave early."""
     machine: dict[str, Any]
     versions: dict[str, str]
 

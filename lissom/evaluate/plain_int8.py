@@ -18,7 +18,6 @@ from lissom.evaluate.variant import eager_runner, onnx_runner, timed_batches
 from lissom.export.onnx import write_plain_graph
 from lissom.export.parity import exported_logits
 from lissom.models.compressed import CompressedModel
-from lissom.models.families import family_of
 from lissom.serving.classifier import OnnxClassifier
 
 
@@ -48,9 +47,8 @@ def evaluate_plain_int8(
 
 def plain_int8(teacher: CompressedModel, target: Path) -> None:
     """Write the teacher's graph as torch exports it, dynamically quantised."""
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if family_of(teacher.network).token_types else [])]
     plain = target.with_name("plain_float.onnx")
-    write_plain_graph(copy.deepcopy(teacher.network).eval(), inputs, plain, teacher.manifest.task.max_length)
+    write_plain_graph(copy.deepcopy(teacher.network).eval(), plain, teacher.manifest.task.max_length)
     quantize_graph(plain, target)
     plain.unlink()
 

@@ -13,7 +13,7 @@ from lissom.artifacts import ONNX, TOKENIZER
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
-from lissom.evaluate.figures import TEACHER_EAGER, TEACHER_ONNX, VARIANT, Evaluation, Setting
+from lissom.evaluate.figures import TEACHER_EAGER, TEACHER_ONNX, VARIANT, Evaluation, ExitSweep, Setting
 from lissom.evaluate.latency import Runner, measure_latency
 from lissom.evaluate.quality import measure_quality
 from lissom.export.onnx import integer_kernels
@@ -35,6 +35,7 @@ def evaluate_variant(
     test: Encoded,
     teacher_test: Encoded,
     params: EvaluateParams,
+    exits: ExitSweep | None = None,
 ) -> Evaluation:
     """Measure quality, size, memory and speed of an exported variant.
 
@@ -47,12 +48,16 @@ def evaluate_variant(
         test: test set in the variant's tokens.
         teacher_test: the same examples in the teacher's tokens.
         params: settings.
+        exits: for a variant with exits, the speed that it is measured at and why.
     """
-    logits = exported_logits(OnnxClassifier(exported), test, model.pad_id).numpy()
+    speed = None if exits is None else exits.chosen
+    logits = exported_logits(OnnxClassifier(exported, speed=speed), test, model.pad_id).numpy()
     teacher_logits = exported_logits(OnnxClassifier(teacher_exported), teacher_test, teacher.pad_id).numpy()
     threads = sorted({1, torch.get_num_threads()})
     settings = [
-        _measure_setting(exported, test, model.pad_id, teacher, teacher_exported, teacher_test, size, count, params)
+        _measure_setting(
+            exported, test, model.pad_id, teacher, teacher_exported, teacher_test, size, count, params, speed
+        )
         for size in params.batch_sizes
         for count in threads
     ]
@@ -69,6 +74,7 @@ def evaluate_variant(
         anatomy=anatomy(model.network),
         settings=tuple(settings),
         edits=tuple(edit.describe() for edit in model.manifest.edits),
+        exits=exits,
         machine=describe_machine(),
         versions=describe_versions(),
     )
@@ -84,9 +90,11 @@ def eager_runner(model: CompressedModel, batches: list[Batch]) -> Runner:
     return run
 
 
-def onnx_runner(folder: Path, threads: int, batches: list[Batch], graph: str = ONNX) -> Runner:
-    """Return a runner of an exported file with a number of threads."""
-    classifier = OnnxClassifier(folder, threads, graph, spin=False)
+def onnx_runner(
+    folder: Path, threads: int, batches: list[Batch], graph: str = ONNX, speed: float | None = None
+) -> Runner:
+    """Return a runner of an exported file with a number of threads, at a speed if it has exits."""
+    classifier = OnnxClassifier(folder, threads, graph, speed=speed, spin=False)
     inputs = [{name: getattr(batch, name).numpy() for name in classifier.serving["inputs"]} for batch in batches]
 
     def run(number: int) -> None:
@@ -113,7 +121,7 @@ def peak_rss(folder: Path) -> float:
 
 def _measure_setting(
     exported: Path, test: Encoded, pad: int, teacher: CompressedModel, teacher_exported: Path, teacher_test: Encoded,
-    batch_size: int, threads: int, params: EvaluateParams,
+    batch_size: int, threads: int, params: EvaluateParams, speed: float | None,
 ) -> Setting:  # fmt: skip
     torch.set_num_threads(threads)
     batches, teacher_batches = (
@@ -121,7 +129,7 @@ def _measure_setting(
         timed_batches(teacher_test, batch_size, teacher.pad_id),
     )
     runners = {
-        VARIANT: onnx_runner(exported, threads, batches),
+        VARIANT: onnx_runner(exported, threads, batches, speed=speed),
         TEACHER_EAGER: eager_runner(teacher, teacher_batches),
         TEACHER_ONNX: onnx_runner(teacher_exported, threads, teacher_batches),
     }

@@ -5,6 +5,7 @@ import copy
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -16,13 +17,17 @@ from transformers import PreTrainedModel
 from lissom.artifacts import ONNX, SERVING, TOKENIZER, write_json
 from lissom.errors import InputError
 from lissom.export import attention
+from lissom.export.early_exit import join_parts
 from lissom.export.graph import tidy
 from lissom.export.integer import to_integer
-from lissom.models.compressed import CompressedModel
-from lissom.models.families import family_of
+from lissom.models.compressed import CompressedModel, input_names, logits_from
+from lissom.models.exits import EmbeddingPart, early_exits, parts_of
 from lissom.quantize.int8 import quantized_layers
 
 INTEGER_KERNELS = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul")
+
+FULL_DEPTH = -1.0
+"""The speed at which nothing leaves early."""
 
 _OPSET = 21
 _SAMPLE_SHAPE = (2, 7)  # at least 2: torch takes sizes 0 and 1 for constants
@@ -34,8 +39,7 @@ def export_onnx(model: CompressedModel, folder: Path) -> int:
     Raises:
         InputError: the model is quantised, but onnxruntime would run none of it with integer kernels.
     """
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if family_of(model.network).token_types else [])]
-    write_graph(model.network, inputs, folder / ONNX, model.manifest.task.max_length)
+    write_graph(model.network, folder / ONNX, model.manifest.task.max_length)
     integer = integer_kernels(folder / ONNX)
     if quantized_layers(model.network) and not integer:
         found = ", ".join(sorted(count_kernels(folder / ONNX)))
@@ -52,46 +56,78 @@ def export_onnx(model: CompressedModel, folder: Path) -> int:
         "pair": task.pair,
         "max_length": task.max_length,
         "pad_id": model.pad_id,
-        "inputs": inputs,
+        "inputs": input_names(model.network),
     }
+    if early_exits(model.network):
+        serving["speed"] = FULL_DEPTH
     write_json(folder / SERVING, serving)
     return integer
 
 
-def write_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_length: int) -> None:
-    """Trace the network and write its graph, tidy, with one kernel per attention.
+def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
+    """Trace the network and write its graph, tidy, with one kernel per attention; with exits, one that can end early.
 
     Args:
         network: the network; not changed.
-        inputs: names of the tensors `[batch, tokens]` int64 that it reads.
         path: where to.
         max_length: longest input in tokens.
     """
     network = to_integer(network) if quantized_layers(network) else copy.deepcopy(network).eval()
     network.set_attn_implementation(attention.NAME)
-    write_plain_graph(network, inputs, path, max_length)
+    if early_exits(network):
+        onnx.save(_early_exit_graph(network, max_length), path)
+        return
+    write_plain_graph(network, path, max_length)
     model = onnx.load(path)
     tidy(model.graph)
     onnx.save(model, path)
 
 
-def write_plain_graph(network: PreTrainedModel, inputs: list[str], path: Path, max_length: int) -> None:
+def write_plain_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
     """Trace the network and write the graph as torch's exporter leaves it; arguments as for `write_graph`."""
     network.config.use_cache = False
-    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_length)
+    inputs = input_names(network)
     sample = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
+    _trace(_LogitsOnly(network, inputs), sample, inputs, ["logits"], path, max_length)
+
+
+def _early_exit_graph(network: PreTrainedModel, max_length: int) -> onnx.ModelProto:
+    network.config.use_cache = False
+    embed, steps = parts_of(network)
+    names = input_names(network)
+    ids = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in names)
+    between = (torch.randn(*_SAMPLE_SHAPE, network.config.hidden_size), ids[0])
+    parts = [(embed, ids, names, ["hidden"])]
+    parts += [(step, between, ["hidden", "attention_mask"], ["hidden_out", "logits"]) for step in steps]
+    traced = []
+    with tempfile.TemporaryDirectory() as folder:
+        for module, sample, inputs, outputs in parts:
+            path = Path(folder) / ONNX
+            _trace(module, sample, inputs, outputs, path, max_length)
+            model = onnx.load(path)
+            tidy(model.graph)
+            traced.append(model)
+    return join_parts(traced[0], traced[1:], network.config.num_labels)
+
+
+def _trace(
+    module: nn.Module, sample: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path, max_length: int
+) -> None:
+    """Trace a module whose inputs are all `[batch, n, ...]`, and write its graph."""
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_length)
+    shapes = tuple({0: batch, 1: tokens} for _ in inputs)
     # The exporter warns of its own deprecations, and of optional packages that nothing here needs.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _LogitsOnly(network, inputs),
+            module,
             sample,
             dynamo=True,
             opset_version=_OPSET,
-            dynamic_shapes=(tuple({0: batch, 1: tokens} for _ in inputs),),
+            dynamic_shapes=(shapes,) if isinstance(module, _LogitsOnly | EmbeddingPart) else shapes,
             input_names=inputs,
-            output_names=["logits"],
+            output_names=outputs,
             verbose=False,
         )
     assert program is not None
@@ -111,7 +147,16 @@ def count_kernels(path: Path) -> "collections.Counter[str]":
         options.log_severity_level = 3
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+        return collections.Counter(_kernels(onnx.load(options.optimized_model_filepath).graph))
+
+
+def _kernels(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the name of every node, those of branches included."""
+    for node in graph.node:
+        yield node.op_type
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _kernels(attribute.g)
 
 
 class _LogitsOnly(nn.Module):
@@ -121,5 +166,4 @@ class _LogitsOnly(nn.Module):
         self.names = names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        logits: Tensor = self.network(**dict(zip(self.names, inputs, strict=True))).logits
-        return logits
+        return logits_from(self.network, dict(zip(self.names, inputs, strict=True)))

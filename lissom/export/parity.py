@@ -54,7 +54,7 @@ def check_parity(model: CompressedModel, folder: Path, dev: Encoded, params: Exp
 
 
 def exported_logits(classifier: OnnxClassifier, data: Encoded, pad: int) -> torch.Tensor:
-    """Return the exported model's logits of every example in its place, `[examples, labels]`."""
+    """Return the exported model's logits of every example in its place, `[examples, labels]`, at its own speed."""
     logits, places = [], []
     for batch in sorted_batches(data, _BATCH_SIZE, pad):
         inputs = {name: getattr(batch, name).numpy() for name in classifier.serving["inputs"]}

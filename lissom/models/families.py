@@ -17,7 +17,7 @@ class Family:
     """Where the parts of a family's networks are."""
 
     blocks: str
-    """The ModuleList of Transformer blocks."""
+    """The ModuleList of Transformer blocks; empty for a network that is no Transformer."""
     word_table: str
     """The embedding of tokens."""
     query: str
@@ -33,10 +33,18 @@ class Family:
     """Name of the number of blocks in the config."""
     config_neurons: str
     """Name of the number of FFN neurons in the config."""
+    embeddings: str
+    """The module between token ids and the first block; for decoders the word table itself."""
     head: tuple[str, ...]
     """First parts of the names of task-head parameters, which a pre-trained model may lack."""
     classifier: str
     """The last projection, to the labels."""
+    config_width: str = "hidden_size"
+    """Name of the width of all heads together in the config."""
+    more_ffn: tuple[str, ...] = ()
+    """Further feed-forward layers of a block, which no technique cuts."""
+    final_norm: str | None = None
+    """The norm behind the last block, where there is one."""
     position_table: str | None = None
     """The embedding of positions, where they are learned."""
     token_types: bool = False
@@ -44,6 +52,9 @@ class Family:
     grouped: bool = False
     """Whether several query heads may share a key/value head."""
 
+
+BILSTM = "lissom_bilstm"
+"""Model type of the one network here that is no Transformer."""
 
 _ENCODER = Family(
     blocks="{}.encoder.layer",
@@ -58,6 +69,7 @@ _ENCODER = Family(
     config_neurons="intermediate_size",
     head=("classifier",),
     classifier="classifier",
+    embeddings="{}.embeddings",
     position_table="{}.embeddings.position_embeddings",
 )
 _LLAMA = Family(
@@ -73,13 +85,18 @@ _LLAMA = Family(
     config_neurons="intermediate_size",
     head=("score",),
     classifier="score",
+    embeddings="model.embed_tokens",
+    final_norm="model.norm",
     grouped=True,
 )
 
 
+_PREFIXED = ("blocks", "word_table", "embeddings", "position_table")
+
+
 def _below(prefix: str, family: Family) -> Family:
     """Fill the name of the network's trunk into a family's paths."""
-    paths = {name: getattr(family, name).format(prefix) for name in ("blocks", "word_table", "position_table")}
+    paths = {name: getattr(family, name).format(prefix) for name in _PREFIXED}
     return replace(family, **paths)
 
 
@@ -99,7 +116,31 @@ FAMILIES: dict[str, Family] = {
         config_neurons="hidden_dim",
         head=("pre_classifier", "classifier"),
         classifier="classifier",
+        embeddings="distilbert.embeddings",
         position_table="distilbert.embeddings.position_embeddings",
+    ),
+    "mobilebert": replace(
+        _below("mobilebert", _ENCODER),
+        head=("classifier", "mobilebert.pooler"),
+        token_types=True,
+        config_width="true_hidden_size",
+        more_ffn=("ffn",),
+    ),
+    BILSTM: Family(
+        blocks="",
+        word_table="embeddings.word_embeddings",
+        query="",
+        key="",
+        value="",
+        attention_output="",
+        ffn_in=(),
+        ffn_out="",
+        config_blocks="",
+        config_neurons="",
+        head=("classifier",),
+        classifier="classifier",
+        embeddings="embeddings",
+        token_types=True,
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -120,8 +161,15 @@ def family_of(network: PreTrainedModel) -> Family:
 
 
 def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
-    """Return the network's list of blocks."""
-    blocks = network.get_submodule(family_of(network).blocks)
+    """Return the network's list of blocks.
+
+    Raises:
+        InputError: the network is no Transformer.
+    """
+    path = family_of(network).blocks
+    if not path:
+        raise InputError(f"a {network.config.model_type} has no Transformer blocks; set method: none for this stage")
+    blocks = network.get_submodule(path)
     assert isinstance(blocks, nn.ModuleList)
     return blocks
 
@@ -129,7 +177,8 @@ def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
 def head_size(network: PreTrainedModel) -> int:
     """Return d_h, the width of one attention head; pruning never changes it."""
     config = network.config
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    width = getattr(config, family_of(network).config_width)
+    return int(getattr(config, "head_dim", None) or width // config.num_attention_heads)
 
 
 def head_groups(network: PreTrainedModel) -> int:
@@ -139,7 +188,7 @@ def head_groups(network: PreTrainedModel) -> int:
     return int(network.config.num_attention_heads // network.config.num_key_value_heads)
 
 
-def replace_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` at `path` below `root`."""
+def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:
+    """Put `module`, or nothing, at `path` below `root`."""
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, module)

@@ -1,9 +1,29 @@
-"""Students made of teachers."""
+"""Students made of teachers: some of their blocks, or a network of another shape with the same task and tokens."""
 
+import copy
+import json
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    MobileBertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
 from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks
+from lissom.models.edits.word_table import truncated_svd
+from lissom.models.families import blocks_of, family_of
+
+CONFIG_OF_THE_MOMENT = ("transformers_version", "_name_or_path", "architectures", "dtype")
+
+RELEASED_BLOCKS = {(6, 12): (0, 2, 4, 7, 9, 11)}
+"""DistilBERT's own choice of 6 among 12 blocks: the first and the last included (its extraction script)."""
 
 
 def block_student(available: int, blocks: Sequence[int]) -> list[Edit]:
@@ -20,3 +40,149 @@ def block_student(available: int, blocks: Sequence[int]) -> list[Edit]:
     if beyond:
         raise InputError(f"distill.blocks: {beyond} do not exist; the teacher has blocks 0 to {available - 1}")
     return [KeepBlocks(kept=tuple(blocks))]
+
+
+def spread_blocks(available: int) -> tuple[int, ...]:
+    """Return half of the blocks, spread from the first to the last: the released choice where there is one."""
+    half = max(1, available // 2)
+    if (half, available) in RELEASED_BLOCKS:
+        return RELEASED_BLOCKS[half, available]
+    return tuple(round(index * (available - 1) / max(1, half - 1)) for index in range(half))
+
+
+def cut(model: CompressedModel, blocks: Sequence[int] | None) -> CompressedModel:
+    """Return a copy of a model with some of its blocks, or all."""
+    student = copy.deepcopy(model)
+    if blocks is not None:
+        student.edit(block_student(len(blocks_of(student.network)), blocks))
+    return student
+
+
+def randomized(model: CompressedModel, seed: int) -> CompressedModel:
+    """Return a model of the same structure with weights drawn from `seed`.
+
+    Raises:
+        InputError: the model has edits that plain transformers cannot draw weights for.
+    """
+    if any(edit.kind != "keep_blocks" for edit in model.manifest.edits):
+        raise InputError("random weights are drawn for whole networks or some of their blocks, before other edits")
+    return reshaped(model, model.network.config, seed)
+
+
+def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> CompressedModel:
+    """Return a model with the task, labels and tokenizer of `model` and a network of `config`, random from `seed`."""
+    torch.manual_seed(seed)
+    config = copy.deepcopy(config)
+    for name in ("num_labels", "id2label", "label2id", "pad_token_id"):
+        setattr(config, name, getattr(model.network.config, name))
+    network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return CompressedModel(
+        network=network.eval(),
+        tokenizer=copy.deepcopy(model.tokenizer),
+        tokenizer_config=dict(model.tokenizer_config),
+        manifest=model.manifest.model_copy(update={"base_config": config_values(config), "edits": ()}),
+    )
+
+
+def config_values(config: PreTrainedConfig) -> dict[str, object]:
+    """Return a config as the manifest stores it."""
+    values = json.loads(config.to_json_string(use_diff=False))
+    return {name: value for name, value in values.items() if name not in CONFIG_OF_THE_MOMENT}
+
+
+def distilbert_student(teacher: CompressedModel, blocks: Sequence[int]) -> CompressedModel:
+    """Return a DistilBERT with blocks, embeddings and head of a BERT: no token types, no pooler.
+
+    The row of token type 0 is added to every position, so that the embeddings of single texts stay as they were.
+
+    Raises:
+        InputError: the teacher is no BERT.
+    """
+    bert, source = teacher.network, teacher.network.config
+    edited = any(edit.kind != "keep_blocks" for edit in teacher.manifest.edits)
+    if source.model_type != "bert" or edited:
+        raise InputError(
+            f"distill.architecture: distilbert is made of an uncompressed BERT; the teacher is a {source.model_type}"
+            f"{' with edits' if edited else ''}; use architecture: teacher"
+        )
+    config = DistilBertConfig(
+        vocab_size=source.vocab_size, max_position_embeddings=source.max_position_embeddings, dim=source.hidden_size,
+        n_layers=len(blocks), n_heads=source.num_attention_heads, hidden_dim=source.intermediate_size,
+        activation=source.hidden_act, dropout=source.hidden_dropout_prob,
+        attention_dropout=source.attention_probs_dropout_prob,
+    )  # fmt: skip
+    student = reshaped(teacher, config, seed=0)
+    embeddings, tables = bert.bert.embeddings, student.network.distilbert.embeddings
+    _copy(embeddings.word_embeddings, tables.word_embeddings)
+    _copy(embeddings.LayerNorm, tables.LayerNorm)
+    with torch.no_grad():
+        types = embeddings.token_type_embeddings.weight[0]
+        tables.position_embeddings.weight.copy_(embeddings.position_embeddings.weight + types)
+    old, new = family_of(bert), family_of(student.network)
+    block_student(source.num_hidden_layers, blocks)  # refuses blocks that do not exist
+    for block, target in zip(blocks, blocks_of(student.network), strict=True):
+        origin = blocks_of(bert)[block]
+        for name in ("query", "key", "value", "attention_output", "ffn_out"):
+            _copy(origin.get_submodule(getattr(old, name)), target.get_submodule(getattr(new, name)))
+        _copy(origin.get_submodule(old.ffn_in[0]), target.get_submodule(new.ffn_in[0]))
+        _copy(origin.attention.output.LayerNorm, target.sa_layer_norm)
+        _copy(origin.output.LayerNorm, target.output_layer_norm)
+    _copy(bert.bert.pooler.dense, student.network.pre_classifier)
+    _copy(bert.classifier, student.network.classifier)
+    return student
+
+
+def mobilebert_student(
+    teacher: CompressedModel,
+    *,
+    blocks: int | None,
+    bottleneck: int,
+    intermediate: int,
+    ffns: int,
+    embedding: int,
+    seed: int,
+) -> CompressedModel:
+    """Return a MobileBERT as wide between its blocks as the teacher, with as many heads; see SPECS §1.5.
+
+    The word table starts from the leading directions of the teacher's, positions, token types and classifier from
+    the teacher's own; the rest is drawn from `seed`.
+
+    Raises:
+        InputError: the heads do not divide the bottleneck.
+    """
+    source, family = teacher.network.config, family_of(teacher.network)
+    heads = source.num_attention_heads
+    if bottleneck % heads:
+        raise InputError(
+            f"distill.shape.bottleneck_size: {bottleneck} is not divisible by the teacher's {heads} heads, "
+            "whose attention is matched one by one"
+        )
+    config = MobileBertConfig(
+        vocab_size=source.vocab_size, hidden_size=source.hidden_size, num_attention_heads=heads,
+        num_hidden_layers=blocks or len(blocks_of(teacher.network)), intermediate_size=intermediate,
+        embedding_size=embedding, intra_bottleneck_size=bottleneck, num_feedforward_networks=ffns,
+        max_position_embeddings=source.max_position_embeddings, classifier_activation=True,
+    )  # fmt: skip
+    student = reshaped(teacher, config, seed)
+    tables = student.network.mobilebert.embeddings
+    table = teacher.network.get_submodule(family.word_table)
+    with torch.no_grad():
+        if isinstance(table, nn.Embedding) and embedding <= min(table.weight.shape):
+            thin, directions = truncated_svd(table.weight, embedding)
+            tables.word_embeddings.weight.copy_(thin)
+            middle = tables.embedding_transformation.weight[:, embedding : 2 * embedding]
+            middle.copy_(directions)
+    if family.position_table is not None:
+        _copy_same_shape(teacher.network.get_submodule(family.position_table), tables.position_embeddings)
+    _copy_same_shape(teacher.network.get_submodule(family.classifier), student.network.classifier)
+    return student
+
+
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    target.load_state_dict(source.state_dict())
+
+
+def _copy_same_shape(source: nn.Module, target: nn.Module) -> None:
+    shapes = [{name: t.shape for name, t in module.state_dict().items()} for module in (source, target)]
+    if shapes[0] == shapes[1]:
+        _copy(source, target)

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
-from lissom.models.compressed import logits_of
 from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.models.exits import all_logits
 from lissom.training.hooks import Hook
 
 
-def calibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
+def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
     """Observe the input range of every quantised layer on some examples, without dropout; real tokens only."""
     network.eval()
     layers = quantized_layers(network)
@@ -27,7 +28,7 @@ def calibrate(network: nn.Module, batches: Iterable[Batch]) -> None:
         layer.observing = True
     with torch.no_grad(), real_tokens_only(network):
         for batch in batches:
-            logits_of(network, batch.to(device))
+            all_logits(network, batch.to(device))
     for layer in layers:
         layer.observing = False
 
@@ -60,7 +61,8 @@ def real_tokens_only(network: nn.Module) -> Iterator[None]:
         for layer in layers:
             layer.real_tokens = mask
 
-    handle = network.register_forward_pre_hook(note, with_kwargs=True)
+    trunk = network.base_model if isinstance(network, PreTrainedModel) else network
+    handle = trunk.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield
     finally:

@@ -39,6 +39,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         bottlenecks=_bottlenecks(teacher, final),
         labels=_labels(teacher, final),
         settings=final.settings,
+        distilled=_told(read_json(metrics / "distill" / METRICS)),
         manifest=manifest,
         data=read_json(metrics / "prepare" / METRICS),
         vocabulary=read_json(metrics / "factorize" / METRICS).get("test_tokens"),
@@ -70,6 +71,20 @@ def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, floa
             parts.append((f"block {number}, {'FFN' if part == 'ffn' else part}", sizes[0], sizes[1]))
     parts += [("norms, pooler, classifier", before.other, after.other), ("all", before.total, after.total)]
     return [(name, old / 1e6, new / 1e6) for name, old, new in parts]
+
+
+def _told(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a method of distillation tells besides its training: the peers, the layer map and so on."""
+    tables = [(name, values) for name, values in metrics.items() if isinstance(values, dict)]
+    return [
+        (f"{title.replace('_', ' ')}, {name}", _in_words(row)) for title, rows in tables for name, row in rows.items()
+    ]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _labels(teacher: Evaluation, final: Evaluation) -> list[dict[str, Any]]:

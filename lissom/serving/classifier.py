@@ -21,13 +21,24 @@ class OnnxClassifier:
         folder: holds `model.onnx`, `tokenizer.json` and `serving.json`.
         threads: threads of one inference; 0 takes all cores.
         graph: name of the graph in the folder.
+        speed: for a model with exits, how uncertain an answer may be to leave early: below 0 none does, at 1 all do;
+            None takes what the folder says.
         spin: let idle threads wait busily for the next call: faster alone, unfair to whatever else is being timed.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0, graph: str = "model.onnx", *, spin: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        threads: int = 0,
+        graph: str = "model.onnx",
+        *,
+        speed: float | None = None,
+        spin: bool = True,
+    ) -> None:
         folder = Path(folder)
         self.serving: Mapping[str, Any] = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
         self.labels: tuple[str, ...] = tuple(self.serving["labels"])
+        self.speed: float | None = self.serving.get("speed") if speed is None else self._checked(speed)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -39,17 +50,19 @@ class OnnxClassifier:
         self._tokenizer.enable_truncation(self.serving["max_length"])
         self._tokenizer.enable_padding(pad_id=self.serving["pad_id"])
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, float]]:
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, speed: float | None = None
+    ) -> list[dict[str, float]]:
         """Return the probability of every label for every text (or pair of texts).
 
         Raises:
-            ValueError: pairs are missing for a task on pairs, or given for one on single texts.
+            ValueError: pairs are missing for a task on pairs, or given for one on single texts; or a speed is given
+                for a model without exits.
         """
         if not texts:
             return []
-        return [
-            dict(zip(self.labels, row.tolist(), strict=True)) for row in softmax(self.logits(self.encode(texts, pairs)))
-        ]
+        logits = self.logits(self.encode(texts, pairs), speed)
+        return [dict(zip(self.labels, row.tolist(), strict=True)) for row in softmax(logits)]
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Return the tensors `[batch, n]` that the graph reads."""
@@ -66,10 +79,28 @@ class OnnxClassifier:
             for name in self.serving["inputs"]
         }
 
-    def logits(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    def logits(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None) -> NDArray[np.float32]:
         """Run the graph: `[batch, n]` tensors in, logits `[batch, labels]` out."""
-        output: NDArray[np.float32] = self._session.run(None, dict(inputs))[0]
-        return output
+        return self._run(inputs, speed)[0]
+
+    def answer(
+        self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Run a graph with exits: logits `[batch, labels]`, and how many blocks each example took, `[batch]`."""
+        logits, depth = self._run(inputs, speed)
+        return logits, depth
+
+    def _run(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None) -> list[Any]:
+        feed: dict[str, NDArray[Any]] = dict(inputs)
+        if speed is not None or self.speed is not None:
+            feed["speed"] = np.asarray(self.speed if speed is None else self._checked(speed), dtype=np.float32)
+        outputs: list[Any] = self._session.run(None, feed)
+        return outputs
+
+    def _checked(self, speed: float) -> float:
+        if self.serving.get("speed") is None:
+            raise ValueError(f"speed {speed:g} is given, but this model has no exits: it always runs at full depth")
+        return speed
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

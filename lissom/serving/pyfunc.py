@@ -25,9 +25,10 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         model_input: pd.DataFrame,
         params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `label`, `probability` and `probability_of_<label>` for every row."""
+        """Return `label`, `probability` and `probability_of_<label>`; `speed` is a param of models with exits."""
         pairs = model_input["text_pair"].tolist() if "text_pair" in model_input else None
-        answers = self._classifier.predict(model_input["text"].tolist(), pairs)
+        speed = params.get("speed") if params else None
+        answers = self._classifier.predict(model_input["text"].tolist(), pairs, speed)
         best = [max(answer, key=answer.__getitem__) for answer in answers]
         columns = {
             "label": best,

@@ -11,13 +11,16 @@ from lissom.serving.classifier import OnnxClassifier
 _PREFIX = "lissom-"
 
 
-def answer(texts: Sequence[str], pairs: Sequence[str] | None, model: str | None) -> tuple[str, list[dict[str, float]]]:
+def answer(
+    texts: Sequence[str], pairs: Sequence[str] | None, model: str | None, speed: float | None = None
+) -> tuple[str, list[dict[str, float]]]:
     """Return what answered, and the probability of every label for every text.
 
     Args:
         texts: the texts.
         pairs: the second texts, for tasks on pairs.
         model: an exported folder, a model directory, a `models:/` URI, or None for the registry's champion.
+        speed: for a model with exits, how uncertain an answer may be to leave early.
 
     Raises:
         InputError: there is no such model, or the texts do not suit it.
@@ -28,11 +31,11 @@ def answer(texts: Sequence[str], pairs: Sequence[str] | None, model: str | None)
     folder = Path(model)
     try:
         if model.startswith("models:/"):
-            return model, _ask_registry(model, texts, pairs)
+            return model, _ask_registry(model, texts, pairs, speed)
         if (folder / SERVING).is_file():
-            return model, OnnxClassifier(folder).predict(texts, pairs)
+            return model, OnnxClassifier(folder).predict(texts, pairs, speed)
         if (folder / MANIFEST).is_file():
-            return model, _ask_torch(folder, texts, pairs)
+            return model, _ask_torch(folder, texts, pairs, speed)
     except ValueError as error:
         raise InputError(str(error)) from None
     raise InputError(
@@ -40,7 +43,9 @@ def answer(texts: Sequence[str], pairs: Sequence[str] | None, model: str | None)
     )
 
 
-def _ask_registry(uri: str, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, float]]:
+def _ask_registry(
+    uri: str, texts: Sequence[str], pairs: Sequence[str] | None, speed: float | None
+) -> list[dict[str, float]]:
     import mlflow
     import pandas as pd
     from mlflow.exceptions import MlflowException
@@ -50,7 +55,9 @@ def _ask_registry(uri: str, texts: Sequence[str], pairs: Sequence[str] | None) -
     use_store()
     columns = {"text": list(texts)} | ({"text_pair": list(pairs)} if pairs is not None else {})
     try:
-        table = mlflow.pyfunc.load_model(uri).predict(pd.DataFrame(columns))
+        table = mlflow.pyfunc.load_model(uri).predict(
+            pd.DataFrame(columns), params=None if speed is None else {"speed": speed}
+        )
     except MlflowException as error:
         hint = "; this model classifies pairs: give the second text with --pair" if "text_pair" in str(error) else ""
         raise InputError(f"{uri}: {str(error).splitlines()[0]}{hint}") from None
@@ -59,7 +66,9 @@ def _ask_registry(uri: str, texts: Sequence[str], pairs: Sequence[str] | None) -
     return [{label.removeprefix(prefix): float(row[label]) for label in labels} for _, row in table.iterrows()]
 
 
-def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, float]]:
+def _ask_torch(
+    folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, speed: float | None
+) -> list[dict[str, float]]:
     import tempfile
 
     from lissom.data.encoding import encode
@@ -67,6 +76,8 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) 
     from lissom.models.directory import load
     from lissom.training.predicting import predict
 
+    if speed is not None:
+        raise InputError(f"{folder} is run by torch at full depth; give the exported folder to leave early")
     model = load(folder)
     task = model.manifest.task
     if task.pair != (pairs is not None):

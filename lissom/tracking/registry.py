@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import lissom
-from lissom.artifacts import ONNX
+from lissom.artifacts import ONNX, SERVING, read_json, write_json
 from lissom.errors import GateError, InputError
 from lissom.models.directory import file_sha256
 from lissom.report.ledger import Ledger
@@ -67,7 +67,7 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
     from mlflow.models import infer_signature
 
     client = mlflow.MlflowClient()
-    known = _same_artifact(client, name, tags["sha256"])
+    known = _same_artifact(client, name, tags)
     if known is None:
         answers = _answers(exported, sample)
         with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
                 python_model=pyfunc.__file__,
                 artifacts={pyfunc.ARTIFACT: str(exported)},
                 code_paths=[str(_serving_code(Path(folder)))],
-                signature=infer_signature(sample, answers),
+                signature=infer_signature(sample, answers, params=_params(exported)),
                 input_example=sample.head(2),
                 pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in _SERVED_WITH],
                 registered_model_name=name,
@@ -86,6 +86,16 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
     for key, value in tags.items():
         client.set_model_version_tag(name, known, f"lissom.{key}", value)
     return known
+
+
+def at_speed(exported: Path, speed: float | None, folder: Path) -> Path:
+    """Return the exported folder, or, where there is a speed, a copy below `folder` that answers at it by default."""
+    if speed is None:
+        return exported
+    copied = folder / exported.name
+    shutil.copytree(exported, copied)
+    write_json(copied / SERVING, read_json(exported / SERVING) | {"speed": speed})
+    return copied
 
 
 def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> None:
@@ -147,6 +157,7 @@ def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
         "speedup": f"{final.speedup:.3f}",
         "megabytes": f"{final.megabytes:.6f}",
         "sha256": file_sha256(exported / ONNX),
+        "speed": str(read_json(exported / SERVING).get("speed")),
         "task": ledger.task,
         "base": base,
         "lissom_version": lissom.__version__,
@@ -173,9 +184,11 @@ def _beats(champion: Mapping[str, str], ledger: Ledger) -> tuple[bool, str]:
     return False, "equal to the champion, but neither faster nor smaller"
 
 
-def _same_artifact(client: Any, name: str, sha256: str) -> str | None:
-    versions = client.search_model_versions(f"name = '{name}'")
-    return next((str(version.version) for version in versions if version.tags.get("lissom.sha256") == sha256), None)
+def _same_artifact(client: Any, name: str, tags: Mapping[str, str]) -> str | None:
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if all(version.tags.get(f"lissom.{key}") == tags[key] for key in ("sha256", "speed")):
+            return str(version.version)
+    return None
 
 
 def _answers(exported: Path, sample: pd.DataFrame) -> pd.DataFrame:
@@ -183,6 +196,12 @@ def _answers(exported: Path, sample: pd.DataFrame) -> pd.DataFrame:
     model = pyfunc.TextClassifier()
     model.load_context(context)
     return model.predict(context, sample)
+
+
+def _params(exported: Path) -> dict[str, float] | None:
+    """Return what a request may set, with its default: the speed of a model with exits."""
+    speed = read_json(exported / SERVING).get("speed")
+    return None if speed is None else {"speed": speed}
 
 
 def _serving_code(folder: Path) -> Path:

@@ -65,14 +65,15 @@ class Run:
 
 
 class RunMetrics(Hook):
-    """Send a training's records to its run as they come."""
+    """Send a training's records to its run as they come; `phase` sets apart those of several trainings in one run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, phase: str = "") -> None:
         self._run = run
+        self._phase = f"{phase}/" if phase else ""
 
     def on_record(self, record: dict[str, float]) -> None:
         """Log the figures at their step."""
-        figures = {name: value for name, value in record.items() if name != "step"}
+        figures = {f"{self._phase}{name}": value for name, value in record.items() if name != "step"}
         self._run.log_metrics(figures, step=int(record["step"]))
 
 

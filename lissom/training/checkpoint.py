@@ -34,16 +34,39 @@ class Progress:
 
 
 class Checkpoints:
-    """A folder that holds the last checkpoint of one training."""
+    """A folder that holds the last checkpoint of one training.
 
-    def __init__(self, folder: Path, every_seconds: float = 30.0) -> None:
+    Args:
+        folder: where to.
+        every_seconds: time between checkpoints.
+        keep_result: write one at the end as well, so that a rerun finds this training done and goes on to the next.
+    """
+
+    def __init__(self, folder: Path, every_seconds: float = 30.0, *, keep_result: bool = False) -> None:
         self._folder = folder
         self._every = every_seconds
+        self._keep_result = keep_result
         self._written = time.monotonic()
+
+    def phase(self, name: str) -> "Checkpoints":
+        """Return the checkpoints of one of several trainings that follow each other in a stage."""
+        return Checkpoints(self._folder / name, self._every, keep_result=True)
 
     def due(self) -> bool:
         """Tell whether the last checkpoint is old enough for another."""
         return time.monotonic() - self._written >= self._every
+
+    def finish(self, identity: str, network: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
+        """Write the result of a training that others follow, unless it came from its checkpoint."""
+        if self._keep_result and not self._is_done(identity, progress.step):
+            self.save(identity, network, optimizer, progress)
+
+    def _is_done(self, identity: str, step: int) -> bool:
+        path = self._folder / _STATE
+        if not path.is_file():
+            return False
+        state = read_json(path)
+        return bool(state["identity"] == identity and state["step"] == step)
 
     def save(self, identity: str, network: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
         """Write a checkpoint, whole or not at all."""

@@ -7,5 +7,8 @@ class Hook:
     def before_step(self, step: int, total: int) -> None:
         """Run before optimiser step `step` (0-based) of `total`."""
 
+    def after_step(self, step: int, total: int) -> None:
+        """Run after optimiser step `step` (0-based) of `total`."""
+
     def on_record(self, record: dict[str, float]) -> None:
         """Run when figures are recorded: `step`, `epoch`, and `loss` with `learning_rate`, or `dev_score`."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch, collate, shuffled_batches
 from lissom.data.encoding import Encoded
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
 from lissom.models.families import family_of
+from lissom.models.together import members_of
 from lissom.training.checkpoint import Checkpoints, Progress, identity_of
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
@@ -50,7 +52,7 @@ def fit(
     resumed from a checkpoint ends with the same weights as one that was not (on the same machine and threads).
 
     Args:
-        network: the network; its edits must be made before, since the optimiser is built here.
+        network: the network, or several `Together`; edits must be made before, since the optimiser is built here.
         data: training examples.
         pad: id of the padding token.
         loss: maps network and batch to the mean loss of the batch's examples.
@@ -80,6 +82,8 @@ def fit(
         rate = learning_rate(step, total, params)
         set_learning_rate(optimizer, rate)
         progress.losses.append(_step(network, batch, loss, optimizer, params.max_grad_norm, precision))
+        for hook in hooks:
+            hook.after_step(step, total)
         progress.step = step + 1
         progress.seconds = time.monotonic() - started
         epoch = progress.step / per_epoch
@@ -93,6 +97,8 @@ def fit(
             network.train()
         if checkpoints and checkpoints.due():
             checkpoints.save(identity, network, optimizer, progress)
+    if checkpoints:
+        checkpoints.finish(identity, network, optimizer, progress)
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)
     for parameter in frozen:
@@ -127,7 +133,8 @@ def _step(
     with torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None):
         value = loss(network, batch.to(device))
     value.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
+    for member in members_of(network):
+        nn.utils.clip_grad_norm_(member.parameters(), max_grad_norm)
     optimizer.step()
     return value.detach()
 
@@ -146,8 +153,9 @@ def _batches(data: Encoded, pad: int, params: TrainingParams, first: int, total:
 def _freeze(network: nn.Module, params: TrainingParams) -> list[nn.Parameter]:
     if not params.freeze_word_table:
         return []
-    table = network.get_submodule(family_of(network).word_table)
-    frozen = [parameter for parameter in table.parameters() if parameter.requires_grad]
+    networks = [member for member in members_of(network) if isinstance(member, PreTrainedModel)]
+    tables = [network.get_submodule(family_of(network).word_table) for network in networks]
+    frozen = [parameter for table in tables for parameter in table.parameters() if parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     return frozen

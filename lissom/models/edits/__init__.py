@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lissom.models.edits.blocks import KeepBlocks
+from lissom.models.edits.exits import AddExits, DropExits
 from lissom.models.edits.heads import KeepHeads
 from lissom.models.edits.neurons import KeepNeurons
 from lissom.models.edits.positions import KeepPositions
@@ -17,11 +18,21 @@ from lissom.models.edits.vocabulary import KeepVocabulary
 from lissom.models.edits.word_table import FactorizeWordTable
 
 Edit = Annotated[
-    KeepBlocks | KeepHeads | KeepNeurons | KeepPositions | KeepVocabulary | FactorizeWordTable | FakeQuantize,
+    KeepBlocks
+    | KeepHeads
+    | KeepNeurons
+    | KeepPositions
+    | KeepVocabulary
+    | FactorizeWordTable
+    | AddExits
+    | DropExits
+    | FakeQuantize,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
+    "AddExits",
+    "DropExits",
     "Edit",
     "FactorizeWordTable",
     "FakeQuantize",

@@ -30,6 +30,8 @@ class KeepBlocks(Section):
         if getattr(network.config, "layer_types", None):
             network.config.layer_types = [network.config.layer_types[index] for index in self.kept]
         setattr(network.config, family.config_blocks, len(kept))
+        if (exits := getattr(network, "exits", None)) is not None and len(exits) == len(blocks):
+            network.exits = nn.ModuleList(exits[index] for index in self.kept)
 
     def describe(self) -> str:
         """Return the edit in a few words."""

@@ -100,7 +100,7 @@ class FakeQuantEmbedding(nn.Embedding):
 
 
 class FakeQuantize(Section):
-    """Quantise all matrix products but the classifier's last, and the word table; the weights stay floats."""
+    """Quantise all matrix products but those that give the logits, and the word table; the weights stay floats."""
 
     kind: Literal["fake_quantize"] = "fake_quantize"
     weight_bits: Literal[7, 8] = 7
@@ -110,7 +110,8 @@ class FakeQuantize(Section):
         family = family_of(network)
         table = rows_of(network, family.word_table)
         for path, module in list(network.named_modules()):
-            if type(module) is nn.Linear and path != family.classifier:
+            answers = path == family.classifier or (path.startswith("exits.") and path.endswith(".classifier"))
+            if type(module) is nn.Linear and not answers:
                 replace_module(network, path, FakeQuantLinear(module, self.weight_bits).train(module.training))
             elif type(module) is nn.Embedding and path == table:  # positions and segments are a few rows
                 replace_module(network, path, FakeQuantEmbedding(module))

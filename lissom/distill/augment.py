@@ -1,0 +1,90 @@
+"""Transfer texts by masked-language-model replacement (TinyBERT, Jiao et al. 2020, algorithm 1).
+
+Every word that is a single token gets the model's best whole words for its place, with the original text as a second
+segment for context; other words keep only themselves (the paper asks GloVe there, which lissom does not carry). Copies
+of a text then draw, word by word, with a probability, from these candidates. Unlabelled: the teacher answers for them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lissom.console import track
+from lissom.data.tables import Row, Table, write_table
+from lissom.distill.offline_config import AugmentationParams
+from lissom.errors import InputError
+from lissom.models.base import load_language_model, locate
+from lissom.models.config import BaseParams
+
+_BATCH_SIZE = 64
+# fmt: off
+_FUNCTION_WORDS = frozenset((
+    "a", "about", "after", "again", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because",
+    "been", "before", "being", "between", "both", "but", "by", "can", "could", "did", "do", "does", "doing", "down",
+    "during", "each", "few", "for", "from", "further", "had", "has", "have", "having", "he", "her", "here", "hers",
+    "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "just", "me", "more", "most", "my", "no", "nor",
+    "not", "now", "of", "off", "on", "once", "only", "or", "other", "our", "out", "over", "own", "same", "she",
+    "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this",
+    "those", "through", "to", "too", "under", "until", "up", "very", "was", "we", "were", "what", "when", "where",
+    "which", "while", "who", "whom", "why", "will", "with", "would", "you", "your",
+))
+# fmt: on
+
+
+def more_texts(params: AugmentationParams, train: Table, folder: Path) -> Table:
+    """Write `copies` new texts for every text of `train` (first texts of pairs), duplicates dropped.
+
+    Raises:
+        InputError: the source has no masked-language-model head, or its tokenizer no mask token.
+    """
+    source, revision = locate(params.masked_lm, "distill.augmentation.masked_lm")
+    model = load_language_model(BaseParams(model=params.masked_lm))
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    if tokenizer.mask_token_id is None:
+        raise InputError(f"distill.augmentation.masked_lm {params.masked_lm}: its tokenizer has no mask token")
+    rng = np.random.default_rng(params.seed)
+
+    def rows() -> Iterator[Row]:
+        seen = set(train.texts())
+        for text, pair in track(train.texts(), "augmentation", len(train)):
+            words = text.split()
+            choices = candidates(words, model, tokenizer, params.candidates)
+            for _ in range(params.copies):
+                drawn = [
+                    options[int(rng.integers(len(options)))] if rng.random() < params.replace_probability else word
+                    for word, options in zip(words, choices, strict=True)
+                ]
+                new = (" ".join(drawn), pair)
+                if new not in seen:
+                    seen.add(new)
+                    yield Row(*new, None)
+
+    return write_table(folder / "augmented.arrow", rows())
+
+
+def candidates(
+    words: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[list[str]]:
+    """Return for every word what may stand in its place: at least itself."""
+    places = [
+        place
+        for place, word in enumerate(words)
+        if word.isalpha() and word.lower() not in _FUNCTION_WORDS and len(tokenizer.tokenize(word)) == 1
+    ]
+    found = [[word] for word in words]
+    for start in range(0, len(places), _BATCH_SIZE):
+        chunk = places[start : start + _BATCH_SIZE]
+        masked = [" ".join([*words[:place], tokenizer.mask_token, *words[place + 1 :]]) for place in chunk]
+        inputs = tokenizer(masked, [" ".join(words)] * len(chunk), padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            logits = model(**inputs).logits
+        for row, place in enumerate(chunk):
+            position = (inputs["input_ids"][row] == tokenizer.mask_token_id).nonzero()
+            if len(position):
+                best = logits[row, int(position[0])].topk(4 * count).indices.tolist()
+                options = [token for token in tokenizer.convert_ids_to_tokens(best) if token.isalpha()][:count]
+                found[place] = options or found[place]
+    return found

@@ -1,0 +1,35 @@
+"""Born-again networks: a network of the same architecture starts over and learns from the one before.
+
+Furlanello et al. 2018, arXiv:1805.04770: CE plus soft targets of the previous generation. Where the paper starts every
+generation at random, a pre-trained Transformer starts at its pre-trained weights by default. Returns the last one.
+"""
+
+from lissom.distill.logits import against_teacher
+from lissom.distill.material import Distilled, Material
+from lissom.distill.self_config import BornAgainDistillation
+from lissom.distill.teacher import LiveTeacher
+from lissom.models.compressed import CompressedModel
+from lissom.models.students import cut, randomized
+from lissom.training.loop import Fitted
+
+
+def distill(params: BornAgainDistillation, material: Material) -> Distilled:
+    """Train generation after generation."""
+    parent, trainings, scores = material.known_logits(), {}, {}
+    for number in range(1, params.generations + 1):
+        child = _newborn(params, material, number)
+        fitted: Fitted = material.train(
+            f"generation-{number}", child.network, material.lesson(child), child.pad_id,
+            against_teacher(parent, params.training.loss), params.training,
+            identity=params.model_dump_json(), score=material.scorer(child, params.training),
+        )  # fmt: skip
+        trainings[f"generation {number}"] = fitted
+        scores[f"generation {number}"] = fitted.best_score
+        parent = LiveTeacher(child.network)
+    return Distilled(child, trainings, {"dev_accuracy_by_generation": scores})
+
+
+def _newborn(params: BornAgainDistillation, material: Material, number: int) -> CompressedModel:
+    if params.start == "base":
+        return cut(material.load_base(), params.blocks)
+    return randomized(cut(material.teacher, params.blocks), params.training.seed + number)

@@ -1,0 +1,119 @@
+"""Hidden states and attention scores of a whole data set on disk, so that a teacher computes each example once.
+
+Ragged: an example takes the room of its real tokens, float32, in one memory-mapped file per signal. Lookups go by
+example number, never by position in a shuffled order.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lissom.console import track
+from lissom.data.batches import Batch, sorted_batches
+from lissom.data.encoding import Encoded
+from lissom.distill.teacher import LiveTeacher
+from lissom.models.signals import Signals, Wanted, expose_scores
+
+_BATCH_SIZE = 64
+_BYTES = 4
+
+Ragged = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Values of all examples in a row, and where each begins."""
+
+
+def estimate_bytes(network: PreTrainedModel, data: Encoded, wanted: Wanted) -> int:
+    """Return how many bytes the cache of a data set would take."""
+    config, lengths = network.config, data.lengths
+    vectors = len(data) if wanted.first_token else int(lengths.sum())
+    values = len(wanted.hidden) * vectors * config.hidden_size
+    values += len(wanted.scores) * int((lengths**2).sum()) * config.num_attention_heads
+    return (values + len(data) * config.num_labels) * _BYTES
+
+
+@dataclass(frozen=True)
+class CachedSignals:
+    """Signals read back from disk; a teacher as good as a live one."""
+
+    logits: Tensor
+    hidden: dict[int, Ragged]
+    scores: dict[int, Ragged]
+    lengths: NDArray[np.int64]
+    width: int
+    heads: int
+    first_token: bool
+
+    def signals(self, batch: Batch) -> Signals:
+        """Look up the batch's examples and pad them with zeros to the batch's length."""
+        numbers, device = batch.indices.cpu().numpy(), batch.labels.device
+        length = batch.input_ids.shape[1]
+        return Signals(
+            logits=self.logits[batch.indices.cpu()].to(device),
+            hidden={entry: self._hidden(ragged, numbers, length).to(device) for entry, ragged in self.hidden.items()},
+            scores={block: self._scores(ragged, numbers, length).to(device) for block, ragged in self.scores.items()},
+        )
+
+    def _hidden(self, ragged: Ragged, numbers: NDArray[np.int64], length: int) -> Tensor:
+        values, starts = ragged
+        if self.first_token:
+            return torch.from_numpy(values.reshape(-1, self.width)[numbers])
+        padded = np.zeros((len(numbers), length, self.width), dtype=np.float32)
+        for row, number in enumerate(numbers):
+            size = self.lengths[number]
+            padded[row, :size] = values[starts[number] : starts[number + 1]].reshape(size, self.width)
+        return torch.from_numpy(padded)
+
+    def _scores(self, ragged: Ragged, numbers: NDArray[np.int64], length: int) -> Tensor:
+        values, starts = ragged
+        padded = np.zeros((len(numbers), self.heads, length, length), dtype=np.float32)
+        for row, number in enumerate(numbers):
+            size = self.lengths[number]
+            block = values[starts[number] : starts[number + 1]].reshape(self.heads, size, size)
+            padded[row, :, :size, :size] = block
+        return torch.from_numpy(padded)
+
+
+def cache_signals(
+    network: PreTrainedModel,
+    data: Encoded,
+    pad: int,
+    wanted: Wanted,
+    folder: Path,
+    precision: torch.dtype | None = None,
+) -> CachedSignals:
+    """Ask the teacher about every example once and write its answers below `folder` (which must outlive the result)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths, config = data.lengths, network.config
+    sizes = np.ones_like(lengths) if wanted.first_token else lengths
+    hidden = {entry: _allocate(folder / f"hidden-{entry}.f32", sizes * config.hidden_size) for entry in wanted.hidden}
+    squares = lengths**2 * config.num_attention_heads
+    scores = {block: _allocate(folder / f"scores-{block}.f32", squares) for block in wanted.scores}
+    logits = torch.empty(len(data), config.num_labels)
+    teacher, device = LiveTeacher(network, wanted), next(network.parameters()).device
+    autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
+    batches = track(sorted_batches(data, _BATCH_SIZE, pad), "teacher's signals", math.ceil(len(data) / _BATCH_SIZE))
+    with expose_scores(*([network] if wanted.scores else [])), autocast:
+        for batch in batches:
+            found = teacher.signals(batch.to(device))
+            logits[batch.indices] = found.logits.float().cpu()
+            for row, number in enumerate(batch.indices.tolist()):
+                size = int(lengths[number])
+                for entry, (values, starts) in hidden.items():
+                    vectors = found.hidden[entry][row] if wanted.first_token else found.hidden[entry][row, :size]
+                    values[starts[number] : starts[number + 1]] = vectors.float().cpu().flatten()
+                for block, (values, starts) in scores.items():
+                    kept = found.scores[block][row, :, :size, :size]
+                    values[starts[number] : starts[number + 1]] = kept.float().cpu().flatten()
+    return CachedSignals(
+        logits, hidden, scores, lengths, config.hidden_size, config.num_attention_heads, wanted.first_token
+    )
+
+
+def _allocate(path: Path, sizes: NDArray[np.int64]) -> Ragged:
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return np.memmap(path, dtype=np.float32, mode="w+", shape=(int(starts[-1]),)), starts

@@ -1,0 +1,49 @@
+"""Be your own teacher: every exit learns labels, the deepest exit's answers and its features, all at once.
+
+Zhang et al. 2019, arXiv:1905.08094, eq. 2-4: for shallow exits (1 - alpha) CE + alpha T^2 KL + lambda ||F - F_L||^2,
+for the deepest CE alone. Returns the model with its exits, or with the deepest one only.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.data.batches import Batch
+from lissom.distill.logits import distillation_loss
+from lissom.distill.material import Distilled, Material
+from lissom.distill.self_config import DeepToShallowDistillation
+from lissom.models.edits import AddExits, DropExits
+from lissom.models.exits import all_features
+from lissom.models.students import cut
+from lissom.training.losses import Loss, cross_entropy
+
+
+def distill(params: DeepToShallowDistillation, material: Material) -> Distilled:
+    """Add the exits and train everything together."""
+    student = cut(material.teacher, params.blocks)
+    torch.manual_seed(params.training.seed)
+    student.edit([AddExits(size=params.exit_size)])
+    fitted = material.train(
+        "training", student.network, material.lesson(student), student.pad_id, deep_loss(params), params.training,
+        identity=params.model_dump_json(), score=material.scorer(student, params.training),
+    )  # fmt: skip
+    if not params.keep_exits:
+        student.edit([DropExits()])
+    return Distilled(student, {"training": fitted})
+
+
+def deep_loss(params: DeepToShallowDistillation) -> Loss:
+    """Return the loss of a network with exits."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(network, PreTrainedModel)
+        *shallow, deep = all_features(network, batch)
+        *exits, last = network.exits
+        answer = last.classifier(deep)
+        total = cross_entropy(answer, batch.labels)
+        for leave, features in zip(exits, shallow, strict=True):
+            total = total + distillation_loss(leave.classifier(features), answer, batch.labels, params.loss)
+            total = total + params.feature_weight * (features.float() - deep.detach().float()).square().sum(-1).mean()
+        return total
+
+    return loss

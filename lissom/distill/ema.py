@@ -1,0 +1,67 @@
+"""The student's own moving average teaches it: `theta_t <- m theta_t + (1 - m) theta_s` after every step.
+
+Mean teacher, Tarvainen & Valpola 2017, arXiv:1703.01780 (there against noise; here dropout is the noise). The average
+is a member of what is trained, so that checkpoints hold it; it gets no gradient. Returns the average.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from lissom.data.batches import Batch
+from lissom.distill.logits import distillation_loss
+from lissom.distill.material import Distilled, Material
+from lissom.distill.self_config import EmaDistillation
+from lissom.models.compressed import logits_of
+from lissom.models.students import cut
+from lissom.models.together import Together
+from lissom.training.config import LogitsLossParams
+from lissom.training.hooks import Hook
+from lissom.training.losses import Loss
+
+
+def distill(params: EmaDistillation, material: Material) -> Distilled:
+    """Train a student against its average; the average, which is smoother, is the result."""
+    student = cut(material.teacher, params.blocks)
+    average = copy.deepcopy(student)
+    average.network.requires_grad_(False)
+    together = Together([student.network, average.network])
+    fitted = material.train(
+        "training", together, material.lesson(student), student.pad_id, ema_loss(params.loss), params.training,
+        identity=params.model_dump_json(), score=material.scorer(average, params.training),
+        hooks=[MovingAverage(together, params.momentum)],
+    )  # fmt: skip
+    average.network.requires_grad_(True)
+    student_score = material.scorer(student, params.training)()
+    return Distilled(average, {"training": fitted}, {"student_dev_accuracy": student_score})
+
+
+def ema_loss(params: LogitsLossParams) -> Loss:
+    """Return the loss of a student `Together` with its average."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(network, Together)
+        student, average = network
+        average.eval()
+        with torch.no_grad():
+            goal = logits_of(average, batch)
+        return distillation_loss(logits_of(student, batch), goal, batch.labels, params)
+
+    return loss
+
+
+class MovingAverage(Hook):
+    """Let the second member follow the first; buffers are copied."""
+
+    def __init__(self, together: Together, momentum: float) -> None:
+        self._student, self._average = together
+        self._momentum = momentum
+
+    def after_step(self, step: int, total: int) -> None:  # noqa: ARG002  (the hook's signature)
+        """Move the average."""
+        with torch.no_grad():
+            for own, mean in zip(self._student.parameters(), self._average.parameters(), strict=True):
+                mean.lerp_(own, 1 - self._momentum)
+            for own, mean in zip(self._student.buffers(), self._average.buffers(), strict=True):
+                mean.copy_(own)

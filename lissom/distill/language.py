@@ -1,0 +1,117 @@
+"""Pre-training a student as a language model against its teacher: DistilBERT's general recipe.
+
+Sanh et al. 2019, arXiv:1910.01108, §2-3: T^2 KL over the vocabulary at all real tokens, the cross-entropy at masked
+tokens (for a causal model: of the next token), and the cosine of the last hidden states. Masks are drawn anew in every
+step; padding and special tokens are never masked nor scored. Changes the student's trunk in place.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from lissom.data.batches import Batch
+from lissom.distill.features import hidden_cosine
+from lissom.distill.logits import soft_target_loss
+from lissom.distill.material import Material
+from lissom.distill.offline_config import LanguageModelParams
+from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel
+from lissom.models.edits import KeepBlocks
+from lissom.models.families import blocks_of
+from lissom.models.signals import Signals, Wanted, signals_of
+from lissom.training.loop import Fitted
+from lissom.training.losses import Loss
+
+IGNORED = -100
+
+
+def pretrain(
+    student: CompressedModel, blocks: Sequence[int], params: LanguageModelParams, material: Material
+) -> Fitted:
+    """Train blocks of the base's language model against all of it; put the result into the student's trunk.
+
+    Raises:
+        InputError: there is no language model, or a masked one lacks its mask token.
+    """
+    teacher, learner = material.load_language_model(), material.load_language_model()
+    KeepBlocks(kept=tuple(blocks)).apply(learner)
+    data = material.lesson(student)
+    fitted = material.train(
+        "pretraining", learner, data, student.pad_id, language_loss(teacher, student, params), params.training,
+        identity=params.model_dump_json(),
+    )  # fmt: skip
+    trunk = student.network.base_model.state_dict()
+    learned = {name: value for name, value in learner.base_model.state_dict().items() if name in trunk}
+    student.network.base_model.load_state_dict({**trunk, **learned})
+    return fitted
+
+
+def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: LanguageModelParams) -> Loss:
+    """Return the loss of a language model against a deeper one; masked or causal, as the model's family is."""
+    causal = bool(getattr(teacher.config, "is_decoder", False)) or teacher.__class__.__name__.endswith("CausalLM")
+    mask = None if causal else mask_token(model)
+    special = special_tokens(model)
+    depth = len(blocks_of(teacher))
+    teacher.eval()
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(network, PreTrainedModel)
+        real = batch.attention_mask.bool()
+        if mask is None:
+            targets = batch.input_ids.masked_fill(~real, IGNORED).roll(-1, dims=1)
+            targets[:, -1] = IGNORED
+        else:
+            batch, targets = mask_tokens(batch, mask, special, network.config.vocab_size, params.mask_probability)
+        own = signals_of(network, batch, Wanted(hidden=(len(blocks_of(network)),)))
+        with torch.no_grad():
+            goal = signals_of(teacher, batch, Wanted(hidden=(depth,)))
+        total = params.language_weight * F.cross_entropy(own.logits.float().flatten(0, 1), targets.flatten())
+        total = total + params.kl_weight * soft_target_loss(own.logits[real], goal.logits[real], params.temperature)
+        return total + params.cosine_weight * hidden_cosine(_last(own), _last(goal), batch.attention_mask)
+
+    return loss
+
+
+def mask_tokens(batch: Batch, mask: int, special: Tensor, vocabulary: int, probability: float) -> tuple[Batch, Tensor]:
+    """Return a batch with tokens to predict, and the targets `[batch, n]`, -100 elsewhere.
+
+    Of the tokens to predict 80 % are masked, 10 % become a random token, 10 % stay (Devlin et al. 2019, §3.1).
+
+    Args:
+        batch: the texts.
+        mask: id of the mask token.
+        special: ids that are never predicted.
+        vocabulary: number of tokens.
+        probability: share of the real, not special tokens to predict.
+    """
+    ids = batch.input_ids
+    allowed = batch.attention_mask.bool() & ~torch.isin(ids, special.to(ids.device))
+    chosen = (torch.rand(ids.shape, device=ids.device) < probability) & allowed
+    targets = ids.masked_fill(~chosen, IGNORED)
+    draw = torch.rand(ids.shape, device=ids.device)
+    changed = torch.where(chosen & (draw < 0.8), mask, ids)
+    random = torch.randint(vocabulary, ids.shape, device=ids.device)
+    changed = torch.where(chosen & (draw >= 0.8) & (draw < 0.9), random, changed)
+    return Batch(changed, batch.attention_mask, batch.token_type_ids, batch.labels, batch.indices), targets
+
+
+def mask_token(model: CompressedModel) -> int:
+    """Return the id of the mask token, or raise `InputError`."""
+    token = model.tokenizer_config.get("mask_token")
+    number = None if token is None else model.tokenizer.token_to_id(token)
+    if number is None:
+        raise InputError("the tokenizer has no mask token: a masked language model cannot be trained on it")
+    return int(number)
+
+
+def special_tokens(model: CompressedModel) -> Tensor:
+    """Return the ids of the special tokens, `[count]`."""
+    added = model.tokenizer.get_added_tokens_decoder()
+    return torch.tensor(sorted(number for number, token in added.items() if token.special), dtype=torch.int64)
+
+
+def _last(signals: Signals) -> Tensor:
+    return signals.hidden[max(signals.hidden)]

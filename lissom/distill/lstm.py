@@ -1,0 +1,146 @@
+"""A BiLSTM learns the logits of a Transformer: architectures, and tokens, may differ where only logits are compared.
+
+Tang et al. 2019, arXiv:1903.12136: (1 - alpha) times the squared error of raw logits, plus alpha times the labels'
+cross-entropy, on many made-up texts that the teacher labels. Word vectors start from the teacher's word table; one
+half stays fixed. Returns the student.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+
+from lissom.data.batches import Batch
+from lissom.distill.material import Distilled, Material
+from lissom.distill.offline_config import LstmDistillation
+from lissom.distill.teacher import CachedLogits, Teacher, cache_logits
+from lissom.distill.words import more_texts
+from lissom.models.bilstm import BiLstmConfig
+from lissom.models.compressed import CompressedModel, logits_of
+from lissom.models.edits.word_table import truncated_svd
+from lissom.models.families import family_of
+from lissom.models.students import config_values, reshaped
+from lissom.training.loop import autocast_type
+from lissom.training.losses import Loss, cross_entropy
+
+_PAD, _UNKNOWN, _MASK = "[PAD]", "[UNK]", "[MASK]"
+
+
+def distill(params: LstmDistillation, material: Material) -> Distilled:
+    """Build the student, make up texts, let the teacher label them, train."""
+    teacher = material.teacher
+    student = make_student(params, material)
+    more = None
+    if params.augmentation is not None:
+        more = more_texts(params.augmentation, material.tables["train"], _MASK, material.scratch)
+    known = material.logits
+    if known is None or more is not None:
+        precision = autocast_type(params.training.precision)
+        tables = ("train", "transfer") if known is None else ()
+        asked = cache_logits(teacher.network, material.encode(teacher, *tables, more=more), teacher.pad_id, precision)
+        known = asked if known is None else torch.cat([known, asked])
+    data = material.encode(student, "train", "transfer", more=more)
+    with fixed_channel(student.network.embeddings.word_embeddings, params.embedding_size):
+        fitted = material.train(
+            "training", student.network, data, student.pad_id,
+            squared_error_loss(CachedLogits(known), params.alpha), params.training,
+            identity=params.model_dump_json(), score=material.scorer(student, params.training),
+        )  # fmt: skip
+    metrics = {"augmented_texts": 0 if more is None else len(more), "vocabulary": student.network.config.vocab_size}
+    return Distilled(student, {"training": fitted}, metrics)
+
+
+def squared_error_loss(teacher: Teacher, alpha: float) -> Loss:
+    """Return alpha CE + (1 - alpha) ||z_t - z_s||^2, averaged over examples (eq. 3)."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        logits, goal = logits_of(network, batch).float(), teacher.signals(batch).logits.float()
+        squared = (logits - goal).square().sum(-1).mean()
+        return squared if alpha == 0 else alpha * cross_entropy(logits, batch.labels) + (1 - alpha) * squared
+
+    return loss
+
+
+def make_student(params: LstmDistillation, material: Material) -> CompressedModel:
+    """Return a BiLSTM with its tokenizer, word vectors taken from the teacher's table, the rest random."""
+    teacher = material.teacher
+    pair = teacher.manifest.task.pair
+    own = params.tokenizer == "words"
+    tokenizer = word_tokenizer(material, params.min_count, pair) if own else teacher.tokenizer
+    config = BiLstmConfig(
+        vocab_size=tokenizer.get_vocab_size(), embedding_size=2 * params.embedding_size,
+        hidden_size=params.hidden_size, classifier_size=params.classifier_size, dropout=params.dropout, pair=pair,
+    )  # fmt: skip
+    student = reshaped(teacher, config, params.training.seed)
+    if own:
+        student.tokenizer = tokenizer
+        student.tokenizer_config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": teacher.manifest.task.max_length,
+            "pad_token": _PAD, "unk_token": _UNKNOWN, "mask_token": _MASK,
+        }  # fmt: skip
+        student.network.config.pad_token_id = student.tokenizer.token_to_id(_PAD)
+    student.manifest = student.manifest.model_copy(update={"base_config": config_values(student.network.config)})
+    vectors = word_vectors(student.tokenizer, teacher, params.embedding_size)
+    with torch.no_grad():
+        student.network.embeddings.word_embeddings.weight.copy_(torch.cat([vectors, vectors], dim=1))
+    return student
+
+
+def word_tokenizer(material: Material, min_count: int, pair: bool) -> Tokenizer:
+    """Return a tokenizer of whole lower-case words, those that occur `min_count` times in train and transfer texts."""
+    tokenizer = Tokenizer(models.WordLevel({}, unk_token=_UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for name in ("train", "transfer"):
+        for text in (text for texts in material.tables[name].texts() for text in texts if text is not None):
+            words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+            counts.update(word for word, _ in words)
+    kept = sorted(word for word, count in counts.items() if count >= min_count)
+    vocabulary = {word: number for number, word in enumerate([_PAD, _UNKNOWN, _MASK, *kept])}
+    tokenizer.model = models.WordLevel(vocabulary, unk_token=_UNKNOWN)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A $B:1" if pair else "$A $B", special_tokens=[]
+    )
+    tokenizer.add_special_tokens([_PAD, _UNKNOWN, _MASK])
+    return tokenizer
+
+
+def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> Tensor:
+    """Return a vector for every token, `[vocabulary, size]`: the mean of the teacher's pieces of it, SVD-reduced."""
+    table = teacher.network.get_submodule(family_of(teacher.network).word_table)
+    vocabulary = tokenizer.get_vocab()
+    words = sorted(vocabulary, key=vocabulary.__getitem__)
+    teacher.tokenizer.no_padding()
+    vectors = []
+    with torch.no_grad():
+        for word in words:
+            direct = teacher.tokenizer.token_to_id(word)
+            pieces = [direct] if direct is not None else teacher.tokenizer.encode(word, add_special_tokens=False).ids
+            ids = torch.tensor(pieces or [teacher.pad_id], device=next(table.parameters()).device)
+            vectors.append(table(ids).mean(0).float().cpu())
+    matrix = torch.stack(vectors)
+    if size < matrix.shape[1]:
+        thin, directions = truncated_svd(matrix, size)
+        return thin * directions.norm(dim=0)  # coordinates along orthonormal directions: lengths stay as they were
+    return nn.functional.pad(matrix, (0, size - matrix.shape[1]))
+
+
+@contextmanager
+def fixed_channel(table: nn.Embedding, size: int) -> Iterator[None]:
+    """Keep the first `size` columns of a word table as they are while the context lasts."""
+
+    def trained_half(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[:, :size] = 0
+        return gradient
+
+    handle = table.weight.register_hook(trained_half)
+    try:
+        yield
+    finally:
+        handle.remove()

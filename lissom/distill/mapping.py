@@ -1,0 +1,51 @@
+"""Which teacher block does a student's block learn from (SPECS §1.0.3)? Blocks are numbered from 1 here.
+
+Entry 0 of the hidden states is the embedding, mapped to itself.
+"""
+
+from lissom.errors import InputError
+
+
+def uniform(student: int, teacher: int) -> tuple[int, ...]:
+    """Return g(m) = m N / M for m = 0..M: every (N / M)-th hidden state.
+
+    Raises:
+        InputError: M does not divide N.
+    """
+    if teacher % student:
+        possible = [count for count in range(1, teacher + 1) if teacher % count == 0]
+        raise InputError(
+            f"{student} student blocks cannot be spread evenly over {teacher} teacher blocks; take one of {possible}, "
+            "or list the teacher's blocks in layer_map"
+        )
+    return tuple(block * teacher // student for block in range(student + 1))
+
+
+def patient(student: int, teacher: int, strategy: str) -> tuple[int, ...]:
+    """Return the teacher blocks that student blocks 1..M-1 learn from in BERT-PKD; the last block has the logits.
+
+    Args:
+        student: blocks M of the student.
+        teacher: blocks N of the teacher.
+        strategy: `skip` (every (N / M)-th) or `last` (those before the last).
+
+    Raises:
+        InputError: skip, and M does not divide N.
+    """
+    if strategy == "last":
+        return tuple(teacher - student + block for block in range(1, student))
+    return uniform(student, teacher)[1:-1]
+
+
+def explicit(given: tuple[int, ...], student: int, teacher: int) -> tuple[int, ...]:
+    """Return a user's map for m = 0..M: the embedding, then the listed teacher blocks (1-based, ascending).
+
+    Raises:
+        InputError: not one teacher block for every student block, or a block that the teacher lacks.
+    """
+    if len(given) != student or list(given) != sorted(given) or not all(1 <= block <= teacher for block in given):
+        raise InputError(
+            f"layer_map is {list(given)}: {student} ascending teacher blocks of 1 to {teacher} are expected, "
+            "one for each student block"
+        )
+    return (0, *given)

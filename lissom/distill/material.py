@@ -1,0 +1,154 @@
+"""What every method of distillation is given, and what it gives back."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.console import note
+from lissom.data.encoding import Encoded, encode
+from lissom.data.tables import Table
+from lissom.distill.cache import cache_signals, estimate_bytes
+from lissom.distill.offline_config import SignalsParams
+from lissom.distill.teacher import CachedLogits, LiveTeacher, Teacher
+from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel
+from lissom.models.signals import Wanted, check_wanted, expose_scores
+from lissom.training.checkpoint import Checkpoints
+from lissom.training.config import TrainingParams
+from lissom.training.hooks import Hook
+from lissom.training.loop import Fitted, autocast_type, fit
+from lissom.training.losses import Loss
+from lissom.training.predicting import accuracy
+
+
+@dataclass(frozen=True)
+class Material:
+    """A teacher and the data that its students see."""
+
+    teacher: CompressedModel
+    """Fine-tuned; never changed."""
+    tables: Mapping[str, Table]
+    """`train`, `transfer` (unlabelled) and `dev`."""
+    scratch: Path
+    """A folder for temporary files."""
+    logits: Tensor | None = None
+    """The teacher's logits of train and transfer, `[examples, labels]`; None asks the teacher."""
+    base: Callable[[], CompressedModel] | None = None
+    """Loads the pre-trained model with a fresh head, for methods that do not start from the teacher."""
+    language_model: Callable[[], PreTrainedModel] | None = None
+    """Loads the base model with its language-model head, for pre-training."""
+    hooks: Callable[[str], Sequence[Hook]] = lambda _: ()
+    """Makes the hooks of a training, given its name."""
+    checkpoints: Checkpoints | None = None
+
+    def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
+        """Tokenise tables for a model, one after the other."""
+        task = model.manifest.task
+        tables = [self.tables[name] for name in names] + ([] if more is None else [more])
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        return encode(tables, model.tokenizer, task.max_length, task.labels, folder)
+
+    def lesson(self, model: CompressedModel) -> Encoded:
+        """Tokenise what students learn from: train and transfer texts."""
+        return self.encode(model, "train", "transfer")
+
+    def load_base(self) -> CompressedModel:
+        """Load the base model, or say that there is none."""
+        if self.base is None:
+            raise InputError("this method starts from the base model, and none was given")
+        return self.base()
+
+    def load_language_model(self) -> PreTrainedModel:
+        """Load the base model's language model, or say that there is none."""
+        if self.language_model is None:
+            raise InputError("pre-training needs the base model's language model, and none was given")
+        return self.language_model()
+
+    def known_logits(self) -> Teacher:
+        """Return the teacher's logits of the lesson: those that were cached, else the teacher."""
+        return LiveTeacher(self.teacher.network) if self.logits is None else CachedLogits(self.logits)
+
+    def train(
+        self,
+        phase: str,
+        network: nn.Module,
+        data: Encoded,
+        pad: int,
+        loss: Loss,
+        params: TrainingParams,
+        *,
+        identity: str,
+        score: Callable[[], float] | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> Fitted:
+        """Run one of the method's trainings; `phase` names it, `identity` is what else decides it."""
+        checkpoints = None if self.checkpoints is None else self.checkpoints.phase(phase)
+        return fit(
+            network, data, pad, loss, params,
+            score=score, hooks=[*hooks, *self.hooks(phase)], checkpoints=checkpoints, identity=f"{phase} {identity}",
+        )  # fmt: skip
+
+    def scorer(self, model: CompressedModel, params: TrainingParams) -> Callable[[], float]:
+        """Return a function that tells the dev accuracy of a model as it is."""
+        dev, precision = self.encode(model, "dev"), autocast_type(params.precision)
+        return lambda: accuracy(model.network, dev, model.pad_id, precision)
+
+    @contextmanager
+    def inner_signals(
+        self, data: Encoded, wanted: Wanted, params: SignalsParams, training: TrainingParams
+    ) -> Iterator[Teacher]:
+        """Yield the teacher with inner signals, cached on disk where params and room allow.
+
+        Raises:
+            InputError: the teacher cannot give what is wanted, or the cache would be larger than allowed.
+        """
+        network = self.teacher.network
+        check_wanted(network, wanted, "teacher")
+        gigabytes = estimate_bytes(network, data, wanted) / 1e9
+        fits = gigabytes <= params.cache_gigabytes
+        if params.source == "cached" and not fits:
+            raise InputError(
+                f"distill.signals: the teacher's signals would take {gigabytes:.1f} GB on disk, cache_gigabytes allows "
+                f"{params.cache_gigabytes:g}; allow more, take fewer examples, or source: live"
+            )
+        if params.source == "live" or not fits:
+            note(f"teacher's signals are computed live ({gigabytes:.2f} GB if cached)")
+            with expose_scores(*([network] if wanted.scores else [])):
+                yield LiveTeacher(network, wanted)
+            return
+        note(f"teacher's signals take {gigabytes:.2f} GB on disk")
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            precision = autocast_type(training.precision)
+            yield cache_signals(network, data, self.teacher.pad_id, wanted, Path(folder), precision)
+
+
+@dataclass
+class Distilled:
+    """A trained student."""
+
+    model: CompressedModel
+    trainings: dict[str, Fitted]
+    """By phase, in order."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Whatever the method has to tell besides."""
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Return the records of all trainings, their steps counted on."""
+        records, before = [], 0
+        for fitted in self.trainings.values():
+            records += [{**record, "step": record["step"] + before} for record in fitted.records]
+            before += fitted.steps
+        return records
+
+
+def precision_name(params: TrainingParams) -> str:
+    """Return the type that a training multiplies in."""
+    return str(autocast_type(params.precision) or torch.float32).removeprefix("torch.")

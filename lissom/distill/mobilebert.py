@@ -1,0 +1,111 @@
+"""MobileBERT: a thin, deep student learns feature maps and attention of every block of its teacher.
+
+Sun et al. 2020, arXiv:2004.02984, §3.4-3.5. As wide between its blocks as the teacher, so that feature maps compare
+without projections, and with as many heads. `progressive` transfers one block after the other, those below frozen;
+`joint` all at once; `auxiliary` together with the task. Then labels and logits. Returns the student.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.data.batches import Batch
+from lissom.distill.features import attention_kl, hidden_mse
+from lissom.distill.logits import against_teacher
+from lissom.distill.material import Distilled, Material
+from lissom.distill.offline_config import MobileBertDistillation
+from lissom.distill.teacher import Teacher
+from lissom.errors import InputError
+from lissom.models.families import blocks_of, family_of
+from lissom.models.signals import Wanted, expose_scores, signals_of
+from lissom.models.students import mobilebert_student
+from lissom.training.loop import Fitted
+from lissom.training.losses import Loss
+
+
+def distill(params: MobileBertDistillation, material: Material) -> Distilled:
+    """Build the student, transfer knowledge block by block, then train it on the task.
+
+    Raises:
+        InputError: the student has not as many blocks as the teacher.
+    """
+    shape = params.shape
+    student = mobilebert_student(
+        material.teacher, blocks=shape.blocks, bottleneck=shape.bottleneck_size, intermediate=shape.intermediate_size,
+        ffns=shape.ffns, embedding=shape.embedding_size, seed=params.training.seed,
+    )  # fmt: skip
+    network, depth = student.network, len(blocks_of(student.network))
+    available = len(blocks_of(material.teacher.network))
+    if depth != available:
+        raise InputError(
+            f"distill.shape.blocks: {depth} given; each block learns from its own of the teacher, which has {available}"
+        )
+    data, identity = material.lesson(student), params.model_dump_json()
+    trainings: dict[str, Fitted] = {}
+    everything = tuple(range(1, depth + 1))
+    wanted = Wanted(hidden=everything, scores=tuple(range(depth)))
+    task = against_teacher(material.known_logits(), params.training.loss)
+    with (
+        material.inner_signals(data, wanted, params.signals, params.transfer_training) as teacher,
+        expose_scores(network),
+    ):
+        match params.strategy:
+            case "progressive":
+                for block in everything:
+                    with only_block(network, block):
+                        trainings[f"block {block}"] = material.train(
+                            f"block-{block}", network, data, student.pad_id, transfer_loss(teacher, [block], params),
+                            params.transfer_training, identity=identity,
+                        )  # fmt: skip
+            case "joint":
+                trainings["transfer"] = material.train(
+                    "transfer", network, data, student.pad_id, transfer_loss(teacher, everything, params),
+                    params.transfer_training, identity=identity,
+                )  # fmt: skip
+            case "auxiliary":
+                task = _sum(task, transfer_loss(teacher, everything, params))
+        trainings["training"] = material.train(
+            "training", network, data, student.pad_id, task, params.training,
+            identity=identity, score=material.scorer(student, params.training),
+        )  # fmt: skip
+    return Distilled(student, trainings)
+
+
+def transfer_loss(teacher: Teacher, blocks: Sequence[int], params: MobileBertDistillation) -> Loss:
+    """Return the loss of feature maps and attention of some blocks (1-based), summed over them (§3.4)."""
+    wanted = Wanted(hidden=tuple(blocks), scores=tuple(block - 1 for block in blocks))
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(network, PreTrainedModel)
+        goal, own, mask = teacher.signals(batch), signals_of(network, batch, wanted), batch.attention_mask
+        total = torch.zeros((), device=mask.device)
+        for block in blocks:
+            total = total + params.feature_weight * hidden_mse(own.hidden[block], goal.hidden[block], mask)
+            attention = attention_kl(own.scores[block - 1], goal.scores[block - 1], mask)
+            total = total + params.attention_weight * attention
+        return total
+
+    return loss
+
+
+@contextmanager
+def only_block(network: PreTrainedModel, block: int) -> Iterator[None]:
+    """Leave one block trainable (1-based), with the first also the embeddings, while the context lasts."""
+    trained = set(blocks_of(network)[block - 1].parameters())
+    if block == 1:
+        trained.update(network.get_submodule(family_of(network).embeddings).parameters())
+    frozen = [parameter for parameter in network.parameters() if parameter not in trained and parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _sum(first: Loss, second: Loss) -> Loss:
+    return lambda network, batch: first(network, batch) + second(network, batch)

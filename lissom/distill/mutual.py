@@ -1,0 +1,73 @@
+"""Deep mutual learning: students that start differently learn the labels and each other's answers.
+
+Zhang et al. 2018, arXiv:1706.00384, eq. 4-5: `L_k = CE + mean over l != k of KL(p_l || p_k)`, p_l without gradient.
+All peers are updated in the same step (the paper does so one after the other). Returns the better peer by dev score.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lissom.data.batches import Batch
+from lissom.distill.logits import soft_target_loss
+from lissom.distill.material import Distilled, Material
+from lissom.distill.online_config import MutualDistillation, PeerParams
+from lissom.models.compressed import CompressedModel, logits_of
+from lissom.models.students import cut, randomized
+from lissom.models.together import Together
+from lissom.training.hooks import Hook
+from lissom.training.losses import cross_entropy
+
+
+def distill(params: MutualDistillation, material: Material) -> Distilled:
+    """Train all peers together; the best goes on, the figures of all are told."""
+    peers = [make_peer(peer, material) for peer in params.peers]
+    scorers = [material.scorer(peer, params.training) for peer in peers]
+    objective = MutualLoss(params.kl_weight, params.rampup)
+    together = Together([peer.network for peer in peers])
+    fitted = material.train(
+        "training", together, material.lesson(peers[0]), peers[0].pad_id, objective, params.training,
+        identity=params.model_dump_json(), score=lambda: max(score() for score in scorers), hooks=[objective],
+    )  # fmt: skip
+    scores = [score() for score in scorers]
+    best = max(range(len(peers)), key=scores.__getitem__)
+    told = {
+        f"peer {number}": {"dev_accuracy": score, "blocks": list(peer.blocks), "start": peer.start}
+        for number, (peer, score) in enumerate(zip(params.peers, scores, strict=True))
+    }
+    return Distilled(peers[best], {"training": fitted}, {"peers": told, "chosen_peer": best})
+
+
+def make_peer(params: PeerParams, material: Material) -> CompressedModel:
+    """Return a peer at its start."""
+    if params.start == "base":
+        return cut(material.load_base(), params.blocks)
+    peer = cut(material.teacher, params.blocks)
+    return randomized(peer, params.seed) if params.start == "random" else peer
+
+
+def mutual_losses(logits: list[Tensor], labels: Tensor, kl_weight: float) -> list[Tensor]:
+    """Return every peer's loss, given all logits `[batch, labels]`; a gradient flows into its own logits only."""
+    losses = []
+    for number, own in enumerate(logits):
+        others = [soft_target_loss(own, other, 1.0) for place, other in enumerate(logits) if place != number]
+        losses.append(cross_entropy(own, labels) + kl_weight * torch.stack(others).mean())
+    return losses
+
+
+class MutualLoss(Hook):
+    """The sum of all peers' losses; since no gradient crosses over, each peer gets its own."""
+
+    def __init__(self, kl_weight: float, rampup: float) -> None:
+        self._full = kl_weight
+        self._rampup = rampup
+        self._weight = kl_weight
+
+    def before_step(self, step: int, total: int) -> None:
+        """Set the weight of the KL: it rises linearly over the first part of the training."""
+        self._weight = self._full * min(1.0, (step + 1) / max(1.0, self._rampup * total))
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss of all peers."""
+        assert isinstance(network, Together)
+        logits = [logits_of(peer, batch) for peer in network]
+        return torch.stack(mutual_losses(logits, batch.labels, self._weight)).sum()

@@ -1,0 +1,295 @@
+"""Params of the methods that learn from a fine-tuned teacher which stays as it is."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lissom.models.config import BaseModelSource
+from lissom.section import Section
+from lissom.training.config import LogitsLossParams, RecoveryParams, TrainingParams
+
+
+def _ascending(blocks: tuple[int, ...]) -> tuple[int, ...]:
+    if list(blocks) != sorted(set(blocks)) or blocks[0] < 0:
+        raise ValueError(f"{list(blocks)} given: blocks must be ascending, distinct and >= 0")
+    return blocks
+
+
+Blocks = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_ascending)]
+"""The teacher's blocks (0-based, ascending) that a student starts from."""
+
+
+class NoDistillation(Section):
+    """Pass the teacher on."""
+
+    method: Literal["none"]
+
+
+class LogitsDistillation(Section):
+    """A student made of some of the teacher's blocks learns the teacher's logits (Hinton et al. 2015)."""
+
+    method: Literal["logits"]
+
+    blocks: Blocks
+    """The teacher's blocks (0-based, ascending) that the student starts from."""
+
+    start: Literal["teacher", "random"] = "teacher"
+    """`random` draws all weights anew: how much does the copy give?"""
+
+    training: RecoveryParams = RecoveryParams()
+
+
+class SignalsParams(Section):
+    """Where a teacher's hidden states and attention come from while a student trains."""
+
+    source: Literal["auto", "live", "cached"] = "auto"
+    """`live` runs the teacher for every batch, `cached` once per example, onto disk; `auto` caches what fits."""
+
+    cache_gigabytes: float = Field(default=4.0, gt=0)
+    """Largest cache, in 10^9 bytes; the estimate is shown before anything is computed."""
+
+
+class LanguageModelParams(Section):
+    """Pre-training of the student before the task, as DistilBERT's: soft targets, masked words, cosine."""
+
+    kl_weight: float = Field(default=5.0, ge=0)
+    """Weight of T^2 KL(teacher || student) over the vocabulary, at all real tokens."""
+
+    language_weight: float = Field(default=2.0, ge=0)
+    """Weight of the cross-entropy at masked tokens (or of the next token, for a causal model)."""
+
+    cosine_weight: float = Field(default=1.0, ge=0)
+    """Weight of 1 - cos of the last hidden states."""
+
+    temperature: float = Field(default=2.0, gt=0)
+    """T of the soft targets."""
+
+    mask_probability: float = Field(default=0.15, gt=0, lt=1)
+    """Share of tokens to predict: 80 % masked, 10 % replaced, 10 % kept."""
+
+    training: TrainingParams = TrainingParams(epochs=3, learning_rate=5e-4, freeze_word_table=False)
+
+
+class DistilBertDistillation(Section):
+    """DistilBERT: CE + soft targets + cosine of the last hidden states (Sanh et al. 2019, arXiv:1910.01108)."""
+
+    method: Literal["distilbert"]
+
+    blocks: Blocks | None = None
+    """Teacher blocks that the student starts from; by default the released choice, first and last included."""
+
+    architecture: Literal["teacher", "distilbert"] = "teacher"
+    """`distilbert` drops token types and pooler of a BERT teacher, as released; `teacher` keeps its family."""
+
+    cosine_weight: float = Field(default=1.0, ge=0)
+    """Weight of 1 - cos(student, teacher), averaged over real tokens."""
+
+    pretraining: LanguageModelParams | None = None
+    """Pre-train on the data's texts against the base model, which must have a language-model head."""
+
+    signals: SignalsParams = SignalsParams()
+
+    training: RecoveryParams = RecoveryParams()
+
+
+class PatientDistillation(Section):
+    """BERT-PKD: also the first token's hidden state, block by block (Sun et al. 2019, arXiv:1908.09355)."""
+
+    method: Literal["patient"]
+
+    blocks: Blocks
+    """Teacher blocks that the student starts from; the paper takes the first M."""
+
+    strategy: Literal["skip", "last"] = "skip"
+    """Which teacher blocks to learn from: every (N / M)-th, or those before the last."""
+
+    beta: float = Field(default=0.1, ge=0)
+    """Weight of the patience loss, summed over blocks and channels as in the paper.
+
+    The released code averages instead: its beta of 500 at 6 blocks of 768 is 0.13 here."""
+
+    signals: SignalsParams = SignalsParams()
+
+    training: RecoveryParams = RecoveryParams(loss=LogitsLossParams(mixing="convex", temperature=5.0))
+
+
+class ShapeParams(Section):
+    """A student of another shape than its teacher; its weights start at random."""
+
+    blocks: int = Field(default=4, ge=1)
+    """Transformer blocks; must divide the teacher's unless layer_map is given."""
+
+    hidden_size: int = Field(default=312, ge=1)
+    """Width of the hidden states."""
+
+    intermediate_size: int = Field(default=1200, ge=1)
+    """Neurons of a feed-forward layer."""
+
+    @property
+    def describes(self) -> str:
+        """Return the shape in a few words."""
+        return f"{self.blocks} x {self.hidden_size} x {self.intermediate_size}"
+
+
+class AugmentationParams(Section):
+    """More transfer texts by masked-LM replacement (TinyBERT, algorithm 1); the teacher labels them."""
+
+    masked_lm: BaseModelSource
+    """Source of a masked language model: `package:`, `hub:` or `dir:`."""
+
+    copies: int = Field(default=10, ge=1)
+    """New texts per training text; duplicates are dropped."""
+
+    replace_probability: float = Field(default=0.4, gt=0, le=1)
+    """Chance of a word to be replaced by one of its candidates."""
+
+    candidates: int = Field(default=15, ge=1)
+    """The language model's best words for a masked place."""
+
+    seed: int = 0
+
+
+class TinyBertDistillation(Section):
+    """TinyBERT: embeddings, hidden states and attention first, logits after (Jiao et al. 2020, arXiv:1909.10351)."""
+
+    method: Literal["tinybert"]
+
+    blocks: Blocks | None = None
+    """Teacher blocks to start from; without them the student has its own shape and starts at random."""
+
+    shape: ShapeParams | None = None
+    """The student's own shape, 4 x 312 x 1200 unless said otherwise; heads are as many as the teacher's."""
+
+    layer_map: tuple[int, ...] | None = None
+    """Teacher block (1-based) for each student block; by default spread evenly."""
+
+    embedding_weight: float = Field(default=1.0, ge=0)
+    """Weight of the embeddings' MSE."""
+
+    hidden_weight: float = Field(default=1.0, ge=0)
+    """Weight of the hidden states' MSE."""
+
+    attention_weight: float = Field(default=1.0, ge=0)
+    """Weight of the MSE of attention scores before the softmax."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """T of the soft targets in the second phase."""
+
+    augmentation: AugmentationParams | None = None
+
+    signals: SignalsParams = SignalsParams()
+
+    layers_training: TrainingParams | None = TrainingParams(
+        epochs=10, learning_rate=5e-5, schedule="constant", freeze_word_table=False, keep="last"
+    )
+    """First phase: inner signals alone. null leaves it out."""
+
+    training: TrainingParams = TrainingParams(epochs=3, learning_rate=3e-5, freeze_word_table=False)
+    """Second phase: logits alone."""
+
+    @model_validator(mode="after")
+    def _one_student(self) -> "TinyBertDistillation":
+        if self.blocks is not None and self.shape is not None:
+            raise ValueError("blocks and shape are both given: a student starts from blocks, or has its own shape")
+        return self
+
+
+class MobileBertShape(Section):
+    """A thin and deep student: wide between its blocks, narrow within. What is left out follows the teacher."""
+
+    blocks: int | None = Field(default=None, ge=1)
+    """As many as the teacher's, so that each learns from its own."""
+
+    bottleneck_size: int = Field(default=128, ge=1)
+    """Width within a block."""
+
+    intermediate_size: int = Field(default=512, ge=1)
+    """Neurons of each feed-forward layer."""
+
+    ffns: int = Field(default=4, ge=1)
+    """Feed-forward layers per block."""
+
+    embedding_size: int = Field(default=128, ge=1)
+    """Width of the word table; three neighbours are joined and projected."""
+
+
+class MobileBertDistillation(Section):
+    """MobileBERT: feature maps and attention, block by block (Sun et al. 2020, arXiv:2004.02984)."""
+
+    method: Literal["mobilebert"]
+
+    shape: MobileBertShape = MobileBertShape()
+
+    strategy: Literal["progressive", "joint", "auxiliary"] = "progressive"
+    """Transfer one block after the other, all at once before the task, or together with the task."""
+
+    feature_weight: float = Field(default=1.0, ge=0)
+    """Weight of the MSE of hidden states."""
+
+    attention_weight: float = Field(default=1.0, ge=0)
+    """Weight of the KL of attention distributions."""
+
+    signals: SignalsParams = SignalsParams()
+
+    transfer_training: TrainingParams = TrainingParams(
+        epochs=2, learning_rate=5e-4, freeze_word_table=False, keep="last"
+    )
+    """Knowledge transfer: for `progressive` of each block, otherwise of all."""
+
+    training: RecoveryParams = RecoveryParams(epochs=3, learning_rate=2e-4, freeze_word_table=False)
+
+
+class WordAugmentationParams(Section):
+    """More transfer texts by masking, replacing and cutting words (Tang et al. 2019, §3); the teacher labels them."""
+
+    copies: int = Field(default=4, ge=1)
+    """Passes over the training texts (the paper: 20); duplicates are dropped."""
+
+    mask_probability: float = Field(default=0.1, ge=0, lt=1)
+    """Chance of a word to become the mask token."""
+
+    replace_probability: float = Field(default=0.1, ge=0, lt=1)
+    """Chance of a word to be replaced by one of its kind, drawn by frequency in training."""
+
+    ngram_probability: float = Field(default=0.25, ge=0, le=1)
+    """Chance of a text to be cut down to a run of 1 to 5 words."""
+
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> "WordAugmentationParams":
+        if self.mask_probability + self.replace_probability > 1:
+            raise ValueError("mask_probability and replace_probability exclude each other: their sum is at most 1")
+        return self
+
+
+class LstmDistillation(Section):
+    """A BiLSTM learns the teacher's logits by squared error (Tang et al. 2019, arXiv:1903.12136)."""
+
+    method: Literal["lstm"]
+
+    tokenizer: Literal["words", "teacher"] = "words"
+    """Whole words of the training texts, as in the paper, or the teacher's own pieces."""
+
+    min_count: int = Field(default=2, ge=1)
+    """Rarer words are unknown (`tokenizer: words`)."""
+
+    embedding_size: int = Field(default=300, ge=1)
+    """Width of each of the two channels, one fixed and one trained; both start from the teacher's word table."""
+
+    hidden_size: int = Field(default=150, ge=1)
+    """Width of each direction."""
+
+    classifier_size: int = Field(default=200, ge=1)
+    """Width of the layer before the logits."""
+
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    alpha: float = Field(default=0.0, ge=0, le=1)
+    """Weight of the labels' cross-entropy; 1 - alpha is that of the squared error."""
+
+    augmentation: WordAugmentationParams | None = WordAugmentationParams()
+
+    training: TrainingParams = TrainingParams(
+        epochs=8, learning_rate=2e-3, batch_size=64, weight_decay=0.0, freeze_word_table=False, precision="float32"
+    )

@@ -1,0 +1,69 @@
+"""Distillation: every method behind one function."""
+
+from lissom.distill import (
+    born_again,
+    deep_to_shallow,
+    distilbert,
+    ema,
+    fastbert,
+    joint,
+    logits,
+    lstm,
+    mobilebert,
+    mutual,
+    patient,
+    tinybert,
+)
+from lissom.distill.config import DistillParams
+from lissom.distill.material import Distilled, Material
+from lissom.distill.offline_config import (
+    DistilBertDistillation,
+    LogitsDistillation,
+    LstmDistillation,
+    MobileBertDistillation,
+    NoDistillation,
+    PatientDistillation,
+    TinyBertDistillation,
+)
+from lissom.distill.online_config import JointDistillation, MutualDistillation
+from lissom.distill.self_config import (
+    BornAgainDistillation,
+    DeepToShallowDistillation,
+    EmaDistillation,
+    FastBertDistillation,
+)
+
+
+def distill(params: DistillParams, material: Material) -> Distilled:
+    """Make a student and train it as the method says; the teacher stays as it is.
+
+    Raises:
+        InputError: the teacher cannot give what the method needs, or student and teacher do not fit each other.
+    """
+    match params:
+        case NoDistillation():
+            return Distilled(material.teacher, {})
+        case LogitsDistillation():
+            return logits.distill(params, material)
+        case DistilBertDistillation():
+            return distilbert.distill(params, material)
+        case PatientDistillation():
+            return patient.distill(params, material)
+        case TinyBertDistillation():
+            return tinybert.distill(params, material)
+        case MobileBertDistillation():
+            return mobilebert.distill(params, material)
+        case LstmDistillation():
+            return lstm.distill(params, material)
+        case MutualDistillation():
+            return mutual.distill(params, material)
+        case JointDistillation():
+            return joint.distill(params, material)
+        case FastBertDistillation():
+            return fastbert.distill(params, material)
+        case DeepToShallowDistillation():
+            return deep_to_shallow.distill(params, material)
+        case BornAgainDistillation():
+            return born_again.distill(params, material)
+        case EmaDistillation():
+            return ema.distill(params, material)

@@ -1,0 +1,143 @@
+"""TinyBERT: a student of any shape learns embeddings, hidden states and attention scores, then the logits.
+
+Jiao et al. 2020, arXiv:1909.10351. Where widths differ, a learned projection stands between (eq. 8-9); it is used in
+training only and never saved. The two phases are separate trainings: inner signals first, logits after. Returns the
+student; its layer map is derived (every (N / M)-th block) and told.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from lissom.data.batches import Batch
+from lissom.distill.augment import more_texts
+from lissom.distill.features import hidden_mse, score_mse
+from lissom.distill.mapping import explicit, uniform
+from lissom.distill.material import Distilled, Material
+from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
+from lissom.distill.teacher import LiveTeacher, Teacher
+from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel, logits_of
+from lissom.models.families import blocks_of, family_of
+from lissom.models.signals import Wanted, expose_scores, signals_of
+from lissom.models.students import cut, reshaped
+from lissom.models.together import Together
+from lissom.training.losses import Loss
+
+
+def distill(params: TinyBertDistillation, material: Material) -> Distilled:
+    """Make the student, train it on inner signals, then on logits."""
+    student = make_student(params, material.teacher)
+    depth = len(blocks_of(student.network))
+    targets = layer_map(params, depth, len(blocks_of(material.teacher.network)))
+    more = None
+    if params.augmentation is not None:
+        more = more_texts(params.augmentation, material.tables["train"], material.scratch)
+    data = material.encode(student, "train", "transfer", more=more)
+    trainings, identity = {}, params.model_dump_json()
+    if params.layers_training is not None:
+        projections = Projections(student.network, material.teacher.network)
+        wanted = Wanted(hidden=targets, scores=tuple(target - 1 for target in targets[1:]))
+        with (
+            material.inner_signals(data, wanted, params.signals, params.layers_training) as teacher,
+            expose_scores(student.network),
+        ):
+            trainings["layers"] = material.train(
+                "layers", Together([student.network, projections]), data, student.pad_id,
+                layers_loss(teacher, targets, params), params.layers_training, identity=identity,
+            )  # fmt: skip
+    teacher = material.known_logits() if more is None else LiveTeacher(material.teacher.network)
+    trainings["training"] = material.train(
+        "training", student.network, data, student.pad_id, prediction_loss(teacher, params.temperature),
+        params.training, identity=identity, score=material.scorer(student, params.training),
+    )  # fmt: skip
+    metrics = {
+        "layer_map": {
+            f"student block {block}": f"teacher block {target}" for block, target in enumerate(targets[1:], 1)
+        },
+        "augmented_texts": 0 if more is None else len(more),
+    }
+    return Distilled(student, trainings, metrics)
+
+
+def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> CompressedModel:
+    """Return a student of the teacher's blocks, or one of its own shape with random weights.
+
+    Raises:
+        InputError: the teacher's heads do not divide the width: attention is matched head by head.
+    """
+    if params.blocks is not None:
+        return cut(teacher, params.blocks)
+    shape, family = params.shape or ShapeParams(), family_of(teacher.network)
+    heads = teacher.network.config.num_attention_heads
+    if shape.hidden_size % heads:
+        raise InputError(
+            f"distill.shape.hidden_size: {shape.hidden_size} is not divisible by the teacher's {heads} heads, "
+            "and attention is matched head by head"
+        )
+    config = copy.deepcopy(teacher.network.config)
+    config.hidden_size = shape.hidden_size
+    setattr(config, family.config_blocks, shape.blocks)
+    setattr(config, family.config_neurons, shape.intermediate_size)
+    if getattr(config, "head_dim", None):
+        config.head_dim = shape.hidden_size // heads
+    return reshaped(teacher, config, params.training.seed)
+
+
+def layer_map(params: TinyBertDistillation, student: int, teacher: int) -> tuple[int, ...]:
+    """Return the teacher's hidden state for each of the student's, 0..M."""
+    return uniform(student, teacher) if params.layer_map is None else explicit(params.layer_map, student, teacher)
+
+
+class Projections(nn.Module):
+    """From the student's width to the teacher's: one for the embeddings, one for all blocks; none if they agree."""
+
+    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+        super().__init__()
+        narrow, wide = student.config.hidden_size, teacher.config.hidden_size
+        equal = narrow == wide
+        self.embedding: nn.Module = nn.Identity() if equal else nn.Linear(narrow, wide, bias=False)
+        self.hidden: nn.Module = nn.Identity() if equal else nn.Linear(narrow, wide, bias=False)
+
+    def forward(self, hidden: Tensor, entry: int) -> Tensor:
+        """Map entry `entry` of the student's hidden states, `[batch, n, d_s]`, to `[batch, n, d_t]`."""
+        projected: Tensor = self.hidden(hidden) if entry else self.embedding(hidden)
+        return projected
+
+
+def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDistillation) -> Loss:
+    """Return the loss of the first phase, for a student `Together` with its projections (eq. 7-9, 11)."""
+    depth = len(targets) - 1
+    wanted = Wanted(hidden=tuple(range(depth + 1)), scores=tuple(range(depth)))
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(network, Together)
+        student, projections = network
+        goal, own, mask = teacher.signals(batch), signals_of(student, batch, wanted), batch.attention_mask
+        total = torch.zeros((), device=mask.device)
+        for entry, target in enumerate(targets):
+            weight = params.hidden_weight if entry else params.embedding_weight
+            total = total + weight * hidden_mse(projections(own.hidden[entry], entry), goal.hidden[target], mask)
+        for block, target in enumerate(targets[1:]):
+            total = total + params.attention_weight * score_mse(own.scores[block], goal.scores[target - 1], mask)
+        return total
+
+    return loss
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return -softmax(teacher / T) log softmax(student / T) over logits `[batch, labels]`, averaged over examples."""
+    target = F.softmax(teacher.detach().float() / temperature, dim=-1)
+    return -(target * F.log_softmax(student.float() / temperature, dim=-1)).sum(-1).mean()
+
+
+def prediction_loss(teacher: Teacher, temperature: float) -> Loss:
+    """Return the loss of the second phase (eq. 10)."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        return soft_cross_entropy(logits_of(network, batch), teacher.signals(batch).logits, temperature)
+
+    return loss

@@ -1,0 +1,148 @@
+"""What a network tells of a batch besides its logits: hidden states and attention scores, of any family.
+
+Entry 0 of the hidden states is the output of the embeddings, entry l that of block l; scores are numbered
+from 0, so that block l's are entry l - 1 (SPECS §0.1). Scores are those before mask and softmax, which no fused
+kernel gives: `expose_scores` puts an attention function in place that does.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from lissom.data.batches import Batch
+from lissom.errors import InputError
+from lissom.models.compressed import logits_of
+from lissom.models.families import blocks_of, family_of
+
+_NAME = "lissom_scores"
+_CAPTURED = "lissom_captured_scores"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which signals a loss needs besides the logits."""
+
+    hidden: tuple[int, ...] = ()
+    """Entries of the list of hidden states."""
+    scores: tuple[int, ...] = ()
+    """Blocks, 0-based."""
+    first_token: bool = False
+    """Of the hidden states, only the first token's."""
+
+
+@dataclass
+class Signals:
+    """What one pass over a batch gave."""
+
+    logits: Tensor
+    """`[batch, labels]`."""
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    """`[batch, n, d]` by entry, or `[batch, d]` if only the first token's were wanted."""
+    scores: dict[int, Tensor] = field(default_factory=dict)
+    """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block."""
+
+
+def signals_of(network: PreTrainedModel, batch: Batch, wanted: Wanted) -> Signals:
+    """Run a network over a batch and keep what is wanted; scores need `expose_scores` around the call."""
+    with capturing(network, wanted) as signals:
+        signals.logits = logits_of(network, batch)
+    return signals
+
+
+@contextmanager
+def capturing(network: PreTrainedModel, wanted: Wanted) -> Iterator[Signals]:
+    """Collect what is wanted of the one pass that the block makes; the logits are for the block to fill in."""
+    blocks = blocks_of(network) if wanted.hidden or wanted.scores else nn.ModuleList()
+    signals = Signals(logits=torch.empty(0))
+
+    def keep(entry: int, value: Any) -> None:
+        hidden = value[0] if isinstance(value, tuple) else value
+        signals.hidden[entry] = hidden[:, 0] if wanted.first_token else hidden
+
+    def before(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        keep(0, inputs[0] if inputs else named["hidden_states"])
+
+    def after(entry: int) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _, __, output: keep(entry, output)
+
+    handles = [blocks[entry - 1].register_forward_hook(after(entry)) for entry in wanted.hidden if entry]
+    if 0 in wanted.hidden:
+        handles.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+    attentions = {block: _attention_of(network, block) for block in wanted.scores}
+    for attention in attentions.values():
+        setattr(attention, _CAPTURED, None)
+    try:
+        yield signals
+        signals.scores = {block: getattr(attention, _CAPTURED) for block, attention in attentions.items()}
+    finally:
+        for handle in handles:
+            handle.remove()
+        for attention in attentions.values():
+            delattr(attention, _CAPTURED)
+    assert all(scores is not None for scores in signals.scores.values()), "scores are wanted, but not exposed"
+
+
+@contextmanager
+def expose_scores(*networks: PreTrainedModel) -> Iterator[None]:
+    """Let networks compute attention in a way that shows its scores, while the context lasts."""
+    before = [network.config._attn_implementation for network in networks]
+    for network in networks:
+        network.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        for network, name in zip(networks, before, strict=True):
+            network.set_attn_implementation(name)
+
+
+def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
+    """Raise `InputError` if a network cannot give what is wanted: it has no blocks, or not so many."""
+    if not (wanted.hidden or wanted.scores):
+        return
+    model_type = network.config.model_type
+    if not family_of(network).blocks:
+        raise InputError(
+            f"the {role} is a {model_type}, which has no Transformer blocks: this method compares hidden states "
+            "or attention of blocks; use one that compares logits"
+        )
+    available, deepest = len(blocks_of(network)), max((*wanted.hidden, *(block + 1 for block in wanted.scores)))
+    if deepest > available:
+        raise InputError(f"the {role} has {available} blocks; signals of block {deepest} are wanted")
+
+
+def _attention_of(network: PreTrainedModel, block: int) -> nn.Module:
+    """Return the module of a block that holds the query projection: the one that attention functions are given."""
+    parent, _, _ = family_of(network).query.rpartition(".")
+    return blocks_of(network)[block].get_submodule(parent)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attend in the open. query `[batch, heads, n, d_h]`, key and value the same with as many or fewer heads."""
+    if key.shape[1] != query.shape[1]:  # heads that share keys and values
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if hasattr(module, _CAPTURED):
+        setattr(module, _CAPTURED, scores)
+    masked = scores if attention_mask is None else scores + attention_mask
+    probabilities = masked.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    output = nn.functional.dropout(probabilities, dropout, module.training) @ value
+    return output.transpose(1, 2).contiguous(), probabilities
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, eager_mask)

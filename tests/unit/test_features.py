@@ -1,0 +1,154 @@
+"""Losses between inner signals, and the maps that say which blocks they compare."""
+
+import math
+
+import pytest
+import torch
+
+from lissom.data.batches import Batch
+from lissom.distill.features import attention_kl, hidden_cosine, hidden_mse, patience, score_mse
+from lissom.distill.mapping import explicit, patient, uniform
+from lissom.distill.tinybert import soft_cross_entropy
+from lissom.errors import InputError
+from lissom.models.signals import Wanted, expose_scores, signals_of
+from lissom.models.students import spread_blocks
+from tests.unit import tiny
+
+families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+
+torch.manual_seed(0)
+HIDDEN, OTHER = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
+SCORES, MORE = torch.randn(3, 2, 5, 5), torch.randn(3, 2, 5, 5)
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+
+LOSSES = {
+    "hidden_mse": (hidden_mse, HIDDEN, OTHER),
+    "hidden_cosine": (hidden_cosine, HIDDEN, OTHER),
+    "score_mse": (score_mse, SCORES, MORE),
+    "attention_kl": (attention_kl, SCORES, MORE),
+}
+losses = pytest.mark.parametrize("name", LOSSES)
+
+
+@losses
+def test_zero_at_equality_and_positive_elsewhere(name):
+    loss, student, teacher = LOSSES[name]
+    assert float(loss(teacher, teacher, MASK)) == pytest.approx(0, abs=1e-6)
+    assert float(loss(student, teacher, MASK)) > 0.01
+
+
+@losses
+def test_padding_never_enters(name):
+    loss, student, teacher = LOSSES[name]
+    expected = float(loss(student, teacher, MASK))
+
+    def junk(tensor):
+        tensor = tensor.clone()
+        if tensor.ndim == 3:
+            tensor[~MASK.bool()] = 1e4
+        else:
+            tensor.masked_fill_(~MASK.bool()[:, None, :, None], 1e4)
+            tensor.masked_fill_(~MASK.bool()[:, None, None, :], -math.inf)
+        return tensor
+
+    assert float(loss(junk(student), junk(teacher), MASK)) == pytest.approx(expected, rel=1e-5)
+    grown = [torch.nn.functional.pad(t, (0, 0, 0, 3) if t.ndim == 3 else (0, 3, 0, 3)) for t in (student, teacher)]
+    assert float(loss(*grown, torch.nn.functional.pad(MASK, (0, 3)))) == pytest.approx(expected, rel=1e-5)
+
+
+@losses
+def test_the_teacher_gets_no_gradient_and_the_student_a_finite_one(name):
+    loss, student, teacher = LOSSES[name]
+    student, teacher = student.clone().requires_grad_(), teacher.clone().requires_grad_()
+    loss(student, teacher, MASK).backward()
+    assert teacher.grad is None
+    assert torch.isfinite(student.grad).all() and student.grad.abs().sum() > 0
+
+
+def test_means_are_those_of_the_formulas():
+    real = MASK.bool()
+    assert float(hidden_mse(HIDDEN, OTHER, MASK)) == pytest.approx(
+        float((HIDDEN - OTHER)[real].square().mean()), rel=1e-5
+    )
+    pairs = real[:, :, None] & real[:, None, :]
+    squares = (SCORES - MORE).square().permute(0, 2, 3, 1)[pairs]
+    assert float(score_mse(SCORES, MORE, MASK)) == pytest.approx(float(squares.mean()), rel=1e-5)
+
+
+def test_patience_ignores_lengths_and_is_bounded():
+    student, teacher = torch.randn(6, 8), torch.randn(6, 8)
+    value = float(patience(student, teacher))
+    assert float(patience(student * torch.rand(6, 1).add(0.1), 7 * teacher)) == pytest.approx(value, rel=1e-4)
+    assert 0 <= value <= 4
+    assert float(patience(-teacher, teacher)) == pytest.approx(4, rel=1e-5)
+
+
+def test_soft_cross_entropy_has_the_teacher_as_target():
+    teacher, student = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]).requires_grad_()
+    soft_cross_entropy(student, teacher, 1.0).backward()
+    assert torch.allclose(student.grad, student.detach().softmax(-1) - teacher.softmax(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [(4, 12, (0, 3, 6, 9, 12)), (6, 12, (0, 2, 4, 6, 8, 10, 12)), (3, 12, (0, 4, 8, 12)), (2, 4, (0, 2, 4)), (6, 6, tuple(range(7)))],
+)  # fmt: skip
+def test_uniform_maps(student, teacher, expected):
+    assert uniform(student, teacher) == expected
+    # TinyBERT's released attention index is i N / M + N / M - 1, 0-based: one below the hidden entry.
+    assert [target - 1 for target in expected[1:]] == [
+        index * teacher // student + teacher // student - 1 for index in range(student)
+    ]
+
+
+def test_other_maps():
+    assert patient(6, 12, "skip") == (2, 4, 6, 8, 10) and patient(3, 12, "skip") == (4, 8)
+    assert patient(6, 12, "last") == (7, 8, 9, 10, 11) and patient(3, 12, "last") == (10, 11)
+    assert spread_blocks(12) == (0, 2, 4, 7, 9, 11) and spread_blocks(6) == (0, 2, 5)
+    assert explicit((2, 5), 2, 6) == (0, 2, 5)
+    with pytest.raises(InputError, match=r"spread evenly.*1, 2, 3, 6"):
+        uniform(4, 6)
+    for wrong in ((1,), (5, 2), (0, 3), (2, 7)):
+        with pytest.raises(InputError, match="layer_map"):
+            explicit(wrong, 2, 6)
+
+
+@families
+def test_signals_are_those_of_transformers(family):
+    model, batch = tiny.model(family), tiny.batch(family)
+    wanted = Wanted(hidden=(0, 1, 3, 4), scores=(0, 3))
+    with torch.no_grad(), expose_scores(model.network):
+        found = signals_of(model.network, batch, wanted)
+    network = tiny.model(family).network
+    network.set_attn_implementation("eager")
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    with torch.no_grad():
+        expected = network(**inputs, output_hidden_states=True, output_attentions=True)
+    assert torch.allclose(found.logits, expected.logits, atol=1e-5)
+    for entry, hidden in found.hidden.items():
+        if entry < 4:  # a decoder's last entry is that behind its final norm
+            assert torch.allclose(hidden, expected.hidden_states[entry], atol=1e-5)
+    real = batch.attention_mask.bool()
+    hidden_keys = ~real[:, None, None, :].expand(-1, -1, real.shape[1], -1)
+    if family == "llama":
+        hidden_keys = hidden_keys | torch.ones(real.shape[1], real.shape[1]).triu(1).bool()
+    for block, scores in found.scores.items():
+        probabilities = scores.masked_fill(hidden_keys, -1e9).softmax(-1)
+        difference = (probabilities - expected.attentions[block])[real[:, None, :].expand(scores.shape[:3])]
+        assert difference.abs().max() < 1e-5
+
+
+def test_exposing_scores_ends_with_the_context():
+    model = tiny.model("bert")
+    before = model.network.config._attn_implementation
+    with expose_scores(model.network):
+        assert model.network.config._attn_implementation != before
+    assert model.network.config._attn_implementation == before
+
+
+def longer(batch: Batch, pad: int, by: int = 4) -> Batch:
+    zeros = torch.zeros(len(batch.labels), by, dtype=torch.int64)
+    return Batch(
+        torch.cat([batch.input_ids, zeros + pad], 1), torch.cat([batch.attention_mask, zeros], 1),
+        torch.cat([batch.token_type_ids, zeros], 1), batch.labels, batch.indices,
+    )  # fmt: skip
