@@ -33,7 +33,7 @@ def estimate_bytes(network: PreTrainedModel, data: Encoded, wanted: Wanted) -> i
     vectors = len(data) if wanted.first_token else int(lengths.sum())
     values = len(wanted.hidden) * vectors * config.hidden_size
     values += len(wanted.scores) * int((lengths**2).sum()) * config.num_attention_heads
-    return (values + len(data) * config.num_labels) * _BYTES
+    return int((values + len(data) * config.num_labels) * _BYTES)
 
 
 @dataclass(frozen=True)

@@ -41,3 +41,5 @@ DistillParams = Annotated[
     | EmaDistillation,
     Field(discriminator="method"),
 ]
+
+__all__ = ["DistillParams", "NoDistillation"]

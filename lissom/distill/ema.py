@@ -63,5 +63,5 @@ class MovingAverage(Hook):
         with torch.no_grad():
             for own, mean in zip(self._student.parameters(), self._average.parameters(), strict=True):
                 mean.lerp_(own, 1 - self._momentum)
-            for own, mean in zip(self._student.buffers(), self._average.buffers(), strict=True):
-                mean.copy_(own)
+            for buffer, copied in zip(self._student.buffers(), self._average.buffers(), strict=True):
+                copied.copy_(buffer)

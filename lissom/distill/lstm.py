@@ -126,7 +126,8 @@ def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> T
     matrix = torch.stack(vectors)
     if size < matrix.shape[1]:
         thin, directions = truncated_svd(matrix, size)
-        return thin * directions.norm(dim=0)  # coordinates along orthonormal directions: lengths stay as they were
+        lengths: Tensor = directions.norm(dim=0)
+        return thin * lengths  # coordinates along orthonormal directions: distances stay as they were
     return nn.functional.pad(matrix, (0, size - matrix.shape[1]))
 
 
@@ -139,7 +140,7 @@ def fixed_channel(table: nn.Embedding, size: int) -> Iterator[None]:
         gradient[:, :size] = 0
         return gradient
 
-    handle = table.weight.register_hook(trained_half)
+    handle = table.weight.register_hook(trained_half)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -147,6 +147,7 @@ class AugmentationParams(Section):
     """The language model's best words for a masked place."""
 
     seed: int = 0
+    """Seed of the draws."""
 
 
 class TinyBertDistillation(Section):
@@ -255,6 +256,7 @@ class WordAugmentationParams(Section):
     """Chance of a text to be cut down to a run of 1 to 5 words."""
 
     seed: int = 0
+    """Seed of the changes."""
 
     @model_validator(mode="after")
     def _exclusive(self) -> "WordAugmentationParams":
@@ -284,6 +286,7 @@ class LstmDistillation(Section):
     """Width of the layer before the logits."""
 
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Of word vectors and of the layer before the logits."""
 
     alpha: float = Field(default=0.0, ge=0, le=1)
     """Weight of the labels' cross-entropy; 1 - alpha is that of the squared error."""
@@ -293,3 +296,12 @@ class LstmDistillation(Section):
     training: TrainingParams = TrainingParams(
         epochs=8, learning_rate=2e-3, batch_size=64, weight_decay=0.0, freeze_word_table=False, precision="float32"
     )
+
+    @model_validator(mode="after")
+    def _fixed_means_fixed(self) -> "LstmDistillation":
+        if self.training.weight_decay:
+            raise ValueError(
+                f"training.weight_decay is {self.training.weight_decay:g}: it would shrink the channel of fixed word "
+                "vectors; it must be 0"
+            )
+        return self

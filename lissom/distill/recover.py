@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lissom.data.encoding import Encoded
 from lissom.distill.logits import against_teacher
-from lissom.distill.teacher import TeacherLogits
+from lissom.distill.teacher import Teacher
 from lissom.models.compressed import CompressedModel
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import RecoveryParams
@@ -17,7 +17,7 @@ def recover(
     model: CompressedModel,
     data: Encoded,
     dev: Encoded,
-    teacher: TeacherLogits,
+    teacher: Teacher,
     params: RecoveryParams,
     *,
     hooks: Sequence[Hook] = (),

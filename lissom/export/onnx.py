@@ -97,7 +97,7 @@ def _early_exit_graph(network: PreTrainedModel, max_length: int) -> onnx.ModelPr
     names = input_names(network)
     ids = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in names)
     between = (torch.randn(*_SAMPLE_SHAPE, network.config.hidden_size), ids[0])
-    parts = [(embed, ids, names, ["hidden"])]
+    parts: list[tuple[nn.Module, tuple[Tensor, ...], list[str], list[str]]] = [(embed, ids, names, ["hidden"])]
     parts += [(step, between, ["hidden", "attention_mask"], ["hidden_out", "logits"]) for step in steps]
     traced = []
     with tempfile.TemporaryDirectory() as folder:

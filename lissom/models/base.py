@@ -102,7 +102,8 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
             f"base.model {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
             "a teacher that was trained for something else cannot show how to predict words"
         )
-    return network.eval()  # type: ignore[no-any-return]
+    loaded: PreTrainedModel = network.eval()
+    return loaded
 
 
 def _continue_from(source: Path, params: BaseParams, task: Task) -> CompressedModel:

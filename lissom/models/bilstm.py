@@ -15,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from lissom.models.families import BILSTM
 
 
-class BiLstmConfig(PreTrainedConfig):
+class BiLstmConfig(PreTrainedConfig):  # type: ignore[misc, unused-ignore]
     """Shape of a BiLSTM classifier."""
 
     model_type = BILSTM
@@ -39,7 +39,7 @@ class _Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
 
 
-class BiLstmForSequenceClassification(PreTrainedModel):
+class BiLstmForSequenceClassification(PreTrainedModel):  # type: ignore[misc, unused-ignore]
     """The network; called like every sequence classifier of transformers."""
 
     config_class = BiLstmConfig

@@ -56,7 +56,7 @@ def inputs_of(network: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
 
 def logits_of(network: nn.Module, batch: Batch) -> Tensor:
     """Return the logits of a batch, `[batch, labels]`; those of the last exit where there are exits."""
-    return logits_from(network, inputs_of(network, batch))  # type: ignore[arg-type]
+    return logits_from(network, inputs_of(network, batch))
 
 
 def logits_from(network: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:

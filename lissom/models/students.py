@@ -125,8 +125,8 @@ def distilbert_student(teacher: CompressedModel, blocks: Sequence[int]) -> Compr
         for name in ("query", "key", "value", "attention_output", "ffn_out"):
             _copy(origin.get_submodule(getattr(old, name)), target.get_submodule(getattr(new, name)))
         _copy(origin.get_submodule(old.ffn_in[0]), target.get_submodule(new.ffn_in[0]))
-        _copy(origin.attention.output.LayerNorm, target.sa_layer_norm)
-        _copy(origin.output.LayerNorm, target.output_layer_norm)
+        _copy(origin.get_submodule("attention.output.LayerNorm"), target.get_submodule("sa_layer_norm"))
+        _copy(origin.get_submodule("output.LayerNorm"), target.get_submodule("output_layer_norm"))
     _copy(bert.bert.pooler.dense, student.network.pre_classifier)
     _copy(bert.classifier, student.network.classifier)
     return student

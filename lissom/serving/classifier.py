@@ -81,7 +81,8 @@ class OnnxClassifier:
 
     def logits(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None) -> NDArray[np.float32]:
         """Run the graph: `[batch, n]` tensors in, logits `[batch, labels]` out."""
-        return self._run(inputs, speed)[0]
+        logits: NDArray[np.float32] = self._run(inputs, speed)[0]
+        return logits
 
     def answer(
         self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None

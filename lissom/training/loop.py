@@ -103,6 +103,7 @@ def fit(
         network.load_state_dict(progress.best_weights)
     for parameter in frozen:
         parameter.requires_grad_(True)
+    network.zero_grad(set_to_none=True)  # else a later training that freezes some would count their old gradients
     network.eval()
     done = total * params.batch_size / max(progress.seconds, 1e-9)
     return Fitted(total, done, progress.best_score, progress.records)

@@ -62,7 +62,13 @@ METHODS = {
         "transfer_training": SHORT | {"keep": "last"},
         "training": FAST | {"epochs": 12},
     },
-    "lstm": {"embedding_size": 16, "hidden_size": 8, "classifier_size": 8, "min_count": 1, "training": FAST},
+    "lstm": {
+        "embedding_size": 16,
+        "hidden_size": 8,
+        "classifier_size": 8,
+        "min_count": 1,
+        "training": FAST | {"weight_decay": 0},
+    },
     "mutual": {"peers": [{"blocks": [0, 1]}, {"blocks": [0, 3], "seed": 1}], "training": FAST},
     "joint": {"blocks": [0, 2], "training": FAST},
     "fastbert": {"exit_size": 16, "backbone_training": FAST, "training": FAST | {"keep": "last"}},
@@ -95,7 +101,6 @@ def teacher(tmp_path_factory):
     table = write_table(folder / "train.arrow", sentences(96, 0, True))
     data = encode([table], model.tokenizer, 16, tiny.TASK.labels, folder / "tokens")
     fit(model.network, data, 0, task_loss, TrainingParams(**FAST))
-    model.network.zero_grad(set_to_none=True)
     assert accuracy(model.network, data, 0) > 0.95
     return model
 
@@ -149,10 +154,10 @@ class KillAt(Hook):
 @pytest.mark.parametrize("method", ["tinybert", "mobilebert", "mutual", "fastbert", "born_again", "ema"])
 def test_a_killed_method_resumes_to_the_same_weights(method, material, tmp_path):
     """In a second training of several, or where more than one network is trained."""
-    short = {name: value | {"epochs": 1} for name, value in METHODS[method].items() if name.endswith("training")}
+    short = {name: value | {"epochs": 2} for name, value in METHODS[method].items() if name.endswith("training")}
     params = params_of(method, **short, **({"generations": 2} if method == "born_again" else {}))
     expected = distill(params, material).model.network.state_dict()
-    killer = KillAt(20)
+    killer = KillAt(44 if method in ("tinybert", "mobilebert", "fastbert", "born_again") else 20)
     interrupted = Material(
         **(vars(material) | {"checkpoints": Checkpoints(tmp_path / "c", 0), "hooks": lambda _: [killer]})
     )
@@ -174,7 +179,7 @@ def test_pairs_work_where_tokens_differ(material, teacher, tmp_path):
     )  # fmt: skip
     task = tiny.TASK.model_copy(update={"pair": True})
     pairs.teacher.manifest = pairs.teacher.manifest.model_copy(update={"task": task})
-    result = distill(params_of("lstm", training=SHORT), pairs)
+    result = distill(params_of("lstm", training=SHORT | {"weight_decay": 0}), pairs)
     assert result.model.network.config.pair and result.metrics["augmented_texts"] > 0
 
 
@@ -203,7 +208,7 @@ def test_signals_cached_on_disk_are_the_live_ones(teacher, material, tmp_path):
 def test_a_cache_that_is_too_large_or_a_teacher_without_blocks_is_refused(material):
     with pytest.raises(InputError, match=r"would take .* GB.*source: live"):
         distill(params_of("patient", signals={"source": "cached", "cache_gigabytes": 1e-9}), material)
-    lstm = distill(params_of("lstm", training=SHORT), material).model
+    lstm = distill(params_of("lstm", training=SHORT | {"weight_decay": 0}), material).model
     other = Material(**(vars(material) | {"teacher": lstm}))
     for method in ("patient", "tinybert", "distilbert"):
         with pytest.raises(InputError, match="no Transformer blocks"):
@@ -338,7 +343,7 @@ def test_the_average_follows_or_stays(momentum, material):
 
 def test_the_lstm_learns_from_logits_alone_at_alpha_0(material, teacher):
     params = LstmDistillation(**({"method": "lstm"} | METHODS["lstm"]))
-    student = distill(params_of("lstm", training=SHORT), material).model
+    student = distill(params_of("lstm", training=SHORT | {"weight_decay": 0}), material).model
     batch = tiny.batch("bert")
     batch.input_ids.clamp_(max=student.network.config.vocab_size - 1)
     other = type(batch)(batch.input_ids, batch.attention_mask, batch.token_type_ids, 2 - batch.labels, batch.indices)
@@ -385,8 +390,8 @@ def test_words_are_changed_as_often_as_asked(tmp_path):
     assert abs(masked / total - 0.1) < 3 * deviation
     assert abs(replaced / total - 0.1 * 51 / 52) < 3.5 * deviation  # now and then a word is drawn for itself
     cut_params = WordAugmentationParams(copies=1, mask_probability=0, replace_probability=0, ngram_probability=1.0)
-    for number, (text, _) in enumerate(more_texts(cut_params, table, "[MASK]", tmp_path, kinds).texts()):
-        assert 1 <= len(text.split()) <= 5 and text in rows[number % 60].text
+    for text, _ in more_texts(cut_params, table, "[MASK]", tmp_path, kinds).texts():
+        assert 1 <= len(text.split()) <= 5 and any(text in row.text for row in rows)
 
 
 def test_english_words_have_their_kinds():
