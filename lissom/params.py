@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lissom.data.config import DataParams
 from lissom.distill.config import DistillParams, NoDistillation
@@ -39,6 +39,21 @@ class Params(Section):
     emissions: EmissionsParams = EmissionsParams()
     tracking: TrackingParams = TrackingParams()
     gates: GatesParams = GatesParams()
+
+    @model_validator(mode="after")
+    def _stages_fit_the_student(self) -> "Params":
+        if self.distill.method == "lstm":
+            if self.prune.method != "none":
+                raise ValueError(
+                    f"prune.method: {self.prune.method} removes heads and neurons of Transformer blocks, and "
+                    "distill.method: lstm makes a student without blocks; set prune.method: none"
+                )
+            if self.distill.tokenizer == "words" and getattr(self.factorize, "min_count", None) is not None:
+                raise ValueError(
+                    "factorize.min_count trims a vocabulary of word pieces, and distill.tokenizer: words makes one of "
+                    "whole words, trimmed by distill.min_count; set factorize.min_count: null"
+                )
+        return self
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
@@ -100,7 +115,7 @@ def _explain(detail: dict[str, Any]) -> str:
                 f"  {place}.method: {tag!r} is not a method; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
             )
         case "value_error":
-            return f"  {place}: {detail['ctx']['error']}"
+            return f"  {place}: {detail['ctx']['error']}" if place else f"  {detail['ctx']['error']}"
         case _:
             return f"  {place}: {given!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
 

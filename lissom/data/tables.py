@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+
+from lissom.errors import DataError
 
 UNLABELLED = -1
 
@@ -19,6 +21,24 @@ class Row(NamedTuple):
     text: str
     text_pair: str | None
     label: str | None
+
+
+def label_name(value: Any, place: str) -> str:
+    """Return a label as its name.
+
+    Raises:
+        DataError: it is a list (several labels for one text) or a fraction (a number to predict).
+    """
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise DataError(
+            f"{place}: the label is {str(value)[:40]}: several labels for one text are not supported. Losses and "
+            "figures take labels as exclusive: a softmax over them is what a teacher teaches. Make a task for each label"
+        )
+    if isinstance(value, float) and not value.is_integer():
+        raise DataError(
+            f"{place}: the label is {value}, a number: regression is not supported yet; bin it into named classes"
+        )
+    return str(value)
 
 
 class Table:

@@ -75,7 +75,8 @@ def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
     network = to_integer(network) if quantized_layers(network) else copy.deepcopy(network).eval()
     network.set_attn_implementation(attention.NAME)
     if early_exits(network):
-        onnx.save(_early_exit_graph(network, max_length), path)
+        embed, *steps = trace_parts(network, max_length)
+        onnx.save(join_parts(embed, steps, network.config.num_labels), path)
         return
     write_plain_graph(network, path, max_length)
     model = onnx.load(path)
@@ -91,7 +92,8 @@ def write_plain_graph(network: PreTrainedModel, path: Path, max_length: int) -> 
     _trace(_LogitsOnly(network, inputs), sample, inputs, ["logits"], path, max_length)
 
 
-def _early_exit_graph(network: PreTrainedModel, max_length: int) -> onnx.ModelProto:
+def trace_parts(network: PreTrainedModel, max_length: int) -> list[onnx.ModelProto]:
+    """Return the graphs of a network with exits in parts, tidy: embeddings, then every block with its exit."""
     network.config.use_cache = False
     embed, steps = parts_of(network)
     names = input_names(network)
@@ -107,7 +109,7 @@ def _early_exit_graph(network: PreTrainedModel, max_length: int) -> onnx.ModelPr
             model = onnx.load(path)
             tidy(model.graph)
             traced.append(model)
-    return join_parts(traced[0], traced[1:], network.config.num_labels)
+    return traced
 
 
 def _trace(

@@ -174,3 +174,13 @@ def test_hub_data_through_the_datasets_library(tmp_path):
     assert card.rows["test"] == 6 and card.rows["dev"] == 4  # validation stands in for test, dev is held out
     assert card.labels == ("no", "yes") and card.name == "repo"
     assert next(load_table(output, "test").rows()).text == ROWS[0][0]
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"), [(["yes", "no"], "several labels"), (3.25, "regression is not supported")]
+)
+def test_several_labels_and_numbers_are_refused_with_a_reason(label, reason, tmp_path):
+    lines = "".join(json.dumps({"text": f"text {n}", "label": label}) + "\n" for n in range(6))
+    params = write(tmp_path / "data", train_jsonl=lines, test_jsonl=lines)
+    with pytest.raises(DataError, match=rf"line 1: the label is .*{reason}"):
+        run(params, tmp_path)
