@@ -5,5 +5,7 @@ import os
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Several processes share the cores: threads that spin while they wait take them from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")

@@ -32,7 +32,7 @@ def label_name(value: Any, place: str) -> str:
     if isinstance(value, list | tuple | dict | np.ndarray):
         raise DataError(
             f"{place}: the label is {str(value)[:40]}: several labels for one text are not supported. Losses and "
-            "figures take labels as exclusive: a softmax over them is what a teacher teaches. Make a task for each label"
+            "figures take them as exclusive: a softmax over them is what a teacher teaches. Make a task of each label"
         )
     if isinstance(value, float) and not value.is_integer():
         raise DataError(

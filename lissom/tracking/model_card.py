@@ -18,7 +18,7 @@ def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict
 ## Use
 
 Classifies {kind} as {", ".join(task.labels)}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
-output: `label`, `probability` and `probability_of_<label>`.
+output: `label`, `probability` and `probability_of_<label>`.{_early(final)}
 
 ## Data
 
@@ -48,3 +48,14 @@ output: `label`, `probability` and `probability_of_<label>`.
 Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; accuracy is
 {final.quality.accuracy:.1%} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
 """
+
+
+def _early(final: Evaluation) -> str:
+    if final.exits is None:
+        return ""
+    chosen = next(setting for setting in final.exits.settings if setting.speed == final.exits.chosen)
+    return (
+        f"\n\nEasy inputs leave early. The param `speed` (here {chosen.speed:g}) says how uncertain an answer may be to leave, "
+        f"-1 never to 1 at once; at it a text takes {chosen.mean_depth:.2f} blocks and {chosen.flops_ratio:.1f}x fewer operations "
+        "on average."
+    )
