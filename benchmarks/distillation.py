@@ -121,7 +121,7 @@ def _result_path(data: str, name: str, updates: int, seed: int) -> Path:
 
 def _run(data: str, name: str, updates: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        material = _material(data, Path(folder), seed, with_transfer=name not in WITHOUT_TEACHER)
+        material = _material(data, Path(folder), with_transfer=name not in WITHOUT_TEACHER)
         params = _params(METHODS[name], material, updates, seed)
         started = time.perf_counter()
         with EnergyMeter("DEU") as meter:
@@ -141,7 +141,7 @@ def _run(data: str, name: str, updates: int, seed: int) -> dict[str, Any]:
         return result
 
 
-def _material(data: str, folder: Path, seed: int, *, with_transfer: bool) -> Material:
+def _material(data: str, folder: Path, *, with_transfer: bool) -> Material:
     artifacts, params = _artifacts(data), load_params(_WORK / data / "params.yaml")
     if not (artifacts / "teacher").is_dir():
         reproduce(_WORK / data, "teacher")
@@ -155,7 +155,11 @@ def _material(data: str, folder: Path, seed: int, *, with_transfer: bool) -> Mat
     teacher = load(artifacts / "teacher")
     task = teacher.manifest.task
     return Material(
-        teacher=teacher, tables=tables, scratch=folder, logits=logits, base=lambda: load_base(params.base, task, seed)
+        teacher=teacher,
+        tables=tables,
+        scratch=folder,
+        logits=logits,
+        base=lambda drawn: load_base(params.base, task, drawn),
     )
 
 

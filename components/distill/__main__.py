@@ -25,7 +25,7 @@ def work(stage: Stage) -> Outcome:
         tables={split: load_table(stage.inputs["data"], split) for split in ("train", "transfer", "dev")},
         scratch=stage.scratch,
         logits=load_file(stage.inputs["logits"] / TEACHER_OUTPUTS)["logits"],
-        base=lambda: load_base(base, task, params.training.seed),
+        base=lambda seed: load_base(base, task, seed),
         language_model=lambda: load_language_model(base),
         hooks=lambda phase: [RunMetrics(stage.run, phase.removeprefix("training")), ProgressBar(f"distill, {phase}")],
         checkpoints=stage.checkpoints(),

@@ -30,6 +30,7 @@ def distill(params: BornAgainDistillation, material: Material) -> Distilled:
 
 
 def _newborn(params: BornAgainDistillation, material: Material, number: int) -> CompressedModel:
+    seed = params.training.seed + number
     if params.start == "base":
-        return cut(material.load_base(), params.blocks)
-    return randomized(cut(material.teacher, params.blocks), params.training.seed + number)
+        return cut(material.load_base(seed), params.blocks)
+    return randomized(cut(material.teacher, params.blocks), seed)

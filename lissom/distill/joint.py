@@ -19,8 +19,8 @@ from lissom.training.losses import Loss, cross_entropy
 
 def distill(params: JointDistillation, material: Material) -> Distilled:
     """Train both from the base model; score the student."""
-    teacher = material.load_base()
-    student = cut(material.load_base(), params.blocks)
+    seed = params.training.seed
+    teacher, student = material.load_base(seed), cut(material.load_base(seed + 1), params.blocks)
     fitted = material.train(
         "training", Together([teacher.network, student.network]), material.lesson(student), student.pad_id,
         joint_loss(params), params.training,

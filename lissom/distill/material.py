@@ -40,8 +40,8 @@ class Material:
     """A folder for temporary files."""
     logits: Tensor | None = None
     """The teacher's logits of train and transfer, `[examples, labels]`; None asks the teacher."""
-    base: Callable[[], CompressedModel] | None = None
-    """Loads the pre-trained model with a fresh head, for methods that do not start from the teacher."""
+    base: Callable[[int], CompressedModel] | None = None
+    """Loads the pre-trained model with a head drawn from a seed, for methods that do not start from the teacher."""
     language_model: Callable[[], PreTrainedModel] | None = None
     """Loads the base model with its language-model head, for pre-training."""
     hooks: Callable[[str], Sequence[Hook]] = lambda _: ()
@@ -59,11 +59,11 @@ class Material:
         """Tokenise what students learn from: train and transfer texts."""
         return self.encode(model, "train", "transfer")
 
-    def load_base(self) -> CompressedModel:
-        """Load the base model, or say that there is none."""
+    def load_base(self, seed: int) -> CompressedModel:
+        """Load the base model with a head drawn from `seed`, or say that there is none."""
         if self.base is None:
             raise InputError("this method starts from the base model, and none was given")
-        return self.base()
+        return self.base(seed)
 
     def load_language_model(self) -> PreTrainedModel:
         """Load the base model's language model, or say that there is none."""

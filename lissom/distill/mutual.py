@@ -40,7 +40,7 @@ def distill(params: MutualDistillation, material: Material) -> Distilled:
 def make_peer(params: PeerParams, material: Material) -> CompressedModel:
     """Return a peer at its start."""
     if params.start == "base":
-        return cut(material.load_base(), params.blocks)
+        return cut(material.load_base(params.seed), params.blocks)
     peer = cut(material.teacher, params.blocks)
     return randomized(peer, params.seed) if params.start == "random" else peer
 

@@ -112,7 +112,7 @@ def material(teacher, tmp_path):
         "transfer": write_table(tmp_path / "transfer.arrow", sentences(32, 200, False)),
         "dev": write_table(tmp_path / "dev.arrow", sentences(32, 300, True)),
     }
-    return Material(teacher=teacher, tables=tables, scratch=tmp_path, base=lambda: tiny.model("bert"))
+    return Material(teacher=teacher, tables=tables, scratch=tmp_path, base=lambda seed: tiny.model("bert", seed))
 
 
 @methods
