@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Bottom first: a folder imports only from rows above its own, or within its row.
 LAYERS = [
     ["errors", "section", "artifacts", "machine"],
-    ["data", "models", "training", "console", "serving"],
+    ["data", "models", "training", "parallel", "console", "serving"],
     ["distill", "prune", "factorize", "quantize"],
     ["export"],
     ["evaluate"],
@@ -86,6 +86,7 @@ def run(code: str) -> str:
         "lissom.report.tables",
         "lissom.emissions.payback",
         "lissom.serving.classifier",
+        "lissom.parallel.simulator",
     ],
 )
 def test_edges_do_not_load_torch(module):
