@@ -279,3 +279,28 @@ def test_method_none_passes_models_on(workspace, tmp_path):
     weights = [(other.folder / "artifacts" / stage / "model.safetensors").read_bytes() for stage in VARIANTS]
     assert len(set(weights)) == 1
     assert lissom.load(other.folder / "artifacts/quantize").manifest.edits == ()
+
+
+@pytest.mark.slow
+def test_methods_that_need_the_base_or_inner_signals_run_as_a_stage(workspace):
+    short = "{epochs: 1, learning_rate: 0.002, precision: float32, freeze_word_table: false}"
+    command = ["python", "-m", "components.distill", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
+               "--logits-input", "artifacts/teacher_logits", "--model-output", "x", "--metrics-output", "y"]  # fmt: skip
+    peers = "[{blocks: [0, 1]}, {blocks: [0, 3], seed: 1}]"
+    workspace.run(*command, "--set", f"distill={{method: mutual, peers: {peers}, training: {short}}}")
+    told = read(workspace, "y/metrics.json")
+    assert set(told["peers"]) == {"peer 0", "peer 1"} and told["chosen_peer"] in (0, 1)
+    shape = "{blocks: 2, hidden_size: 16, intermediate_size: 24}"
+    tiny = f"{{method: tinybert, shape: {shape}, layers_training: {short}, training: {short}}}"
+    workspace.run(*command, "--set", f"distill={tiny}")
+    assert read(workspace, "y/metrics.json")["layer_map"] == {
+        "student block 1": "teacher block 2",
+        "student block 2": "teacher block 4",
+    }
+    assert lissom.load(workspace.folder / "x").network.config.hidden_size == 16
+    shutil.rmtree(workspace.folder / "x")
+    refused = workspace.run(
+        *command, "--set", f"distill={{method: distilbert, pretraining: {{training: {short}}}}}", check=False
+    )
+    assert refused.returncode == 1 and "no language-model head" in refused.stderr and "Traceback" not in refused.stderr
+    assert not (workspace.folder / "x").exists()
