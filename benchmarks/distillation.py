@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from safetensors.torch import load_file
 
 from benchmarks.results import claim, write_result
 from benchmarks.workspace import ROOT, reproduce
-from lissom.artifacts import TEACHER_OUTPUTS, read_json, write_json
+from lissom.artifacts import read_json, write_json
 from lissom.data.prepare import load_table
 from lissom.data.tables import Table, write_table
 from lissom.distill.config import DistillParams
 from lissom.distill.material import Distilled, Material
 from lissom.distill.run import distill
+from lissom.distill.teacher import CachedLogits, load_logits
 from lissom.emissions.meter import EnergyMeter
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.exits import sweep_speeds
@@ -151,10 +151,10 @@ def _material(data: str, folder: Path, *, with_transfer: bool) -> Material:
     tables: dict[str, Table] = {
         split: load_table(artifacts / "prepare", split) for split in ("train", "transfer", "dev")
     }
-    logits = load_file(artifacts / "teacher_logits" / TEACHER_OUTPUTS)["logits"]
+    logits = load_logits(artifacts / "teacher_logits", len(tables["train"]) + len(tables["transfer"]))
     if not with_transfer:
         tables["transfer"] = write_table(folder / "none.arrow", [])
-        logits = logits[: len(tables["train"])]
+        logits = CachedLogits(logits.values[: len(tables["train"])])
     teacher = load(artifacts / "teacher")
     task = teacher.manifest.task
     return Material(

@@ -1,15 +1,13 @@
 """Make a student of the teacher."""
 
-from safetensors.torch import load_file
-
 from components.recovery import passed_on
 from components.stage import Outcome, Stage, run_stage
-from lissom.artifacts import TEACHER_OUTPUTS
 from lissom.console import ProgressBar
 from lissom.data.prepare import load_table
 from lissom.distill.config import NoDistillation
 from lissom.distill.material import Material, precision_name
 from lissom.distill.run import distill
+from lissom.distill.teacher import load_logits
 from lissom.models.base import load_base, load_language_model
 from lissom.tracking.runs import RunMetrics
 
@@ -20,11 +18,12 @@ def work(stage: Stage) -> Outcome:
     if isinstance(params, NoDistillation):
         return passed_on(teacher)
     task, base = teacher.manifest.task, stage.params.base
+    tables = {split: load_table(stage.inputs["data"], split) for split in ("train", "transfer", "dev")}
     material = Material(
         teacher=teacher,
-        tables={split: load_table(stage.inputs["data"], split) for split in ("train", "transfer", "dev")},
+        tables=tables,
         scratch=stage.scratch,
-        logits=load_file(stage.inputs["logits"] / TEACHER_OUTPUTS)["logits"],
+        logits=load_logits(stage.inputs["logits"], len(tables["train"]) + len(tables["transfer"])),
         base=lambda seed: load_base(base, task, seed),
         language_model=lambda: load_language_model(base),
         hooks=lambda phase: [RunMetrics(stage.run, phase.removeprefix("training")), ProgressBar(f"distill, {phase}")],

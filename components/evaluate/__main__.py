@@ -5,15 +5,13 @@ from typing import Any
 from components.stage import Outcome, Stage, run_stage
 from lissom.data.encoding import Encoded
 from lissom.data.prepare import load_table
-from lissom.evaluate.exits import sweep_speeds
+from lissom.evaluate.exits import exported_accuracy, sweep_speeds
 from lissom.evaluate.figures import ExitSweep
 from lissom.evaluate.floor import linear_floor
 from lissom.evaluate.plain_int8 import evaluate_plain_int8
 from lissom.evaluate.variant import evaluate_variant
-from lissom.export.parity import exported_logits
 from lissom.models.compressed import CompressedModel
 from lissom.models.exits import early_exits
-from lissom.serving.classifier import OnnxClassifier
 
 
 def work(stage: Stage) -> Outcome:
@@ -38,8 +36,7 @@ def work(stage: Stage) -> Outcome:
 def _sweep(stage: Stage, model: CompressedModel, teacher: CompressedModel, test: Encoded) -> ExitSweep:
     """Choose the speed on the dev set, by the largest accuracy drop that the gates allow."""
     teacher_dev = stage.encode(teacher, "dev")
-    logits = exported_logits(OnnxClassifier(stage.inputs["teacher_export"]), teacher_dev, teacher.pad_id)
-    accuracy = float((logits.argmax(1).numpy() == teacher_dev.labels).mean())
+    accuracy = exported_accuracy(stage.inputs["teacher_export"], teacher_dev, teacher.pad_id)
     return sweep_speeds(
         model, stage.inputs["export"], stage.encode(model, "dev"), test, accuracy,
         stage.params.gates.max_accuracy_drop, stage.params.evaluate,

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lissom.console import track
 from lissom.data.tables import Row, Table, write_table
-from lissom.distill.offline_config import AugmentationParams
+from lissom.distill.augment_config import AugmentationParams
 from lissom.errors import InputError
 from lissom.models.base import load_language_model, locate
 from lissom.models.config import BaseParams

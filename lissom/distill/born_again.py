@@ -7,7 +7,7 @@ generation at random, a pre-trained Transformer starts at its pre-trained weight
 from lissom.distill.logits import against_teacher
 from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import BornAgainDistillation
-from lissom.distill.teacher import LiveTeacher
+from lissom.distill.teacher import LiveTeacher, Teacher
 from lissom.models.compressed import CompressedModel
 from lissom.models.students import cut, randomized
 from lissom.training.loop import Fitted
@@ -15,7 +15,8 @@ from lissom.training.loop import Fitted
 
 def distill(params: BornAgainDistillation, material: Material) -> Distilled:
     """Train generation after generation."""
-    parent, trainings, scores = material.known_logits(), {}, {}
+    parent: Teacher = material.teacher_logits(params.training)
+    trainings, scores = {}, {}
     for number in range(1, params.generations + 1):
         child = _newborn(params, material, number)
         fitted: Fitted = material.train(

@@ -32,9 +32,10 @@ def distill(params: FastBertDistillation, material: Material) -> Distilled:
     exits = list(student.network.exits)
     for leave in exits[:-1]:
         leave.requires_grad_(False)
+    answers = material.teacher_logits(params.backbone_training)
     backbone = material.train(
         "backbone", student.network, data, student.pad_id,
-        last_exit_loss(material.known_logits(), params.backbone_training.loss), params.backbone_training,
+        last_exit_loss(answers, params.backbone_training.loss), params.backbone_training,
         identity=identity, score=score,
     )  # fmt: skip
     student.network.requires_grad_(False)

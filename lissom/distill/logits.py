@@ -29,7 +29,7 @@ def distill(params: LogitsDistillation, material: Material) -> Distilled:
         student.network,
         material.lesson(student),
         student.pad_id,
-        against_teacher(material.known_logits(), params.training.loss),
+        against_teacher(material.teacher_logits(params.training), params.training.loss),
         params.training,
         identity=params.model_dump_json(),
         score=material.scorer(student, params.training),

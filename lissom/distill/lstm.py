@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from lissom.data.batches import Batch
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import LstmDistillation
-from lissom.distill.teacher import CachedLogits, Teacher, cache_logits
+from lissom.distill.teacher import Teacher
 from lissom.distill.words import more_texts
 from lissom.models.bilstm import BiLstmConfig
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import family_of
 from lissom.models.students import config_values, reshaped
-from lissom.training.loop import autocast_type
 from lissom.training.losses import Loss, cross_entropy
 
 _PAD, _UNKNOWN, _MASK = "[PAD]", "[UNK]", "[MASK]"
@@ -31,22 +30,16 @@ _PAD, _UNKNOWN, _MASK = "[PAD]", "[UNK]", "[MASK]"
 
 def distill(params: LstmDistillation, material: Material) -> Distilled:
     """Build the student, make up texts, let the teacher label them, train."""
-    teacher = material.teacher
     student = make_student(params, material)
     more = None
     if params.augmentation is not None:
         more = more_texts(params.augmentation, material.tables["train"], _MASK, material.scratch)
-    known = material.logits
-    if known is None or more is not None:
-        precision = autocast_type(params.training.precision)
-        tables = ("train", "transfer") if known is None else ()
-        asked = cache_logits(teacher.network, material.encode(teacher, *tables, more=more), teacher.pad_id, precision)
-        known = asked if known is None else torch.cat([known, asked])
+    answers = material.teacher_logits(params.training, more)
     data = material.encode(student, "train", "transfer", more=more)
     with fixed_channel(student.network.embeddings.word_embeddings, params.embedding_size):
         fitted = material.train(
             "training", student.network, data, student.pad_id,
-            squared_error_loss(CachedLogits(known), params.alpha), params.training,
+            squared_error_loss(answers, params.alpha), params.training,
             identity=params.model_dump_json(), score=material.scorer(student, params.training),
         )  # fmt: skip
     metrics = {"augmented_texts": 0 if more is None else len(more), "vocabulary": student.network.config.vocab_size}

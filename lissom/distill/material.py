@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.console import note
@@ -16,7 +16,7 @@ from lissom.data.encoding import Encoded, encode
 from lissom.data.tables import Table
 from lissom.distill.cache import cache_signals, estimate_bytes
 from lissom.distill.offline_config import SignalsParams
-from lissom.distill.teacher import CachedLogits, LiveTeacher, Teacher
+from lissom.distill.teacher import CachedLogits, LiveTeacher, Teacher, cache_logits
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.signals import Wanted, check_wanted, expose_scores
@@ -38,8 +38,8 @@ class Material:
     """`train`, `transfer` (unlabelled) and `dev`."""
     scratch: Path
     """A folder for temporary files."""
-    logits: Tensor | None = None
-    """The teacher's logits of train and transfer, `[examples, labels]`; None asks the teacher."""
+    logits: CachedLogits | None = None
+    """The teacher's logits of train and transfer; None asks the teacher."""
     base: Callable[[int], CompressedModel] | None = None
     """Loads the pre-trained model with a head drawn from a seed, for methods that do not start from the teacher."""
     language_model: Callable[[], PreTrainedModel] | None = None
@@ -71,9 +71,15 @@ class Material:
             raise InputError("pre-training needs the base model's language model, and none was given")
         return self.language_model()
 
-    def known_logits(self) -> Teacher:
-        """Return the teacher's logits of the lesson: those that were cached, else the teacher."""
-        return LiveTeacher(self.teacher.network) if self.logits is None else CachedLogits(self.logits)
+    def teacher_logits(self, training: TrainingParams, more: Table | None = None) -> CachedLogits:
+        """Return the teacher's logits of the lesson, and of `more` texts behind it; unknown ones are computed once."""
+        known = [] if self.logits is None else [self.logits.values]
+        unknown = ("train", "transfer") if self.logits is None else ()
+        if unknown or more is not None:
+            asked = self.encode(self.teacher, *unknown, more=more)
+            precision = autocast_type(training.precision)
+            known.append(cache_logits(self.teacher.network, asked, self.teacher.pad_id, precision))
+        return CachedLogits(torch.cat(known))
 
     def train(
         self,

@@ -47,7 +47,7 @@ def distill(params: MobileBertDistillation, material: Material) -> Distilled:
     trainings: dict[str, Fitted] = {}
     everything = tuple(range(1, depth + 1))
     wanted = Wanted(hidden=everything, scores=tuple(range(depth)))
-    task = against_teacher(material.known_logits(), params.training.loss)
+    task = against_teacher(material.teacher_logits(params.training), params.training.loss)
     with (
         material.inner_signals(data, wanted, params.signals, params.transfer_training) as teacher,
         expose_scores(network),

@@ -46,15 +46,12 @@ class LiveTeacher:
 class CachedLogits:
     """Logits of a whole data set, looked up by example number: tokens play no part, so tokenisers may differ."""
 
-    def __init__(self, logits: Tensor) -> None:
-        self._logits = logits
-
-    def __len__(self) -> int:
-        return len(self._logits)
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
 
     def signals(self, batch: Batch) -> Signals:
         """Look up the batch's examples."""
-        return Signals(self._logits[batch.indices.cpu()].to(batch.labels.device))
+        return Signals(self.values[batch.indices.cpu()].to(batch.labels.device))
 
 
 def cache_logits(network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:

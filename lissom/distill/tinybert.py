@@ -18,7 +18,7 @@ from lissom.distill.features import hidden_mse, score_mse
 from lissom.distill.mapping import explicit, uniform
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
-from lissom.distill.teacher import LiveTeacher, Teacher
+from lissom.distill.teacher import Teacher
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import blocks_of, family_of
@@ -30,9 +30,9 @@ from lissom.training.losses import Loss
 
 def distill(params: TinyBertDistillation, material: Material) -> Distilled:
     """Make the student, train it on inner signals, then on logits."""
+    available = len(blocks_of(material.teacher.network))
     student = make_student(params, material.teacher)
-    depth = len(blocks_of(student.network))
-    targets = layer_map(params, depth, len(blocks_of(material.teacher.network)))
+    targets = layer_map(params, len(blocks_of(student.network)), available)
     more = None
     if params.augmentation is not None:
         more = more_texts(params.augmentation, material.tables["train"], material.scratch)
@@ -49,9 +49,9 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
                 "layers", Together([student.network, projections]), data, student.pad_id,
                 layers_loss(teacher, targets, params), params.layers_training, identity=identity,
             )  # fmt: skip
-    teacher = material.known_logits() if more is None else LiveTeacher(material.teacher.network)
+    answers = material.teacher_logits(params.training, more)
     trainings["training"] = material.train(
-        "training", student.network, data, student.pad_id, prediction_loss(teacher, params.temperature),
+        "training", student.network, data, student.pad_id, prediction_loss(answers, params.temperature),
         params.training, identity=identity, score=material.scorer(student, params.training),
     )  # fmt: skip
     metrics = {

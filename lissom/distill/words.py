@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lissom.data.tables import Row, Table, write_table
-from lissom.distill.offline_config import WordAugmentationParams
+from lissom.distill.augment_config import WordAugmentationParams
 
 Tagger = Callable[[Sequence[str]], Sequence[str]]
 """Maps the words of a text to their parts of speech."""
@@ -49,7 +49,9 @@ def more_texts(
     for text, split in words.items():
         for word, kind in zip(split, kinds[text], strict=True):
             by_kind.setdefault(kind, Counter())[word] += 1
-    draws = {kind: (list(counts), np.array(list(counts.values())) / counts.total()) for kind, counts in by_kind.items()}
+    draws = {
+        kind: (list(counts), np.cumsum(list(counts.values())) / counts.total()) for kind, counts in by_kind.items()
+    }
 
     def changed(text: str) -> str:
         new = [
@@ -84,5 +86,6 @@ def _change(
     if chance < params.mask_probability:
         return mask
     if chance < params.mask_probability + params.replace_probability:
-        return draw[0][int(rng.choice(len(draw[0]), p=draw[1]))]
+        words, cumulated = draw
+        return words[int(np.searchsorted(cumulated, rng.random(), side="right"))]
     return word

@@ -17,6 +17,7 @@ from lissom.evaluate.figures import ExitSetting, ExitSweep
 from lissom.evaluate.latency import measure_latency
 from lissom.evaluate.variant import onnx_runner, timed_batches
 from lissom.export.onnx import FULL_DEPTH
+from lissom.export.parity import exported_logits
 from lissom.models.compressed import CompressedModel
 from lissom.models.flops import flops_by_depth
 from lissom.serving.classifier import OnnxClassifier
@@ -39,7 +40,7 @@ def sweep_speeds(
     where none is, the most accurate.
     """
     speeds = [FULL_DEPTH, *params.speeds]
-    flops = {int(length): flops_by_depth(model.network, int(length)) for length in np.unique(test.lengths)}
+    flops = flops_by_depth(model.network, np.unique(test.lengths).tolist())
     classifier = OnnxClassifier(exported)
     batches = timed_batches(test, 1, model.pad_id)
     threads = torch.get_num_threads()
@@ -71,6 +72,12 @@ def choose(settings: Sequence[ExitSetting], least_dev_accuracy: float) -> float:
     if good:
         return min(good, key=lambda setting: setting.latency.mean).speed
     return max(settings, key=lambda setting: setting.dev_accuracy).speed
+
+
+def exported_accuracy(exported: Path, data: Encoded, pad: int) -> float:
+    """Return the share of examples that an exported model has right, at its own speed."""
+    logits = exported_logits(OnnxClassifier(exported), data, pad).numpy()
+    return float((logits.argmax(1) == data.labels).mean())
 
 
 def answers_at(

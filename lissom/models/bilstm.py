@@ -29,8 +29,6 @@ class BiLstmConfig(PreTrainedConfig):  # type: ignore[misc, unused-ignore]
     dropout: float = 0.2
     pair: bool = False
     pad_token_id: int = 0
-    num_attention_heads: int = 1
-    """There are none; whoever estimates sizes may ask."""
 
 
 class _Embeddings(nn.Module):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.edits import Edit, KeepVocabulary
-from lissom.models.families import FAMILIES
+from lissom.models.families import FAMILIES, exits_of
 from lissom.models.manifest import Manifest
 from lissom.models.vocabulary import trim_tokenizer
 
@@ -61,7 +61,7 @@ def logits_of(network: nn.Module, batch: Batch) -> Tensor:
 
 def logits_from(network: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Return the logits of named inputs, `[batch, labels]`."""
-    exits = getattr(network, "exits", None)
+    exits = exits_of(network)
     if exits is None:
         logits: Tensor = network(**inputs).logits
         return logits

@@ -22,7 +22,6 @@ from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIG
 from lissom.errors import ModelFormatError
 from lissom.models import bilstm  # noqa: F401  (makes its model type known)
 from lissom.models.compressed import CompressedModel
-from lissom.models.families import BILSTM
 from lissom.models.manifest import Manifest, read_manifest
 
 _ONLY_HERE = {"keep_heads", "factorize_word_table", "add_exits", "fake_quantize"}
@@ -128,8 +127,6 @@ def _fill(network: PreTrainedModel, weights: Path) -> None:
 
 def _visible_config(model: CompressedModel) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(model.network.config.to_json_string(use_diff=False))
-    if config["model_type"] == BILSTM:
-        return config
     uneven = any(
         edit.kind == "keep_neurons" and len({len(kept) for kept in edit.kept}) > 1 for edit in model.manifest.edits
     )

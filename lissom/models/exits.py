@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import input_names, inputs_of, logits_of
-from lissom.models.families import blocks_of, family_of, replace_module
+from lissom.models.families import blocks_of, exits_of, family_of, replace_module
 from lissom.models.signals import Wanted, capturing
 
 
 def early_exits(network: nn.Module) -> bool:
     """Tell whether inputs can leave a network early."""
-    exits = getattr(network, "exits", None)
+    exits = exits_of(network)
     return exits is not None and len(exits) > 1
 
 

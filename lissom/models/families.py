@@ -174,6 +174,11 @@ def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
     return blocks
 
 
+def exits_of(network: nn.Module) -> nn.ModuleList | None:
+    """Return the exits that `AddExits` put behind the blocks, the last one being the answer; None without them."""
+    return getattr(network, "exits", None)
+
+
 def head_size(network: PreTrainedModel) -> int:
     """Return d_h, the width of one attention head; pruning never changes it."""
     config = network.config

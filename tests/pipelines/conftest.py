@@ -1,5 +1,6 @@
 """A workspace as a user has it: the repository's files, a tiny base model, a tiny task on pairs of texts."""
 
+import json
 import os
 import random
 import shutil
@@ -67,8 +68,8 @@ class Workspace:
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
 
-    def kill_when(self, appears: Path, *command: str, timeout: float = 300) -> None:
-        """Start a command and `kill -9` it with all its children as soon as a file appears."""
+    def kill_when(self, appears: str, *command: str, timeout: float = 300) -> None:
+        """Start a command and `kill -9` it with all its children as soon as a path of a pattern appears."""
         process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -78,11 +79,20 @@ class Workspace:
             start_new_session=True,
         )
         end = time.monotonic() + timeout
-        while not (self.folder / appears).exists():
+        while not any(self.folder.glob(appears)):
             assert process.poll() is None and time.monotonic() < end, f"{appears} never appeared"
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def read(workspace: Workspace, path: str):
+    return json.loads((workspace.folder / path).read_text())
+
+
+def lissom_predict(workspace: Workspace, text: str, pair: str, *options: str) -> str:
+    shown = workspace.run("lissom", "predict", text, "--pair", pair, *options).stdout
+    return shown.splitlines()[1].split()[0]
 
 
 def write_base(folder: Path) -> None:

@@ -183,9 +183,10 @@ def test_operations_are_counted_as_executed():
     length, d, inner, size, labels = 9, 32, 48, 8, 3
     block = 2 * length * (4 * d * d + 2 * d * inner) + 2 * 2 * length * length * d
     leave = 2 * (length * (d * size + 2 * size * size) + 3 * size * size + 2 * length * size + size * labels)
-    assert flops_by_depth(model.network, length) == [depth * (block + leave) for depth in (1, 2, 3, 4)]
+    counted = flops_by_depth(model.network, [length, 3])
+    assert counted[length] == [depth * (block + leave) for depth in (1, 2, 3, 4)] and counted[3][0] < counted[9][0]
     plain = tiny.model("bert")
-    assert flops_by_depth(plain.network, length) == [4 * block + 2 * d * d + 2 * d * labels]
+    assert flops_by_depth(plain.network, [length]) == {length: [4 * block + 2 * d * d + 2 * d * labels]}
 
 
 def setting(speed, dev, milliseconds):

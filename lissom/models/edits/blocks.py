@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.models.edits.surgery import check_kept
-from lissom.models.families import blocks_of, family_of, replace_module
+from lissom.models.families import blocks_of, exits_of, family_of, replace_module
 from lissom.section import Section
 
 
@@ -30,7 +30,7 @@ class KeepBlocks(Section):
         if getattr(network.config, "layer_types", None):
             network.config.layer_types = [network.config.layer_types[index] for index in self.kept]
         setattr(network.config, family.config_blocks, len(kept))
-        if (exits := getattr(network, "exits", None)) is not None and len(exits) == len(blocks):
+        if (exits := exits_of(network)) is not None and len(exits) == len(blocks):
             network.exits = nn.ModuleList(exits[index] for index in self.kept)
 
     def describe(self) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models.families import blocks_of, family_of, replace_module
+from lissom.models.families import blocks_of, exits_of, family_of, replace_module
 from lissom.section import Section
 
 _HEADS = 2
@@ -73,7 +73,7 @@ class AddExits(Section):
         Raises:
             InputError: the network has exits already, or the width does not divide among the heads.
         """
-        if getattr(network, "exits", None) is not None:
+        if exits_of(network) is not None:
             raise InputError("add_exits: the network has exits already")
         if self.size % _HEADS:
             raise InputError(f"add_exits: size {self.size} must be divisible by {_HEADS}, the exits' attention heads")
@@ -95,7 +95,7 @@ class DropExits(Section):
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` if there are no exits."""
-        exits = getattr(network, "exits", None)
+        exits = exits_of(network)
         if exits is None or len(exits) == 1:
             raise InputError("drop_exits: the network has no exits besides its last")
         network.exits = nn.ModuleList([exits[-1]])

@@ -1,0 +1,70 @@
+"""Other ways through the DAG than the usual one: exits, a student that is no Transformer, nothing at all."""
+
+import subprocess
+import sys
+
+import pytest
+
+import lissom
+from lissom.artifacts import VARIANTS
+from lissom.report.ledger import Ledger
+from tests.pipelines.conftest import PARAMS, Workspace, lissom_predict, read
+
+
+@pytest.mark.slow
+def test_a_model_with_exits_goes_all_the_way(tmp_path):
+    """Distilled, quantised, exported, evaluated over its speeds, registered with the chosen one as default."""
+    other, none = Workspace(tmp_path), {"method": "none"}
+    short = {"epochs": 2, "learning_rate": 2e-3, "precision": "float32"}
+    fastbert = {"method": "fastbert", "exit_size": 16, "backbone_training": short, "training": short}
+    other.write_params(PARAMS | {"distill": fastbert, "prune": none, "factorize": none})
+    other.run("dvc", "repro")
+    final = read(other, "metrics/evaluate/quantize/metrics.json")
+    chosen = final["exits"]["chosen"]
+    settings = {setting["speed"]: setting for setting in final["exits"]["settings"]}
+    assert settings[-1.0]["mean_depth"] == 4 and settings[-1.0]["flops_ratio"] == 1
+    assert final["quality"]["accuracy"] == settings[chosen]["accuracy"]
+    assert read(other, "artifacts/export/quantize/serving.json")["speed"] == -1
+    assert "Leaving early" in (other.folder / "artifacts/report/report.html").read_text()
+    code = """
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model("models:/lissom-data@challenger")
+texts = pd.DataFrame({"text": ["the film was good"], "text_pair": ["very good film"]})
+print(model.metadata.signature.params.params[0].default, *[model.predict(texts, params={"speed": s})["label"][0] for s in (-1.0, 1.0)])
+"""
+    env = other.env | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=other.folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[0]) == chosen
+    for speed in ("-1", "1"):
+        assert lissom_predict(other, "the film was good", "very good film", "--speed", speed) in ("match", "mismatch")
+
+
+@pytest.mark.slow
+def test_a_student_that_is_no_transformer_goes_all_the_way(tmp_path):
+    other, none = Workspace(tmp_path), {"method": "none"}
+    lstm = {
+        "method": "lstm", "embedding_size": 16, "hidden_size": 12, "classifier_size": 12, "min_count": 1,
+        "training": {"epochs": 4, "learning_rate": 1e-2, "weight_decay": 0, "freeze_word_table": False},
+    }  # fmt: skip
+    params = PARAMS | {"distill": lstm, "factorize": none, "quantize": none}
+    other.write_params(params)
+    refused = other.run("lissom", "params", "check", check=False)
+    assert refused.returncode == 1 and "set prune.method: none" in refused.stderr + refused.stdout
+    other.write_params(params | {"prune": none})
+    other.run("dvc", "repro")
+    ledger = Ledger.model_validate(read(other, "artifacts/report/ledger.json"))
+    assert ledger.rows[1].method == "lstm" and ledger.rows[1].parameters < ledger.rows[0].parameters
+    label = lissom_predict(other, "the film was good", "very good film")
+    assert label == lissom_predict(other, "the film was good", "very good film", "--model", "artifacts/distill")
+
+
+@pytest.mark.slow
+def test_method_none_passes_models_on(tmp_path):
+    other = Workspace(tmp_path)
+    none = {"method": "none"}
+    other.write_params(PARAMS | {"distill": none, "prune": none, "factorize": none, "quantize": none})
+    other.run("dvc", "repro", "quantize")
+    weights = [(other.folder / "artifacts" / stage / "model.safetensors").read_bytes() for stage in VARIANTS]
+    assert len(set(weights)) == 1
+    assert lissom.load(other.folder / "artifacts/quantize").manifest.edits == ()

@@ -1,0 +1,34 @@
+"""A teacher that knows the task, and what its students are given."""
+
+import pytest
+
+from lissom.data.encoding import encode
+from lissom.data.tables import write_table
+from lissom.distill.material import Material
+from lissom.training.config import TrainingParams
+from lissom.training.loop import fit
+from lissom.training.losses import task_loss
+from lissom.training.predicting import accuracy
+from tests.unit import tiny
+from tests.unit.distill.recipes import FAST, sentences
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    model = tiny.model("bert")
+    table = write_table(folder / "train.arrow", sentences(96, 0, True))
+    data = encode([table], model.tokenizer, 16, tiny.TASK.labels, folder / "tokens")
+    fit(model.network, data, 0, task_loss, TrainingParams(**FAST))
+    assert accuracy(model.network, data, 0) > 0.95
+    return model
+
+
+@pytest.fixture
+def material(teacher, tmp_path):
+    tables = {
+        "train": write_table(tmp_path / "train.arrow", sentences(96, 0, True)),
+        "transfer": write_table(tmp_path / "transfer.arrow", sentences(32, 200, False)),
+        "dev": write_table(tmp_path / "dev.arrow", sentences(32, 300, True)),
+    }
+    return Material(teacher=teacher, tables=tables, scratch=tmp_path, base=lambda seed: tiny.model("bert", seed))

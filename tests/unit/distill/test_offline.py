@@ -1,0 +1,129 @@
+"""What students of a fixed teacher compare, and what they train."""
+
+import pytest
+import torch
+
+from lissom.data.batches import collate, shuffled_batches
+from lissom.distill.cache import cache_signals, estimate_bytes
+from lissom.distill.lstm import fixed_channel, squared_error_loss, word_tokenizer, word_vectors
+from lissom.distill.material import Material
+from lissom.distill.mobilebert import only_block, transfer_loss
+from lissom.distill.offline_config import (
+    LstmDistillation,
+    MobileBertDistillation,
+    PatientDistillation,
+    TinyBertDistillation,
+)
+from lissom.distill.patient import patient_loss
+from lissom.distill.run import distill
+from lissom.distill.teacher import LiveTeacher
+from lissom.distill.tinybert import Projections, layers_loss, make_student
+from lissom.errors import InputError
+from lissom.models.signals import Wanted, expose_scores
+from lissom.models.students import cut, mobilebert_student
+from lissom.models.together import Together
+from lissom.training.losses import task_loss
+from tests.unit import tiny
+from tests.unit.distill.recipes import METHODS, SHORT, params_of
+
+
+def test_signals_cached_on_disk_are_the_live_ones(teacher, material, tmp_path):
+    student = cut(teacher, (0, 2))
+    data = material.lesson(student)
+    for wanted in (Wanted(hidden=(0, 2, 4), scores=(1, 3)), Wanted(hidden=(2,), first_token=True)):
+        folder = tmp_path / str(wanted.first_token)
+        cached = cache_signals(teacher.network, data, 0, wanted, folder)
+        files = sum(path.stat().st_size for path in folder.iterdir())
+        assert files + cached.logits.numel() * 4 == estimate_bytes(teacher.network, data, wanted)
+        with expose_scores(teacher.network), torch.no_grad():
+            for members in shuffled_batches(data.lengths, 8, 3, 0)[:4]:
+                batch = collate(data, members, 0)
+                live, read = LiveTeacher(teacher.network, wanted).signals(batch), cached.signals(batch)
+                real = batch.attention_mask.bool()
+                assert torch.allclose(read.logits, live.logits, atol=1e-5)
+                for entry in wanted.hidden:
+                    difference = read.hidden[entry] - live.hidden[entry]
+                    assert (difference if wanted.first_token else difference[real]).abs().max() < 1e-5
+                pairs = (real[:, :, None] & real[:, None, :])[:, None]
+                for block in wanted.scores:
+                    assert ((read.scores[block] - live.scores[block]) * pairs).abs().max() < 1e-5
+
+
+def test_tinybert_losses_vanish_for_the_teacher_itself(teacher):
+    params = TinyBertDistillation(method="tinybert", blocks=(0, 1, 2, 3))
+    student, batch = make_student(params, teacher), tiny.batch("bert")
+    targets = (0, 1, 2, 3, 4)
+    wanted = Wanted(hidden=targets, scores=(0, 1, 2, 3))
+    together = Together([student.network, Projections(student.network, teacher.network)])
+    with expose_scores(student.network, teacher.network), torch.no_grad():
+        assert float(layers_loss(LiveTeacher(teacher.network, wanted), targets, params)(together, batch)) < 1e-9
+
+
+def test_tinybert_projections_learn_in_the_first_phase_alone(teacher):
+    params = params_of("tinybert")
+    student, batch = make_student(params, teacher), tiny.batch("bert")
+    projections = Projections(student.network, teacher.network)
+    wanted = Wanted(hidden=(0, 2, 4), scores=(1, 3))
+    with expose_scores(student.network, teacher.network):
+        loss = layers_loss(LiveTeacher(teacher.network, wanted), (0, 2, 4), params)
+        loss(Together([student.network, projections]), batch).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in projections.parameters())
+    assert student.network.classifier.weight.grad is None
+    assert not any("rojection" in name for name in student.network.state_dict())
+
+
+def test_patience_vanishes_for_copied_blocks(teacher):
+    batch = tiny.batch("bert")
+    params = PatientDistillation(
+        method="patient", blocks=(0, 1, 2, 3), beta=1.0, training={"loss": {"alpha": 0.0, "mixing": "sum"}}
+    )
+    with torch.no_grad():
+        live = LiveTeacher(teacher.network, Wanted(hidden=(1, 2, 3), first_token=True))
+        loss = patient_loss(live, (1, 2, 3), params)(teacher.network, batch)
+        assert float(loss) == pytest.approx(float(task_loss(teacher.network, batch)), rel=1e-5)
+        skewed = patient_loss(
+            LiveTeacher(teacher.network, Wanted(hidden=(2, 3, 4), first_token=True)), (2, 3, 4), params
+        )
+        assert float(skewed(teacher.network, batch)) > float(loss) + 1e-3
+
+
+def test_mobilebert_trains_one_block_at_a_time(teacher):
+    student = mobilebert_student(teacher, blocks=None, bottleneck=16, intermediate=24, ffns=2, embedding=8, seed=0)
+    params, batch = MobileBertDistillation(method="mobilebert"), tiny.batch("bert")
+    live = LiveTeacher(teacher.network, Wanted(hidden=(2,), scores=(1,)))
+    with expose_scores(student.network, teacher.network), only_block(student.network, 2):
+        transfer_loss(live, [2], params)(student.network, batch).backward()
+    for name, parameter in student.network.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("mobilebert.encoder.layer.1."), name
+    assert all(parameter.requires_grad for parameter in student.network.parameters())
+    with pytest.raises(InputError, match="its own of the teacher, which has 4"):
+        distill(
+            params_of("mobilebert", shape={"blocks": 3, "bottleneck_size": 16}),
+            Material(teacher=teacher, tables={}, scratch=None),
+        )
+
+
+def test_the_lstm_learns_from_logits_alone_at_alpha_0(material, teacher):
+    params = LstmDistillation(**({"method": "lstm"} | METHODS["lstm"]))
+    student = distill(params_of("lstm", training=SHORT | {"weight_decay": 0}), material).model
+    batch = tiny.batch("bert")
+    batch.input_ids.clamp_(max=student.network.config.vocab_size - 1)
+    other = type(batch)(batch.input_ids, batch.attention_mask, batch.token_type_ids, 2 - batch.labels, batch.indices)
+    loss = squared_error_loss(LiveTeacher(teacher.network), params.alpha)
+    student.network.eval()
+    with torch.no_grad():
+        assert float(loss(student.network, batch)) == float(loss(student.network, other))
+    table = student.network.embeddings.word_embeddings
+    fixed = word_vectors(student.tokenizer, teacher, 16)
+    assert torch.allclose(table.weight[:, :16], fixed, atol=1e-6)
+    assert not torch.allclose(table.weight[:, 16:], fixed, atol=1e-3)
+    with fixed_channel(table, 16):
+        loss(student.network, batch).backward()
+    assert table.weight.grad[:, :16].abs().sum() == 0 < table.weight.grad[:, 16:].abs().sum()
+
+
+def test_words_are_whole_and_rare_ones_unknown(material):
+    tokenizer = word_tokenizer(material, 1, pair=False)
+    assert tokenizer.encode("The GOOD film").tokens == ["the", "good", "film"]
+    assert tokenizer.encode("the quux").tokens == ["the", "[UNK]"]
+    assert word_tokenizer(material, 10**6, pair=False).get_vocab_size() == 3
