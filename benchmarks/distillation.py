@@ -38,7 +38,7 @@ from lissom.export.onnx import export_onnx
 from lissom.models.base import load_base
 from lissom.models.directory import load
 from lissom.params import load_params
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 
 _WORK = ROOT / "benchmarks" / "work"
 _DATA = ("trec6", "sst2")
@@ -131,7 +131,7 @@ def _run(data: str, name: str, updates: int, seed: int) -> dict[str, Any]:
             student = distill(params, material)
         seconds = time.perf_counter() - started
         test = Material(material.teacher, {"test": load_table(_artifacts(data) / "prepare", "test")}, Path(folder))
-        found = accuracy(student.model.network, test.encode(student.model, "test"), student.model.pad_id)
+        found = score(student.model.network, test.encode(student.model, "test"), student.model.pad_id)
         result: dict[str, Any] = {
             "accuracy": found,
             "seconds": seconds,
@@ -189,7 +189,7 @@ def _exits(student: Distilled, material: Material, test: Material, folder: Path)
     """Export, and measure the speed that loses no more than half a point on dev."""
     export_onnx(student.model, folder)
     dev = material.encode(student.model, "dev")
-    full = accuracy(student.model.network, dev, student.model.pad_id)
+    full = score(student.model.network, dev, student.model.pad_id)
     sweep = sweep_speeds(
         student.model, folder, dev, test.encode(student.model, "test"), full, _LOSS,
         EvaluateParams(seconds=3.0, samples=400),

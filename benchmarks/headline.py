@@ -54,10 +54,10 @@ def main() -> None:
         ledger = Ledger.model_validate(read_json(folder / "artifacts" / "report" / LEDGER_JSON))
         times = _time_together(folder)
         rows += _rows(name, ledger, times)
-        kept, eager = ledger.headline.accuracy_kept, times["teacher, eager"].p50
+        kept, eager = ledger.headline.score_kept, times["teacher, eager"].p50
         if name == "sst2":
             claims = {
-                "teacher_accuracy": claim(ledger.rows[0].accuracy * 100, "%", ">= 88.5"),
+                "teacher_accuracy": claim(ledger.rows[0].score * 100, "%", ">= 88.5"),
                 "accuracy_kept": claim(kept * 100, "%", ">= 98"),
                 "speedup_eager_b1": claim(eager / times["final"].p50, "x", ">= 12"),
                 "speedup_plain_int8_b1": claim(times["teacher, plain int8"].p50 / times["final"].p50, "x", ">= 3"),
@@ -68,7 +68,7 @@ def main() -> None:
         short = "" if kept >= 0.98 else " (short of 98 %)"
         notes.append(
             f"{name}: {kept:.1%} of the teacher's accuracy kept{short}, {eager / times['final'].p50:.1f}x faster, "
-            f"{ledger.headline.times_smaller:.1f}x smaller; linear floor {ledger.floor['accuracy']:.1%}"
+            f"{ledger.headline.times_smaller:.1f}x smaller; linear floor {ledger.floor['score']:.1%}"
         )
     if any(row["data"] == "ag_news" for row in rows):
         notes.append(
@@ -133,7 +133,7 @@ def _time_together(folder: Path) -> dict[str, Latency]:
 def _batches(model: CompressedModel, folder: Path, scratch: Path) -> list[Any]:
     task = model.manifest.task
     test = load_table(folder / "artifacts" / "prepare", "test")
-    return timed_batches(encode([test], model.tokenizer, task.max_length, task.labels, scratch), 1, model.pad_id)
+    return timed_batches(encode([test], model.tokenizer, task.max_length, task.coding, scratch), 1, model.pad_id)
 
 
 def _rows(name: str, ledger: Ledger, times: dict[str, Latency]) -> list[dict[str, Any]]:
@@ -155,17 +155,17 @@ def _rows(name: str, ledger: Ledger, times: dict[str, Latency]) -> list[dict[str
 
     first, last = steps["teacher"], steps["quantize"]
     rows = [
-        row("teacher, eager fp32", first.accuracy, first.megabytes, times["teacher, eager"], 1.0),
+        row("teacher, eager fp32", first.score, first.megabytes, times["teacher, eager"], 1.0),
         row(
             "teacher, ONNX fp32",
-            first.accuracy,
+            first.score,
             first.megabytes,
             times["teacher, ONNX fp32"],
             eager / times["teacher, ONNX fp32"].p50,
         ),
         row(
             "teacher, plain dynamic int8",
-            plain.quality.accuracy,
+            plain.quality.score,
             plain.megabytes,
             times["teacher, plain int8"],
             eager / times["teacher, plain int8"].p50,
@@ -182,15 +182,15 @@ def _rows(name: str, ledger: Ledger, times: dict[str, Latency]) -> list[dict[str
         }
     )
     rows += [
-        row(f"after {step}", steps[step].accuracy, steps[step].megabytes, None, steps[step].speedup)
+        row(f"after {step}", steps[step].score, steps[step].megabytes, None, steps[step].speedup)
         for step in ("distill", "prune", "factorize")
     ]
-    rows.append(row("final (quantize)", last.accuracy, last.megabytes, times["final"], eager / times["final"].p50))
+    rows.append(row("final (quantize)", last.score, last.megabytes, times["final"], eager / times["final"].p50))
     rows.append(
         {
             "data": name,
             "variant": "linear floor",
-            "accuracy_percent": ledger.floor["accuracy"] * 100,
+            "accuracy_percent": ledger.floor["score"] * 100,
             "megabytes": ledger.floor["megabytes"],
         }
     )

@@ -52,8 +52,8 @@ def main() -> None:
     stages = sorted((folder / "metrics").rglob(EMISSIONS))
     working = sum(read_json(path)["seconds"] for path in stages)
     notes = [
-        f"accuracy kept {ledger.headline.accuracy_kept:.1%}, {ledger.headline.speedup:.1f}x faster, {ledger.headline.times_smaller:.1f}x smaller; "
-        f"linear floor {ledger.floor['accuracy']:.1%}; plain int8 {ledger.plain_int8.quality.accuracy:.1%} at {ledger.plain_int8.megabytes:.1f} MB",
+        f"accuracy kept {ledger.headline.score_kept:.1%}, {ledger.headline.speedup:.1f}x faster, {ledger.headline.times_smaller:.1f}x smaller; "
+        f"linear floor {ledger.floor['score']:.1%}; plain int8 {ledger.plain_int8.quality.score:.1%} at {ledger.plain_int8.megabytes:.1f} MB",
         f"{len(stages)} stages work for {working:.0f} s; the rest is starting Python, importing torch and DVC's own work",
         "import_seconds is over an empty interpreter; memory is the largest sum of resident sets of all processes, twice a second",
     ]

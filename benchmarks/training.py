@@ -31,7 +31,7 @@ from lissom.models.directory import load
 from lissom.models.students import block_student
 from lissom.training.config import RecoveryParams
 from lissom.training.loop import autocast_type
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 
 _EXAMPLES, _EPOCHS, _REPEATS = 1600, 2, 2
 _WORK = ROOT / "benchmarks" / "work" / "sst2" / "artifacts"
@@ -57,7 +57,7 @@ def main() -> None:
                     rows.append({
                         "loop": name, "precision": precision, "seed": repeat,
                         "examples_per_second": _EXAMPLES * _EPOCHS / seconds,
-                        "dev_accuracy_percent": accuracy(student.network, dev, student.pad_id) * 100,
+                        "dev_accuracy_percent": score(student.network, dev, student.pad_id) * 100,
                     })  # fmt: skip
                     print(rows[-1], flush=True)
     ratios = {

@@ -12,7 +12,7 @@ from lissom.tracking.runs import RunMetrics
 from lissom.training.config import RecoveryParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import autocast_type
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 
 
 def recovered(
@@ -25,15 +25,15 @@ def recovered(
 ) -> Outcome:
     """Train the edited model and say how far it fell and how far it came back."""
     dev = stage.encode(model, "dev")
-    before = accuracy(model.network, dev, model.pad_id, autocast_type(training.precision))
+    before = score(model.network, dev, model.pad_id, autocast_type(training.precision))
     fitted = recover(
         model, data, dev, load_logits(stage.inputs["logits"], len(data)), training,
         hooks=[*hooks, RunMetrics(stage.run), ProgressBar(stage.name)], checkpoints=stage.checkpoints(),
     )  # fmt: skip
     metrics = {
         "method": method,
-        "dev_accuracy_before_training": before,
-        "dev_accuracy": fitted.best_score,
+        "dev_score_before_training": before,
+        "dev_score": fitted.best_score,
         "steps": fitted.steps,
         "examples_per_second": fitted.examples_per_second,
         "precision": str(autocast_type(training.precision) or "float32").removeprefix("torch."),

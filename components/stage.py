@@ -84,7 +84,7 @@ class Stage:
             [load_table(self.inputs["data"], split) for split in splits],
             model.tokenizer,
             task.max_length,
-            task.labels,
+            task.coding,
             folder,
         )
 

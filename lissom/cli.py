@@ -59,18 +59,20 @@ def predict(
         typer.Option(help="Models with exits: leave at an uncertainty up to this, -1 (never) to 1 (at once)."),
     ] = None,
 ) -> None:
-    """Classify texts."""
+    """Classify texts, or predict their numbers."""
+    from lissom.serving.classifier import VALUE
     from lissom.tracking.answering import answer
 
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
     where, answers = answer(texts, pair, model, speed)
     table = Table(box=None, pad_edge=False)
-    for name in ("label", "probability", "text"):
+    number = any(VALUE in found for found in answers)
+    for name in ("value", "text") if number else ("label", "probability", "text"):
         table.add_column(name, no_wrap=name != "text")
-    for text, probabilities in zip(texts, answers, strict=True):
-        label = max(probabilities, key=probabilities.__getitem__)
-        table.add_row(label, f"{probabilities[label]:.3f}", text)
+    for text, found in zip(texts, answers, strict=True):
+        best = max(found, key=found.__getitem__)
+        table.add_row(*([f"{found[best]:.4g}"] if number else [best, f"{found[best]:.3f}"]), text)
     out.print(table)
     Console(stderr=True).print(f"[dim]{where}[/dim]")
 

@@ -33,7 +33,7 @@ def work(stage: Stage) -> Outcome:
     last = list(student.trainings.values())[-1]
     metrics = {
         "method": params.method,
-        "dev_accuracy": material.scorer(student.model, params.training)(),
+        "dev_score": material.scorer(student.model, params.training)(),
         "steps": sum(fitted.steps for fitted in student.trainings.values()),
         "examples_per_second": last.examples_per_second,
         "precision": precision_name(params.training),

@@ -26,7 +26,8 @@ def work(stage: Stage) -> Outcome:
     metrics: dict[str, Any] = evaluation.model_dump(mode="json")
     if stage.option == "teacher":
         data = stage.inputs["data"]
-        floor = linear_floor(*(load_table(data, split) for split in ("train", "dev", "test")))
+        train, dev, whole_test = (load_table(data, split) for split in ("train", "dev", "test"))
+        floor = linear_floor(train, dev, whole_test, teacher.manifest.task.coding)
         metrics["floor"] = floor.model_dump(mode="json")
         plain = evaluate_plain_int8(teacher, exported, test, params, stage.scratch)
         metrics["plain_int8"] = plain.model_dump(mode="json")
@@ -34,12 +35,12 @@ def work(stage: Stage) -> Outcome:
 
 
 def _sweep(stage: Stage, model: CompressedModel, teacher: CompressedModel, test: Encoded) -> ExitSweep:
-    """Choose the speed on the dev set, by the largest accuracy drop that the gates allow."""
+    """Choose the speed on the dev set, by the largest drop that the gates allow."""
     teacher_dev = stage.encode(teacher, "dev")
     accuracy = exported_accuracy(stage.inputs["teacher_export"], teacher_dev, teacher.pad_id)
     return sweep_speeds(
         model, stage.inputs["export"], stage.encode(model, "dev"), test, accuracy,
-        stage.params.gates.max_accuracy_drop, stage.params.evaluate,
+        stage.params.gates.max_score_drop, stage.params.evaluate,
     )  # fmt: skip
 
 

@@ -20,11 +20,11 @@ def work(stage: Stage) -> Outcome:
     final = ledger.rows[-1]
     return Outcome(
         metrics={
-            "accuracy_kept": ledger.headline.accuracy_kept,
+            "score_kept": ledger.headline.score_kept,
             "speedup": ledger.headline.speedup,
             "times_smaller": ledger.headline.times_smaller,
             "payback_inferences": ledger.headline.payback.inferences,
-            "accuracy": final.accuracy,
+            ledger.score: final.score,
             "milliseconds": final.milliseconds,
             "megabytes": final.megabytes,
             "compressing_kwh": ledger.compressing_kwh,

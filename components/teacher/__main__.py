@@ -13,19 +13,20 @@ from lissom.models.manifest import Task
 from lissom.tracking.runs import RunMetrics
 from lissom.training.loop import autocast_type, fit
 from lissom.training.losses import task_loss
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 
 
 def work(stage: Stage) -> Outcome:
     """Train on the labels, then ask the teacher about train and transfer texts."""
     params, card = stage.params.teacher, load_card(stage.inputs["data"])
-    task = Task(name=card.name, labels=card.labels, pair=card.pair, max_length=stage.params.base.max_length)
+    length = stage.params.base.max_length
+    task = Task(name=card.name, labels=card.labels, scale=card.scale, pair=card.pair, max_length=length)
     model = load_base(stage.params.base, task, params.seed)
     train, dev = stage.encode(model, "train"), stage.encode(model, "dev")
     precision = autocast_type(params.precision)
     fitted = fit(
         model.network, train, model.pad_id, task_loss, params,
-        score=lambda: accuracy(model.network, dev, model.pad_id, precision),
+        score=lambda: score(model.network, dev, model.pad_id, precision),
         hooks=[RunMetrics(stage.run), ProgressBar("teacher")], checkpoints=stage.checkpoints(), identity="task_loss",
     )  # fmt: skip
     started = time.monotonic()
@@ -33,7 +34,7 @@ def work(stage: Stage) -> Outcome:
     save_logits(cache_logits(model.network, everything, model.pad_id, precision), stage.outputs["logits"])
     logits_seconds = time.monotonic() - started
     metrics = {
-        "dev_accuracy": fitted.best_score,
+        "dev_score": fitted.best_score,
         "steps": fitted.steps,
         "examples_per_second": fitted.examples_per_second,
         "precision": str(precision or torch.float32).removeprefix("torch."),

@@ -24,7 +24,7 @@ class Batch:
     token_type_ids: Tensor
     """`[batch, n]` int64."""
     labels: Tensor
-    """`[batch]` int64, -1 for unlabelled examples."""
+    """`[batch]`: int64 indices of labels, -1 for unlabelled examples; or float32 numbers to predict, NaN for those."""
     indices: Tensor
     """`[batch]` int64, the examples' positions in the data set: the key of anything cached per example."""
 

@@ -1,6 +1,6 @@
 """Params of the data: where texts and labels come from."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -15,6 +15,9 @@ class DataParams(Section):
     source: DataSource
     """`embedded:python-docs`, `files:folder` (train, dev, test as tsv, csv, jsonl or parquet) or `hub:owner/name`."""
 
+    task: Literal["classification", "regression"] = "classification"
+    """What a label is: the name of a class, or a number to predict."""
+
     text: str = "text"
     """Column of the text (`files:` and `hub:`)."""
 
@@ -28,7 +31,7 @@ class DataParams(Section):
     """Share of train that becomes dev where the source has none."""
 
     train_examples: int | None = Field(default=None, ge=1)
-    """Take this many examples of train (seeded, stratified); null takes all."""
+    """Take this many examples of train (seeded, stratified; numbers by their deciles); null takes all."""
 
     transfer: str | None = None
     """A file of unlabelled texts (same columns, no label needed) that the teacher labels for distillation."""
@@ -45,6 +48,10 @@ class DataParams(Section):
             raise ValueError(
                 f"transfer_examples is {self.transfer_examples}, but transfer names no file: "
                 "set data.transfer to a file of unlabelled texts, or transfer_examples to null"
+            )
+        if self.task == "regression" and self.source.startswith("embedded:"):
+            raise ValueError(
+                f"task is regression, but {self.source} has classes for labels; set data.task: classification"
             )
         if self.text_pair == self.text or self.label in (self.text, self.text_pair):
             raise ValueError("text, text_pair and label must be three different columns")

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from lissom.data.tables import UNLABELLED, Table
+from lissom.data.labels import LabelArray, Scale, label_codes, labelled
+from lissom.data.tables import Table
 
 _ROWS_PER_CALL = 1024
 
@@ -28,8 +29,8 @@ class Encoded:
     """Segment of every token (0 first text, 1 second), `[sum of lengths]`."""
     offsets: NDArray[np.int64]
     """Example i is `tokens[offsets[i]:offsets[i + 1]]`, `[examples + 1]`."""
-    labels: NDArray[np.int64]
-    """Index of the label, -1 where there is none, `[examples]`."""
+    labels: LabelArray
+    """`[examples]`."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,17 +42,24 @@ class Encoded:
 
     def labelled(self, count: int) -> NDArray[np.int64]:
         """Return the numbers of `count` labelled examples, evenly spaced over all: fair to files sorted by label."""
-        known = np.flatnonzero(self.labels != UNLABELLED)
+        known = np.flatnonzero(labelled(self.labels))
         return known[np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(np.int64)]
 
 
 def encode(
-    tables: Sequence[Table], tokenizer: Tokenizer, max_length: int, labels: Sequence[str], folder: Path
+    tables: Sequence[Table], tokenizer: Tokenizer, max_length: int, coding: Sequence[str] | Scale, folder: Path
 ) -> Encoded:
-    """Tokenise tables, one after the other, into files below `folder` (which must outlive the result)."""
+    """Tokenise tables, one after the other, into files below `folder` (which must outlive the result).
+
+    Args:
+        tables: the tables.
+        tokenizer: the tokenizer.
+        max_length: longest example in tokens; more is cut.
+        coding: names of the labels in the order of their indices, or how numbers are standardised.
+        folder: where to.
+    """
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
-    code = {label: index for index, label in enumerate(labels)}
     offsets = [0]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "tokens.i32").open("wb") as tokens, (folder / "types.u8").open("wb") as types:
@@ -59,12 +67,11 @@ def encode(
             np.asarray(encoding.ids, dtype=np.int32).tofile(tokens)
             np.asarray(encoding.type_ids, dtype=np.uint8).tofile(types)
             offsets.append(offsets[-1] + len(encoding.ids))
-    names = [name for table in tables for name in table.labels()]
     return Encoded(
         tokens=_mapped(folder / "tokens.i32", np.int32, offsets[-1]),
         types=_mapped(folder / "types.u8", np.uint8, offsets[-1]),
         offsets=np.asarray(offsets, dtype=np.int64),
-        labels=np.asarray([UNLABELLED if name is None else code[name] for name in names], dtype=np.int64),
+        labels=label_codes([text for table in tables for text in table.labels()], coding),
     )
 
 

@@ -12,7 +12,8 @@ from typing import IO, Any
 import pyarrow.parquet as pq
 
 from lissom.data.config import DataParams
-from lissom.data.tables import Row, label_name
+from lissom.data.labels import label_text
+from lissom.data.tables import Row
 from lissom.errors import DataError
 
 FORMATS = ("tsv", "csv", "jsonl", "parquet")
@@ -51,7 +52,7 @@ def read_rows(path: Path, columns: DataParams, *, labelled: bool) -> Iterator[Ro
         label = record[columns.label] if labelled else None
         if labelled and (label is None or label == ""):
             raise DataError(f"{path}, {place}: column {columns.label!r} is empty; every row needs a label")
-        yield Row(text, pair, None if label is None else label_name(label, f"{path}, {place}"))
+        yield Row(text, pair, None if label is None else label_text(label, columns, f"{path}, {place}"))
 
 
 def _format(path: Path) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lissom.data.config import DataParams
-from lissom.data.tables import Row, label_name
+from lissom.data.labels import label_text
+from lissom.data.tables import Row
 from lissom.errors import DataError
 
 _SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
@@ -52,5 +53,9 @@ def _rows(table: Any, columns: DataParams) -> Iterator[Row]:
     feature = table.features[columns.label]
     for record in table:
         label = record[columns.label]
-        name = feature.int2str(label) if hasattr(feature, "int2str") else label_name(label, f"column {columns.label}")
+        name = (
+            feature.int2str(label)
+            if hasattr(feature, "int2str")
+            else label_text(label, columns, f"column {columns.label}")
+        )
         yield Row(record[columns.text], record[columns.text_pair] if columns.text_pair else None, name)

@@ -2,13 +2,16 @@
 
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lissom.artifacts import DATA_CARD, SPLITS, TRANSFER, read_json, write_json
 from lissom.data import files, hub, python_docs, splits
 from lissom.data.config import DataParams
+from lissom.data.labels import Scale
 from lissom.data.tables import Row, Table, write_table
 from lissom.errors import DataError
 from lissom.section import Section
@@ -20,6 +23,9 @@ class DataCard(Section):
     name: str
     source: str
     labels: tuple[str, ...]
+    """Names of the classes; empty where a number is predicted."""
+    scale: Scale | None
+    """Of the numbers to predict."""
     pair: bool
     rows: dict[str, int]
     label_counts: dict[str, dict[str, int]]
@@ -81,31 +87,23 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
             raise DataError(f"data.source {params.source}: {split} is empty")
     rows = {split: splits.digests(raw[split]) for split in SPLITS if split in raw}
     names = {split: raw[split].labels() for split in rows}
-    labels = tuple(sorted(set(map(str, names["train"])), key=_numbers_first))
-    if len(labels) < 2:
+    if len(set(names["train"])) < 2:
         raise DataError(
-            f"data.source {params.source}: train has one label only ({labels[0]!r}); two or more are needed"
+            f"data.source {params.source}: train has one label only ({names['train'][0]!r}); two or more are needed"
         )
-    for split, found in names.items():
-        unknown = sorted({str(name) for name in found} - set(labels))
-        if unknown:
-            raise DataError(
-                f"data.source {params.source}: {split} has labels that train has not: {', '.join(unknown[:5])} "
-                f"(first at row {next(i for i, name in enumerate(found, 1) if name in unknown)}); "
-                f"train has {', '.join(labels)}"
-            )
+    regression = params.task == "regression"
+    labels = () if regression else _known_labels(params.source, names)
+    strata = splits.deciles(list(map(float, map(str, names["train"])))) if regression else names["train"]
     notes = []
     chosen = {split: list(range(len(rows[split]))) for split in rows}
     duplicates = splits.count_duplicates(rows)
     if "dev" not in chosen:
-        chosen["train"], chosen["dev"] = splits.hold_out(
-            rows["train"], names["train"], params.dev_fraction, params.seed
-        )
+        chosen["train"], chosen["dev"] = splits.hold_out(rows["train"], strata, params.dev_fraction, params.seed)
         dropped = len(rows["train"]) - len(chosen["train"]) - len(chosen["dev"])
         notes.append(f"dev: {len(chosen['dev'])} rows held out of train, stratified; {dropped} repeats of them dropped")
     if params.train_examples and params.train_examples < len(chosen["train"]):
         kept = splits.subset(
-            [rows["train"][i] for i in chosen["train"]], [names["train"][i] for i in chosen["train"]],
+            [rows["train"][i] for i in chosen["train"]], [strata[i] for i in chosen["train"]],
             params.train_examples, params.seed,
         )  # fmt: skip
         notes.append(f"train: {len(kept)} of {len(chosen['train'])} rows, stratified")
@@ -125,12 +123,32 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
         name=_name(params.source),
         source=params.source,
         labels=labels,
+        scale=_scale(counts["train"]) if regression else None,
         pair=params.text_pair is not None or params.source.startswith("embedded:"),
         rows={split: len(table) for split, table in counts.items()},
-        label_counts={split: splits.label_counts(counts[split].labels()) for split in SPLITS},
+        label_counts={} if regression else {split: splits.label_counts(counts[split].labels()) for split in SPLITS},
         duplicates=duplicates,
         notes=tuple(notes),
     )
+
+
+def _known_labels(source: str, names: Mapping[str, Sequence[str | None]]) -> tuple[str, ...]:
+    """Return the labels of train; raise `DataError` if another split has one that train has not."""
+    labels = tuple(sorted(set(map(str, names["train"])), key=_numbers_first))
+    for split, found in names.items():
+        unknown = sorted({str(name) for name in found} - set(labels))
+        if unknown:
+            raise DataError(
+                f"data.source {source}: {split} has labels that train has not: {', '.join(unknown[:5])} "
+                f"(first at row {next(i for i, name in enumerate(found, 1) if name in unknown)}); "
+                f"train has {', '.join(labels)}"
+            )
+    return labels
+
+
+def _scale(train: Table) -> Scale:
+    numbers = np.asarray(train.labels(), dtype=np.float64)
+    return Scale(mean=float(numbers.mean()), deviation=float(numbers.std()))
 
 
 def _name(source: str) -> str:

@@ -8,6 +8,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from lissom.data.tables import Table
 
 
@@ -56,6 +58,12 @@ def subset(rows: Sequence[bytes], labels: Sequence[str | None], count: int, seed
         ((position + 0.5) / len(members), index) for members in ranked for position, index in enumerate(members)
     )
     return sorted(index for _, index in merged[:count])
+
+
+def deciles(numbers: Sequence[float]) -> list[str]:
+    """Return the name of every number's tenth: what numbers to predict are stratified by."""
+    bounds = np.quantile(numbers, np.arange(1, 10) / 10)
+    return [str(tenth) for tenth in np.searchsorted(bounds, numbers)]
 
 
 def label_counts(labels: Sequence[str | None]) -> dict[str, int]:

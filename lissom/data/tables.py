@@ -3,14 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-
-from lissom.errors import DataError
-
-UNLABELLED = -1
 
 _ROWS_PER_BATCH = 4096
 
@@ -23,26 +19,8 @@ class Row(NamedTuple):
     label: str | None
 
 
-def label_name(value: Any, place: str) -> str:
-    """Return a label as its name.
-
-    Raises:
-        DataError: it is a list (several labels for one text) or a fraction (a number to predict).
-    """
-    if isinstance(value, list | tuple | dict | np.ndarray):
-        raise DataError(
-            f"{place}: the label is {str(value)[:40]}: several labels for one text are not supported. Losses and "
-            "figures take them as exclusive: a softmax over them is what a teacher teaches. Make a task of each label"
-        )
-    if isinstance(value, float) and not value.is_integer():
-        raise DataError(
-            f"{place}: the label is {value}, a number: regression is not supported yet; bin it into named classes"
-        )
-    return str(value)
-
-
 class Table:
-    """A memory-mapped table of rows; labels are names until `prepare` has seen all of train."""
+    """A memory-mapped table of rows; labels are texts: names, or numbers."""
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as file:
@@ -64,7 +42,7 @@ class Table:
             yield from zip(batch.column("text").to_pylist(), batch.column("text_pair").to_pylist(), strict=True)
 
     def labels(self) -> list[str | None]:
-        """Return the label's name for every row; None where there is none."""
+        """Return the label's text for every row; None where there is none."""
         return self._table.column("label").to_pylist()  # type: ignore[no-any-return]
 
 

@@ -1,8 +1,8 @@
 """Transfer texts by masked-language-model replacement (TinyBERT, Jiao et al. 2020, algorithm 1).
 
 Every word that is a single token gets the model's best whole words for its place, with the original text as a second
-segment for context; other words keep only themselves (the paper asks GloVe there, which lissom does not carry). Copies
-of a text then draw, word by word, with a probability, from these candidates. Unlabelled: the teacher answers for them.
+segment for context; other words get their nearest by word vectors, or without a file of those keep only themselves.
+Copies of a text then draw, word by word, with a probability, from these candidates. Unlabelled: the teacher answers.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from lissom.console import track
 from lissom.data.tables import Row, Table, write_table
 from lissom.distill.augment_config import AugmentationParams
+from lissom.distill.word_vectors import WordVectors
 from lissom.errors import InputError
 from lissom.models.base import load_language_model, locate
 from lissom.models.config import BaseParams
@@ -38,20 +39,24 @@ def more_texts(params: AugmentationParams, train: Table, folder: Path) -> Table:
     """Write `copies` new texts for every text of `train` (first texts of pairs), duplicates dropped.
 
     Raises:
-        InputError: the source has no masked-language-model head, or its tokenizer no mask token.
+        InputError: the source has no masked-language-model head, or its tokenizer no mask token; or the file of word
+            vectors is missing or damaged.
     """
     source, revision = locate(params.masked_lm, "distill.augmentation.masked_lm")
     model = load_language_model(BaseParams(model=params.masked_lm))
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     if tokenizer.mask_token_id is None:
         raise InputError(f"distill.augmentation.masked_lm {params.masked_lm}: its tokenizer has no mask token")
+    vectors = None
+    if params.word_vectors is not None:
+        vectors = WordVectors(Path(params.word_vectors), "distill.augmentation.word_vectors")
     rng = np.random.default_rng(params.seed)
 
     def rows() -> Iterator[Row]:
         seen = set(train.texts())
         for text, pair in track(train.texts(), "augmentation", len(train)):
             words = text.split()
-            choices = candidates(words, model, tokenizer, params.candidates)
+            choices = candidates(words, model, tokenizer, params.candidates, vectors)
             for _ in range(params.copies):
                 drawn = [
                     options[int(rng.integers(len(options)))] if rng.random() < params.replace_probability else word
@@ -66,15 +71,19 @@ def more_texts(params: AugmentationParams, train: Table, folder: Path) -> Table:
 
 
 def candidates(
-    words: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int
+    words: list[str],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    vectors: WordVectors | None = None,
 ) -> list[list[str]]:
     """Return for every word what may stand in its place: at least itself."""
-    places = [
-        place
-        for place, word in enumerate(words)
-        if word.isalpha() and word.lower() not in _FUNCTION_WORDS and len(tokenizer.tokenize(word)) == 1
-    ]
+    content = [place for place, word in enumerate(words) if word.isalpha() and word.lower() not in _FUNCTION_WORDS]
+    places = [place for place in content if len(tokenizer.tokenize(words[place])) == 1]
     found = [[word] for word in words]
+    if vectors is not None:
+        for place in set(content).difference(places):
+            found[place] = vectors.nearest(words[place], count) or found[place]
     for start in range(0, len(places), _BATCH_SIZE):
         chunk = places[start : start + _BATCH_SIZE]
         masked = [" ".join([*words[:place], tokenizer.mask_token, *words[place + 1 :]]) for place in chunk]

@@ -12,6 +12,9 @@ class AugmentationParams(Section):
     masked_lm: BaseModelSource
     """Source of a masked language model: `package:`, `hub:` or `dir:`."""
 
+    word_vectors: str | None = None
+    """A file of word vectors (GloVe's text format) for words that are several tokens; null leaves those as they are."""
+
     copies: int = Field(default=10, ge=1)
     """New texts per training text; duplicates are dropped."""
 
@@ -19,7 +22,7 @@ class AugmentationParams(Section):
     """Chance of a word to be replaced by one of its candidates."""
 
     candidates: int = Field(default=15, ge=1)
-    """The language model's best words for a masked place."""
+    """The language model's best words for a masked place, or the nearest by word vectors."""
 
     seed: int = 0
     """Seed of the draws."""

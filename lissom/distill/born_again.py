@@ -27,7 +27,7 @@ def distill(params: BornAgainDistillation, material: Material) -> Distilled:
         trainings[f"generation {number}"] = fitted
         scores[f"generation {number}"] = fitted.best_score
         parent = LiveTeacher(child.network)
-    return Distilled(child, trainings, {"dev_accuracy_by_generation": scores})
+    return Distilled(child, trainings, {"dev_score_by_generation": scores})
 
 
 def _newborn(params: BornAgainDistillation, material: Material, number: int) -> CompressedModel:

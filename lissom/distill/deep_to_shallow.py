@@ -15,7 +15,7 @@ from lissom.distill.self_config import DeepToShallowDistillation
 from lissom.models.edits import AddExits, DropExits
 from lissom.models.exits import all_features
 from lissom.models.students import cut
-from lissom.training.losses import Loss, cross_entropy
+from lissom.training.losses import Loss, label_loss
 
 
 def distill(params: DeepToShallowDistillation, material: Material) -> Distilled:
@@ -40,7 +40,7 @@ def deep_loss(params: DeepToShallowDistillation) -> Loss:
         *shallow, deep = all_features(network, batch)
         *exits, last = network.exits
         answer = last.classifier(deep)
-        total = cross_entropy(answer, batch.labels)
+        total = label_loss(answer, batch.labels)
         for leave, features in zip(exits, shallow, strict=True):
             total = total + distillation_loss(leave.classifier(features), answer, batch.labels, params.loss)
             total = total + params.feature_weight * (features.float() - deep.detach().float()).square().sum(-1).mean()

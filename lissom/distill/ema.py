@@ -34,7 +34,7 @@ def distill(params: EmaDistillation, material: Material) -> Distilled:
     )  # fmt: skip
     average.network.requires_grad_(True)
     student_score = material.scorer(student, params.training)()
-    return Distilled(average, {"training": fitted}, {"student_dev_accuracy": student_score})
+    return Distilled(average, {"training": fitted}, {"student_dev_score": student_score})
 
 
 def ema_loss(params: LogitsLossParams) -> Loss:

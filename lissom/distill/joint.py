@@ -14,7 +14,7 @@ from lissom.distill.online_config import JointDistillation
 from lissom.models.compressed import logits_of
 from lissom.models.students import cut
 from lissom.models.together import Together
-from lissom.training.losses import Loss, cross_entropy
+from lissom.training.losses import Loss, label_loss
 
 
 def distill(params: JointDistillation, material: Material) -> Distilled:
@@ -27,7 +27,7 @@ def distill(params: JointDistillation, material: Material) -> Distilled:
         identity=params.model_dump_json(), score=material.scorer(student, params.training),
     )  # fmt: skip
     teacher_score = material.scorer(teacher, params.training)()
-    return Distilled(student, {"training": fitted}, {"joint_teacher_dev_accuracy": teacher_score})
+    return Distilled(student, {"training": fitted}, {"joint_teacher_dev_score": teacher_score})
 
 
 def joint_loss(params: JointDistillation) -> Loss:
@@ -36,7 +36,7 @@ def joint_loss(params: JointDistillation) -> Loss:
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(network, Together)
         teacher, student = (logits_of(member, batch) for member in network)
-        total = cross_entropy(teacher, batch.labels)
+        total = label_loss(teacher, batch.labels)
         total = total + distillation_loss(student, teacher, batch.labels, params.loss)
         if params.co_train:
             total = total + params.co_train * params.loss.alpha * _pull(teacher, student, params.loss.temperature)
@@ -46,7 +46,9 @@ def joint_loss(params: JointDistillation) -> Loss:
 
 
 def _pull(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(p_t || p_s) with a gradient into the teacher alone, averaged over examples."""
+    """Return T^2 KL(p_t || p_s), or the squared error of numbers, with a gradient into the teacher alone."""
+    if teacher.shape[-1] == 1:
+        return (teacher.float() - student.detach().float()).square().mean()
     log_teacher = (teacher.float() / temperature).log_softmax(-1)
     log_student = (student.detach().float() / temperature).log_softmax(-1)
     divergence: Tensor = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)

@@ -16,7 +16,7 @@ from lissom.distill.teacher import Teacher
 from lissom.models.exits import all_logits
 from lissom.models.students import cut, randomized
 from lissom.training.config import LogitsLossParams
-from lissom.training.losses import Loss, cross_entropy
+from lissom.training.losses import Loss, label_loss
 
 
 def distill(params: LogitsDistillation, material: Material) -> Distilled:
@@ -40,13 +40,16 @@ def distill(params: LogitsDistillation, material: Material) -> Distilled:
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over labels, averaged over examples.
 
-    The factor T^2 keeps the gradient's size the same at every temperature: T (p_s - p_t) per example.
+    The factor T^2 keeps the gradient's size the same at every temperature: T (p_s - p_t) per example. A single logit
+    is a number, whose softmax is always 1: there the squared error stands in, and the temperature plays no part.
 
     Args:
-        student: logits `[batch, labels]`.
-        teacher: logits `[batch, labels]`; no gradient flows into them.
+        student: logits `[batch, labels]`, or `[batch, 1]` for a number.
+        teacher: the same; no gradient flows into them.
         temperature: T > 0.
     """
+    if student.shape[-1] == 1:
+        return F.mse_loss(student.float(), teacher.detach().float())
     soft_student = F.log_softmax(student.float() / temperature, dim=-1)
     soft_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
     return temperature**2 * F.kl_div(soft_student, soft_teacher, reduction="batchmean", log_target=True)
@@ -56,7 +59,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, params: 
     """Return CE + alpha T^2 KL, or its convex form; unlabelled examples (-1) have no CE."""
     hard_weight = 1 - params.alpha if params.mixing == "convex" else 1.0
     soft = soft_target_loss(student, teacher, params.temperature)
-    return hard_weight * cross_entropy(student, labels) + params.alpha * soft
+    return hard_weight * label_loss(student, labels) + params.alpha * soft
 
 
 def against_teacher(teacher: Teacher, params: LogitsLossParams) -> Loss:

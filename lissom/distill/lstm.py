@@ -23,7 +23,7 @@ from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import family_of
 from lissom.models.students import config_values, reshaped
-from lissom.training.losses import Loss, cross_entropy
+from lissom.training.losses import Loss, label_loss
 
 _PAD, _UNKNOWN, _MASK = "[PAD]", "[UNK]", "[MASK]"
 
@@ -52,7 +52,7 @@ def squared_error_loss(teacher: Teacher, alpha: float) -> Loss:
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         logits, goal = logits_of(network, batch).float(), teacher.signals(batch).logits.float()
         squared = (logits - goal).square().sum(-1).mean()
-        return squared if alpha == 0 else alpha * cross_entropy(logits, batch.labels) + (1 - alpha) * squared
+        return squared if alpha == 0 else alpha * label_loss(logits, batch.labels) + (1 - alpha) * squared
 
     return loss
 

@@ -25,7 +25,7 @@ from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import Fitted, autocast_type, fit
 from lissom.training.losses import Loss
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Material:
         task = model.manifest.task
         tables = [self.tables[name] for name in names] + ([] if more is None else [more])
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        return encode(tables, model.tokenizer, task.max_length, task.labels, folder)
+        return encode(tables, model.tokenizer, task.max_length, task.coding, folder)
 
     def lesson(self, model: CompressedModel) -> Encoded:
         """Tokenise what students learn from: train and transfer texts."""
@@ -102,9 +102,9 @@ class Material:
         )  # fmt: skip
 
     def scorer(self, model: CompressedModel, params: TrainingParams) -> Callable[[], float]:
-        """Return a function that tells the dev accuracy of a model as it is."""
+        """Return a function that tells the dev score of a model as it is."""
         dev, precision = self.encode(model, "dev"), autocast_type(params.precision)
-        return lambda: accuracy(model.network, dev, model.pad_id, precision)
+        return lambda: score(model.network, dev, model.pad_id, precision)
 
     @contextmanager
     def inner_signals(

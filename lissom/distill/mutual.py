@@ -15,7 +15,7 @@ from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.students import cut, randomized
 from lissom.models.together import Together
 from lissom.training.hooks import Hook
-from lissom.training.losses import cross_entropy
+from lissom.training.losses import label_loss
 
 
 def distill(params: MutualDistillation, material: Material) -> Distilled:
@@ -31,7 +31,7 @@ def distill(params: MutualDistillation, material: Material) -> Distilled:
     scores = [score() for score in scorers]
     best = max(range(len(peers)), key=scores.__getitem__)
     told = {
-        f"peer {number}": {"dev_accuracy": score, "blocks": list(peer.blocks), "start": peer.start}
+        f"peer {number}": {"dev_score": score, "blocks": list(peer.blocks), "start": peer.start}
         for number, (peer, score) in enumerate(zip(params.peers, scores, strict=True))
     }
     return Distilled(peers[best], {"training": fitted}, {"peers": told, "chosen_peer": best})
@@ -50,7 +50,7 @@ def mutual_losses(logits: list[Tensor], labels: Tensor, kl_weight: float) -> lis
     losses = []
     for number, own in enumerate(logits):
         others = [soft_target_loss(own, other, 1.0) for place, other in enumerate(logits) if place != number]
-        losses.append(cross_entropy(own, labels) + kl_weight * torch.stack(others).mean())
+        losses.append(label_loss(own, labels) + kl_weight * torch.stack(others).mean())
     return losses
 
 

@@ -157,6 +157,10 @@ class TinyBertDistillation(Section):
     temperature: float = Field(default=1.0, gt=0)
     """T of the soft targets in the second phase."""
 
+    compat: bool = False
+    """Losses as the authors released them, to compare figures with theirs: padding is not left out, one projection
+    (with bias) serves embeddings and blocks, and the soft targets' loss is also averaged over labels."""
+
     augmentation: AugmentationParams | None = None
 
     signals: SignalsParams = SignalsParams()

@@ -28,7 +28,7 @@ class MutualDistillation(Section):
     method: Literal["mutual"]
 
     peers: tuple[PeerParams, ...] = Field(min_length=2)
-    """The better peer by dev accuracy goes on."""
+    """The better peer by dev score goes on."""
 
     kl_weight: float = Field(default=1.0, ge=0)
     """Weight of the mean KL of the other peers to this one."""

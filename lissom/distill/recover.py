@@ -10,7 +10,7 @@ from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import RecoveryParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import Fitted, autocast_type, fit
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 
 
 def recover(
@@ -23,7 +23,7 @@ def recover(
     hooks: Sequence[Hook] = (),
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
-    """Train `model` in place on the distillation loss, scored by dev accuracy.
+    """Train `model` in place on the distillation loss, scored by dev score.
 
     Args:
         model: the student, its edits made.
@@ -41,7 +41,7 @@ def recover(
         model.pad_id,
         against_teacher(teacher, params.loss),
         params,
-        score=lambda: accuracy(model.network, dev, model.pad_id, precision),
+        score=lambda: score(model.network, dev, model.pad_id, precision),
         hooks=hooks,
         checkpoints=checkpoints,
         identity="against_teacher",

@@ -6,6 +6,7 @@ student; its layer map is derived (every (N / M)-th block) and told.
 """
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
     data = material.encode(student, "train", "transfer", more=more)
     trainings, identity = {}, params.model_dump_json()
     if params.layers_training is not None:
-        projections = Projections(student.network, material.teacher.network)
+        projections = Projections(student.network, material.teacher.network, shared=params.compat)
         wanted = Wanted(hidden=targets, scores=tuple(target - 1 for target in targets[1:]))
         with (
             material.inner_signals(data, wanted, params.signals, params.layers_training) as teacher,
@@ -51,7 +52,7 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
             )  # fmt: skip
     answers = material.teacher_logits(params.training, more)
     trainings["training"] = material.train(
-        "training", student.network, data, student.pad_id, prediction_loss(answers, params.temperature),
+        "training", student.network, data, student.pad_id, prediction_loss(answers, params),
         params.training, identity=identity, score=material.scorer(student, params.training),
     )  # fmt: skip
     metrics = {
@@ -93,14 +94,22 @@ def layer_map(params: TinyBertDistillation, student: int, teacher: int) -> tuple
 
 
 class Projections(nn.Module):
-    """From the student's width to the teacher's: one for the embeddings, one for all blocks; none if they agree."""
+    """From the student's width to the teacher's: one for the embeddings, one for all blocks; none if they agree.
 
-    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    Args:
+        student: the narrow network.
+        teacher: the wide one.
+        shared: take one projection for both, with a bias, whether widths agree or not, as the released code does.
+    """
+
+    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, *, shared: bool = False) -> None:
         super().__init__()
         narrow, wide = student.config.hidden_size, teacher.config.hidden_size
-        equal = narrow == wide
-        self.embedding: nn.Module = nn.Identity() if equal else nn.Linear(narrow, wide, bias=False)
-        self.hidden: nn.Module = nn.Identity() if equal else nn.Linear(narrow, wide, bias=False)
+        equal = narrow == wide and not shared
+        self.hidden: nn.Module = nn.Identity() if equal else nn.Linear(narrow, wide, bias=shared)
+        self.embedding: nn.Module = nn.Identity() if equal else self.hidden
+        if not equal and not shared:
+            self.embedding = nn.Linear(narrow, wide, bias=False)
 
     def forward(self, hidden: Tensor, entry: int) -> Tensor:
         """Map entry `entry` of the student's hidden states, `[batch, n, d_s]`, to `[batch, n, d_t]`."""
@@ -117,27 +126,43 @@ def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDist
         assert isinstance(network, Together)
         student, projections = network
         goal, own, mask = teacher.signals(batch), signals_of(student, batch, wanted), batch.attention_mask
+        score_loss = score_mse
+        if params.compat:
+            score_loss, mask = partial(_released_score_mse, keys=mask.bool()), torch.ones_like(mask)
         total = torch.zeros((), device=mask.device)
         for entry, target in enumerate(targets):
             weight = params.hidden_weight if entry else params.embedding_weight
             total = total + weight * hidden_mse(projections(own.hidden[entry], entry), goal.hidden[target], mask)
         for block, target in enumerate(targets[1:]):
-            total = total + params.attention_weight * score_mse(own.scores[block], goal.scores[target - 1], mask)
+            total = total + params.attention_weight * score_loss(own.scores[block], goal.scores[target - 1], mask)
         return total
 
     return loss
 
 
+def _released_score_mse(student: Tensor, teacher: Tensor, mask: Tensor, *, keys: Tensor) -> Tensor:
+    """Return the mean over all pairs, padded queries included, of scores that are 0 for padded keys, `[batch, n]`."""
+    hidden = ~keys[:, None, None, :]
+    return score_mse(student.masked_fill(hidden, 0.0), teacher.masked_fill(hidden, 0.0), mask)
+
+
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return -softmax(teacher / T) log softmax(student / T) over logits `[batch, labels]`, averaged over examples."""
+    """Return -softmax(teacher / T) log softmax(student / T) over logits `[batch, labels]`, averaged over examples.
+
+    Of numbers, `[batch, 1]`, the squared error.
+    """
+    if student.shape[-1] == 1:
+        return F.mse_loss(student.float(), teacher.detach().float())
     target = F.softmax(teacher.detach().float() / temperature, dim=-1)
     return -(target * F.log_softmax(student.float() / temperature, dim=-1)).sum(-1).mean()
 
 
-def prediction_loss(teacher: Teacher, temperature: float) -> Loss:
+def prediction_loss(teacher: Teacher, params: TinyBertDistillation) -> Loss:
     """Return the loss of the second phase (eq. 10)."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
-        return soft_cross_entropy(logits_of(network, batch), teacher.signals(batch).logits, temperature)
+        logits = logits_of(network, batch)
+        value = soft_cross_entropy(logits, teacher.signals(batch).logits, params.temperature)
+        return value / logits.shape[-1] if params.compat else value
 
     return loss

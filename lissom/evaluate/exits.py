@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lissom.data.batches import sorted_batches
 from lissom.data.encoding import Encoded
+from lissom.data.score import score_of
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import ExitSetting, ExitSweep
 from lissom.evaluate.latency import measure_latency
@@ -76,8 +77,7 @@ def choose(settings: Sequence[ExitSetting], least_dev_accuracy: float) -> float:
 
 def exported_accuracy(exported: Path, data: Encoded, pad: int) -> float:
     """Return the share of examples that an exported model has right, at its own speed."""
-    logits = exported_logits(OnnxClassifier(exported), data, pad).numpy()
-    return float((logits.argmax(1) == data.labels).mean())
+    return score_of(exported_logits(OnnxClassifier(exported), data, pad).numpy(), data.labels)
 
 
 def answers_at(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lissom.evaluate.latency import Latency
-from lissom.evaluate.quality import Quality
+from lissom.evaluate.quality import AnyQuality
 from lissom.models.sizes import Anatomy
 from lissom.section import Section
 
@@ -54,7 +54,7 @@ class Evaluation(Section):
     """What is known of one variant."""
 
     variant: str
-    quality: Quality
+    quality: AnyQuality
     megabytes: float
     """Size of the ONNX file, 10^6 bytes."""
     tokenizer_megabytes: float
@@ -80,7 +80,7 @@ class Evaluation(Section):
 class PlainInt8(Section):
     """What dynamic quantisation of the teacher gives."""
 
-    quality: Quality
+    quality: AnyQuality
     megabytes: float
     setting: Setting
     """Batch 1, all threads, timed against the eager teacher in turn."""

@@ -1,15 +1,18 @@
 """The linear floor: a user should know when no Transformer is needed.
 
-TF-IDF of word 1- and 2-grams and logistic regression, its strength chosen on dev. For pairs each text has its own
-table, and the cosine of their character n-grams is one more feature.
+TF-IDF of word 1- and 2-grams and logistic regression (for numbers ridge regression), its strength chosen on dev. For
+pairs each text has its own table, and the cosine of their character n-grams is one more feature.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lissom.data.labels import LabelArray, Scale, label_codes
+from lissom.data.score import pearson
 from lissom.data.tables import Table
 from lissom.section import Section
 
@@ -20,8 +23,9 @@ _MOST_FEATURES = 100_000
 class Floor(Section):
     """What the linear model reaches."""
 
-    accuracy: float
-    dev_accuracy: float
+    score: float
+    """Accuracy, or Pearson's correlation."""
+    dev_score: float
     features: int
     strength: float
     milliseconds: float
@@ -30,21 +34,18 @@ class Floor(Section):
     """Size of the coefficients and the vocabulary's keys in memory, as float64 and UTF-8."""
 
 
-def linear_floor(train: Table, dev: Table, test: Table) -> Floor:
+def linear_floor(train: Table, dev: Table, test: Table, coding: Sequence[str] | Scale) -> Floor:
     """Fit on train, choose C on dev, report test."""
-    from sklearn.linear_model import LogisticRegression
-
-    texts = {name: list(table.texts()) for name, table in (("train", train), ("dev", dev), ("test", test))}
-    labels = {name: np.asarray(table.labels()) for name, table in (("train", train), ("dev", dev), ("test", test))}
+    tables = {"train": train, "dev": dev, "test": test}
+    texts = {name: list(table.texts()) for name, table in tables.items()}
+    labels = {name: label_codes(table.labels(), coding) for name, table in tables.items()}
     features = _Features(texts["train"])
     matrices = {name: features(rows) for name, rows in texts.items() if name != "test"}
     best: tuple[float, float, Any] | None = None
     for strength in _STRENGTHS:
-        model = LogisticRegression(
-            C=strength, max_iter=300, solver="liblinear" if len(set(labels["train"])) == 2 else "lbfgs"
-        )
+        model = _linear_model(strength, coding)
         model.fit(matrices["train"], labels["train"])
-        score = float(np.mean(model.predict(matrices["dev"]) == labels["dev"]))
+        score = _score(model.predict(matrices["dev"]), labels["dev"])
         if best is None or score > best[0]:
             best = (score, strength, model)
     assert best is not None
@@ -52,13 +53,28 @@ def linear_floor(train: Table, dev: Table, test: Table) -> Floor:
     predicted = best[2].predict(features(texts["test"]))
     milliseconds = (time.perf_counter() - started) * 1000 / len(test)
     return Floor(
-        accuracy=float(np.mean(predicted == labels["test"])),
-        dev_accuracy=best[0],
+        score=_score(predicted, labels["test"]),
+        dev_score=best[0],
         features=matrices["train"].shape[1],
         strength=best[1],
         milliseconds=milliseconds,
         megabytes=(best[2].coef_.nbytes + features.key_bytes()) / 1e6,
     )
+
+
+def _linear_model(strength: float, coding: Sequence[str] | Scale) -> Any:
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    if isinstance(coding, Scale):
+        return Ridge(alpha=1 / strength)
+    return LogisticRegression(C=strength, max_iter=300, solver="liblinear" if len(coding) == 2 else "lbfgs")
+
+
+def _score(found: NDArray[Any], truth: LabelArray) -> float:
+    """Return the accuracy of labels, or the correlation of numbers, each `[examples]`."""
+    if np.issubdtype(truth.dtype, np.floating):
+        return pearson(found, truth)
+    return float((found == truth).mean())
 
 
 class _Features:

@@ -38,7 +38,7 @@ def evaluate_plain_int8(
     speedup = times[TEACHER_EAGER].p50 / times[VARIANT].p50
     return PlainInt8(
         quality=measure_quality(
-            logits, teacher_logits, test.labels, teacher.manifest.task.labels, params.calibration_bins
+            logits, teacher_logits, test.labels, teacher.manifest.task.coding, params.calibration_bins
         ),
         megabytes=(folder / ONNX).stat().st_size / 1e6,
         setting=Setting(batch_size=1, threads=threads, runners=times, speedup_eager=speedup, speedup_onnx=None),

@@ -1,8 +1,14 @@
 """How good are the answers, and how do they differ from the teacher's?"""
 
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from lissom.data.labels import LabelArray, Scale
+from lissom.data.score import pearson
 from lissom.section import Section
 from lissom.serving.classifier import softmax
 
@@ -17,8 +23,9 @@ class LabelQuality(Section):
 
 
 class Quality(Section):
-    """The figures of one variant on the test set."""
+    """The figures of one classifier on the test set."""
 
+    task: Literal["classification"] = "classification"
     examples: int
     accuracy: float
     macro_f1: float
@@ -32,15 +39,77 @@ class Quality(Section):
     """Share of examples that the teacher has wrong and this variant right."""
     per_label: dict[str, LabelQuality]
 
+    @property
+    def score(self) -> float:
+        """Return the figure that models are judged by."""
+        return self.accuracy
+
+
+class NumberQuality(Section):
+    """The figures of one variant that predicts a number, on the test set; errors in the number's own unit."""
+
+    task: Literal["regression"] = "regression"
+    examples: int
+    pearson: float
+    spearman: float
+    mean_absolute_error: float
+    root_mean_squared_error: float
+    agreement: float
+    """Pearson's correlation with the teacher's numbers."""
+
+    @property
+    def score(self) -> float:
+        """Return the figure that models are judged by."""
+        return self.pearson
+
+
+AnyQuality = Annotated[Quality | NumberQuality, Field(discriminator="task")]
+
 
 def measure_quality(
     logits: NDArray[np.float32],
     teacher_logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    names: tuple[str, ...],
+    labels: LabelArray,
+    coding: Sequence[str] | Scale,
+    bins: int,
+) -> Quality | NumberQuality:
+    """Compare answers `[examples, outputs]` with the truth `[examples]` and with the teacher's answers.
+
+    Args:
+        logits: of the variant.
+        teacher_logits: of the teacher.
+        labels: the truth.
+        coding: names of the labels, or how the numbers were standardised.
+        bins: bins of the calibration error.
+    """
+    if isinstance(coding, Scale):
+        return _measure_numbers(logits[:, 0], teacher_logits[:, 0], labels, coding)
+    return _measure_labels(logits, teacher_logits, labels, coding, bins)
+
+
+def _measure_numbers(
+    found: NDArray[np.float32], teacher: NDArray[np.float32], truth: LabelArray, scale: Scale
+) -> NumberQuality:
+    from scipy.stats import rankdata
+
+    error = (found - truth).astype(np.float64) * scale.deviation
+    return NumberQuality(
+        examples=len(truth),
+        pearson=pearson(found, truth),
+        spearman=pearson(rankdata(found), rankdata(truth)),
+        mean_absolute_error=float(np.abs(error).mean()),
+        root_mean_squared_error=float(np.sqrt(np.square(error).mean())),
+        agreement=pearson(found, teacher),
+    )
+
+
+def _measure_labels(
+    logits: NDArray[np.float32],
+    teacher_logits: NDArray[np.float32],
+    labels: LabelArray,
+    names: Sequence[str],
     bins: int,
 ) -> Quality:
-    """Compare logits `[examples, labels]` with the truth `[examples]` and with the teacher's logits."""
     predicted, teacher = logits.argmax(1), teacher_logits.argmax(1)
     right, teacher_right = predicted == labels, teacher == labels
     per_label = {name: _label_quality(predicted == index, labels == index) for index, name in enumerate(names)}
@@ -56,7 +125,7 @@ def measure_quality(
     )
 
 
-def expected_calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.int64], bins: int) -> float:
+def expected_calibration_error(probabilities: NDArray[np.float32], labels: LabelArray, bins: int) -> float:
     """Return sum over bins of |accuracy - confidence| weighted by the bin's share (Guo et al. 2017, eq. 3).
 
     Bins are of equal width over (0, 1], closed on the right.

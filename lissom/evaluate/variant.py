@@ -65,7 +65,7 @@ def evaluate_variant(
     return Evaluation(
         variant=variant,
         quality=measure_quality(
-            logits, teacher_logits, test.labels, model.manifest.task.labels, params.calibration_bins
+            logits, teacher_logits, test.labels, model.manifest.task.coding, params.calibration_bins
         ),
         megabytes=(exported / ONNX).stat().st_size / 1e6,
         tokenizer_megabytes=(exported / TOKENIZER).stat().st_size / 1e6,

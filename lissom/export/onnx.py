@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -50,9 +51,10 @@ def export_onnx(model: CompressedModel, folder: Path) -> int:
     model.tokenizer.no_truncation()
     model.tokenizer.save(str(folder / TOKENIZER))
     task = model.manifest.task
-    serving = {
+    serving: dict[str, Any] = {
         "task": task.name,
         "labels": task.labels,
+        "scale": None if task.scale is None else task.scale.model_dump(),
         "pair": task.pair,
         "max_length": task.max_length,
         "pad_id": model.pad_id,

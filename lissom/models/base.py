@@ -49,9 +49,11 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
         raise InputError(
             f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}"
         )
-    config.num_labels = len(task.labels)
-    config.id2label = dict(enumerate(task.labels))
-    config.label2id = {label: index for index, label in enumerate(task.labels)}
+    config.num_labels = task.outputs
+    config.id2label = dict(enumerate(task.labels or ("value",)))
+    config.label2id = {label: index for index, label in config.id2label.items()}
+    if task.scale is not None:
+        config.problem_type = "regression"
     config.pad_token_id = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
     if config.pad_token_id is None:
         raise InputError(f"base.model {params.model}: neither config nor tokenizer names a padding token; add one")
@@ -108,10 +110,9 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
 
 def _continue_from(source: Path, params: BaseParams, task: Task) -> CompressedModel:
     model = load(source)
-    if model.manifest.task.labels != task.labels:
+    if model.manifest.task.coding != task.coding:
         raise InputError(
-            f"base.model {params.model}: made for the labels {', '.join(model.manifest.task.labels)}, "
-            f"the data has {', '.join(task.labels)}"
+            f"base.model {params.model}: made for {model.manifest.task.describe()}, the data has {task.describe()}"
         )
     model.manifest = model.manifest.model_copy(update={"task": task})
     return model

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from lissom.artifacts import MANIFEST, read_json
+from lissom.data.labels import Scale
 from lissom.errors import ModelFormatError
 from lissom.models.edits import Edit
 from lissom.section import Section
@@ -18,9 +19,33 @@ class Task(Section):
 
     name: str
     labels: tuple[str, ...]
+    """Names of the classes; empty where a number is predicted."""
+    scale: Scale | None
+    """Of the number to predict."""
     pair: bool
     """Whether a question is a pair of texts."""
     max_length: int
+
+    @property
+    def outputs(self) -> int:
+        """Return the width of the network's answer."""
+        return len(self.labels) or 1
+
+    @property
+    def coding(self) -> tuple[str, ...] | Scale:
+        """Return how labels become what a training sees."""
+        return self.scale or self.labels
+
+    def describe(self) -> str:
+        """Return what is predicted, in words."""
+        if self.scale is not None:
+            return f"a number (mean {self.scale.mean:g}, deviation {self.scale.deviation:g})"
+        return f"the labels {', '.join(self.labels)}"
+
+    @property
+    def score(self) -> str:
+        """Return the name of the figure that models of this task are judged by."""
+        return "accuracy" if self.scale is None else "pearson"
 
 
 class Step(Section):

@@ -73,7 +73,7 @@ def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> Com
     """Return a model with the task, labels and tokenizer of `model` and a network of `config`, random from `seed`."""
     torch.manual_seed(seed)
     config = copy.deepcopy(config)
-    for name in ("num_labels", "id2label", "label2id", "pad_token_id"):
+    for name in ("num_labels", "id2label", "label2id", "problem_type", "pad_token_id"):
         setattr(config, name, getattr(model.network.config, name))
     network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     return CompressedModel(

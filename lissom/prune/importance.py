@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import logits_of
 from lissom.models.families import blocks_of, family_of, head_groups, head_size
+from lissom.training.losses import label_loss
 
 
 def head_importance(network: PreTrainedModel, batches: Iterable[Batch]) -> list[Tensor]:
@@ -68,12 +68,11 @@ def _gate_importance(network: PreTrainedModel, path: str, width: int, batches: I
     totals = [torch.zeros(projection.in_features // width) for projection in projections]
     examples = 0
     for batch in batches:
-        assert bool((batch.labels >= 0).all()), "importance is measured against labels"
         batch = batch.to(device)
         # One gate per example: a single backward pass then gives the derivative of every example's own loss.
         gates = [torch.ones(len(batch.labels), len(total), device=device, requires_grad=True) for total in totals]
         with gated(projections, gates, width):
-            loss = F.cross_entropy(logits_of(network, batch).float(), batch.labels, reduction="sum")
+            loss = label_loss(logits_of(network, batch), batch.labels) * len(batch.labels)
         for total, gradient in zip(totals, torch.autograd.grad(loss, gates), strict=True):
             total += gradient.abs().sum(0).cpu()
         examples += len(batch.labels)

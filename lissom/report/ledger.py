@@ -18,7 +18,8 @@ class Row(Section):
 
     step: str
     method: str
-    accuracy: float
+    score: float
+    """On the test set."""
     milliseconds: float
     """Median latency of the exported file at batch 1, all threads."""
     speedup: float
@@ -33,8 +34,8 @@ class Row(Section):
 class Headline(Section):
     """The figures that a colleague is told."""
 
-    accuracy_kept: float
-    """Final accuracy over the teacher's."""
+    score_kept: float
+    """Final score over the teacher's."""
     speedup: float
     times_smaller: float
     """Teacher's ONNX file over the final one."""
@@ -53,6 +54,8 @@ class Ledger(Section):
     """Everything that the report says in figures."""
 
     task: str
+    score: str
+    """What models of the task are judged by: accuracy, or pearson where a number is predicted."""
     headline: Headline
     rows: tuple[Row, ...]
     compressing_kwh: float
@@ -105,8 +108,9 @@ def build_ledger(metrics: Path) -> Ledger:
     first, last = rows[0], rows[-1]
     return Ledger(
         task=_read(metrics / "prepare" / METRICS)["name"],
+        score="accuracy" if evaluations[VARIANTS[0]].quality.task == "classification" else "pearson",
         headline=Headline(
-            accuracy_kept=last.accuracy / first.accuracy,
+            score_kept=last.score / first.score,
             speedup=last.speedup,
             times_smaller=first.megabytes / last.megabytes,
             payback=Payback.model_validate(energy["payback"]),
@@ -124,6 +128,11 @@ def build_ledger(metrics: Path) -> Ledger:
     )
 
 
+def shown_score(name: str, value: float) -> str:
+    """Return a score as people write it: accuracies as percentages, correlations as they are."""
+    return f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
+
+
 def eager_milliseconds(evaluation: Evaluation) -> float:
     """Return the median latency of the eager fp32 teacher as timed beside a variant."""
     return evaluation.headline.runners[TEACHER_EAGER].p50
@@ -134,7 +143,7 @@ def _row(metrics: Path, variant: str, evaluation: Evaluation) -> Row:
     return Row(
         step=variant,
         method=_read(metrics / variant / METRICS).get("method", "fine_tune"),
-        accuracy=evaluation.quality.accuracy,
+        score=evaluation.quality.score,
         milliseconds=evaluation.headline.runners[VARIANT].p50,
         speedup=evaluation.headline.speedup_eager,
         megabytes=evaluation.megabytes,

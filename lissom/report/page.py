@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 from lissom.artifacts import METRICS, VARIANTS, read_json
 from lissom.evaluate.figures import Evaluation
+from lissom.evaluate.quality import AnyQuality
 from lissom.models.manifest import Manifest
 from lissom.report import plots, tables
 from lissom.report.ledger import Ledger, eager_milliseconds
@@ -28,7 +29,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
     return template.render(
         ledger=ledger,
         headline=_headline(ledger),
-        columns=tables.COLUMNS,
+        columns=tables.columns(ledger),
         rows=tables.cells(ledger),
         notes=tables.notes(ledger),
         pareto=plots.pareto(ledger, eager_milliseconds(teacher)),
@@ -37,7 +38,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         teacher=teacher,
         final=final,
         bottlenecks=_bottlenecks(teacher, final),
-        labels=_labels(teacher, final),
+        labels=_labels(teacher.quality, final.quality),
         settings=final.settings,
         distilled=_told(read_json(metrics / "distill" / METRICS)),
         manifest=manifest,
@@ -50,7 +51,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
 def _headline(ledger: Ledger) -> list[tuple[str, str, str, float | None]]:
     """Return name, shown figure, label and exact value of each headline figure."""
     exact = {
-        "accuracy_kept": ledger.headline.accuracy_kept,
+        "score_kept": ledger.headline.score_kept,
         "speedup": ledger.headline.speedup,
         "times_smaller": ledger.headline.times_smaller,
         "payback": ledger.headline.payback.inferences,
@@ -87,8 +88,10 @@ def _in_words(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _labels(teacher: Evaluation, final: Evaluation) -> list[dict[str, Any]]:
+def _labels(teacher: AnyQuality, final: AnyQuality) -> list[dict[str, Any]]:
+    if teacher.task == "regression" or final.task == "regression":
+        return []
     return [
-        {"name": name, "support": old.support, "before": old.f1, "after": final.quality.per_label[name].f1}
-        for name, old in teacher.quality.per_label.items()
+        {"name": name, "support": old.support, "before": old.f1, "after": final.per_label[name].f1}
+        for name, old in teacher.per_label.items()
     ]

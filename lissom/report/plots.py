@@ -32,22 +32,24 @@ _LEAST_GAP_POINTS = 0.35
 
 
 def pareto(ledger: Ledger, eager_ms: float) -> str:
-    """Accuracy over latency: the chain of steps, and the baselines that need no training."""
+    """Score over latency: the chain of steps, and the baselines that need no training."""
+    percent = ledger.score == "accuracy"
+    unit = 100 if percent else 1
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
         axes = figure.subplots()
-        chain = [(row.milliseconds, row.accuracy * 100, row.step) for row in ledger.rows]
+        chain = [(row.milliseconds, row.score * unit, row.step) for row in ledger.rows]
         axes.plot([x for x, _, _ in chain], [y for _, y, _ in chain], "-o", color=_TEAL, linewidth=1.5, zorder=3)
         plain = ledger.plain_int8
         points = [
             *((x, y, name, _TEAL) for x, y, name in chain),
-            (eager_ms, ledger.rows[0].accuracy * 100, "teacher, eager torch", _INK),
-            (plain.setting.runners[VARIANT].p50, plain.quality.accuracy * 100, "teacher, plain int8", _AMBER),
+            (eager_ms, ledger.rows[0].score * unit, "teacher, eager torch", _INK),
+            (plain.setting.runners[VARIANT].p50, plain.quality.score * unit, "teacher, plain int8", _AMBER),
         ]
         for x, y, _, color in points[len(chain) :]:
             axes.plot([x], [y], "s", color=color, zorder=3)
         _label(axes, points)
-        floor = ledger.floor["accuracy"] * 100
+        floor = ledger.floor["score"] * unit
         axes.axhline(floor, color=_GREY, linestyle="--", linewidth=1)
         axes.annotate(
             "linear floor", (1.0, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#64748b"
@@ -55,7 +57,7 @@ def pareto(ledger: Ledger, eager_ms: float) -> str:
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.15)
         axes.set_xlabel("median latency, ms (batch 1, log scale)")
-        axes.set_ylabel("test accuracy, %")
+        axes.set_ylabel("test accuracy, %" if percent else "test correlation (Pearson)")
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         return _svg(figure)

@@ -2,16 +2,21 @@
 
 from rich.table import Table
 
-from lissom.report.ledger import Ledger, Row
+from lissom.report.ledger import Ledger, Row, shown_score
 
-COLUMNS = ("step", "accuracy", "ms", "faster", "MB", "parameters", "Wh", "g CO2e")
+_COLUMNS = ("ms", "faster", "MB", "parameters", "Wh", "g CO2e")
+
+
+def columns(ledger: Ledger) -> tuple[str, ...]:
+    """Return the headings of the ledger's table."""
+    return ("step", ledger.score, *_COLUMNS)
 
 
 def cells(ledger: Ledger) -> list[tuple[str, ...]]:
     """Return the ledger's rows, each figure with the change that the step made."""
     result, before = [], None
     for row in ledger.rows:
-        result.append(_cells(row, before))
+        result.append(_cells(ledger.score, row, before))
         before = row
     return result
 
@@ -23,8 +28,8 @@ def markdown(ledger: Ledger) -> str:
         "",
         " · ".join(f"**{value}** {label}" for value, label in headline(ledger)),
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "| --- |" + " ---: |" * (len(COLUMNS) - 1),
+        "| " + " | ".join(columns(ledger)) + " |",
+        "| --- |" + " ---: |" * (len(columns(ledger)) - 1),
     ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(ledger)]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(ledger)), ""])
@@ -33,7 +38,7 @@ def markdown(ledger: Ledger) -> str:
 def terminal(ledger: Ledger) -> Table:
     """Return the ledger as a table for the terminal."""
     table = Table(title=f"{ledger.task}: what each step gained and cost", title_justify="left")
-    for name in COLUMNS:
+    for name in columns(ledger):
         table.add_column(name, justify="left" if name == "step" else "right")
     for row in cells(ledger):
         table.add_row(*row)
@@ -45,7 +50,10 @@ def headline(ledger: Ledger) -> list[tuple[str, str]]:
     figures = ledger.headline
     payback = figures.payback
     return [
-        (f"{figures.accuracy_kept:.1%}", "of the teacher's accuracy kept"),
+        (
+            f"{figures.score_kept:.1%}",
+            f"of the teacher's {'accuracy' if ledger.score == 'accuracy' else 'correlation'} kept",
+        ),
         (f"{figures.speedup:.1f}x", "faster than the eager fp32 teacher, batch 1"),
         (f"{figures.times_smaller:.1f}x", "smaller file"),
         (count(payback.inferences), "inferences until compressing has paid back its energy"),
@@ -58,15 +66,16 @@ def notes(ledger: Ledger) -> list[str]:
     spent = [f"{kwh * 1000:.3g}" for kwh in (ledger.compressing_kwh, ledger.teacher_kwh, ledger.measuring_kwh)]
     days = payback.days
     at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
-    advice = "; it beats the compressed model: use it" if floor["accuracy"] >= ledger.rows[-1].accuracy else ""
+    advice = "; it beats the compressed model: use it" if floor["score"] >= ledger.rows[-1].score else ""
     return [
         f"payback: {count(payback.inferences)} inferences "
         f"(95 % interval {count(payback.low)} to {count(payback.high)}){at_rate}",
         f"energy: {spent[0]} Wh for compressing, {spent[1]} Wh for the teacher's fine-tuning, {spent[2]} Wh for "
         f"measuring; {ledger.energy_method}, {ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
-        f"linear floor (TF-IDF + logistic regression): accuracy {floor['accuracy']:.1%}, "
+        f"linear floor (TF-IDF + {'logistic' if ledger.score == 'accuracy' else 'ridge'} regression): {ledger.score} "
+        f"{shown_score(ledger.score, floor['score'])}, "
         f"{floor['megabytes']:.1f} MB{advice}",
-        f"plain dynamic int8 of the teacher: accuracy {plain.quality.accuracy:.1%}, "
+        f"plain dynamic int8 of the teacher: {ledger.score} {shown_score(ledger.score, plain.quality.score)}, "
         f"{plain.setting.speedup_eager:.1f}x faster, {plain.megabytes:.1f} MB",
     ]
 
@@ -81,14 +90,15 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def _cells(row: Row, before: Row | None) -> tuple[str, ...]:
+def _cells(score: str, row: Row, before: Row | None) -> tuple[str, ...]:
     def changed(value: str, now: float, then: float | None, form: str) -> str:
         return value if then is None or now == then else f"{value} ({format(now - then, form)})"
 
+    unit, form = (100, "+.1f") if score == "accuracy" else (1, "+.3f")
     passed = "" if row.method == "none" else f" ({row.method})"
     return (
         row.step + (passed or " (none)"),
-        changed(f"{row.accuracy:.1%}", row.accuracy * 100, None if before is None else before.accuracy * 100, "+.1f"),
+        changed(shown_score(score, row.score), row.score * unit, None if before is None else before.score * unit, form),
         changed(f"{row.milliseconds:.2f}", row.milliseconds, None if before is None else before.milliseconds, "+.2f"),
         f"{row.speedup:.1f}x",
         changed(f"{row.megabytes:.1f}", row.megabytes, None if before is None else before.megabytes, "+.1f"),

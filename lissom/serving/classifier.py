@@ -1,4 +1,4 @@
-"""Raw text in, labels with probabilities out: an exported folder run by onnxruntime.
+"""Raw text in, labels with probabilities (or a number) out: an exported folder run by onnxruntime.
 
 Needs numpy, onnxruntime and tokenizers, and nothing else of lissom: this is what a served model consists of.
 """
@@ -13,9 +13,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+VALUE = "value"
+"""The one entry of an answer where a number is predicted."""
+
 
 class OnnxClassifier:
-    """An exported classifier.
+    """An exported model.
 
     Args:
         folder: holds `model.onnx`, `tokenizer.json` and `serving.json`.
@@ -53,7 +56,7 @@ class OnnxClassifier:
     def predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, speed: float | None = None
     ) -> list[dict[str, float]]:
-        """Return the probability of every label for every text (or pair of texts).
+        """Return the probability of every label for every text (or pair); where a number is predicted, `value`.
 
         Raises:
             ValueError: pairs are missing for a task on pairs, or given for one on single texts; or a speed is given
@@ -62,6 +65,8 @@ class OnnxClassifier:
         if not texts:
             return []
         logits = self.logits(self.encode(texts, pairs), speed)
+        if (scale := self.serving["scale"]) is not None:
+            return [{VALUE: float(number) * scale["deviation"] + scale["mean"]} for number in logits[:, 0]]
         return [dict(zip(self.labels, row.tolist(), strict=True)) for row in softmax(logits)]
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:

@@ -7,13 +7,13 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from lissom.serving.classifier import OnnxClassifier
+from lissom.serving.classifier import VALUE, OnnxClassifier
 
 ARTIFACT = "exported"
 
 
 class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
-    """Takes a table with the column `text` (and `text_pair`), gives label and probabilities for each row."""
+    """Takes a table with the column `text` (and `text_pair`), gives label and probabilities, or a value, per row."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the exported folder."""
@@ -25,10 +25,15 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         model_input: pd.DataFrame,
         params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `label`, `probability` and `probability_of_<label>`; `speed` is a param of models with exits."""
+        """Return `label`, `probability` and `probability_of_<label>`, or `value`.
+
+        `speed` is a param of models with exits.
+        """
         pairs = model_input["text_pair"].tolist() if "text_pair" in model_input else None
         speed = params.get("speed") if params else None
         answers = self._classifier.predict(model_input["text"].tolist(), pairs, speed)
+        if not self._classifier.labels:
+            return pd.DataFrame({VALUE: [answer[VALUE] for answer in answers]})
         best = [max(answer, key=answer.__getitem__) for answer in answers]
         columns = {
             "label": best,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lissom.artifacts import MANIFEST, SERVING
 from lissom.errors import InputError
-from lissom.serving.classifier import OnnxClassifier
+from lissom.serving.classifier import VALUE, OnnxClassifier
 
 _PREFIX = "lissom-"
 
@@ -14,7 +14,7 @@ _PREFIX = "lissom-"
 def answer(
     texts: Sequence[str], pairs: Sequence[str] | None, model: str | None, speed: float | None = None
 ) -> tuple[str, list[dict[str, float]]]:
-    """Return what answered, and the probability of every label for every text.
+    """Return what answered, and the probability of every label for every text; where a number is predicted, `value`.
 
     Args:
         texts: the texts.
@@ -61,6 +61,8 @@ def _ask_registry(
     except MlflowException as error:
         hint = "; this model classifies pairs: give the second text with --pair" if "text_pair" in str(error) else ""
         raise InputError(f"{uri}: {str(error).splitlines()[0]}{hint}") from None
+    if VALUE in table:
+        return [{VALUE: float(number)} for number in table[VALUE]]
     prefix = "probability_of_"
     labels = [column for column in table.columns if column.startswith(prefix)]
     return [{label.removeprefix(prefix): float(row[label]) for label in labels} for _, row in table.iterrows()]
@@ -86,9 +88,11 @@ def _ask_torch(
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
         table = write_table(Path(scratch) / "texts.arrow", rows)
-        data = encode([table], model.tokenizer, task.max_length, task.labels, Path(scratch) / "tokens")
-        probabilities = predict(model.network, data, model.pad_id).softmax(-1)
-    return [dict(zip(task.labels, row.tolist(), strict=True)) for row in probabilities]
+        data = encode([table], model.tokenizer, task.max_length, task.coding, Path(scratch) / "tokens")
+        logits = predict(model.network, data, model.pad_id)
+    if task.scale is not None:
+        return [{VALUE: float(number) * task.scale.deviation + task.scale.mean} for number in logits[:, 0]]
+    return [dict(zip(task.labels, row.tolist(), strict=True)) for row in logits.softmax(-1)]
 
 
 def _from_registry() -> str:

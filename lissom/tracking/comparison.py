@@ -29,7 +29,7 @@ def _describe_folder(folder: Path) -> dict[str, str]:
     ]
     return {
         "base": manifest.base,
-        "task": f"{manifest.task.name}: {', '.join(manifest.task.labels)}; at most {manifest.task.max_length} tokens",
+        "task": f"{manifest.task.name}: {manifest.task.describe()}; at most {manifest.task.max_length} tokens",
         "edits": "\n".join(f"{number}. {edit.describe()}" for number, edit in enumerate(manifest.edits, start=1)),
         "parameters": "\n".join(sizes),
         "file": f"{WEIGHTS}: {(folder / WEIGHTS).stat().st_size / 1e6:.2f} MB",
@@ -41,8 +41,8 @@ def _describe_folder(folder: Path) -> dict[str, str]:
 def _lineage(manifest: Manifest) -> list[str]:
     lines = []
     for step in manifest.steps:
-        score = step.metrics.get("dev_accuracy")
-        shown = f", dev accuracy {score:.3f}" if isinstance(score, float) else ""
+        score = step.metrics.get("dev_score")
+        shown = f", dev {manifest.task.score} {score:.3f}" if isinstance(score, float) else ""
         lines.append(f"{step.stage} ({step.method}){shown}, {_watt_hours(step):.3g} Wh, run {step.run_id}")
     return lines
 

@@ -2,7 +2,7 @@
 
 from lissom.evaluate.figures import VARIANT, Evaluation
 from lissom.models.manifest import Manifest
-from lissom.report.ledger import Ledger
+from lissom.report.ledger import Ledger, shown_score
 from lissom.report.tables import markdown
 
 
@@ -17,8 +17,8 @@ def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict
     return f"""{markdown(ledger)}
 ## Use
 
-Classifies {kind} as {", ".join(task.labels)}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
-output: `label`, `probability` and `probability_of_<label>`.{_early(final)}
+Takes {kind} and predicts {task.describe()}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
+output: {"`label`, `probability` and `probability_of_<label>`" if task.labels else "`value`"}.{_early(final)}
 
 ## Data
 
@@ -45,8 +45,8 @@ output: `label`, `probability` and `probability_of_<label>`.{_early(final)}
 
 ## Limits
 
-Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; accuracy is
-{final.quality.accuracy:.1%} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
+Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; {task.score} is
+{shown_score(task.score, final.quality.score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
 """
 
 

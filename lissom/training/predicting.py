@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lissom.console import track
 from lissom.data.batches import sorted_batches
 from lissom.data.encoding import Encoded
+from lissom.data.score import score_of
 from lissom.models.compressed import logits_of
 
 _BATCH_SIZE = 64
@@ -41,7 +42,6 @@ def predict(
     return torch.cat(logits)[torch.cat(places).argsort()].clone()
 
 
-def accuracy(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None) -> float:
-    """Return the share of examples whose largest logit is the label's."""
-    labels = torch.from_numpy(data.labels)
-    return float((predict(network, data, pad, precision).argmax(1) == labels).float().mean())
+def score(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None) -> float:
+    """Return the accuracy of a network, or its correlation with the numbers to predict."""
+    return score_of(predict(network, data, pad, precision).numpy(), data.labels)

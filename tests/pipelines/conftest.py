@@ -28,7 +28,7 @@ PARAMS = {
     "evaluate": {"samples": 12, "seconds": 0.2},
     "emissions": {"repeats": 3, "seconds": 0.3},
     "tracking": {"experiment": "tiny"},
-    "gates": {"max_accuracy_drop": 0.2, "min_speedup": 0.5, "max_megabytes": 1},
+    "gates": {"max_score_drop": 0.2, "min_speedup": 0.5, "max_megabytes": 1},
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_figures_are_those_of_the_files(workspace):
         assert row.megabytes == (exported / "model.onnx").stat().st_size / 1e6
         model = lissom.load(workspace.folder / "artifacts" / row.step)
         assert row.parameters == model.network.num_parameters()
-    assert ledger.rows[0].accuracy > 0.8  # the task can be learnt
+    assert ledger.rows[0].score > 0.8  # the task can be learnt
     # Two blocks with four products each (query, key and value are one), the table's projection, the pooler.
     assert read(workspace, "metrics/export/quantize/metrics.json")["integer_kernels"] == 10
     assert read(workspace, "metrics/export/teacher/metrics.json")["integer_kernels"] == 0
@@ -138,13 +138,13 @@ def test_the_page_in_a_browser(workspace, width, tmp_path):
     assert "CONSOLE" not in done.stderr
     figures = dict(re.findall(r'<data id="(\w+)" value="([^"]+)">', done.stdout))
     metrics = read(workspace, "metrics/report/metrics.json")
-    for name in ("accuracy_kept", "speedup", "times_smaller"):
+    for name in ("score_kept", "speedup", "times_smaller"):
         assert float(figures[name]) == metrics[name]
     payback = metrics["payback_inferences"]
     assert figures["payback"] == ("never" if payback is None else str(payback))
     assert done.stdout.count("<svg") == 3
     ledger = read(workspace, "artifacts/report/ledger.json")
-    assert f"{ledger['rows'][-1]['accuracy']:.1%}" in done.stdout
+    assert f"{ledger['rows'][-1]['score']:.1%}" in done.stdout
     assert not re.search(r'(?:src|href)="(?!data:|#)', done.stdout)  # nothing is fetched
 
 
@@ -167,7 +167,7 @@ def test_a_failed_gate_registers_without_an_alias(workspace):
     from lissom.tracking.registry import failed_gates
 
     ledger = Ledger.model_validate(read(workspace, "artifacts/report/ledger.json"))
-    gates = GatesParams(max_accuracy_drop=0.0, min_speedup=1e6, max_megabytes=0.001)
+    gates = GatesParams(max_score_drop=0.0, min_speedup=1e6, max_megabytes=0.001)
     assert [failure.split()[-2] for failure in failed_gates(ledger, gates)[-2:]] == ["is", "is"]
     command = ["python", "-m", "components.register", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
                "--export-input", "artifacts/export/teacher", "--metrics-input", "metrics", "--report-input", "artifacts/report",

@@ -60,6 +60,26 @@ def test_a_student_that_is_no_transformer_goes_all_the_way(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_number_is_predicted_all_the_way(tmp_path):
+    """Teacher, distilled, pruned, factorised and quantised student, page, registry and prediction, in the data's unit."""
+    other = Workspace(tmp_path)
+    for path in (other.folder / "data").glob("t*.tsv"):
+        path.write_text(path.read_text().replace("\tmatch", "\t450.5").replace("\tmismatch", "\t125"))
+    (other.folder / "data" / "dev.tsv").unlink()  # held out of train, by deciles
+    longer = {"teacher": PARAMS["teacher"] | {"epochs": 8}, "data": PARAMS["data"] | {"task": "regression"}}
+    other.write_params(PARAMS | longer)
+    other.run("dvc", "repro")
+    ledger = Ledger.model_validate(read(other, "artifacts/report/ledger.json"))
+    assert ledger.score == "pearson" and ledger.rows[0].score > 0.9 and ledger.rows[-1].score > 0.8
+    page = (other.folder / "artifacts/report/report.html").read_text()
+    assert "root mean squared error" in page and "test correlation (Pearson)" in page
+    values = [float(lissom_predict(other, "the film was good", pair)) for pair in ("great movie", "poor story")]
+    assert values[0] > 380 and values[1] < 200
+    again = lissom_predict(other, "the film was good", "great movie", "--model", "artifacts/export/quantize")
+    assert float(again) == values[0]
+
+
+@pytest.mark.slow
 def test_method_none_passes_models_on(tmp_path):
     other = Workspace(tmp_path)
     none = {"method": "none"}

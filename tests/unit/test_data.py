@@ -176,9 +176,7 @@ def test_hub_data_through_the_datasets_library(tmp_path):
     assert next(load_table(output, "test").rows()).text == ROWS[0][0]
 
 
-@pytest.mark.parametrize(
-    ("label", "reason"), [(["yes", "no"], "several labels"), (3.25, "regression is not supported")]
-)
+@pytest.mark.parametrize(("label", "reason"), [(["yes", "no"], "several labels"), (3.25, "data.task: regression")])
 def test_several_labels_and_numbers_are_refused_with_a_reason(label, reason, tmp_path):
     lines = "".join(json.dumps({"text": f"text {n}", "label": label}) + "\n" for n in range(6))
     params = write(tmp_path / "data", train_jsonl=lines, test_jsonl=lines)

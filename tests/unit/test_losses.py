@@ -8,7 +8,7 @@ from lissom.distill.logits import against_teacher, distillation_loss, soft_targe
 from lissom.distill.teacher import CachedLogits, LiveTeacher
 from lissom.models.compressed import logits_of
 from lissom.training.config import LogitsLossParams
-from lissom.training.losses import cross_entropy
+from lissom.training.losses import label_loss
 from tests.unit import tiny
 
 torch.manual_seed(0)
@@ -62,12 +62,12 @@ def test_mixing():
 def test_unlabelled_examples_count_but_pull_nowhere():
     student = STUDENT.clone().requires_grad_()
     labels = torch.tensor([0, -1, 2, -1, -1])
-    loss = cross_entropy(student, labels)
+    loss = label_loss(student, labels)
     loss.backward()
     per_example = F.cross_entropy(STUDENT, labels.clamp_min(0), reduction="none")
     assert float(loss) == pytest.approx(float((per_example[0] + per_example[2]) / 5), rel=1e-6)
     assert student.grad[[1, 3, 4]].abs().sum() == 0
-    assert float(cross_entropy(STUDENT, torch.full((5,), -1))) == 0
+    assert float(label_loss(STUDENT, torch.full((5,), -1))) == 0
 
 
 def test_cached_and_live_teachers_agree_and_the_teacher_stays_as_it_was():

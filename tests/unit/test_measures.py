@@ -87,8 +87,8 @@ def test_the_floor_learns_what_is_linear(pair, tmp_path):
         Row(f"{word} film {n}", f"{word} or not" if pair else None, word) for n in range(30) for word in ("good", "bad")
     ]
     table = write_table(tmp_path / "t.arrow", rows)
-    floor = linear_floor(table, table, table)
-    assert floor.accuracy == 1.0 and floor.megabytes > 0
+    floor = linear_floor(table, table, table, ("bad", "good"))
+    assert floor.score == 1.0 and floor.megabytes > 0
 
 
 def test_a_serving_process_is_not_charged_for_its_parent(tmp_path):

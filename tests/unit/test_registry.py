@@ -4,22 +4,22 @@ from lissom.report.ledger import Ledger, Row
 from lissom.tracking.config import GatesParams
 from lissom.tracking.registry import _beats, failed_gates
 
-GATES = GatesParams(max_accuracy_drop=0.02, min_speedup=10, max_megabytes=5)
+GATES = GatesParams(max_score_drop=0.02, min_speedup=10, max_megabytes=5)
 
 
-def ledger(accuracy=0.89, speedup=12.0, megabytes=4.0) -> Ledger:
+def ledger(score=0.89, speedup=12.0, megabytes=4.0) -> Ledger:
     def row(step: str, **figures: float) -> Row:
         return Row.model_construct(step=step, **figures)
 
-    rows = (row("teacher", accuracy=0.9, speedup=2.0, megabytes=90.0),)
+    rows = (row("teacher", score=0.9, speedup=2.0, megabytes=90.0),)
     return Ledger.model_construct(
-        rows=(*rows, row("quantize", accuracy=accuracy, speedup=speedup, megabytes=megabytes))
+        score="accuracy", rows=(*rows, row("quantize", score=score, speedup=speedup, megabytes=megabytes))
     )
 
 
 def test_gates_that_are_passed_are_silent():
     assert failed_gates(ledger(), GATES) == []
-    assert failed_gates(ledger(accuracy=0.95), GATES) == []
+    assert failed_gates(ledger(score=0.95), GATES) == []
 
 
 def test_every_failed_gate_is_named_with_figure_and_bar():
@@ -31,7 +31,7 @@ def test_every_failed_gate_is_named_with_figure_and_bar():
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "speedup", "megabytes", "wins"),
+    ("score", "speedup", "megabytes", "wins"),
     [
         (0.89, 12.0, 4.0, False),  # the same
         (0.90, 12.0, 4.0, True),
@@ -41,7 +41,7 @@ def test_every_failed_gate_is_named_with_figure_and_bar():
         (0.89, 11.0, 4.5, False),
     ],
 )
-def test_a_champion_is_beaten_without_losing_accuracy(accuracy, speedup, megabytes, wins):
-    champion = {"lissom.accuracy": "0.890000", "lissom.speedup": "12.000", "lissom.megabytes": "4.000000"}
-    better, reason = _beats(champion, ledger(accuracy, speedup, megabytes))
+def test_a_champion_is_beaten_without_losing_accuracy(score, speedup, megabytes, wins):
+    champion = {"lissom.score": "0.890000", "lissom.speedup": "12.000", "lissom.megabytes": "4.000000"}
+    better, reason = _beats(champion, ledger(score, speedup, megabytes))
     assert better == wins and reason

@@ -42,7 +42,7 @@ WORDS = [
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS]
 SIZE = len(VOCABULARY)
-TASK = Task(name="tiny", labels=("bad", "good", "so-so"), pair=False, max_length=16)
+TASK = Task(name="tiny", labels=("bad", "good", "so-so"), scale=None, pair=False, max_length=16)
 
 _COMMON = {"vocab_size": SIZE, "num_labels": 3, "pad_token_id": 0}
 _BERT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
@@ -81,9 +81,10 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def model(family: str, seed: int = 0) -> CompressedModel:
+def model(family: str, seed: int = 0, task: Task = TASK) -> CompressedModel:
     torch.manual_seed(seed)
     config = CONFIGS[family]()
+    config.num_labels = task.outputs
     network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config).eval()
     for parameter in network.parameters():  # biases and norms other than 0 and 1, so that losing one shows
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
@@ -92,7 +93,7 @@ def model(family: str, seed: int = 0) -> CompressedModel:
         network=network,
         tokenizer=tokenizer(),
         tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"},
-        manifest=Manifest(base="dir:tiny", base_sha256=None, base_config=base_config, task=TASK),
+        manifest=Manifest(base="dir:tiny", base_sha256=None, base_config=base_config, task=task),
     )
 
 

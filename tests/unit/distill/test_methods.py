@@ -13,7 +13,7 @@ from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.hooks import Hook
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 from tests.unit import tiny
 from tests.unit.distill.recipes import METHODS, SHORT, params_of
 
@@ -25,7 +25,7 @@ def test_every_method_learns_and_ends_as_a_model(method, material, tmp_path):
     before = {name: tensor.clone() for name, tensor in material.teacher.network.state_dict().items()}
     result = distill(params_of(method), material)
     student, dev = result.model, material.encode(result.model, "dev")
-    assert accuracy(student.network, dev, student.pad_id) > 0.9
+    assert score(student.network, dev, student.pad_id) > 0.9
     assert all(torch.equal(tensor, before[name]) for name, tensor in material.teacher.network.state_dict().items())
     assert (
         material.teacher.network.config._attn_implementation == tiny.model("bert").network.config._attn_implementation

@@ -17,9 +17,9 @@ from lissom.distill.offline_config import (
 from lissom.distill.patient import patient_loss
 from lissom.distill.run import distill
 from lissom.distill.teacher import LiveTeacher
-from lissom.distill.tinybert import Projections, layers_loss, make_student
+from lissom.distill.tinybert import Projections, layers_loss, make_student, prediction_loss
 from lissom.errors import InputError
-from lissom.models.signals import Wanted, expose_scores
+from lissom.models.signals import Wanted, expose_scores, signals_of
 from lissom.models.students import cut, mobilebert_student
 from lissom.models.together import Together
 from lissom.training.losses import task_loss
@@ -57,6 +57,34 @@ def test_tinybert_losses_vanish_for_the_teacher_itself(teacher):
     together = Together([student.network, Projections(student.network, teacher.network)])
     with expose_scores(student.network, teacher.network), torch.no_grad():
         assert float(layers_loss(LiveTeacher(teacher.network, wanted), targets, params)(together, batch)) < 1e-9
+
+
+def test_tinybert_losses_as_released_count_padding_and_classes(teacher):
+    """The formulas of the released code, written out (SPECS §1.4)."""
+    params = params_of("tinybert", compat=True)
+    student, batch, mse = make_student(params, teacher), tiny.batch("bert"), torch.nn.functional.mse_loss
+    projections = Projections(student.network, teacher.network, shared=True)
+    assert projections.embedding is projections.hidden and projections.hidden.bias is not None
+    wanted, own_wanted = Wanted(hidden=(0, 2, 4), scores=(1, 3)), Wanted(hidden=(0, 1, 2), scores=(0, 1))
+    live = LiveTeacher(teacher.network, wanted)
+    keys = ~batch.attention_mask.bool()[:, None, None, :]
+    with expose_scores(student.network, teacher.network), torch.no_grad():
+        own, goal = signals_of(student.network, batch, own_wanted), live.signals(batch)
+        together = Together([student.network, projections])
+        found = layers_loss(live, (0, 2, 4), params)(together, batch)
+        predicted = prediction_loss(live, params)(student.network, batch)
+    with torch.no_grad():
+        expected = sum(mse(projections.hidden(own.hidden[k]), goal.hidden[2 * k]) for k in range(3))
+        for block in range(2):
+            # transformers adds -10000 to padded keys; the released code then sets scores <= -100 to 0 on both sides.
+            ours, theirs = (
+                torch.where(scores + keys * -1e4 <= -1e2, 0.0, scores)
+                for scores in (own.scores[block], goal.scores[2 * block + 1])
+            )
+            expected = expected + mse(ours, theirs)
+        soft = -(goal.logits.softmax(-1) * own.logits.log_softmax(-1)).mean()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(predicted, soft)
 
 
 def test_tinybert_projections_learn_in_the_first_phase_alone(teacher):

@@ -15,7 +15,7 @@ from lissom.distill.run import distill
 from lissom.distill.words import english_tagger, more_texts
 from lissom.errors import InputError
 from lissom.models.students import cut
-from lissom.training.predicting import accuracy
+from lissom.training.predicting import score
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, SHORT, params_of
 
@@ -86,7 +86,7 @@ def test_pretraining_learns_the_language_and_moves_the_trunk(material):
     result = distill(params_of("distilbert", **changes), language)
     losses = [record["loss"] for record in result.trainings["pretraining"].records]
     assert losses[-1] < losses[0]
-    assert accuracy(result.model.network, language.encode(result.model, "dev"), 0) > 0.9
+    assert score(result.model.network, language.encode(result.model, "dev"), 0) > 0.9
     with pytest.raises(InputError, match="none was given"):
         distill(params_of("distilbert", **changes), material)
     bare = Material(**(vars(material) | {"language_model": masked_language_model}))

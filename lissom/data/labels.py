@@ -1,0 +1,73 @@
+"""Labels: names of classes, or numbers to predict; as a source gives them, as text on disk, as arrays in training."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lissom.data.config import DataParams
+from lissom.errors import DataError
+from lissom.section import Section
+
+UNLABELLED = -1
+"""Stands for the missing label of a class; a missing number is NaN."""
+
+LabelArray = NDArray[np.int64] | NDArray[np.float32]
+"""Indices of labels, -1 where there is none; or standardised numbers, NaN where there is none."""
+
+
+class Scale(Section):
+    """Mean and standard deviation of the numbers to predict, over train: a network predicts standardised ones.
+
+    So losses, learning rates and tolerances mean the same whatever the numbers' unit.
+    """
+
+    mean: float
+    deviation: float
+
+
+def label_text(value: Any, task: DataParams, place: str) -> str:
+    """Return a label as the text that stands for it on disk: its name, or its number.
+
+    Raises:
+        DataError: it is a list (several labels for one text), a fraction where classes are named, or no number where
+            numbers are predicted.
+    """
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise DataError(
+            f"{place}: the label is {str(value)[:40]}: several labels for one text are not supported. Losses and "
+            "figures take them as exclusive: a softmax over them is what a teacher teaches. Make a task of each label"
+        )
+    if task.task == "regression":
+        return _number_text(value, place)
+    if isinstance(value, float) and not value.is_integer():
+        raise DataError(
+            f"{place}: the label is {value}, a number; set data.task: regression to predict it, or name classes"
+        )
+    return str(value)
+
+
+def label_codes(texts: Sequence[str | None], coding: Sequence[str] | Scale) -> LabelArray:
+    """Return labels as a training sees them, `[examples]`: indices into the names, or standardised numbers."""
+    if isinstance(coding, Scale):
+        numbers = np.asarray([math.nan if text is None else float(text) for text in texts], dtype=np.float64)
+        return ((numbers - coding.mean) / coding.deviation).astype(np.float32)
+    index = {name: number for number, name in enumerate(coding)}
+    return np.asarray([UNLABELLED if text is None else index[text] for text in texts], dtype=np.int64)
+
+
+def labelled(labels: LabelArray) -> NDArray[np.bool_]:
+    """Tell which examples have a label, `[examples]`."""
+    return ~np.isnan(labels) if np.issubdtype(labels.dtype, np.floating) else labels != UNLABELLED
+
+
+def _number_text(value: Any, place: str) -> str:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{place}: the label is {value!r}; with data.task: regression a finite number is needed")
+    return repr(number)
