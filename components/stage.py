@@ -4,9 +4,7 @@ It reads the params, opens the MLflow run, measures the energy, lets the stage w
 these into place when all is complete.
 """
 
-import argparse
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -16,18 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lissom.artifacts import EMISSIONS, HISTORY, METRICS, whole_folder, write_json
+from components.arguments import METRICS_FOLDER, metrics_folder, parse, read_params
+from components.executor import tell
+from lissom.artifacts import EMISSIONS, HISTORY, METRICS, REPORT_PAGE, whole_folder, write_json, write_text
 from lissom.emissions.meter import EnergyMeter, EnergyReading
 from lissom.errors import InputError, advice_for
-from lissom.params import Params, load_params
+from lissom.params import Params
 from lissom.tracking.runs import Run, flatten, open_run
 
 if TYPE_CHECKING:
     from lissom.data.encoding import Encoded
     from lissom.models.compressed import CompressedModel
     from lissom.training.checkpoint import Checkpoints
-
-METRICS_FOLDER = "metrics"
 
 _SECTIONS = {"prepare": "data", "register": "gates"}
 """Stages whose section is not called like them."""
@@ -103,37 +101,19 @@ def run_stage(
     option: str | None = None,
 ) -> None:
     """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1."""
-    parser = argparse.ArgumentParser(prog=f"python -m components.{name}", description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one param, section.key=value"
-    )
-    parser.add_argument(
-        "--checkpoint-seconds", type=float, default=float(os.environ.get("LISSOM_CHECKPOINT_SECONDS", "20")),
-        help="time between checkpoints (default: LISSOM_CHECKPOINT_SECONDS, else 20)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--checkpoints", type=Path, default=Path("checkpoints"), help="folder to resume from (default: checkpoints)"
-    )
-    for names, role in ((inputs, "input"), (outputs, "output")):
-        for path in names:
-            parser.add_argument(
-                f"--{path.replace('_', '-')}-{role}",
-                type=Path,
-                required=True,
-                help=f"{path.replace('_', ' ')}, {role} folder",
-            )
-    parser.add_argument(
-        "--metrics-output", type=Path, required=True, help="folder of metrics.json, emissions.json, history.json"
-    )
-    if option:
-        parser.add_argument(f"--{option}", required=True, help="which variant")
-    arguments = vars(parser.parse_args())
+    arguments = parse(name, inputs, outputs, option)
     try:
-        params = load_params(arguments["params"], arguments["set"])
+        params = read_params(arguments)
         with _frame(name, params, arguments, inputs, outputs, option) as stage:
             outcome, reading = _measured(stage, work)
             _write(stage, outcome, reading)
+        if arguments.get("page_output"):
+            page = (arguments["report_output"] / REPORT_PAGE).read_text(encoding="utf-8")
+            write_text(arguments["page_output"], page)
+        if arguments["executor_input"]:
+            costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
+            facts = {"stage": name, "method": outcome.method, "mlflow_run": stage.run.id}
+            tell(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
         shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
     except InputError as error:
         sys.exit(f"{name}: {error}")
@@ -150,20 +130,23 @@ def _frame(
     outputs: tuple[str, ...],
     option: str | None,
 ) -> Iterator[Stage]:
-    sources = {path: arguments[f"{path}_input"] for path in inputs}
-    for path, folder in sources.items():
-        if not folder.exists():
-            raise InputError(
-                f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, or dvc repro"
-            )
     variant = arguments[option] if option else ""
     title = f"{name}@{variant}" if variant else name
     with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
+        sources = {path: arguments[f"{path}_input"] for path in inputs if path != METRICS_FOLDER}
+        if METRICS_FOLDER in inputs:
+            sources[METRICS_FOLDER] = metrics_folder(arguments, scratch)
+        for path, folder in sources.items():
+            if not folder.exists():
+                raise InputError(
+                    f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, "
+                    "or dvc repro"
+                )
         run = stack.enter_context(open_run(title, params.tracking, {"lissom.stage": name, "lissom.variant": variant}))
         folders = {
             path: stack.enter_context(whole_folder(arguments[f"{path}_output"])) for path in (*outputs, METRICS_FOLDER)
         }
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
         yield Stage(name, params, sources, folders, run, checkpoints, arguments["checkpoint_seconds"], scratch, variant)
 

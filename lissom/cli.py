@@ -1,6 +1,7 @@
 """The command line: `lissom predict`, `compare`, `report`, `inspect`, `schedule`, `params check`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,13 +20,18 @@ out = Console()
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with one message and exit code 1."""
+    """Run the command line."""
+    finish_with_message("lissom", app)
+
+
+def finish_with_message(name: str, command: Callable[[], object]) -> None:
+    """Run a command; a user's mistake ends with one message and exit code 1."""
     try:
-        app()
+        command()
     except InputError as error:
-        sys.exit(f"lissom: {error}")
+        sys.exit(f"{name}: {error}")
     except ModuleNotFoundError as error:
-        sys.exit(f"lissom: {advice_for(error)}")
+        sys.exit(f"{name}: {advice_for(error)}")
 
 
 def _version(wanted: bool) -> None:

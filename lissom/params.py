@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lissom.cluster import ClusterParams
 from lissom.data.config import DataParams
 from lissom.distill.config import DistillParams, NoDistillation
 from lissom.emissions.config import EmissionsParams
@@ -39,6 +40,7 @@ class Params(Section):
     emissions: EmissionsParams = EmissionsParams()
     tracking: TrackingParams = TrackingParams()
     gates: GatesParams = GatesParams()
+    cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")
     def _methods_fit_the_task(self) -> "Params":

@@ -1,14 +1,19 @@
 """The reference of all params, written from the sections themselves, so that it cannot go stale."""
 
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lissom.params import Params, sections_of
 
-_STAGES = {"base": "teacher", "data": "prepare", "gates": "register", "tracking": "every stage"}
+_STAGES = {
+    "base": "teacher",
+    "data": "prepare",
+    "gates": "register",
+    "tracking": "every stage",
+    "cluster": "none; Kubeflow reads it",
+}
 
 
 def params_reference() -> str:
@@ -29,7 +34,8 @@ def params_reference() -> str:
     return "\n".join(lines)
 
 
-def _keys(section: type[BaseModel], prefix: str) -> list[str]:
+def _keys(section: type[BaseModel], prefix: str, given: BaseModel | None = None) -> list[str]:
+    """Return a table row for every key; `given` is the section's own default, where whoever names it sets one."""
     lines = (
         []
         if prefix or set(section.model_fields) <= {"method"}
@@ -38,21 +44,33 @@ def _keys(section: type[BaseModel], prefix: str) -> list[str]:
     for name, field in section.model_fields.items():
         if name == "method":
             continue
-        inner = sections_of(field.annotation)
+        default = field.get_default(call_default_factory=True) if given is None else getattr(given, name)
+        inner, items = sections_of(field.annotation), _items(field.annotation)
         if inner:
-            lines += _keys(inner[0], f"{prefix}{name}.")
-        else:
-            meaning = " ".join((field.description or "").split())
-            lines.append(f"| `{prefix}{name}` | {_default(field)} | {meaning} |")
+            lines += _keys(inner[0], f"{prefix}{name}.", default if isinstance(default, inner[0]) else None)
+            continue
+        lines.append(f"| `{prefix}{name}` | {_shown(default)} | {' '.join((field.description or '').split())} |")
+        if items:
+            lines += _keys(items[0], f"{prefix}{name}[].")
     return lines
 
 
-def _default(field: FieldInfo) -> str:
-    value: Any = field.default
+def _items(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that a list consists of: none for anything else."""
+    return (
+        [found for part in get_args(annotation) for found in sections_of(part)]
+        if get_origin(annotation) is tuple
+        else []
+    )
+
+
+def _shown(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
     if value is None:
         return "null"
+    if isinstance(value, float):
+        return f"`{value:g}`"
     return f"`{str(value).lower() if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value}`"
 
 

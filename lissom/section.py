@@ -1,9 +1,36 @@
 """The base of everything that is read from or written to JSON and YAML."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
-    """A strict, immutable group of values: an unknown key is an error, not a silently ignored wish."""
+    """A strict, immutable group of values: an unknown key is an error, not a silently ignored wish.
+
+    A section within a section may be given in part: what is left out keeps the value that the outer section's default
+    has for it, not the inner section's own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_inner_sections(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: _completed(given, cls._default(name)) for name, given in values.items()}
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        field = cls.model_fields.get(name)
+        return None if field is None else field.default
+
+
+def _completed(given: Any, default: Any) -> Any:
+    """Return a mapping with the keys that it lacks, inner ones too; a union's sections (by `method`) share none."""
+    if not isinstance(given, Mapping) or not isinstance(default, Section) or "method" in type(default).model_fields:
+        return given
+    values = {name: getattr(default, name) for name in type(default).model_fields}
+    return values | {name: _completed(value, values.get(name)) for name, value in given.items()}

@@ -20,8 +20,8 @@ class FastBertDistillation(Section):
     exit_size: int = Field(default=128, ge=2)
     """Width of the exits' classifiers."""
 
-    direction: Literal["student_teacher", "teacher_student"] = "student_teacher"
-    """KL(exit || last), as printed in the paper, or KL(last || exit), as released."""
+    direction: Literal["student_teacher", "teacher_student"] = "teacher_student"
+    """KL(last || exit), as released, or KL(exit || last), as printed in the paper: that makes exits too sure."""
 
     backbone_training: RecoveryParams = RecoveryParams(epochs=2, learning_rate=1e-4)
     """First step: backbone and last exit, on labels and the teacher's logits. The last exit is new: where it stays

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # Bottom first: a folder imports only from rows above its own, or within its row.
 LAYERS = [
-    ["errors", "section", "artifacts", "machine"],
+    ["errors", "section", "artifacts", "machine", "cluster"],
     ["data", "models", "training", "parallel", "console", "serving"],
     ["distill", "prune", "factorize", "quantize"],
     ["export"],

@@ -36,6 +36,15 @@ def test_every_mistake_is_told_at_once_with_key_value_and_what_is_allowed():
         assert line in message
 
 
+def test_a_section_given_in_part_keeps_what_the_outer_default_says():
+    tinybert = check_params(GOOD | {"distill": {"method": "tinybert", "training": {"epochs": 7}}}).distill
+    assert tinybert.training.epochs == 7
+    assert tinybert.training.learning_rate == 3e-5 and not tinybert.training.freeze_word_table
+    patient = {"method": "patient", "blocks": [0], "training": {"loss": {"alpha": 0.9}}}
+    training = check_params(GOOD | {"distill": patient}).distill.training
+    assert training.loss.alpha == 0.9 and training.loss.temperature == 5.0
+
+
 def test_a_method_has_only_its_own_fields():
     with pytest.raises(ParamsError, match=r"distill\.blocks: unknown key; allowed here: method"):
         check_params(GOOD | {"distill": {"method": "none", "blocks": [0]}})

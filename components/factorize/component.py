@@ -1,0 +1,34 @@
+"""Interface of the stage `factorize` for Kubeflow."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+from components.interface import stage_command
+
+
+@dsl.container_component
+def factorize(
+    data: Input[Dataset],
+    model: Input[Model],
+    logits: Input[Artifact],
+    student: Output[Model],
+    metrics: Output[Metrics],
+    base_params: str,
+    data_params: str,
+    factorize_params: str,
+    emissions_params: str,
+    tracking_params: str,
+) -> dsl.ContainerSpec:
+    """Factorise the word table, and recover."""
+    return stage_command(
+        "factorize",
+        sections={
+            "base": base_params,
+            "data": data_params,
+            "factorize": factorize_params,
+            "emissions": emissions_params,
+            "tracking": tracking_params,
+        },
+        inputs={"data": data, "model": model, "logits": logits},
+        outputs={"model": student, "metrics": metrics},
+    )

@@ -1,0 +1,93 @@
+"""Params of a cluster: what the stages ask of it. A laptop ignores them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from lissom.section import Section
+
+
+class ResourcesParams(Section):
+    """What one container asks for, in Kubernetes' units."""
+
+    cpu: str = Field(default="2", pattern=r"^\d+(\.\d+)?m?$")
+    """Cores: `2`, `0.5` or `500m`."""
+
+    memory: str = Field(default="8Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|K|M|G|T)?$")
+    """Memory: `8Gi`."""
+
+    gpus: int = Field(default=0, ge=0)
+    """Accelerators."""
+
+
+class TolerationParams(Section):
+    """A taint that pods put up with."""
+
+    key: str
+    """Key of the taint."""
+
+    value: str | None = None
+    """Its value; null tolerates any."""
+
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Its effect; null tolerates all."""
+
+
+class SecretParams(Section):
+    """A key of a secret as an environment variable: `MLFLOW_TRACKING_TOKEN`, `HF_TOKEN`, `AWS_ACCESS_KEY_ID`."""
+
+    name: str
+    """Name of the secret."""
+
+    key: str
+    """Key in it."""
+
+    variable: str
+    """Environment variable."""
+
+
+class VolumeParams(Section):
+    """A persistent volume claim, mounted in every container."""
+
+    claim: str
+    """Name of the claim."""
+
+    path: str = Field(pattern=r"^/")
+    """Where it is mounted."""
+
+
+class ClusterParams(Section):
+    """What the stages ask of a cluster."""
+
+    training: ResourcesParams = ResourcesParams(cpu="4", memory="16Gi")
+    """Stages that train: teacher, distill, prune, factorize, quantize."""
+
+    other: ResourcesParams = ResourcesParams()
+    """All others."""
+
+    gpu_resource: str = "nvidia.com/gpu"
+    """Kubernetes' name of the accelerator."""
+
+    tracking_uri: str | None = None
+    """MLflow server that all containers log to, as they reach it (MLFLOW_TRACKING_URI)."""
+
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that training runs on."""
+
+    tolerations: tuple[TolerationParams, ...] = ()
+    """Taints of the nodes that training runs on."""
+
+    secrets: tuple[SecretParams, ...] = ()
+    """Secrets as environment variables, in every container."""
+
+    volumes: tuple[VolumeParams, ...] = ()
+    """Volumes with data and models: `data.source: files:/data` reads from one that is mounted there."""
+
+    checkpoints: str | None = None
+    """Claim for checkpoints: a stage that is tried again goes on from them; null starts it over."""
+
+    retries: int = Field(default=3, ge=0)
+    """Times that a failed training stage is tried again; other stages once."""
+
+    backoff_seconds: int = Field(default=30, ge=0)
+    """Wait before the second try; it doubles with every try, to an hour at most."""

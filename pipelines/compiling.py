@@ -1,0 +1,55 @@
+"""From params to files: the pipeline as IR YAML, or as Kubernetes objects for GitOps."""
+
+import os
+from pathlib import Path
+
+from kfp import compiler
+from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+from lissom.errors import InputError
+from lissom.params import Params
+from pipelines.compression import NAME, Images, compression
+
+
+def compile_pipeline(
+    params: Params,
+    images: Images,
+    target: Path,
+    *,
+    manifests: bool = False,
+    namespace: str | None = None,
+    version: str | None = None,
+) -> None:
+    """Write the compiled pipeline, whole or not at all.
+
+    Args:
+        params: defaults of its runs, and what it asks of the cluster.
+        images: container images of its tasks.
+        target: the file to write, `.yaml`.
+        manifests: write a Pipeline and a PipelineVersion for `kubectl apply` in place of IR YAML.
+        namespace: of the manifests.
+        version: name of the PipelineVersion, a git revision for example; objects with the same name replace each other.
+
+    Raises:
+        InputError: the file's name does not end in .yaml.
+    """
+    if target.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{target}: a compiled pipeline is YAML; let the name end in .yaml")
+    options = None
+    if manifests:
+        options = KubernetesManifestOptions(
+            pipeline_name=NAME,
+            pipeline_version_name=version or NAME,
+            namespace=namespace,
+            include_pipeline_manifest=True,
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        compiler.Compiler().compile(
+            compression(params, images), str(temporary),
+            kubernetes_manifest_options=options, kubernetes_manifest_format=manifests,
+        )  # fmt: skip
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

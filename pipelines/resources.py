@@ -1,0 +1,56 @@
+"""What every task asks of the cluster, from the params."""
+
+from kfp import dsl, kubernetes
+
+from components.interface import CHECKPOINTS
+from lissom.cluster import ClusterParams
+
+_LONGEST_BACKOFF = "3600s"
+
+
+def place(task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, training: bool) -> dsl.PipelineTask:
+    """Give a task its image, resources, retries, secrets and volumes; where it trains also nodes and checkpoints.
+
+    Args:
+        task: the task, changed in place and returned.
+        cluster: what the params say.
+        image: its container image; with a digest, so that cached results are those of this very image.
+        training: whether the stage trains: it is tried again more often, and goes on from its checkpoints.
+    """
+    asked = cluster.training if training else cluster.other
+    task.set_container_image(image)
+    task.set_cpu_request(asked.cpu).set_cpu_limit(asked.cpu)
+    task.set_memory_request(asked.memory).set_memory_limit(asked.memory)
+    task.set_retry(
+        cluster.retries if training else min(1, cluster.retries),
+        backoff_duration=f"{cluster.backoff_seconds}s",
+        backoff_factor=2.0,
+        backoff_max_duration=_LONGEST_BACKOFF,
+    )
+    task.set_caching_options("@sha256:" in image)
+    if asked.gpus:
+        task.set_accelerator_type(cluster.gpu_resource).set_accelerator_limit(asked.gpus)
+    if cluster.tracking_uri is not None:
+        task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
+    for secret in cluster.secrets:
+        kubernetes.use_secret_as_env(task, secret.name, {secret.key: secret.variable})
+    for volume in cluster.volumes:
+        kubernetes.mount_pvc(task, volume.claim, volume.path)
+    if training:
+        _place_training(task, cluster)
+    return task
+
+
+def _place_training(task: dsl.PipelineTask, cluster: ClusterParams) -> None:
+    if cluster.checkpoints is not None:
+        kubernetes.mount_pvc(task, cluster.checkpoints, CHECKPOINTS)
+    for label, value in cluster.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for toleration in cluster.tolerations:
+        kubernetes.add_toleration(
+            task,
+            key=toleration.key,
+            operator="Exists" if toleration.value is None else "Equal",
+            value=toleration.value,
+            effect=toleration.effect,
+        )

@@ -1,0 +1,103 @@
+"""What is asked of a Kubeflow Pipelines server: runs, and recurring runs that are known by their name."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import kfp
+from kfp_server_api.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from lissom.errors import InputError
+
+FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+
+
+class Server:
+    """A Kubeflow Pipelines server.
+
+    Args:
+        host: its address; None takes KF_PIPELINES_ENDPOINT, or the cluster that this process runs in.
+        namespace: of the runs, where several teams share the server.
+        token: sent as a bearer token.
+
+    Raises:
+        InputError: it is not reached, or refuses; so do all methods.
+    """
+
+    def __init__(self, host: str | None, namespace: str | None = None, token: str | None = None) -> None:
+        self._host, self._namespace = host, namespace
+        with self._asking("connect"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self._client = kfp.Client(host=host, existing_token=token, namespace=namespace or "kubeflow")
+
+    def submit(self, package: Path, experiment: str, name: str) -> str:
+        """Start a run of a compiled pipeline with its own defaults; return the run's id."""
+        with self._asking("submit"):
+            run = self._client.create_run_from_pipeline_package(
+                str(package), run_name=name, experiment_name=experiment, namespace=self._namespace
+            )
+        return str(run.run_id)
+
+    def schedule(
+        self, package: Path, experiment: str, name: str, *, cron: str | None, seconds: int | None
+    ) -> tuple[str, int]:
+        """Run a compiled pipeline again and again; return the id, and how many of the same name were replaced.
+
+        Recurring runs cannot be changed: the new one is created first, and then those of its name are deleted, so
+        that a failure leaves the old one in force.
+
+        Args:
+            package: the compiled pipeline.
+            experiment: where its runs are listed.
+            name: of the recurring run.
+            cron: six fields, seconds first; or None.
+            seconds: time between runs; or None.
+        """
+        with self._asking("schedule"):
+            where = self._client.create_experiment(experiment, namespace=self._namespace).experiment_id
+            old = list(self._recurring(name))
+            made = self._client.create_recurring_run(
+                where, name, cron_expression=cron, interval_second=seconds, pipeline_package_path=str(package),
+                no_catchup=True, max_concurrency=1,
+            )  # fmt: skip
+            for identity in old:
+                self._client.delete_recurring_run(identity)
+        return str(made.recurring_run_id), len(old)
+
+    def status(self, run: str) -> tuple[str, list[tuple[str, str, str]]]:
+        """Return the state of a run, and name, state and error of every task that has started."""
+        with self._asking("status"):
+            found = self._client.get_run(run)
+        details = getattr(found.run_details, "task_details", None) or []
+        tasks = [
+            (task.display_name or "", task.state or "PENDING", getattr(task.error, "message", None) or "")
+            for task in sorted(details, key=lambda task: str(task.create_time))
+            if task.display_name not in (None, "root") and not str(task.display_name).endswith("-driver")
+        ]
+        return str(found.state or "PENDING"), tasks
+
+    def _recurring(self, name: str) -> Iterator[str]:
+        page: str | None = ""
+        while page is not None:
+            found: Any = self._client.list_recurring_runs(page_token=page, page_size=100, namespace=self._namespace)
+            for one in found.recurring_runs or []:
+                if one.display_name == name:
+                    yield str(one.recurring_run_id)
+            page = found.next_page_token or None
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        where = self._host or "the cluster's own Kubeflow Pipelines"
+        try:
+            yield
+        except ApiException as error:
+            reason = str(error.body or error.reason).strip()[:300]
+            raise InputError(f"{what}: {where} answered {error.status}: {reason}") from None
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{what}: {where} is not reached ({str(error).splitlines()[0][:200]}); "
+                "set --host or KF_PIPELINES_ENDPOINT"
+            ) from None

@@ -1,0 +1,202 @@
+"""The compiled pipeline: its golden file, its graph next to dvc.yaml's, its commands, and what it asks of a cluster."""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components import arguments
+from components.executor import tell
+from lissom.errors import InputError
+from lissom.params import check_params
+from pipelines.compiling import compile_pipeline
+from pipelines.compression import Images
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden" / "compression.yaml"
+IMAGES = Images("registry/lissom-train@sha256:" + "a" * 64, "registry/lissom-export@sha256:" + "b" * 64)
+PARAMS = {
+    "base": {"model": "dir:/models/base"},
+    "data": {"source": "files:/data/task"},
+    "distill": {"method": "logits", "blocks": [0, 2]},
+    "quantize": {"method": "int8"},
+    "cluster": {
+        "training": {"cpu": "8", "memory": "32Gi", "gpus": 1},
+        "tracking_uri": "http://mlflow.tools:5000",
+        "node_selector": {"pool": "gpu"},
+        "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
+        "secrets": [{"name": "hub", "key": "token", "variable": "HF_TOKEN"}],
+        "volumes": [{"claim": "datasets", "path": "/data"}],
+        "checkpoints": "lissom-checkpoints",
+    },
+}
+
+
+def compiled(folder: Path, params=PARAMS, images=IMAGES) -> list[dict]:
+    """The pipeline's spec, and its platform's part."""
+    compile_pipeline(check_params(params), images, folder / "compression.yaml")
+    return list(yaml.safe_load_all((folder / "compression.yaml").read_text()))
+
+
+def test_the_compiled_pipeline_is_the_golden_one(tmp_path):
+    """After a change that is meant: python -m tests.kubeflow.golden."""
+    assert compiled(tmp_path) == list(yaml.safe_load_all(GOLDEN.read_text()))
+
+
+def dvc_graph() -> dict[str, set[tuple[str, str]]]:
+    """Every stage with the stages that it reads from, and what it reads: an artefact or metrics."""
+    stages, made, reads = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], {}, defaultdict(set)
+    unrolled = {}
+    for name, stage in stages.items():
+        for variant in stage.get("matrix", {}).get("variant", [""]):
+            text = json.dumps(stage).replace("${item.variant}", variant)
+            unrolled[f"{name}@{variant}" if variant else name] = json.loads(text)
+    for name, stage in unrolled.items():
+        for out in stage["outs"]:
+            made[out if isinstance(out, str) else next(iter(out))] = name
+    for name, stage in unrolled.items():
+        for dep in stage["deps"]:
+            for path, maker in made.items():
+                if path == dep or path.startswith(f"{dep}/"):
+                    reads[name].add((maker, "metrics" if path.startswith("metrics") else "artefact"))
+    return {name: reads[name] for name in unrolled}
+
+
+def kubeflow_graph(spec: dict) -> dict[str, set[tuple[str, str]]]:
+    tasks = spec["root"]["dag"]["tasks"]
+    shown = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
+    return {
+        shown[key]: {
+            (
+                shown[source["taskOutputArtifact"]["producerTask"]],
+                "metrics" if source["taskOutputArtifact"]["outputArtifactKey"] == "metrics" else "artefact",
+            )
+            for source in task["inputs"].get("artifacts", {}).values()
+        }
+        for key, task in tasks.items()
+    }
+
+
+def test_dvc_and_kubeflow_run_the_same_graph_of_the_same_components(tmp_path):
+    dvc, kubeflow = dvc_graph(), kubeflow_graph(compiled(tmp_path)[0])
+    assert kubeflow == dvc
+    folders = {path.parent.name for path in (ROOT / "components").glob("*/component.py")}
+    assert folders == {path.parent.name for path in (ROOT / "components").glob("*/__main__.py")}
+    assert folders == {name.partition("@")[0] for name in dvc}
+
+
+def test_every_stage_is_given_the_sections_that_dvc_watches(tmp_path):
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, task in compiled(tmp_path)[0]["root"]["dag"]["tasks"].items():
+        stage = task["taskInfo"]["name"].partition("@")[0]
+        given = {key.removesuffix("_params") for key in task["inputs"]["parameters"] if key.endswith("_params")}
+        assert set(stages[stage].get("params", ())) <= given, name
+
+
+def test_every_command_is_one_that_its_stage_understands(tmp_path, monkeypatch):
+    spec = compiled(tmp_path)[0]
+    for executor in spec["deploymentSpec"]["executors"].values():
+        container = executor["container"]
+        stage = container["command"][-1].rpartition(".")[2]
+        source = (ROOT / "components" / stage / "__main__.py").read_text()
+        call = source[source.index("run_stage(") :]
+        found = {}
+
+        def record(name, work, *, inputs=(), outputs=(), option=None, found=found):
+            found.update(arguments.parse(name, inputs, outputs, option))
+
+        monkeypatch.setattr(sys, "argv", ["stage", *map(str, container["args"])])
+        exec(call, {"run_stage": record, "work": None})
+        assert found["executor_input"] == "{{$}}" and found["checkpoints"] == Path(
+            "/checkpoints/{{$.pipeline_job_uuid}}"
+        )
+        assert dict(found["section"])["base"] == "{{$.inputs.parameters['base_params']}}"
+
+
+def test_params_become_parameters_and_come_back_as_they_were(tmp_path):
+    params = check_params(PARAMS)
+    given = compiled(tmp_path)[0]["root"]["inputDefinitions"]["parameters"]
+    sections = [(name, value["defaultValue"]) for name, value in given.items()]
+    again = arguments.read_params({"section": sections})
+    assert again == params.model_copy(update={"cluster": again.cluster})
+
+
+def test_resources_reach_the_tasks(tmp_path):
+    spec, platform = compiled(tmp_path)
+    executors = spec["deploymentSpec"]["executors"]
+    teacher, report = executors["exec-teacher"]["container"], executors["exec-report"]["container"]
+    assert teacher["image"] == IMAGES.train and report["image"] == IMAGES.export
+    assert teacher["resources"]["resourceCpuLimit" if "resourceCpuLimit" in teacher["resources"] else "cpuLimit"] in (
+        8.0,
+        "8",
+    )
+    assert teacher["env"] == [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow.tools:5000"}]
+    tasks = spec["root"]["dag"]["tasks"]
+    assert tasks["teacher"]["retryPolicy"] == {
+        "maxRetryCount": 3, "backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s",
+    }  # fmt: skip
+    assert tasks["report"]["retryPolicy"]["maxRetryCount"] == 1
+    assert tasks["teacher"]["cachingOptions"] == {"enableCache": True}
+    found = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {
+        mount["pvcNameParameter"]["runtimeValue"]["constant"]: mount["mountPath"]
+        for mount in found["exec-teacher"]["pvcMount"]
+    }
+    assert mounted == {"datasets": "/data", "lissom-checkpoints": "/checkpoints"}
+    assert found["exec-teacher"]["nodeSelector"]["labels"] == {"pool": "gpu"}
+    assert found["exec-teacher"]["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    assert "nodeSelector" not in found["exec-report"] and "secretAsEnv" in found["exec-report"]
+
+
+def test_an_image_without_a_digest_is_not_cached(tmp_path):
+    spec = compiled(tmp_path, images=Images())[0]
+    assert all(not task["cachingOptions"] for task in spec["root"]["dag"]["tasks"].values())
+
+
+def test_manifests_are_kubernetes_objects(tmp_path):
+    target = tmp_path / "objects.yaml"
+    compile_pipeline(check_params(PARAMS), IMAGES, target, manifests=True, namespace="team", version="abc123")
+    pipeline, version = yaml.safe_load_all(target.read_text())
+    assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
+    assert version["metadata"] == {"name": "abc123", "namespace": "team"}
+    assert version["spec"]["pipelineSpec"]["root"]["dag"]["tasks"].keys() >= {"teacher", "register"}
+    with pytest.raises(InputError, match=r"let the name end in \.yaml"):
+        compile_pipeline(check_params(PARAMS), IMAGES, tmp_path / "pipeline.json")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_kubeflow_understands_what_a_stage_tells(tmp_path):
+    from kfp.local.executor_output_utils import load_executor_output
+
+    def artifact(name: str, kind: str) -> dict:
+        return {"artifacts": [{"name": name, "type": {"schemaTitle": kind}, "uri": f"/root/{name}", "metadata": {}}]}
+
+    outputs = {"outputFile": str(tmp_path / "out" / "executor_output.json")}
+    outputs["artifacts"] = {
+        "metrics": artifact("metrics", "system.Metrics"),
+        "student": artifact("student", "system.Model"),
+    }
+    tell(
+        json.dumps({"outputs": outputs}),
+        {"dev_score": 0.9, "method": "logits", "fine": True, "none": None},
+        {"stage": "distill"},
+    )
+    read = load_executor_output(outputs["outputFile"]).artifacts
+    assert dict(read["metrics"].artifacts[0].metadata) == {"dev_score": 0.9}
+    assert dict(read["student"].artifacts[0].metadata) == {"stage": "distill"}
+    assert read["student"].artifacts[0].uri == "/root/student"
+    with pytest.raises(InputError, match="the JSON that Kubeflow puts"):
+        tell("{}", {}, {})
+
+
+def test_interfaces_are_light():
+    import subprocess
+
+    code = "import sys, pipelines.compression; print([name for name in ('torch', 'transformers', 'mlflow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
