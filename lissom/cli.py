@@ -1,4 +1,4 @@
-"""The command line: `lissom predict`, `compare`, `report`, `inspect`, `schedule`, `params check`."""
+"""The command line: `lissom predict`, `serve`, `compare`, `report`, `inspect`, `schedule`, `params check`."""
 
 import sys
 from collections.abc import Callable
@@ -81,6 +81,27 @@ def predict(
         table.add_row(*([f"{found[best]:.4g}"] if number else [best, f"{found[best]:.3f}"]), text)
     out.print(table)
     Console(stderr=True).print(f"[dim]{where}[/dim]")
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LISSOM_MODEL", help="Exported folder or models:/NAME@ALIAS; default: the champion of the registry."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    threads: Annotated[int, typer.Option(help="Threads of one answer. Requests are answered side by side.")] = 1,
+) -> None:
+    """Answer over HTTP: POST /predict {"texts": [...]}, GET /health, GET /model."""
+    from lissom.serving.classifier import OnnxClassifier
+    from lissom.serving.http import serve as run_server
+    from lissom.tracking.fetching import exported_folder
+
+    name, folder = exported_folder(model)
+    run_server(OnnxClassifier(folder, threads, spin=False), name, host, port)
 
 
 @app.command()

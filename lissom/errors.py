@@ -29,6 +29,8 @@ _EXTRAS = {
     "matplotlib": "report",
     "jinja2": "report",
     "textblob": "augment",
+    "fastapi": "serve",
+    "uvicorn": "serve",
     "kfp": "kubeflow",
     "kfp_server_api": "kubeflow",
 }

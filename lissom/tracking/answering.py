@@ -27,7 +27,7 @@ def answer(
     """
     if pairs is not None and len(pairs) != len(texts):
         raise InputError(f"{len(texts)} texts, but {len(pairs)} second texts; give --pair once for every text")
-    model = model or _from_registry()
+    model = model or champion()
     folder = Path(model)
     try:
         if model.startswith("models:/"):
@@ -95,8 +95,12 @@ def _ask_torch(
     return [dict(zip(task.labels, row.tolist(), strict=True)) for row in logits.softmax(-1)]
 
 
-def _from_registry() -> str:
-    """Return the URI of the one registered model of lissom: its champion, else its challenger."""
+def champion() -> str:
+    """Return the URI of the one registered model of lissom: its champion, else its challenger.
+
+    Raises:
+        InputError: there is no registry, or not one such model in it.
+    """
     import mlflow
 
     from lissom.tracking.runs import DEFAULT_STORE, use_store

@@ -1,0 +1,44 @@
+"""From the name of a model to the folder that serves it."""
+
+from pathlib import Path
+
+from lissom.artifacts import MANIFEST, SERVING
+from lissom.errors import InputError
+from lissom.tracking.answering import champion
+
+
+def exported_folder(model: str | None) -> tuple[str, Path]:
+    """Return the model's full name and its exported folder, fetched from the registry if it is there.
+
+    Args:
+        model: an exported folder, a `models:/` URI, or None for the registry's champion.
+
+    Raises:
+        InputError: there is no such model, or it is not exported.
+    """
+    model = model or champion()
+    if model.startswith("models:/"):
+        return model, _fetched(model)
+    folder = Path(model)
+    if (folder / SERVING).is_file():
+        return model, folder
+    if (folder / MANIFEST).is_file():
+        raise InputError(f"{model} is a model directory, which only torch runs; give the exported folder")
+    raise InputError(f"{model}: neither an exported folder ({SERVING}) nor models:/NAME@ALIAS")
+
+
+def _fetched(uri: str) -> Path:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from lissom.tracking.runs import use_store
+
+    use_store()
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
+    except MlflowException as error:
+        raise InputError(f"{uri}: {str(error).splitlines()[0]}") from None
+    found = [path.parent for path in folder.glob(f"artifacts/*/{SERVING}")]
+    if len(found) != 1:
+        raise InputError(f"{uri} was not registered by lissom: it holds {len(found)} exported folders, not one")
+    return found[0]
