@@ -32,6 +32,7 @@ def parse(name: str, inputs: Sequence[str], outputs: Sequence[str], option: str 
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("checkpoints"), help="folder to resume from (default: checkpoints)"
     )
+    parser.add_argument("--pipeline-run", default="", metavar="ID", help="tag of the MLflow run (Kubeflow's run id)")
     parser.add_argument("--executor-input", metavar="JSON", help="what Kubeflow says of the task's artefacts")
     for names, role in ((inputs, "input"), (outputs, "output")):
         for path in names:

@@ -49,5 +49,6 @@ def stage_command(
     if variant is not None:
         arguments += ["--variant", variant]
     checkpoints = f"{CHECKPOINTS}/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
-    arguments += ["--checkpoints", checkpoints, "--executor-input", _EXECUTOR_INPUT]
+    arguments += ["--checkpoints", checkpoints, "--pipeline-run", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
+    arguments += ["--executor-input", _EXECUTOR_INPUT]
     return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", f"components.{stage}"], args=arguments)

@@ -20,7 +20,7 @@ from lissom.artifacts import EMISSIONS, HISTORY, METRICS, REPORT_PAGE, whole_fol
 from lissom.emissions.meter import EnergyMeter, EnergyReading
 from lissom.errors import InputError, advice_for
 from lissom.params import Params
-from lissom.tracking.runs import Run, flatten, open_run
+from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, Run, flatten, open_run
 
 if TYPE_CHECKING:
     from lissom.data.encoding import Encoded
@@ -143,7 +143,10 @@ def _frame(
                     f"--{path.replace('_', '-')}-input {folder}: no such folder; run the stage that makes it, "
                     "or dvc repro"
                 )
-        run = stack.enter_context(open_run(title, params.tracking, {"lissom.stage": name, "lissom.variant": variant}))
+        tags = {STAGE_TAG: name, "lissom.variant": variant}
+        if arguments["pipeline_run"]:
+            tags[PIPELINE_RUN_TAG] = arguments["pipeline_run"]
+        run = stack.enter_context(open_run(title, params.tracking, tags))
         folders = {
             path: stack.enter_context(whole_folder(arguments[f"{path}_output"])) for path in (*outputs, METRICS_FOLDER)
         }

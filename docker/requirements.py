@@ -1,4 +1,4 @@
-"""Print the requirements of lissom with an extra, from the pyproject.toml beside this file: python requirements.py EXTRA."""
+"""Print what lissom needs with an extra, from the pyproject.toml beside this file: python requirements.py EXTRA."""
 
 import re
 import sys

@@ -85,7 +85,7 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: a mapping of sections is expected, found {type(values).__name__}")
     for override in overrides:
-        _override(values, override)
+        apply_override(values, override)
     return check_params(values, str(path))
 
 
@@ -98,7 +98,12 @@ def check_params(values: Mapping[str, Any], origin: str = "params") -> Params:
     raise ParamsError(f"{origin}: {len(lines)} error{'s'[: len(lines) != 1]}\n" + "\n".join(lines))
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set `section.key=value` in the values of a params file, the value in YAML.
+
+    Raises:
+        ParamsError: it is not of that form, or goes through a key that is no section.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ParamsError(f"override {override!r}: write it as section.key=value")

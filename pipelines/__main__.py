@@ -1,7 +1,6 @@
 """`python -m pipelines`: compile, submit, schedule and watch the pipeline on Kubeflow."""
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from lissom.errors import InputError
 from lissom.params import load_params
 from pipelines.compiling import compile_pipeline
 from pipelines.compression import NAME, Images
-from pipelines.server import FINISHED, Server
+from pipelines.server import Server
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The pipeline on Kubeflow.")
 out = Console()
@@ -134,12 +133,11 @@ def status(
     _show(*server.status(run))
 
 
-def _wait(server: Server, run: str, seconds: float = 10.0) -> None:
-    while (found := server.status(run))[0] not in FINISHED:
-        time.sleep(seconds)
-    _show(*found)
-    if found[0] != "SUCCEEDED":
-        raise InputError(f"run {run}: {found[0]}")
+def _wait(server: Server, run: str) -> None:
+    state, tasks = server.wait(run)
+    _show(state, tasks)
+    if state != "SUCCEEDED":
+        raise InputError(f"run {run}: {state}")
 
 
 def _show(state: str, tasks: list[tuple[str, str, str]]) -> None:

@@ -1,5 +1,6 @@
 """What is asked of a Kubeflow Pipelines server: runs, and recurring runs that are known by their name."""
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,12 @@ class Server:
             if task.display_name not in (None, "root") and not str(task.display_name).endswith("-driver")
         ]
         return str(found.state or "PENDING"), tasks
+
+    def wait(self, run: str, seconds: float = 10.0) -> tuple[str, list[tuple[str, str, str]]]:
+        """Return what `status` says when the run has ended, asking every so many seconds."""
+        while (found := self.status(run))[0] not in FINISHED:
+            time.sleep(seconds)
+        return found
 
     def _recurring(self, name: str) -> Iterator[str]:
         page: str | None = ""

@@ -28,6 +28,8 @@ def work(stage: Stage) -> Outcome:
             "milliseconds": final.milliseconds,
             "megabytes": final.megabytes,
             "compressing_kwh": ledger.compressing_kwh,
+            "compressing_co2e_g": ledger.compressing_kwh * ledger.intensity_g_per_kwh,
+            "inference_wh_per_1000": ledger.inference.artifact.mean * 1e6,
         }
     )
 

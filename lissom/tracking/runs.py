@@ -15,6 +15,10 @@ from lissom.errors import InputError
 from lissom.tracking.config import TrackingParams
 from lissom.training.hooks import Hook
 
+STAGE_TAG = "lissom.stage"
+PIPELINE_RUN_TAG = "lissom.pipeline_run"
+"""Kubeflow's id of the run that the stage belongs to."""
+
 DEFAULT_STORE = "sqlite:///mlflow.db"
 
 _LONGEST_PARAM = 6000  # MLflow's own limit

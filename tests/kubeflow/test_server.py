@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 import pipelines.__main__ as commands
 from lissom.errors import InputError
+from pipelines import server
 from tests.kubeflow.stub import PipelinesApi
 from tests.kubeflow.test_pipeline import PARAMS
 
@@ -23,7 +24,7 @@ def api():
 def run(api, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
 
     def invoke(*words: str) -> str:
         result = CliRunner().invoke(commands.app, [*words, "--host", api.host])

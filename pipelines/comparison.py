@@ -1,0 +1,64 @@
+"""Two results side by side: what a retraining changed against the main branch, as Markdown."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lissom.errors import InputError
+
+FIGURES = Path("metrics/report/metrics.json")
+"""Of the final artefact; kept in git, so that every revision has its own."""
+
+_ROWS = (
+    ("milliseconds", "ms per inference, batch 1"),
+    ("megabytes", "MB"),
+    ("speedup", "times faster than the eager teacher"),
+    ("inference_wh_per_1000", "Wh per 1,000 inferences"),
+    ("compressing_kwh", "kWh to compress"),
+    ("compressing_co2e_g", "g CO2e to compress"),
+)
+_SCORES = ("accuracy", "pearson")
+
+
+def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
+    """Return the figures that a git revision holds, None if it holds none.
+
+    Raises:
+        InputError: there is no such revision.
+    """
+    if _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").returncode != 0:
+        raise InputError(
+            f"--base {revision}: git knows no such revision here; fetch it first (in CI: a checkout with its history)"
+        )
+    shown = _git(folder, "show", f"{revision}:./{FIGURES.as_posix()}")
+    return json.loads(shown.stdout) if shown.returncode == 0 else None
+
+
+def score(figures: Mapping[str, Any]) -> tuple[str, float]:
+    """Return name and value of what the models are judged by."""
+    name = next(name for name in _SCORES if name in figures)
+    return name, float(figures[name])
+
+
+def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str) -> str:
+    """Return the comparison as a Markdown table: a row per figure, with the change in percent or points."""
+    name, value = score(after)
+    lines = [f"| | {base} | now | change |", "| --- | ---: | ---: | ---: |"]
+    then = None if before is None or name not in before else float(before[name])
+    lines.append(_row(name, then, value, "" if then is None else f"{(value - then) * 100:+.2f} points", "{:.4f}"))
+    for key, label in _ROWS:
+        old, new = (None if one is None else one.get(key) for one in (before, after))
+        change = f"{(new / old - 1) * 100:+.1f} %" if old and new is not None else ""
+        lines.append(_row(label, old, new, change, "{:.4g}"))
+    return "\n".join(lines) + "\n"
+
+
+def _row(label: str, old: float | None, new: float | None, change: str, form: str) -> str:
+    shown = ["-" if value is None else form.format(value) for value in (old, new)]
+    return f"| {label} | {shown[0]} | {shown[1]} | {change} |"
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)

@@ -1,0 +1,76 @@
+"""A run on Kubeflow from here: submitted, waited for, and its report fetched from MLflow."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lissom.artifacts import LEDGER_JSON, METRICS, read_json
+from lissom.errors import InputError
+from lissom.params import Params
+from lissom.report.ledger import Ledger
+from lissom.report.tables import markdown
+from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, use_store
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of the pipeline found."""
+
+    figures: dict[str, Any]
+    """Metrics of the stage `report`."""
+    ledger: Ledger
+    markdown: str
+    """The ledger."""
+    error: str = ""
+    """Why the run failed although there is a report."""
+
+
+def run_on_kubeflow(params: Params, train_image: str, export_image: str) -> Result:
+    """Submit the pipeline, wait for its end, and return what it found.
+
+    The server is KF_PIPELINES_ENDPOINT. The report comes from MLflow, which must be a server that both the cluster
+    (`cluster.tracking_uri`) and this process (MLFLOW_TRACKING_URI, else the same address) reach.
+
+    Raises:
+        InputError: no server is named or reached, the run failed, or its report is not in MLflow.
+    """
+    from pipelines.compiling import compile_pipeline
+    from pipelines.compression import NAME, Images
+    from pipelines.server import Server
+
+    if params.cluster.tracking_uri is None:
+        raise InputError("cluster.tracking_uri is null: name the MLflow server that the cluster logs to")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", params.cluster.tracking_uri)
+    server = Server(None, os.environ.get("KF_PIPELINES_NAMESPACE"), os.environ.get("KF_PIPELINES_TOKEN"))
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "compression.yaml"
+        compile_pipeline(params, Images(train_image, export_image), package)
+        run = server.submit(package, params.tracking.experiment, NAME)
+    print(f"run {run}", flush=True)
+    state, tasks = server.wait(run)
+    failed = "; ".join(f"{name}: {error or state}" for name, state, error in tasks if state == "FAILED")
+    error = "" if state == "SUCCEEDED" else f"run {run}: {state}; {failed}"
+    return fetch_report(run, params.tracking.experiment, error)
+
+
+def fetch_report(run: str, experiment: str, error: str = "") -> Result:
+    """Return what the report stage of a Kubeflow run logged to MLflow.
+
+    Raises:
+        InputError: it logged nothing; tells `error` if there is one.
+    """
+    import mlflow
+
+    use_store()
+    found = mlflow.search_runs(
+        experiment_names=[experiment], output_format="list",
+        filter_string=f"tags.`{PIPELINE_RUN_TAG}` = '{run}' and tags.`{STAGE_TAG}` = 'report' and status = 'FINISHED'",
+    )  # fmt: skip
+    if not found:
+        raise InputError(error or f"run {run}: MLflow at {os.environ['MLFLOW_TRACKING_URI']} has no report of it")
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(mlflow.artifacts.download_artifacts(run_id=found[0].info.run_id, dst_path=folder))
+        ledger = Ledger.model_validate(read_json(files / LEDGER_JSON))
+        return Result(read_json(files / METRICS), ledger, markdown(ledger), error)
