@@ -103,7 +103,7 @@ def test_weights_equal_those_of_dvc(run):
 
 
 def test_stages_ran_as_nobody_in_particular(run):
-    workspace, folder = run
+    _, folder = run
     assert (folder / "teacher" / "model" / WEIGHTS).stat().st_uid == 10001
 
 
