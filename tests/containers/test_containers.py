@@ -55,9 +55,10 @@ def run(images, podman_socket, mlflow_server, tmp_path_factory):
         "cluster": {"tracking_uri": mlflow_server, "backoff_seconds": 0},
     }
     made.write_params(PARAMS | own)
-    for path in (root, *root.parents):
-        if path.stat().st_mode & 0o005 == 0:
-            path.chmod(path.stat().st_mode | 0o055)
+    # The images' user is none of this machine: others must be let in, all the way from pytest's private folder.
+    subprocess.run(["chmod", "-R", "a+rX", root], check=True)
+    for folder in root.parents:
+        folder.chmod(folder.stat().st_mode | 0o055)
     root.chmod(0o777)
     chosen = ["--train-image", images["train"], "--export-image", images["export"]]
     made.run("python", "-m", "pipelines", "compile", "--output", "compression.yaml", *chosen)
