@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compress test lint clean
+.PHONY: compress test lint images clean
 
 compress: $(VENV)/.pipeline
 	PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 HF_HUB_OFFLINE=1 dvc repro
@@ -22,6 +22,10 @@ $(VENV)/.pipeline $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	touch $@
+
+# With podman or docker; docker/build.sh tells the settings. On a CUDA machine: make images TORCH_INDEX=https://download.pytorch.org/whl/cu130
+images:
+	docker/build.sh $(TARGETS)
 
 clean:
 	rm -rf artifacts checkpoints metrics mlflow.db mlartifacts mlruns

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the images: docker/build.sh [serve|export|train]...   (all of them by default)
+# Build the images: docker/build.sh [serve|mlflow|export|train]...   (all of them by default)
 #
 #   ENGINE=podman|docker         what builds (default: podman if it is there)
 #   PREFIX=lissom TAG=latest     images are called $PREFIX-serve:$TAG and so on
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 engine=${ENGINE:-$(command -v podman || command -v docker || true)}
 [ -n "$engine" ] || { echo "docker/build.sh: neither podman nor docker is here; install one, or set ENGINE" >&2; exit 1; }
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(serve export train)
+[ ${#targets[@]} -gt 0 ] || targets=(serve mlflow export train)
 cpu=https://download.pytorch.org/whl/cpu
 
 settings=$(mktemp -d)
@@ -38,8 +38,8 @@ for target in "${targets[@]}"; do
     case $target in
         train) index=${TORCH_INDEX-$cpu} ;;
         export) index=${TORCH_INDEX-$cpu}; index=${index:+$cpu} ;;  # needs no GPU, whatever trains
-        serve) index= ;;
-        *) echo "docker/build.sh: $target: there are serve, export and train" >&2; exit 1 ;;
+        serve | mlflow) index= ;;
+        *) echo "docker/build.sh: $target: there are serve, mlflow, export and train" >&2; exit 1 ;;
     esac
     "$engine" build "${options[@]}" --file docker/Dockerfile --target "$target" \
         --build-arg "TORCH_INDEX=$index" --build-arg "REVISION=$revision" \

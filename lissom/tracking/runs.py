@@ -21,6 +21,8 @@ PIPELINE_RUN_TAG = "lissom.pipeline_run"
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_RETRIES_AT_START, _RETRIES_LATER = "3", "6"  # MLflow doubles the wait: about 15 seconds, about two minutes
 _LONGEST_PARAM = 6000  # MLflow's own limit
 _SECONDS_BETWEEN_SYSTEM_METRICS = 2
 
@@ -85,9 +87,13 @@ class RunMetrics(Hook):
 def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str]) -> Iterator[Run]:
     """Open the run of a stage; it ends as FINISHED, or as FAILED if the block raises.
 
+    A server that is not there at the start is most likely named wrongly, and is soon given up. One that goes away later
+    is most likely restarting, and is waited for.
+
     Raises:
-        InputError: the tracking server is not reached.
+        InputError: the tracking server is not reached, or does not come back.
     """
+    patience = {_RETRIES: os.environ.get(_RETRIES, _RETRIES_LATER)}
     use_store()
     os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", str(_SECONDS_BETWEEN_SYSTEM_METRICS))
     os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
@@ -102,15 +108,30 @@ def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str]) -> Ite
             f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} cannot be used: {str(error).splitlines()[0]}\n"
             "Set MLFLOW_TRACKING_URI to a server that is up, or unset it for a local mlflow.db"
         ) from None
-    with active:
-        yield Run(active.info.run_id)
+    before = os.environ[_RETRIES]
+    os.environ |= patience
+    try:
+        with active:
+            try:
+                yield Run(active.info.run_id)
+            except MlflowException:
+                os.environ[_RETRIES] = "0"  # it has been waited for; nor will it hear that the run failed
+                raise
+    except MlflowException as error:
+        server, reason = os.environ["MLFLOW_TRACKING_URI"], str(error).splitlines()[0]
+        raise InputError(
+            f"MLflow at {server} failed in the middle of {stage}: {reason}\n"
+            "Run again when it is up: a training goes on from its last checkpoint"
+        ) from None
+    finally:
+        os.environ[_RETRIES] = before
 
 
 def use_store() -> None:
     """Point MLflow to the store that the environment names, else to the default; quiet, and without telemetry."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_STORE)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault(_RETRIES, _RETRIES_AT_START)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for noisy in ("mlflow", "alembic", "mlflow.system_metrics"):

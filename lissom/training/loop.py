@@ -73,6 +73,9 @@ def fit(
     total = max(1, round(params.epochs * per_epoch))
     identity = identity_of(network, data, params, identity)
     progress = (checkpoints.restore(identity, network, optimizer) if checkpoints else None) or Progress()
+    for record in progress.records:  # the run that was told of them may have been another one
+        for hook in hooks:
+            hook.on_record(record)
     precision = autocast_type(params.precision)
     network.train()
     started = time.monotonic() - progress.seconds

@@ -1,16 +1,15 @@
 """Real containers on this machine: a Debian base, the images on it, podman's socket. Needs root, and says what lacks."""
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests.servers.conftest import postgresql as postgresql
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("podman", "runc", "debootstrap")
@@ -61,7 +60,7 @@ def images(containers):
     env = containers | pip_settings() | {"BASE_IMAGE": BASE, "TORCH_INDEX": "", "PREFIX": "lissom-test"}
     done = subprocess.run([ROOT / "docker" / "build.sh"], env=env, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return {name: f"localhost/lissom-test-{name}:latest" for name in ("serve", "export", "train")}
+    return {name: f"localhost/lissom-test-{name}:latest" for name in ("serve", "mlflow", "export", "train")}
 
 
 def pip_settings() -> dict[str, str]:
@@ -88,18 +87,3 @@ def podman_socket(containers, tmp_path_factory):
     yield f"unix://{path}"
     service.terminate()
     service.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(address: str, process: subprocess.Popen, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{address} never answered; the process {'runs' if process.poll() is None else 'ended'}")

@@ -12,11 +12,13 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from lissom.artifacts import METRICS, VARIANTS, WEIGHTS
 from lissom.tracking.runs import flatten
-from tests.containers.conftest import ROOT, free_port, wait_for
+from tests.containers.conftest import ROOT
 from tests.pipelines.conftest import PARAMS, Workspace
+from tests.waiting import free_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.containers]
 
@@ -29,17 +31,24 @@ LOAD_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def mlflow_server(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+def mlflow_server(images, containers, postgresql):
+    """The mlflow image with the command of the compose file, which says where things are there: not here."""
+    port = free_port()
+    compose = (ROOT / "docker" / "compose.yaml").read_text()
+    store = "postgresql://mlflow:${POSTGRES_PASSWORD}@postgresql/mlflow"
+    assert store in compose
+    command = yaml.safe_load(compose.replace(store, postgresql).replace("5000", str(port)))["services"]["mlflow"][
+        "command"
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")],
-        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        ["podman", "run", "--rm", "--name", "lissom-test-mlflow", "--network=host", images["mlflow"], *command],
+        env=containers, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(f"http://127.0.0.1:{port}/health", process)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, 15)
-    process.wait()
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        subprocess.run(["podman", "rm", "--force", "lissom-test-mlflow"], env=containers, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +218,7 @@ def test_the_server_is_light(images, containers):
     assert shown.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["serve", "export", "train"])
+@pytest.mark.parametrize("name", ["serve", "mlflow", "export", "train"])
 def test_labels_user_and_entry_point(images, containers, name):
     shown = subprocess.run(["podman", "image", "inspect", images[name]], env=containers, capture_output=True, text=True)
     config = json.loads(shown.stdout)[0]["Config"]

@@ -1,7 +1,6 @@
 """The server: the same answers as the classifier, and a 4xx for everything that is not a question."""
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from lissom.export.onnx import export_onnx
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.http import Limits, create_app
 from tests.unit import tiny
+from tests.waiting import free_port, wait_for
 
 LISSOM = [sys.executable, "-c", "from lissom.cli import main; main()"]
 LIMITS = Limits(body_bytes=2000, texts=3, characters=100)
@@ -117,9 +117,7 @@ def test_a_pair_model_wants_pairs(exported, tmp_path):
 
 def test_the_command_serves_and_stops_in_peace(exported):
     """Twelve clients at once while SIGTERM comes: who was let in is answered, and the process ends with 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [*LISSOM, "serve", "--model", str(exported), "--port", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     address = f"http://127.0.0.1:{port}"
@@ -147,17 +145,6 @@ def test_the_command_serves_and_stops_in_peace(exported):
     assert process.wait(20) == 0, process.stderr.read()
     assert set(statuses) == {(200, 64)}
     assert all(isinstance(reason, ConnectionRefusedError) for reason in refused), refused
-
-
-def wait_for(address, process):
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=1)
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(process.stderr.read())
 
 
 def test_without_torch(exported):
