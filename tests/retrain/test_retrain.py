@@ -99,7 +99,12 @@ def test_a_change_is_retrained_compared_and_commented(bare, tools, tmp_path):
     done = project.retrain("--set", "factorize.rank=8", "--pull-request", "7", "--commit")
     assert "Running stage 'factorize'" in done.stdout and "Running stage 'teacher'" not in done.stdout
     text = (project.folder / "retrain.md").read_text()
-    assert "**Gates passed**" in text and "| MB | " in text and "kWh to compress" in text and "| factorize |" in text
+    assert (
+        "**Gates passed**" in text
+        and "| MB | " in text
+        and "kWh to compress" in text
+        and "| factorize (word_table) |" in text
+    )
     before = json.loads(git(project.folder, "show", "origin/main:metrics/report/metrics.json"))
     after = read(project, "metrics/report/metrics.json")
     assert after["megabytes"] < before["megabytes"]
