@@ -39,8 +39,7 @@ def postgresql():
     call(str(folder / "initdb"), "-D", str(data / "db"), "--auth=trust", "--username=mlflow", "--no-sync")
     options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c fsync=off"
     call(str(folder / "pg_ctl"), "-D", str(data / "db"), "-o", options, "-w", "-l", str(data / "log"), "start")
-    call(str(folder / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow")
-    yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
+    yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
     call(str(folder / "pg_ctl"), "-D", str(data / "db"), "-m", "immediate", "stop")
     shutil.rmtree(data)
 
