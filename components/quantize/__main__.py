@@ -22,7 +22,7 @@ def work(stage: Stage) -> Outcome:
             members = data.labelled(params.calibration_examples)
             calibrate(model.network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members))
             with real_tokens_only(model.network):
-                hooks = [RangeSchedule(model.network, params.observe)]
+                hooks = [RangeSchedule(params.observe)]
                 return recovered(stage, model, data, params.method, params.training, hooks)
 
 

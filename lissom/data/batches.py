@@ -1,7 +1,7 @@
 """Batches of examples of similar length: little padding, yet a new order in every epoch."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,16 +27,30 @@ class Batch:
     """`[batch]`: int64 indices of labels, -1 for unlabelled examples; or float32 numbers to predict, NaN for those."""
     indices: Tensor
     """`[batch]` int64, the examples' positions in the data set: the key of anything cached per example."""
+    token_weight: float = 1.0
+    """For a part of a batch: what a mean over its tokens counts for, where a mean over its examples counts for 1."""
+    pair_weight: float = 1.0
+    """The same for a mean over its pairs of tokens."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, index: Tensor) -> "Batch":
+        """Return some of the examples."""
+        return self._each(lambda tensor: tensor[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, **{name: change(getattr(self, name)) for name in _TENSORS})
 
 
-def collate(data: Encoded, indices: NDArray[np.int64], pad: int) -> Batch:
-    """Pad the examples at `indices` to the longest of them."""
+_TENSORS = ("input_ids", "attention_mask", "token_type_ids", "labels", "indices")
+
+
+def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int = 1) -> Batch:
+    """Pad the examples at `indices` to the longest of them, or to the next multiple of a number of tokens."""
     lengths = data.lengths[indices]
-    shape = (len(indices), int(lengths.max()))
+    shape = (len(indices), -(-int(lengths.max()) // multiple) * multiple)
     ids, types = np.full(shape, pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         start = data.offsets[index]

@@ -35,7 +35,7 @@ def distill(params: DistilBertDistillation, material: Material) -> Distilled:
         trainings["training"] = material.train(
             "training", student.network, data, student.pad_id,
             cosine_loss(teacher, len(blocks), depth, params), params.training,
-            identity=params.model_dump_json(), score=material.scorer(student, params.training),
+            identity=params.model_dump_json(), score=material.scorer(student, params.training), looks_inside=True,
         )  # fmt: skip
     return Distilled(student, trainings, {"blocks": list(blocks)})
 
@@ -49,6 +49,6 @@ def cosine_loss(teacher: Teacher, student_depth: int, teacher_depth: int, params
         own = signals_of(network, batch, Wanted(hidden=(student_depth,)))
         cosine = hidden_cosine(own.hidden[student_depth], goal.hidden[teacher_depth], batch.attention_mask)
         hard_and_soft = distillation_loss(own.logits, goal.logits, batch.labels, params.training.loss)
-        return hard_and_soft + params.cosine_weight * cosine
+        return hard_and_soft + params.cosine_weight * batch.token_weight * cosine
 
     return loss

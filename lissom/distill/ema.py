@@ -30,7 +30,7 @@ def distill(params: EmaDistillation, material: Material) -> Distilled:
     fitted = material.train(
         "training", together, material.lesson(student), student.pad_id, ema_loss(params.loss), params.training,
         identity=params.model_dump_json(), score=material.scorer(average, params.training),
-        hooks=[MovingAverage(together, params.momentum)],
+        hooks=[MovingAverage(params.momentum)],
     )  # fmt: skip
     average.network.requires_grad_(True)
     student_score = material.scorer(student, params.training)()
@@ -54,9 +54,13 @@ def ema_loss(params: LogitsLossParams) -> Loss:
 class MovingAverage(Hook):
     """Let the second member follow the first; buffers are copied."""
 
-    def __init__(self, together: Together, momentum: float) -> None:
-        self._student, self._average = together
+    def __init__(self, momentum: float) -> None:
         self._momentum = momentum
+
+    def begin(self, network: nn.Module) -> None:
+        """Take the student and its average."""
+        assert isinstance(network, Together)
+        self._student, self._average = network
 
     def after_step(self, step: int, total: int) -> None:  # noqa: ARG002  (the hook's signature)
         """Move the average."""

@@ -6,6 +6,7 @@ step; padding and special tokens are never masked nor scored. Changes the studen
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def pretrain(
     data = material.lesson(student)
     fitted = material.train(
         "pretraining", learner, data, student.pad_id, language_loss(teacher, student, params), params.training,
-        identity=params.model_dump_json(),
+        identity=params.model_dump_json(), looks_inside=True,
     )  # fmt: skip
     trunk = student.network.base_model.state_dict()
     learned = {name: value for name, value in learner.base_model.state_dict().items() if name in trunk}
@@ -70,7 +71,8 @@ def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: Lang
             goal = signals_of(teacher, batch, Wanted(hidden=(depth,)))
         total = params.language_weight * F.cross_entropy(own.logits.float().flatten(0, 1), targets.flatten())
         total = total + params.kl_weight * soft_target_loss(own.logits[real], goal.logits[real], params.temperature)
-        return total + params.cosine_weight * hidden_cosine(_last(own), _last(goal), batch.attention_mask)
+        total = total + params.cosine_weight * hidden_cosine(_last(own), _last(goal), batch.attention_mask)
+        return batch.token_weight * total
 
     return loss
 
@@ -95,7 +97,7 @@ def mask_tokens(batch: Batch, mask: int, special: Tensor, vocabulary: int, proba
     changed = torch.where(chosen & (draw < 0.8), mask, ids)
     random = torch.randint(vocabulary, ids.shape, device=ids.device)
     changed = torch.where(chosen & (draw >= 0.8) & (draw < 0.9), random, changed)
-    return Batch(changed, batch.attention_mask, batch.token_type_ids, batch.labels, batch.indices), targets
+    return replace(batch, input_ids=changed), targets
 
 
 def mask_token(model: CompressedModel) -> int:

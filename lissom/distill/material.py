@@ -20,6 +20,7 @@ from lissom.distill.teacher import CachedLogits, LiveTeacher, Teacher, cache_log
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.signals import Wanted, check_wanted, expose_scores
+from lissom.parallel.world import World
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
@@ -47,6 +48,8 @@ class Material:
     hooks: Callable[[str], Sequence[Hook]] = lambda _: ()
     """Makes the hooks of a training, given its name."""
     checkpoints: Checkpoints | None = None
+    world: World | None = None
+    """The processes that share the trainings; None for this one alone."""
 
     def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
         """Tokenise tables for a model, one after the other."""
@@ -93,12 +96,17 @@ class Material:
         identity: str,
         score: Callable[[], float] | None = None,
         hooks: Sequence[Hook] = (),
+        looks_inside: bool = False,
     ) -> Fitted:
-        """Run one of the method's trainings; `phase` names it, `identity` is what else decides it."""
+        """Run one of the method's trainings; `phase` names it, `identity` is what else decides it.
+
+        `looks_inside` says that the loss compares hidden states or attention, so that the network cannot be cut anywhere.
+        """
         checkpoints = None if self.checkpoints is None else self.checkpoints.phase(phase)
         return fit(
             network, data, pad, loss, params,
             score=score, hooks=[*hooks, *self.hooks(phase)], checkpoints=checkpoints, identity=f"{phase} {identity}",
+            world=self.world, looks_inside=looks_inside,
         )  # fmt: skip
 
     def scorer(self, model: CompressedModel, params: TrainingParams) -> Callable[[], float]:

@@ -58,18 +58,19 @@ def distill(params: MobileBertDistillation, material: Material) -> Distilled:
                     with only_block(network, block):
                         trainings[f"block {block}"] = material.train(
                             f"block-{block}", network, data, student.pad_id, transfer_loss(teacher, [block], params),
-                            params.transfer_training, identity=identity,
+                            params.transfer_training, identity=identity, looks_inside=True,
                         )  # fmt: skip
             case "joint":
                 trainings["transfer"] = material.train(
                     "transfer", network, data, student.pad_id, transfer_loss(teacher, everything, params),
-                    params.transfer_training, identity=identity,
+                    params.transfer_training, identity=identity, looks_inside=True,
                 )  # fmt: skip
             case "auxiliary":
                 task = _sum(task, transfer_loss(teacher, everything, params))
         trainings["training"] = material.train(
             "training", network, data, student.pad_id, task, params.training,
             identity=identity, score=material.scorer(student, params.training),
+            looks_inside=params.strategy == "auxiliary",
         )  # fmt: skip
     return Distilled(student, trainings)
 
@@ -86,7 +87,7 @@ def transfer_loss(teacher: Teacher, blocks: Sequence[int], params: MobileBertDis
             total = total + params.feature_weight * hidden_mse(own.hidden[block], goal.hidden[block], mask)
             attention = attention_kl(own.scores[block - 1], goal.scores[block - 1], mask)
             total = total + params.attention_weight * attention
-        return total
+        return batch.token_weight * total
 
     return loss
 

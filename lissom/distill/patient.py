@@ -30,7 +30,7 @@ def distill(params: PatientDistillation, material: Material) -> Distilled:
     ) as teacher:
         fitted = material.train(
             "training", student.network, data, student.pad_id, patient_loss(teacher, targets, params), params.training,
-            identity=params.model_dump_json(), score=material.scorer(student, params.training),
+            identity=params.model_dump_json(), score=material.scorer(student, params.training), looks_inside=True,
         )  # fmt: skip
     layer_map = {f"student block {block}": f"teacher block {target}" for block, target in enumerate(targets, 1)}
     return Distilled(student, {"training": fitted}, {"layer_map": layer_map})

@@ -6,6 +6,7 @@ from lissom.data.encoding import Encoded
 from lissom.distill.logits import against_teacher
 from lissom.distill.teacher import Teacher
 from lissom.models.compressed import CompressedModel
+from lissom.parallel.world import World
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import RecoveryParams
 from lissom.training.hooks import Hook
@@ -22,6 +23,7 @@ def recover(
     *,
     hooks: Sequence[Hook] = (),
     checkpoints: Checkpoints | None = None,
+    world: World | None = None,
 ) -> Fitted:
     """Train `model` in place on the distillation loss, scored by dev score.
 
@@ -33,6 +35,7 @@ def recover(
         params: the training and its loss.
         hooks: called around steps.
         checkpoints: where to checkpoint to and resume from.
+        world: the processes that share the training; None for this one alone.
     """
     precision = autocast_type(params.precision)
     return fit(
@@ -45,4 +48,5 @@ def recover(
         hooks=hooks,
         checkpoints=checkpoints,
         identity="against_teacher",
+        world=world,
     )

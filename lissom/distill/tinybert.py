@@ -48,7 +48,7 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
         ):
             trainings["layers"] = material.train(
                 "layers", Together([student.network, projections]), data, student.pad_id,
-                layers_loss(teacher, targets, params), params.layers_training, identity=identity,
+                layers_loss(teacher, targets, params), params.layers_training, identity=identity, looks_inside=True,
             )  # fmt: skip
     answers = material.teacher_logits(params.training, more)
     trainings["training"] = material.train(
@@ -131,10 +131,11 @@ def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDist
             score_loss, mask = partial(_released_score_mse, keys=mask.bool()), torch.ones_like(mask)
         total = torch.zeros((), device=mask.device)
         for entry, target in enumerate(targets):
-            weight = params.hidden_weight if entry else params.embedding_weight
+            weight = batch.token_weight * (params.hidden_weight if entry else params.embedding_weight)
             total = total + weight * hidden_mse(projections(own.hidden[entry], entry), goal.hidden[target], mask)
         for block, target in enumerate(targets[1:]):
-            total = total + params.attention_weight * score_loss(own.scores[block], goal.scores[target - 1], mask)
+            difference = score_loss(own.scores[block], goal.scores[target - 1], mask)
+            total = total + params.attention_weight * batch.pair_weight * difference
         return total
 
     return loss

@@ -24,10 +24,11 @@ def early_exits(network: nn.Module) -> bool:
     return exits is not None and len(exits) > 1
 
 
-def all_logits(network: PreTrainedModel, batch: Batch) -> list[Tensor]:
+def all_logits(network: nn.Module, batch: Batch) -> list[Tensor]:
     """Return the logits `[batch, labels]` of every exit, the last one being the answer; or the one answer."""
     if not early_exits(network):
         return [logits_of(network, batch)]
+    assert isinstance(network, PreTrainedModel)
     states = _behind_blocks(network, batch)
     return [leave(hidden, batch.attention_mask) for leave, hidden in zip(network.exits, states, strict=True)]
 

@@ -36,9 +36,12 @@ def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
 class RangeSchedule(Hook):
     """Ranges follow the training data up to a share of the steps, then stand still."""
 
-    def __init__(self, network: nn.Module, observe: float) -> None:
-        self._layers = quantized_layers(network)
+    def __init__(self, observe: float) -> None:
         self._observe = observe
+
+    def begin(self, network: nn.Module) -> None:
+        """Find the layers."""
+        self._layers = quantized_layers(network)
 
     def before_step(self, step: int, total: int) -> None:
         """Switch observation on or off."""

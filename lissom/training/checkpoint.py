@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lissom.artifacts import read_json, whole_folder, write_json
 from lissom.data.encoding import Encoded
@@ -33,59 +33,85 @@ class Progress:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds besides the network's weights."""
+
+    progress: Progress
+    moments: dict[str, dict[str, Tensor]]
+    """The optimiser's state of every parameter, by its name in the whole network."""
+
+
 class Checkpoints:
     """A folder that holds the last checkpoint of one training.
 
+    It holds whole tensors under the names that they have in the whole network, so that a training goes on in any layout:
+    it may have been saved by four processes and be taken up by one. Masks and data follow from the step's number.
+
     Args:
-        folder: where to.
+        folder: where to; all processes of a training must see it.
         every_seconds: time between checkpoints.
         keep_result: write one at the end as well, so that a rerun finds this training done and goes on to the next.
+        writes: whether this process is the one that writes.
     """
 
-    def __init__(self, folder: Path, every_seconds: float = 30.0, *, keep_result: bool = False) -> None:
+    def __init__(
+        self, folder: Path, every_seconds: float = 30.0, *, keep_result: bool = False, writes: bool = True
+    ) -> None:
         self._folder = folder
         self._every = every_seconds
         self._keep_result = keep_result
+        self._writes = writes
         self._written = time.monotonic()
 
     def phase(self, name: str) -> "Checkpoints":
         """Return the checkpoints of one of several trainings that follow each other in a stage."""
-        return Checkpoints(self._folder / name, self._every, keep_result=True)
+        return Checkpoints(self._folder / name, self._every, keep_result=True, writes=self._writes)
 
     def due(self) -> bool:
         """Tell whether the last checkpoint is old enough for another."""
         return time.monotonic() - self._written >= self._every
 
-    def finish(self, identity: str, network: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
-        """Write the result of a training that others follow, unless it came from its checkpoint."""
-        if self._keep_result and not self._is_done(identity, progress.step):
-            self.save(identity, network, optimizer, progress)
-
-    def _is_done(self, identity: str, step: int) -> bool:
+    def result_due(self, identity: str, step: int) -> bool:
+        """Tell whether the end of a training is to be written: others follow it, and it did not come from there."""
         path = self._folder / _STATE
-        if not path.is_file():
-            return False
+        if not self._keep_result or not path.is_file():
+            return self._keep_result
         state = read_json(path)
-        return bool(state["identity"] == identity and state["step"] == step)
+        return not (state["identity"] == identity and state["step"] == step)
 
-    def save(self, identity: str, network: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
-        """Write a checkpoint, whole or not at all."""
-        tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    def save(
+        self,
+        identity: str,
+        network: nn.Module,
+        moments: Iterable[tuple[str, Mapping[str, Tensor]]],
+        progress: Progress,
+    ) -> None:
+        """Write a checkpoint, whole or not at all.
+
+        Args:
+            identity: of the training.
+            network: with its present weights.
+            moments: the optimiser's state of every parameter; run through on all processes, which share it out.
+            progress: how far it is.
+        """
+        tensors = {}
+        for name, state in moments:
+            if self._writes:
+                tensors |= {f"optimizer/{name}/{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
+        self._written = time.monotonic()
+        if not self._writes:
+            return
+        tensors |= {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in progress.best_weights.items()}
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in moments.items()}
-        tensors["rng/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng/cuda"] = torch.cuda.get_rng_state()
         with whole_folder(self._folder) as folder:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
-            state: dict[str, Any] = {"identity": identity, "step": progress.step, "best_score": progress.best_score}
-            state |= {"records": progress.records, "losses": [float(loss) for loss in progress.losses]}
-            write_json(folder / _STATE, {**state, "seconds": progress.seconds})
-        self._written = time.monotonic()
+            told: dict[str, Any] = {"identity": identity, "step": progress.step, "best_score": progress.best_score}
+            told |= {"records": progress.records, "losses": [float(loss) for loss in progress.losses]}
+            write_json(folder / _STATE, {**told, "seconds": progress.seconds})
 
-    def restore(self, identity: str, network: nn.Module, optimizer: Optimizer) -> Progress | None:
-        """Take up the checkpoint of the same training; None if there is none or it belongs to another training."""
+    def restore(self, identity: str, network: nn.Module) -> Restored | None:
+        """Load the weights of the same training's checkpoint; None if there is none or it is another training's."""
         if not (self._folder / _STATE).is_file():
             return None
         state = read_json(self._folder / _STATE)
@@ -93,15 +119,11 @@ class Checkpoints:
             return None
         tensors = load_file(self._folder / _TENSORS)
         network.load_state_dict(_below("network/", tensors))
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments: dict[str, dict[str, Tensor]] = {}
         for name, tensor in _below("optimizer/", tensors).items():
-            index, _, key = name.partition("/")
-            moments.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        torch.set_rng_state(tensors["rng/cpu"])
-        if "rng/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng/cuda"])
-        return Progress(
+            parameter, _, key = name.rpartition("/")
+            moments.setdefault(parameter, {})[key] = tensor
+        progress = Progress(
             step=state["step"],
             best_score=state["best_score"],
             best_weights=_below("best/", tensors),
@@ -109,6 +131,7 @@ class Checkpoints:
             losses=[torch.tensor(loss) for loss in state["losses"]],
             seconds=state["seconds"],
         )
+        return Restored(progress, moments)
 
     def clear(self) -> None:
         """Remove the checkpoint: the training is done and its result is stored elsewhere."""

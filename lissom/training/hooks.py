@@ -1,8 +1,13 @@
 """What may happen around the steps of a training."""
 
+from torch import nn
+
 
 class Hook:
     """Does nothing; a hook overrides what it needs. State must follow from the step, so that a resumed run agrees."""
+
+    def begin(self, network: nn.Module) -> None:
+        """Run before the first step; `network` is what is trained: the given one, or a copy cut over processes."""
 
     def before_step(self, step: int, total: int) -> None:
         """Run before optimiser step `step` (0-based) of `total`."""

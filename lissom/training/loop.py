@@ -1,25 +1,35 @@
-"""The only training loop of the project. A technique enters as a loss, an edit made before, or a hook."""
+"""The only training loop of the project. A technique enters as a loss, an edit made before, or a hook.
+
+It is the same for one process and for many: what a step is made of, and who does which part of it, is the engine's business
+(`lissom.parallel.engine`).
+"""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 from transformers import PreTrainedModel
 
-from lissom.data.batches import Batch, collate, shuffled_batches
+from lissom.data.batches import shuffled_batches
 from lissom.data.encoding import Encoded
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
 from lissom.models.families import family_of
 from lissom.models.together import members_of
-from lissom.training.checkpoint import Checkpoints, Progress, identity_of
+from lissom.parallel.engine import Engine, make_engine
+from lissom.parallel.gradients import like
+from lissom.parallel.world import World
+from lissom.training.checkpoint import Checkpoints, Progress, Restored, identity_of
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.losses import Loss
 from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from lissom.training.stopping import Stopped, listening
 
 _STEPS_PER_RECORD = 10
 
@@ -45,11 +55,13 @@ def fit(
     hooks: Sequence[Hook] = (),
     checkpoints: Checkpoints | None = None,
     identity: str = "",
+    world: World | None = None,
+    looks_inside: bool = False,
 ) -> Fitted:
     """Train `network` in place and leave it in eval mode with the weights that `params.keep` asks for.
 
-    The result is a function of the start weights, the data, the params and the hooks: a training that was killed and
-    resumed from a checkpoint ends with the same weights as one that was not (on the same machine and threads).
+    The result is a function of the start weights, the data, the params, the layout and the hooks: a training that was
+    killed and resumed from a checkpoint ends with the same weights as one that was not (on the same machine and threads).
 
     Args:
         network: the network, or several `Together`; edits must be made before, since the optimiser is built here.
@@ -61,47 +73,66 @@ def fit(
         hooks: called around steps, in order.
         checkpoints: where to checkpoint to and resume from.
         identity: whatever else decides the training (the loss, say); a checkpoint of another identity is ignored.
+        world: the processes that share the work, each of which makes the same call; None for this one alone.
+        looks_inside: whether the loss looks at hidden states or attention: that limits how the network can be cut.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
+        Stopped: the process was asked to end, and a checkpoint is written.
     """
     network.to(accelerator())
     frozen = _freeze(network, params)
-    torch.manual_seed(params.seed)
-    optimizer = make_optimizer(network, params)
-    per_epoch = math.ceil(len(data) / params.batch_size)
-    total = max(1, round(params.epochs * per_epoch))
     identity = identity_of(network, data, params, identity)
-    progress = (checkpoints.restore(identity, network, optimizer) if checkpoints else None) or Progress()
-    for record in progress.records:  # the run that was told of them may have been another one
-        for hook in hooks:
-            hook.on_record(record)
+    if world is not None:
+        world.agree(identity, "the training")
+    restored = checkpoints.restore(identity, network) if checkpoints else None
     precision = autocast_type(params.precision)
     network.train()
+    engine = make_engine(network, loss, data, pad, precision, world, looks_inside=looks_inside)
+    engine.trained.train()
+    optimizer = make_optimizer(engine.parameters().values(), params)
+    progress = Progress() if restored is None else _take_up(restored, engine, optimizer, world)
+    for hook in hooks:
+        hook.begin(engine.trained)
+        for record in progress.records:  # the run that was told of them may have been another one
+            hook.on_record(record)
+    per_epoch = math.ceil(len(data) / params.batch_size)
+    total = max(1, round(params.epochs * per_epoch))
     started = time.monotonic() - progress.seconds
-    for step, batch in _batches(data, pad, params, progress.step, total):
-        for hook in hooks:
-            hook.before_step(step, total)
-        rate = learning_rate(step, total, params)
-        set_learning_rate(optimizer, rate)
-        progress.losses.append(_step(network, batch, loss, optimizer, params.max_grad_norm, precision))
-        for hook in hooks:
-            hook.after_step(step, total)
-        progress.step = step + 1
-        progress.seconds = time.monotonic() - started
-        epoch = progress.step / per_epoch
-        if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
-            mean = float(torch.stack(progress.losses).mean())
-            progress.losses.clear()
-            record = {"step": progress.step, "epoch": epoch, "loss": mean, "learning_rate": rate}
-            _record(record, progress, hooks)
-        if score and (progress.step % per_epoch == 0 or progress.step == total):
-            _look_at_dev(score(), epoch, network, params, progress, hooks)
-            network.train()
-        if checkpoints and checkpoints.due():
-            checkpoints.save(identity, network, optimizer, progress)
-    if checkpoints:
-        checkpoints.finish(identity, network, optimizer, progress)
+    with listening() as asked:
+        for step, members in _batches(data, params, progress.step, total):
+            for hook in hooks:
+                hook.before_step(step, total)
+            rate = learning_rate(step, total, params)
+            set_learning_rate(optimizer, rate)
+            torch.manual_seed(_step_seed(params.seed, step, world))
+            optimizer.zero_grad(set_to_none=True)
+            progress.losses.append(engine.gradients(members))
+            engine.clip(params.max_grad_norm)
+            optimizer.step()
+            for hook in hooks:
+                hook.after_step(step, total)
+            progress.step = step + 1
+            progress.seconds = time.monotonic() - started
+            epoch = progress.step / per_epoch
+            if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
+                mean = float(_total(torch.stack(progress.losses).mean(), world))
+                progress.losses.clear()
+                record = {"step": progress.step, "epoch": epoch, "loss": mean, "learning_rate": rate}
+                _record(record, progress, hooks)
+            if score and (progress.step % per_epoch == 0 or progress.step == total):
+                engine.gather()
+                _look_at_dev(score(), epoch, network, params, progress, hooks)
+                engine.trained.train()
+            stop, due = _any(world, asked(), checkpoints is not None and checkpoints.due())
+            if checkpoints and (stop or due):
+                _save(checkpoints, identity, network, engine, optimizer, progress, world)
+            if stop:
+                raise Stopped(progress.step, total, kept=checkpoints is not None)
+    if checkpoints and any(_any(world, checkpoints.result_due(identity, progress.step))):
+        _save(checkpoints, identity, network, engine, optimizer, progress, world)
+    engine.gather()
+    engine.close()
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)
     for parameter in frozen:
@@ -124,34 +155,67 @@ def autocast_type(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
-def _step(
-    network: nn.Module,
-    batch: Batch,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    max_grad_norm: float,
-    precision: torch.dtype | None,
-) -> Tensor:
-    device = next(network.parameters()).device
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None):
-        value = loss(network, batch.to(device))
-    value.backward()  # type: ignore[no-untyped-call]
-    for member in members_of(network):
-        nn.utils.clip_grad_norm_(member.parameters(), max_grad_norm)
-    optimizer.step()
-    return value.detach()
-
-
-def _batches(data: Encoded, pad: int, params: TrainingParams, first: int, total: int) -> Iterator[tuple[int, Batch]]:
-    """Yield step numbers and batches from step `first` on: a resumed training sees what it had not yet seen."""
+def _batches(
+    data: Encoded, params: TrainingParams, first: int, total: int
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield step numbers and the numbers of examples from step `first` on: what a resumed training had not yet seen."""
     lengths, step, epoch = data.lengths, 0, 0
     while step < total:
         for members in shuffled_batches(lengths, params.batch_size, params.seed, epoch):
             if first <= step < total:
-                yield step, collate(data, members, pad)
+                yield step, members
             step += 1
         epoch += 1
+
+
+def _step_seed(seed: int, step: int, world: World | None) -> int:
+    """Return the seed of a step's masks: it follows from the step, so that a resumed training draws the same ones.
+
+    Replicas and stages of a pipeline draw their own; processes that share the heads of one block draw the same.
+    """
+    place = 0 if world is None else world.rank // world.params.tensor
+    return int(np.random.SeedSequence((seed, step, place)).generate_state(1)[0])
+
+
+def _take_up(restored: Restored, engine: Engine, optimizer: torch.optim.Optimizer, world: World | None) -> Progress:
+    """Give the optimiser its moments back, each process its pieces."""
+    for name, parameter in engine.parameters().items():
+        if name in restored.moments:
+            moments = restored.moments[name].items()
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device) if value.ndim == 0 else like(value, parameter) for key, value in moments
+            }
+    if world is not None:  # the losses were added up over all processes: each takes its part of them
+        parts = world.params.world / world.params.tensor
+        restored.progress.losses = [loss.to(accelerator()) / parts for loss in restored.progress.losses]
+    return restored.progress
+
+
+def _save(
+    checkpoints: Checkpoints,
+    identity: str,
+    network: nn.Module,
+    engine: Engine,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    world: World | None,
+) -> None:
+    engine.gather()
+    if progress.losses:
+        totals = _total(torch.stack(progress.losses), world)
+        told = Progress(**{**vars(progress), "losses": list(totals)})
+    else:
+        told = progress
+    checkpoints.save(identity, network, engine.gather_moments(optimizer), told)
+
+
+def _total(value: torch.Tensor, world: World | None) -> torch.Tensor:
+    """Return losses over all processes; those that share the heads of a block each have the same one."""
+    return value if world is None else world.total(value) / world.params.tensor
+
+
+def _any(world: World | None, *values: bool) -> list[bool]:
+    return list(values) if world is None else world.any(*values)
 
 
 def _freeze(network: nn.Module, params: TrainingParams) -> list[nn.Parameter]:

@@ -1,20 +1,29 @@
 """AdamW with its parameter groups, and the course of the learning rate."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
 from lissom.training.config import TrainingParams
 
 
-def make_optimizer(network: nn.Module, params: TrainingParams) -> AdamW:
-    """Return a fused AdamW over the trainable parameters; vectors (biases, norms) get no weight decay."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def make_optimizer(parameters: Iterable[nn.Parameter], params: TrainingParams) -> AdamW:
+    """Return a fused AdamW over the trainable parameters; vectors (biases, norms) get no weight decay.
+
+    Parameters that are pieces of a larger one have groups of their own: fused kernels do not mix them with others.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [one for one in trainable if (one.ndim > 1) == matrix and isinstance(one, DTensor) == piece],
+            "weight_decay": params.weight_decay if matrix else 0.0,
+        }
+        for matrix in (True, False)
+        for piece in (False, True)
     ]
     return AdamW([group for group in groups if group["params"]], lr=params.learning_rate, fused=True)
 

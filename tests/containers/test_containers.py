@@ -36,7 +36,7 @@ def mlflow_server(images, containers, postgresql):
     """The mlflow image with the command of the compose file, which says where things are there: not here."""
     port = free_port()
     compose = (ROOT / "docker" / "compose.yaml").read_text()
-    store = "postgresql://mlflow:${POSTGRES_PASSWORD}@postgresql/mlflow"
+    store = "postgresql+psycopg2://mlflow:${POSTGRES_PASSWORD}@postgresql/mlflow"
     assert store in compose
     command = yaml.safe_load(compose.replace(store, postgresql).replace("5000", str(port)))["services"]["mlflow"][
         "command"

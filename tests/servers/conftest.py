@@ -16,7 +16,7 @@ from tests.waiting import free_port, wait_for
 def programs() -> Path | None:
     """Folder of initdb and pg_ctl: Debian keeps one per version, outside PATH."""
     found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     return next((folder for folder in reversed(folders) if (folder / "initdb").is_file()), None)
 
 
@@ -39,7 +39,7 @@ def postgresql():
     call(str(folder / "initdb"), "-D", str(data / "db"), "--auth=trust", "--username=mlflow", "--no-sync")
     options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c fsync=off"
     call(str(folder / "pg_ctl"), "-D", str(data / "db"), "-o", options, "-w", "-l", str(data / "log"), "start")
-    yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     call(str(folder / "pg_ctl"), "-D", str(data / "db"), "-m", "immediate", "stop")
     shutil.rmtree(data)
 

@@ -131,7 +131,8 @@ def test_padding_is_not_observed():
 
 def test_ranges_follow_the_data_and_then_stand_still():
     model = quantized("bert")
-    schedule, layers = RangeSchedule(model.network, 0.5), quantized_layers(model.network)
+    schedule, layers = RangeSchedule(0.5), quantized_layers(model.network)
+    schedule.begin(model.network)
     with real_tokens_only(model.network):
         for step in range(4):
             schedule.before_step(step, 4)

@@ -79,7 +79,7 @@ def test_the_average_follows_or_stays(momentum, material):
         0,
         ema_loss(params),
         TrainingParams(**SHORT),
-        hooks=[MovingAverage(pair, momentum)],
+        hooks=[MovingAverage(momentum)],
     )
     expected = before if momentum else pair[0].state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in pair[1].state_dict().items())

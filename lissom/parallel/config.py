@@ -1,0 +1,93 @@
+"""Params of parallel training: how the work of a training is cut. Torch-free."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lissom.section import Section
+
+
+class ParallelParams(Section):
+    """How trainings are spread over processes: `data x tensor x pipeline` of them, one for each accelerator."""
+
+    nodes: int = Field(default=1, ge=1)
+    """Machines that the processes are spread over, as many on each."""
+
+    data: int = Field(default=1, ge=1)
+    """Replicas, each of which works on its share of every batch."""
+
+    tensor: int = Field(default=1, ge=1)
+    """Processes that share the heads and neurons of every block (Megatron); they should sit in one machine."""
+
+    pipeline: int = Field(default=1, ge=1)
+    """Processes that hold one stretch of blocks each."""
+
+    microbatches: int = Field(default=1, ge=1)
+    """Parts that a replica's share of a batch is worked off in: in a pipeline the more the less it waits, without one
+    gradients are accumulated over them, which saves memory."""
+
+    schedule: Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "varuna"] = "1f1b"
+    """Order of work in a pipeline; `lissom schedule` draws it."""
+
+    chunks: int = Field(default=2, ge=2)
+    """Stretches of blocks on every process, for `interleaved_1f1b` and `zero_bubble`."""
+
+    recompute: bool = False
+    """Compute activations again in the backward pass instead of keeping them; `varuna` always does."""
+
+    shard: bool = False
+    """Spread weights, gradients and moments over the replicas as well (FSDP2), for models that do not fit otherwise."""
+
+    sequence: bool = False
+    """Between the cut layers, split the sequence over the processes of `tensor`, which saves memory."""
+
+    timeout_seconds: float = Field(default=600, ge=1)
+    """How long processes wait for one that does not answer before they name it and end."""
+
+    restarts: int = Field(default=3, ge=0)
+    """Times that all processes are started again, from the last checkpoint, after one of them died."""
+
+    @property
+    def world(self) -> int:
+        """Return the number of processes."""
+        return self.data * self.tensor * self.pipeline
+
+    @property
+    def stages(self) -> int:
+        """Return the number of stretches that a network is cut into."""
+        return self.pipeline * (self.chunks if self.schedule in ("interleaved_1f1b", "zero_bubble") else 1)
+
+    @property
+    def parts(self) -> int:
+        """Return the number of parts that a batch is cut into, over all replicas."""
+        return self.data * self.microbatches
+
+    @property
+    def factors(self) -> str:
+        """Return the layout in words, every factor named."""
+        return f"data {self.data} x tensor {self.tensor} x pipeline {self.pipeline} = {self.world} processes"
+
+    @model_validator(mode="after")
+    def _layout_holds(self) -> "ParallelParams":
+        problems = []
+        if self.world % self.nodes:
+            problems.append(f"they cannot be spread evenly over {self.nodes} nodes")
+        elif (self.world // self.nodes) % self.tensor:
+            problems.append(
+                f"{self.world // self.nodes} on each of {self.nodes} nodes: tensor {self.tensor} would cross machines, "
+                "and it needs their fast connections"
+            )
+        if self.pipeline > 1 and self.schedule in ("interleaved_1f1b", "zero_bubble"):
+            if self.microbatches % self.pipeline:
+                problems.append(
+                    f"schedule {self.schedule}: microbatches {self.microbatches} is no multiple of pipeline {self.pipeline}"
+                )
+        if self.pipeline == 1 and "schedule" in self.model_fields_set and self.schedule != "1f1b":
+            problems.append(f"schedule {self.schedule} is one of a pipeline: set pipeline to 2 or more")
+        if self.shard and (self.tensor > 1 or self.pipeline > 1 or self.data == 1):
+            problems.append("shard spreads weights over replicas: it needs data > 1, tensor 1 and pipeline 1")
+        if self.sequence and (self.tensor == 1 or self.pipeline > 1):
+            problems.append("sequence splits what tensor does not: it needs tensor > 1 and pipeline 1")
+        if problems:
+            raise ValueError(f"{self.factors}: " + "; ".join(problems))
+        return self

@@ -1,0 +1,111 @@
+"""One step of a training, however it is cut: what the loop asks for, and who does it."""
+
+import copy
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.console import note
+from lissom.data.encoding import Encoded
+from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.models.exits import early_exits
+from lissom.models.families import family_of
+from lissom.models.together import members_of
+from lissom.parallel.pipeline import Pipeline
+from lissom.parallel.replicas import Replicas
+from lissom.parallel.tensor import cut_network
+from lissom.parallel.world import Layout, World
+from lissom.training.losses import Loss
+
+
+class Engine(Protocol):
+    """What this process does of every step."""
+
+    trained: nn.Module
+    """What hooks work on: the network, or the copy of it that is cut."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that this process updates, by their name in the whole network."""
+        ...
+
+    def gradients(self, members: NDArray[np.int64]) -> Tensor:
+        """Run forward and backward over a batch; return this process's share of the loss."""
+        ...
+
+    def clip(self, limit: float) -> None:
+        """Scale gradients down to a global norm, each network's its own."""
+        ...
+
+    def gather(self) -> None:
+        """Bring the weights back into the whole network, on every process."""
+        ...
+
+    def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, dict[str, Tensor]]]:
+        """Yield the optimiser's whole state of every parameter, by name, on every process."""
+        ...
+
+    def close(self) -> None:
+        """Leave the network as it was, but for its weights."""
+        ...
+
+
+def make_engine(
+    network: nn.Module,
+    loss: Loss,
+    data: Encoded,
+    pad: int,
+    precision: torch.dtype | None,
+    world: World | None,
+    *,
+    looks_inside: bool,
+) -> Engine:
+    """Return the engine for a training.
+
+    Args:
+        network: the whole network, on every process the same.
+        loss: of a network and a batch.
+        data: the examples.
+        pad: id of the padding token.
+        precision: autocast type.
+        world: the processes; None for this one alone.
+        looks_inside: whether the loss needs hidden states or attention, which the stages of a pipeline and the shares
+            of heads do not have in one place: then those dimensions become replicas.
+    """
+    if world is None:
+        return Replicas(network, network, loss, data, pad, precision, None)
+    layout = _layout_for(network, world, looks_inside)
+    trained, left = network, []
+    if layout.params.tensor > 1 or layout.params.shard:
+        trained = copy.deepcopy(network)
+    if layout.params.tensor > 1:
+        for member in members_of(trained):
+            assert isinstance(member, PreTrainedModel)
+            left += cut_network(member, layout.mesh["tensor"], sequence=layout.params.sequence)
+    if left and world.is_main:
+        note(f"parallel: not divisible by tensor {layout.params.tensor}, and whole on each process: {', '.join(left)}")
+    kind = Pipeline if layout.params.pipeline > 1 else Replicas
+    return kind(network, trained, loss, data, pad, precision, layout)
+
+
+def _layout_for(network: nn.Module, world: World, looks_inside: bool) -> Layout:
+    """Return the layout that a network and its loss allow, and say so if it is not the one that was asked for."""
+    members = members_of(network)
+    reasons = []
+    if looks_inside:
+        reasons.append("the loss compares inner signals")
+    if any(early_exits(member) for member in members):
+        reasons.append("every block has an exit")
+    if not all(isinstance(member, PreTrainedModel) and family_of(member).blocks for member in members):
+        reasons.append("the network has parts without blocks")
+    whole = list(reasons)
+    if any(isinstance(module, FakeQuantLinear) for module in network.modules()):
+        reasons.append("fake-quantised layers are not cut")
+    layout = world.layout(tensor=not reasons, pipeline=not whole)
+    if layout.params.factors != world.params.factors and world.is_main:
+        note(f"parallel: {', '.join(reasons)}: here it is {layout.params.factors}")
+    return layout

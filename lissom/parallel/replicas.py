@@ -1,0 +1,190 @@
+"""Data parallelism: every replica works on its parts of a batch. Alone, that is all parts, one after the other.
+
+DDP adds up gradients while the backward pass runs; FSDP2 also spreads the weights; where layers are cut (`tensor`), the
+sum over replicas follows the backward pass. Weighted by examples, ragged parts add up to the whole batch's gradient.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from lissom.data.batches import Batch
+from lissom.data.encoding import Encoded
+from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.models.families import blocks_of, family_of
+from lissom.models.together import members_of
+from lissom.parallel.gradients import clip, complete, sum_over, whole
+from lissom.parallel.parts import cut_batch
+from lissom.parallel.world import Layout
+from lissom.training.losses import Loss
+
+
+class Replicas:
+    """One replica among others, or the only one.
+
+    Args:
+        network: the whole network.
+        trained: what is trained: the same, or a copy that is cut.
+        loss: of a network and a batch.
+        data: the examples.
+        pad: id of the padding token.
+        precision: autocast type.
+        layout: None for a single process.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        trained: nn.Module,
+        loss: Loss,
+        data: Encoded,
+        pad: int,
+        precision: torch.dtype | None,
+        layout: Layout | None,
+    ) -> None:
+        self.trained = trained
+        self._network, self._layout, self._precision = network, layout, precision
+        self._data, self._pad = data, pad
+        self._device = next(trained.parameters()).device
+        self._compute: nn.Module = _Compute(trained, loss)
+        self._parts = 1 if layout is None else layout.params.parts
+        self._own: range = range(1)
+        self._multiple = 1
+        if layout is None:
+            return
+        params = layout.params
+        self._own = range(layout.place("data") * params.microbatches, (layout.place("data") + 1) * params.microbatches)
+        self._multiple = params.tensor if params.sequence else 1
+        if params.recompute:
+            recompute_blocks(trained)
+        if params.shard:
+            self._shard(layout)
+        elif params.data > 1 and params.tensor == 1:
+            # Which parameters take part is found in every step: exits and poolers do not always.
+            self._compute = DistributedDataParallel(
+                self._compute, process_group=layout.group("data"), broadcast_buffers=False, find_unused_parameters=True
+            )
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that this process updates, by their name in the whole network."""
+        return dict(self.trained.named_parameters())
+
+    def gradients(self, members: NDArray[np.int64]) -> Tensor:
+        """Run forward and backward over this replica's parts; return its share of the loss."""
+        shares = []
+        averaged = self._layout.params.data if isinstance(self._compute, DistributedDataParallel | FSDPModule) else 1
+        for number, part in enumerate(cut_batch(self._data, members, self._pad, self._parts, self._own, self._multiple)):
+            with self._keeping_to_itself(number + 1 < len(self._own)):
+                self._say(waits=False, on=f"forward of part {number + 1} of {len(self._own)}")
+                enabled = self._precision is not None
+                with torch.autocast(self._device.type, dtype=self._precision or torch.bfloat16, enabled=enabled):
+                    share = self._compute(part.batch.to(self._device)) * part.weight
+                self._say(waits=True, on="backward pass and the gradients of the others")
+                (share * averaged).backward()
+                shares.append(share.detach())
+        if self._layout is not None:
+            self._finish(self._layout)
+        return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
+
+    def clip(self, limit: float) -> None:
+        """Scale gradients down to a global norm, each network's its own."""
+        for member in members_of(self.trained):
+            clip(member.parameters(), limit)
+
+    def gather(self) -> None:
+        """Bring the weights back into the whole network, on every process."""
+        if self.trained is self._network:
+            return
+        state = self._network.state_dict()
+        for name, tensor in self.trained.state_dict().items():
+            state[name].copy_(whole(tensor))
+
+    def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Yield the optimiser's whole state of every parameter, by name, on every process."""
+        for name, parameter in self.parameters().items():
+            if parameter in optimizer.state:
+                yield name, {key: whole(value) for key, value in optimizer.state[parameter].items()}
+
+    def close(self) -> None:
+        """Leave the network as it was, but for its weights."""
+        if self._layout is not None:
+            self._layout.world.watch.rest()
+            keep_activations(self._network)
+
+    def _shard(self, layout: Layout) -> None:
+        mesh = layout.mesh["data"]
+        for member in members_of(self.trained):
+            if isinstance(member, PreTrainedModel) and family_of(member).blocks:
+                for block in blocks_of(member):
+                    fully_shard(block, mesh=mesh)
+        fully_shard(self._compute, mesh=mesh)
+
+    def _keeping_to_itself(self, wanted: bool) -> AbstractContextManager[Any]:
+        """Gradients of all parts but the last are added up here, and exchanged once."""
+        if isinstance(self._compute, DistributedDataParallel):
+            return self._compute.no_sync() if wanted else nullcontext()
+        if isinstance(self._compute, FSDPModule):
+            self._compute.set_requires_gradient_sync(not wanted)
+        return nullcontext()
+
+    def _finish(self, layout: Layout) -> None:
+        if layout.params.tensor > 1:
+            complete(self.trained.parameters())
+            if layout.params.data > 1:
+                sum_over(self.trained.parameters(), layout.group("data"))
+        if layout.params.data > 1:
+            share_ranges(self.trained, layout.group("data"))
+
+    def _say(self, *, waits: bool, on: str) -> None:
+        if self._layout is not None:
+            watch = self._layout.world.watch
+            (watch.waiting if waits else watch.working)(on)
+
+
+class _Compute(nn.Module):
+    """Network and loss as one module: what DDP and FSDP put their hooks on."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network = network
+        self._loss = loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss."""
+        return self._loss(self.network, batch)
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Let every block keep only its input, and compute the rest again in the backward pass, dropout included."""
+    for member in members_of(network):
+        if isinstance(member, PreTrainedModel) and family_of(member).blocks:
+            member.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def keep_activations(network: nn.Module) -> None:
+    """Undo `recompute_blocks`."""
+    for member in members_of(network):
+        if isinstance(member, PreTrainedModel) and member.is_gradient_checkpointing:
+            member.gradient_checkpointing_disable()
+
+
+def share_ranges(network: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let observed input ranges cover what all replicas have seen."""
+    layers: Iterable[FakeQuantLinear] = (one for one in network.modules() if isinstance(one, FakeQuantLinear))
+    ranges = [(layer.low, layer.high) for layer in layers if layer.observing]
+    if not ranges:
+        return
+    extremes = torch.stack([*(-low for low, _ in ranges), *(high for _, high in ranges)])
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
+    for number, (low, high) in enumerate(ranges):
+        low.copy_(-extremes[number])
+        high.copy_(extremes[len(ranges) + number])

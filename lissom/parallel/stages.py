@@ -1,0 +1,134 @@
+"""Cutting networks into stretches of blocks of even cost, and a stretch as a module of a pipeline.
+
+Pruned blocks cost less, and the members of a training (peers, a teacher with its student) are cut each by its own costs.
+A stretch shares blocks and weights with the network that it was cut from: what is trained in it is trained there.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError
+from lissom.models.anatomy import anatomy
+from lissom.models.compressed import input_names
+from lissom.models.families import blocks_of, family_of, replace_module
+from lissom.models.together import Together, members_of
+
+
+def balanced(costs: Sequence[float], count: int) -> list[range]:
+    """Return `count` contiguous, non-empty stretches whose dearest is as cheap as possible.
+
+    Raises:
+        InputError: there are fewer blocks than stretches.
+    """
+    if count > len(costs):
+        raise InputError(f"a network of {len(costs)} blocks cannot be cut into {count} stages; take a shorter pipeline")
+    sums = [0.0]
+    for cost in costs:
+        sums.append(sums[-1] + cost)
+    # best[k][n]: cost of the dearest of k stretches over the first n blocks, and where the last of them begins
+    best = [{0: (0.0, 0)}]
+    for number in range(1, count + 1):
+        row = {}
+        for end in range(number, len(costs) + 1):
+            options = [(max(best[-1][start][0], sums[end] - sums[start]), start) for start in best[-1] if start < end]
+            row[end] = min(options)
+        best.append(row)
+    cuts, end = [], len(costs)
+    for number in range(count, 0, -1):
+        start = best[number][end][1]
+        cuts.append(range(start, end))
+        end = start
+    return cuts[::-1]
+
+
+def block_costs(network: PreTrainedModel) -> list[float]:
+    """Return what every block costs, by its matrices: products take their time in proportion."""
+    return [float(block.attention + block.ffn) for block in anatomy(network).blocks]
+
+
+def cut_blocks(network: nn.Module, count: int) -> list[list[range]]:
+    """Return, for every member of a training, its stretches of blocks."""
+    cuts = []
+    for member in members_of(network):
+        assert isinstance(member, PreTrainedModel)
+        cuts.append(balanced(block_costs(member), count))
+    return cuts
+
+
+def stage_of(name: str, network: nn.Module, cuts: list[list[range]]) -> int:
+    """Return the stage that holds a parameter or buffer, by its name in the network."""
+    number = 0
+    member: nn.Module = network
+    if isinstance(network, Together):
+        first, _, name = name.partition(".")
+        number, member = int(first), network[int(first)]
+    assert isinstance(member, PreTrainedModel)
+    family, stretches = family_of(member), cuts[number]
+    if name.startswith(f"{family.blocks}."):
+        block = int(name.removeprefix(f"{family.blocks}.").partition(".")[0])
+        return next(stage for stage, blocks in enumerate(stretches) if block in blocks)
+    return 0 if name.startswith(f"{family.embeddings}.") else len(stretches) - 1
+
+
+class Stretch(nn.Module):
+    """One stage: a stretch of blocks of every member.
+
+    The first stage embeds, the last one answers, all others pass hidden states `[batch, n, d]` on, one of every member.
+    """
+
+    def __init__(
+        self, network: nn.Module, cuts: list[list[range]], stage: int, precision: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        members = [member for member in members_of(network) if isinstance(member, PreTrainedModel)]
+        self.first, self.last = stage == 0, stage + 1 == len(cuts[0])
+        parts = [_cut_out(member, blocks[stage], self.first, self.last) for member, blocks in zip(members, cuts, strict=True)]
+        self.parts = nn.ModuleList(parts)
+        self._precision = precision
+
+    def forward(self, *hidden: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
+        """Map hidden states of every member (of the first stage: nothing that counts) to hidden states, or to logits."""
+        outputs = []
+        device = next(iter(inputs.values())).device
+        with torch.autocast(device.type, dtype=self._precision or torch.bfloat16, enabled=self._precision is not None):
+            for number, part in enumerate(self.parts):
+                assert isinstance(part, PreTrainedModel)
+                if not self.first:
+                    entry = part.get_submodule(family_of(part).embeddings)
+                    assert isinstance(entry, _Entry)
+                    entry.hidden = hidden[number]
+                read = {name: inputs[name] for name in input_names(part)}
+                outputs.append(part(**read).logits if self.last else part.base_model(**read).last_hidden_state)
+        return tuple(outputs)
+
+
+class _Entry(nn.Module):
+    """Stands for the embeddings where hidden states come in; whatever the network asks it, it answers with them."""
+
+    hidden: Tensor
+
+    def forward(self, *_: Tensor | None, **__: Tensor | None) -> Tensor:
+        """Return the hidden states."""
+        return self.hidden
+
+
+def _cut_out(network: PreTrainedModel, blocks: range, first: bool, last: bool) -> PreTrainedModel:
+    """Return a copy of a network's frame around some of its blocks, with the network's own blocks, layers and weights."""
+    family = family_of(network)
+    own: list[object] = [*network.parameters(), *network.buffers(), *blocks_of(network)]
+    own += [module for module in network.modules() if not list(module.children())]
+    part: PreTrainedModel = copy.deepcopy(network, {id(one): one for one in own})
+    replace_module(part, family.blocks, nn.ModuleList(blocks_of(network)[number] for number in blocks))
+    if not first:
+        replace_module(part, family.embeddings, _Entry())
+    if not last:
+        if family.final_norm is not None:
+            replace_module(part, family.final_norm, nn.Identity())
+        for path in family.head:
+            if getattr(part.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], None) is not None:
+                replace_module(part, path, None)
+    return part

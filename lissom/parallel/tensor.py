@@ -1,0 +1,161 @@
+"""Tensor parallelism: heads and neurons of every block are shared out, two all-reduces forward and two backward.
+
+Shoeybi et al. 2019, arXiv:1909.08053: the first product of attention and FFN is cut by output rows, the second by input
+columns. What is here is the plan, made from the families table; DTensor carries it out. A fresh seed inside attention
+lets dropout differ between the shares of heads, and nowhere else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+from transformers import PreTrainedModel
+
+from lissom.models.families import blocks_of, family_of, head_groups, head_size
+
+_SEQUENCE = 1
+
+
+def cut_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = False) -> list[str]:
+    """Share out a network's heads, neurons and word table over a one-dimensional mesh, in place.
+
+    Args:
+        network: whole on every process, with the same weights.
+        mesh: the processes of the dimension `tensor`.
+        sequence: split the sequence between the cut layers; needs batches of a length that the mesh divides.
+
+    Returns:
+        What stays whole on every process, since its size is not divisible, in words.
+    """
+    family, whole = family_of(network), []
+    for number, block in enumerate(blocks_of(network)):
+        plan, left = block_plan(network, block, mesh.size(), sequence=sequence)
+        parallelize_module(block, mesh, plan)
+        whole += [f"block {number}: {what}" for what in left]
+        parent = family.query.rpartition(".")[0]
+        if not left or parent in plan:
+            _differ_within(block.get_submodule(parent), mesh.get_local_rank())
+    table = network.get_submodule(family.word_table)
+    if type(table) is nn.Embedding:
+        parallelize_module(network, mesh, {family.word_table: RowwiseParallel(input_layouts=Replicate())})
+    if sequence:
+        _split_sequence_between(network, mesh)
+    return whole
+
+
+def block_plan(
+    network: PreTrainedModel, block: nn.Module, size: int, *, sequence: bool = False
+) -> tuple[Mapping[str, ParallelStyle], list[str]]:
+    """Return the plan of one block for `size` processes, and what of it cannot be cut.
+
+    Blocks may have been pruned unevenly, so each is looked at.
+    """
+    family, left = family_of(network), []
+    outside: Placement = Shard(_SEQUENCE) if sequence else Replicate()
+    plan: dict[str, ParallelStyle] = {}
+    output = block.get_submodule(family.attention_output)
+    assert isinstance(output, nn.Linear)
+    heads = output.in_features // (head_size(network) * head_groups(network))
+    parent = family.query.rpartition(".")[0]
+    if heads % size == 0:
+        plan[parent] = _OneInput(outside)
+        plan |= {path: ColwiseParallel() for path in (family.query, family.key, family.value)}
+        plan[family.attention_output] = RowwiseParallel(output_layouts=outside)
+    else:
+        left.append(f"attention ({heads} heads)")
+    neurons = block.get_submodule(family.ffn_out)
+    assert isinstance(neurons, nn.Linear)
+    if neurons.in_features % size == 0 and not family.more_ffn:
+        feed = family.ffn_in[0].rpartition(".")[0]
+        if len(family.ffn_in) > 1:  # gate and up read the same input: gathered once, its gradient reduced once
+            plan[feed] = _OneInput(outside)
+            plan |= {path: ColwiseParallel() for path in family.ffn_in}
+        else:
+            plan[family.ffn_in[0]] = ColwiseParallel(input_layouts=outside)
+        plan[family.ffn_out] = RowwiseParallel(output_layouts=outside)
+    else:
+        left.append(f"FFN ({neurons.in_features} neurons)")
+    if sequence:
+        if left:
+            left.append("sequence")
+        plan |= {
+            path: SequenceParallel(use_local_output=True)
+            for path, module in block.named_modules()
+            if type(module).__name__.endswith("Norm")
+        }
+    return plan, left
+
+
+class _OneInput(ParallelStyle):
+    """Megatron's f: hand the same input to several cut layers, so that its gradient is reduced once, not per layer."""
+
+    def __init__(self, outside: Placement) -> None:
+        super().__init__()
+        self._outside = outside
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        def gather(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+            first = inputs[0] if inputs else named["hidden_states"]
+            spread = DTensor.from_local(first, device_mesh, (self._outside,), run_check=False)
+            spread = spread.redistribute(placements=(Replicate(),))
+            return ((spread, *inputs[1:]), named) if inputs else (inputs, {**named, "hidden_states": spread})
+
+        module.register_forward_pre_hook(gather, with_kwargs=True)
+        return module
+
+
+def _differ_within(attention: nn.Module, place: int) -> None:
+    """Draw from a generator of this process's own inside a module, and go on outside as if nothing had been drawn."""
+    outside: list[Tensor] = []
+
+    def enter(module: nn.Module, _: tuple[Any, ...]) -> None:
+        if module.training:
+            seed = int(torch.randint(2**31, ()))  # the same on all, and again when activations are recomputed
+            outside.append(_generator_state())
+            torch.manual_seed(seed + place)
+
+    def leave(module: nn.Module, _: tuple[Any, ...], __: Any) -> None:
+        if module.training:
+            _set_generator_state(outside.pop())
+
+    attention.register_forward_pre_hook(enter)
+    attention.register_forward_hook(leave)
+
+
+def _generator_state() -> Tensor:
+    return torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.get_rng_state()
+
+
+def _set_generator_state(state: Tensor) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+def _split_sequence_between(network: PreTrainedModel, mesh: DeviceMesh) -> None:
+    """Take this process's share of the sequence before the first block, and put all shares together after the last."""
+    blocks = blocks_of(network)
+
+    def split(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        spread = DTensor.from_local(inputs[0], mesh, (Replicate(),), run_check=False)
+        return (spread.redistribute(placements=(Shard(_SEQUENCE),)).to_local(), *inputs[1:])
+
+    def join(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        spread = DTensor.from_local(hidden, mesh, (Shard(_SEQUENCE),), run_check=False)
+        joined = spread.redistribute(placements=(Replicate(),)).to_local()
+        return (joined, *output[1:]) if isinstance(output, tuple) else joined
+
+    blocks[0].register_forward_pre_hook(split)
+    blocks[-1].register_forward_hook(join)

@@ -1,0 +1,57 @@
+"""Several processes, as torchrun would start them, forked from this one: a tenth of a second each."""
+
+import multiprocessing
+import os
+import time
+import traceback
+
+import torch
+
+from lissom.parallel.config import ParallelParams
+from lissom.parallel.world import join
+from tests.waiting import free_port
+
+
+def spread(function, *arguments, timeout: float = 120, **layout):
+    """Call `function(world, *arguments)` in every process of a layout; return the results by rank."""
+    params = ParallelParams(**{"timeout_seconds": 60, **layout})
+    context, port = multiprocessing.get_context("fork"), free_port()
+    ends, processes = [], []
+    for rank in range(params.world):
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(there, rank, params, port, function, arguments), daemon=True)
+        process.start()
+        there.close()
+        ends.append(here)
+        processes.append(process)
+    deadline, results, failures = time.monotonic() + timeout, [None] * params.world, {}
+    for rank, end in enumerate(ends):
+        try:
+            assert end.poll(max(0.1, deadline - time.monotonic())), f"rank {rank} gave no answer in {timeout} s"
+            found, failure = end.recv()
+        except (EOFError, AssertionError) as error:
+            found, failure = None, repr(error)
+        results[rank] = found
+        if failure:
+            failures[rank] = failure
+    for process in processes:
+        process.join(timeout=0.1 if failures else 30)
+        process.kill()
+    assert not failures, "\n".join(f"rank {rank}: {failure}" for rank, failure in failures.items())
+    return results
+
+
+def _work(end, rank, params, port, function, arguments) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(params.world), "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    try:
+        with join(params) as world:
+            found = function(world, *arguments)
+        end.send((found, None))
+    except BaseException:
+        end.send((None, traceback.format_exc()))
+    end.close()
+    os._exit(0)
