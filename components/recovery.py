@@ -29,6 +29,7 @@ def recovered(
     fitted = recover(
         model, data, dev, load_logits(stage.inputs["logits"], len(data)), training,
         hooks=[*hooks, RunMetrics(stage.run), ProgressBar(stage.name)], checkpoints=stage.checkpoints(),
+        world=stage.world,
     )  # fmt: skip
     metrics = {
         "method": method,

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 from components.arguments import METRICS_FOLDER, metrics_folder, parse, read_params
 from components.executor import tell
 from lissom.artifacts import EMISSIONS, HISTORY, METRICS, REPORT_PAGE, whole_folder, write_json, write_text
-from lissom.emissions.meter import EnergyMeter, EnergyReading
+from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
 from lissom.errors import InputError, advice_for
+from lissom.parallel.config import ParallelParams
+from lissom.parallel.launch import joined, launch, remember_run, remembered_run, say
 from lissom.params import Params
-from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, Run, flatten, open_run
+from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, Run, SilentRun, flatten, open_run
 
 if TYPE_CHECKING:
     from lissom.data.encoding import Encoded
     from lissom.models.compressed import CompressedModel
+    from lissom.parallel.world import World
     from lissom.training.checkpoint import Checkpoints
 
 _SECTIONS = {"prepare": "data", "register": "gates"}
@@ -58,12 +61,15 @@ class Stage:
     """Removed at the end."""
     option: str
     """The variant, for stages that run once per variant."""
+    world: "World | None"
+    """The processes that run this stage, each the same code; None for this one alone. The first writes and logs."""
 
     def checkpoints(self) -> "Checkpoints":
         """Return where this stage's training checkpoints to; removed when the stage is complete."""
         from lissom.training.checkpoint import Checkpoints
 
-        return Checkpoints(self.checkpoint_folder, self.checkpoint_seconds)
+        writes = self.world is None or self.world.is_main
+        return Checkpoints(self.checkpoint_folder, self.checkpoint_seconds, writes=writes)
 
     def load(self, name: str) -> "CompressedModel":
         """Load the model directory that is the input `name`."""
@@ -99,32 +105,79 @@ def run_stage(
     inputs: tuple[str, ...] = (),
     outputs: tuple[str, ...] = (),
     option: str | None = None,
+    trains: bool = False,
 ) -> None:
-    """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1."""
+    """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1.
+
+    A stage that `trains` runs in as many processes as `parallel` says: this one starts them, and waits.
+    """
     arguments = parse(name, inputs, outputs, option)
     try:
         params = read_params(arguments)
-        with _frame(name, params, arguments, inputs, outputs, option) as stage:
-            outcome, reading = _measured(stage, work)
-            _write(stage, outcome, reading)
-        if arguments.get("page_output"):
-            page = (arguments["report_output"] / REPORT_PAGE).read_text(encoding="utf-8")
-            write_text(arguments["page_output"], page)
-        if arguments["executor_input"]:
-            costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
-            facts = {"stage": name, "method": outcome.method, "mlflow_run": stage.run.id}
-            tell(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
-        shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
+        layout = params.parallel if trains and _works(params, name) else ParallelParams()
+        if joined():
+            _take_part(name, params, layout, arguments, work, inputs, outputs, option)
+        elif layout.spreads:
+            launch(f"components.{name}", sys.argv[1:], layout)
+        else:
+            _run(name, params, None, arguments, work, inputs, outputs, option)
     except InputError as error:
         sys.exit(f"{name}: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"{name}: {advice_for(error)}")
 
 
+def _works(params: Params, name: str) -> bool:
+    """Tell whether a stage has something to train: with `method: none` it passes its model on."""
+    return getattr(getattr(params, name), "method", "") != "none"
+
+
+def _take_part(name: str, params: Params, layout: ParallelParams, *rest: Any) -> None:
+    """Run a stage as one of several processes; what is to be said to the user goes to the one that launched them."""
+    from lissom.parallel.world import join
+    from lissom.training.stopping import Stopped
+
+    try:
+        with join(layout) as world:
+            _run(name, params, world, *rest)
+    except InputError as error:
+        say(str(error))
+        sys.exit(1)
+    except Stopped as stopped:
+        say(str(stopped))
+        sys.exit(1)
+
+
+def _run(
+    name: str,
+    params: Params,
+    world: "World | None",
+    arguments: dict[str, Any],
+    work: Callable[[Stage], Outcome],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    option: str | None,
+) -> None:
+    with _frame(name, params, world, arguments, inputs, outputs, option) as stage:
+        outcome, reading = _measured(stage, work)
+        _write(stage, outcome, reading)
+    if world is not None and not world.is_main:
+        return
+    if arguments.get("page_output"):
+        page = (arguments["report_output"] / REPORT_PAGE).read_text(encoding="utf-8")
+        write_text(arguments["page_output"], page)
+    if arguments["executor_input"]:
+        costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
+        facts = {"stage": name, "method": outcome.method, "mlflow_run": stage.run.id}
+        tell(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
+    shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
+
+
 @contextmanager
 def _frame(
     name: str,
     params: Params,
+    world: "World | None",
     arguments: dict[str, Any],
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
@@ -132,6 +185,7 @@ def _frame(
 ) -> Iterator[Stage]:
     variant = arguments[option] if option else ""
     title = f"{name}@{variant}" if variant else name
+    is_main = world is None or world.is_main
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
         sources = {path: arguments[f"{path}_input"] for path in inputs if path != METRICS_FOLDER}
@@ -146,21 +200,33 @@ def _frame(
         tags = {STAGE_TAG: name, "lissom.variant": variant}
         if arguments["pipeline_run"]:
             tags[PIPELINE_RUN_TAG] = arguments["pipeline_run"]
-        run = stack.enter_context(open_run(title, params.tracking, tags))
-        folders = {
-            path: stack.enter_context(whole_folder(arguments[f"{path}_output"])) for path in (*outputs, METRICS_FOLDER)
-        }
+        run: Run = SilentRun()
+        if is_main:
+            run = stack.enter_context(open_run(title, params.tracking, tags, remembered_run()))
+            if world is not None:
+                remember_run(run.id)
+        folders = {}
+        for path in (*outputs, METRICS_FOLDER):
+            target = arguments[f"{path}_output"]
+            # The others write as well, and what they write goes with their scratch.
+            folders[path] = stack.enter_context(whole_folder(target if is_main else scratch / "outputs" / path))
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
-        yield Stage(name, params, sources, folders, run, checkpoints, arguments["checkpoint_seconds"], scratch, variant)
+        seconds = arguments["checkpoint_seconds"]
+        yield Stage(name, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
 
 
 def _measured(stage: Stage, work: Callable[[Stage], Outcome]) -> tuple[Outcome, EnergyReading]:
     stage.run.log_params({stage.name: stage.section()})
     if "data" in stage.inputs:
         _log_data(stage.run, stage.inputs["data"])
-    with EnergyMeter(stage.params.emissions.country) as meter:
+    meter = EnergyMeter(stage.params.emissions.country)
+    counts = stage.world is None or stage.world.local_rank == 0  # a meter counts its whole machine
+    context: AbstractContextManager[object] = meter if counts else nullcontext()
+    with context:
         outcome = work(stage)
-    return outcome, meter.reading
+    if stage.world is None:
+        return outcome, meter.reading
+    return outcome, sum_of(stage.world.collect(meter.reading if counts else None))
 
 
 def _log_data(run: Run, folder: Path) -> None:
@@ -199,5 +265,5 @@ def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
     write_json(folder / METRICS, outcome.metrics)
     write_json(folder / EMISSIONS, reading.model_dump(mode="json"))
     write_json(folder / HISTORY, outcome.history)
-    stage.run.log_metrics({stage.name: outcome.metrics, "emissions": reading.model_dump(mode="json")})
+    stage.run.log_metrics({stage.name: outcome.metrics, "cost": reading.model_dump(mode="json")})
     stage.run.log_files(*sorted(folder.iterdir()))

@@ -23,8 +23,13 @@ console = Console(stderr=True)
 
 
 def interactive() -> bool:
-    """Tell whether somebody watches."""
-    return console.is_terminal and not os.environ.get("CI")
+    """Tell whether somebody watches, and this is the process that they watch."""
+    return console.is_terminal and not os.environ.get("CI") and _speaks()
+
+
+def _speaks() -> bool:
+    """Tell whether this is the first of the processes of a stage, or the only one (torchrun numbers them)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _progress() -> Progress:
@@ -71,4 +76,5 @@ class ProgressBar(Hook):
 
 def note(text: str) -> None:
     """Tell the user something worth a line."""
-    console.print(text, highlight=False)
+    if _speaks():
+        console.print(text, highlight=False)

@@ -18,6 +18,7 @@ from lissom.evaluate.config import EvaluateParams
 from lissom.export.config import ExportParams
 from lissom.factorize.config import FactorizeParams, NoFactorization
 from lissom.models.config import BaseParams
+from lissom.parallel.config import ParallelParams
 from lissom.prune.config import NoPruning, PruneParams
 from lissom.quantize.config import NoQuantization, QuantizeParams
 from lissom.section import Section
@@ -40,6 +41,7 @@ class Params(Section):
     emissions: EmissionsParams = EmissionsParams()
     tracking: TrackingParams = TrackingParams()
     gates: GatesParams = GatesParams()
+    parallel: ParallelParams = ParallelParams()
     cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")

@@ -52,6 +52,7 @@ def compression(params: Params, images: Images) -> BaseComponent:
         prune: str = given["prune"],
         factorize: str = given["factorize"],
         quantize: str = given["quantize"],
+        parallel: str = given["parallel"],
         export: str = given["export"],
         evaluate: str = given["evaluate"],
         emissions: str = given["emissions"],
@@ -61,8 +62,9 @@ def compression(params: Params, images: Images) -> BaseComponent:
         common = {"base_params": base, "data_params": data, "emissions_params": emissions, "tracking_params": tracking}
         prepared = put(prepare_stage(**common), "prepare")
         dataset = prepared.outputs["data"]
-        taught = put(teacher_stage(data=dataset, teacher_params=teacher, **common), "teacher", training=True)
-        known = {"data": dataset, "logits": taught.outputs["logits"], **common}
+        training = {**common, "parallel_params": parallel}
+        taught = put(teacher_stage(data=dataset, teacher_params=teacher, **training), "teacher", training=True)
+        known = {"data": dataset, "logits": taught.outputs["logits"], **training}
         models, metrics = {"teacher": taught.outputs["model"]}, {"teacher": taught.outputs["metrics"]}
         for name, stage, section in (
             ("distill", distill_stage, distill),

@@ -28,6 +28,7 @@ def work(stage: Stage) -> Outcome:
         language_model=lambda: load_language_model(base),
         hooks=lambda phase: [RunMetrics(stage.run, phase.removeprefix("training")), ProgressBar(f"distill, {phase}")],
         checkpoints=stage.checkpoints(),
+        world=stage.world,
     )
     student = distill(params, material)
     last = list(student.trainings.values())[-1]
@@ -43,4 +44,4 @@ def work(stage: Stage) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_stage("distill", work, inputs=("data", "model", "logits"), outputs=("model",))
+    run_stage("distill", work, inputs=("data", "model", "logits"), outputs=("model",), trains=True)

@@ -16,6 +16,7 @@ def distill(
     base_params: str,
     data_params: str,
     distill_params: str,
+    parallel_params: str,
     emissions_params: str,
     tracking_params: str,
 ) -> dsl.ContainerSpec:
@@ -26,6 +27,7 @@ def distill(
             "base": base_params,
             "data": data_params,
             "distill": distill_params,
+            "parallel": parallel_params,
             "emissions": emissions_params,
             "tracking": tracking_params,
         },

@@ -25,4 +25,4 @@ def work(stage: Stage) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_stage("factorize", work, inputs=("data", "model", "logits"), outputs=("model",))
+    run_stage("factorize", work, inputs=("data", "model", "logits"), outputs=("model",), trains=True)

@@ -16,6 +16,7 @@ def factorize(
     base_params: str,
     data_params: str,
     factorize_params: str,
+    parallel_params: str,
     emissions_params: str,
     tracking_params: str,
 ) -> dsl.ContainerSpec:
@@ -26,6 +27,7 @@ def factorize(
             "base": base_params,
             "data": data_params,
             "factorize": factorize_params,
+            "parallel": parallel_params,
             "emissions": emissions_params,
             "tracking": tracking_params,
         },

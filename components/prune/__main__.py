@@ -17,4 +17,4 @@ def work(stage: Stage) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_stage("prune", work, inputs=("data", "model", "logits"), outputs=("model",))
+    run_stage("prune", work, inputs=("data", "model", "logits"), outputs=("model",), trains=True)

@@ -27,4 +27,4 @@ def work(stage: Stage) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_stage("quantize", work, inputs=("data", "model", "logits"), outputs=("model",))
+    run_stage("quantize", work, inputs=("data", "model", "logits"), outputs=("model",), trains=True)

@@ -16,6 +16,7 @@ def quantize(
     base_params: str,
     data_params: str,
     quantize_params: str,
+    parallel_params: str,
     emissions_params: str,
     tracking_params: str,
 ) -> dsl.ContainerSpec:
@@ -26,6 +27,7 @@ def quantize(
             "base": base_params,
             "data": data_params,
             "quantize": quantize_params,
+            "parallel": parallel_params,
             "emissions": emissions_params,
             "tracking": tracking_params,
         },

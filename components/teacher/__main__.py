@@ -28,6 +28,7 @@ def work(stage: Stage) -> Outcome:
         model.network, train, model.pad_id, task_loss, params,
         score=lambda: score(model.network, dev, model.pad_id, precision),
         hooks=[RunMetrics(stage.run), ProgressBar("teacher")], checkpoints=stage.checkpoints(), identity="task_loss",
+        world=stage.world,
     )  # fmt: skip
     started = time.monotonic()
     everything = stage.encode(model, "train", "transfer")
@@ -45,4 +46,4 @@ def work(stage: Stage) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_stage("teacher", work, inputs=("data",), outputs=("model", "logits"))
+    run_stage("teacher", work, inputs=("data",), outputs=("model", "logits"), trains=True)

@@ -15,6 +15,7 @@ def teacher(
     base_params: str,
     data_params: str,
     teacher_params: str,
+    parallel_params: str,
     emissions_params: str,
     tracking_params: str,
 ) -> dsl.ContainerSpec:
@@ -25,6 +26,7 @@ def teacher(
             "base": base_params,
             "data": data_params,
             "teacher": teacher_params,
+            "parallel": parallel_params,
             "emissions": emissions_params,
             "tracking": tracking_params,
         },

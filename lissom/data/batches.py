@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ class Batch:
         return self._each(lambda tensor: tensor[index])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return replace(self, **{name: change(getattr(self, name)) for name in _TENSORS})
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _TENSORS}
+        return replace(self, **changed)
 
 
 _TENSORS = ("input_ids", "attention_mask", "token_type_ids", "labels", "indices")
@@ -58,7 +60,7 @@ def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int =
         types[row, :length] = data.types[start : start + length]
     mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
     arrays = (ids, mask, types, data.labels[indices], np.asarray(indices, dtype=np.int64))
-    return Batch(*(torch.from_numpy(array) for array in arrays))
+    return Batch(**dict(zip(_TENSORS, map(torch.from_numpy, arrays), strict=True)))
 
 
 def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

@@ -18,7 +18,7 @@ from lissom.distill.cache import cache_signals, estimate_bytes
 from lissom.distill.offline_config import SignalsParams
 from lissom.distill.teacher import CachedLogits, LiveTeacher, Teacher, cache_logits
 from lissom.errors import InputError
-from lissom.models.compressed import CompressedModel
+from lissom.models.compressed import CompressedModel, accelerator
 from lissom.models.signals import Wanted, check_wanted, expose_scores
 from lissom.parallel.world import World
 from lissom.training.checkpoint import Checkpoints
@@ -50,6 +50,9 @@ class Material:
     checkpoints: Checkpoints | None = None
     world: World | None = None
     """The processes that share the trainings; None for this one alone."""
+
+    def __post_init__(self) -> None:
+        self.teacher.network.to(accelerator())
 
     def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
         """Tokenise tables for a model, one after the other."""
@@ -100,7 +103,7 @@ class Material:
     ) -> Fitted:
         """Run one of the method's trainings; `phase` names it, `identity` is what else decides it.
 
-        `looks_inside` says that the loss compares hidden states or attention, so that the network cannot be cut anywhere.
+        `looks_inside` says that the loss compares hidden states or attention: the network cannot be cut anywhere then.
         """
         checkpoints = None if self.checkpoints is None else self.checkpoints.phase(phase)
         return fit(
@@ -132,7 +135,8 @@ class Material:
                 f"distill.signals: the teacher's signals would take {gigabytes:.1f} GB on disk, cache_gigabytes allows "
                 f"{params.cache_gigabytes:g}; allow more, take fewer examples, or source: live"
             )
-        if params.source == "live" or not fits:
+        spread = params.source == "auto" and self.world is not None  # each process asks about its own examples only
+        if params.source == "live" or not fits or spread:
             note(f"teacher's signals are computed live ({gigabytes:.2f} GB if cached)")
             with expose_scores(*([network] if wanted.scores else [])):
                 yield LiveTeacher(network, wanted)

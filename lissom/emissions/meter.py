@@ -6,6 +6,7 @@ estimated from the load and a table of thermal design powers; the reading says w
 
 import logging
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -93,6 +94,16 @@ class EnergyMeter:
             method="measured" if modes.intersection(_COUNTED_BY_HARDWARE) else "estimated",
             tracker=f"codecarbon {data.codecarbon_version}",
         )
+
+
+def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:
+    """Return the reading of several machines that worked at the same time on one thing."""
+    first = readings[0]
+    added = ("energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g")
+    sums: dict[str, float | str] = {name: sum(getattr(one, name) for one in readings) for name in added}
+    measured = all(one.method == "measured" for one in readings)
+    sums |= {"seconds": max(one.seconds for one in readings), "method": "measured" if measured else "estimated"}
+    return first.model_copy(update=sums)
 
 
 def check_country(country: str) -> None:

@@ -53,6 +53,11 @@ class ParallelParams(Section):
         return self.data * self.tensor * self.pipeline
 
     @property
+    def spreads(self) -> bool:
+        """Tell whether a training is more than one process that takes each batch as a whole."""
+        return self.world > 1 or self.microbatches > 1 or self.recompute
+
+    @property
     def stages(self) -> int:
         """Return the number of stretches that a network is cut into."""
         return self.pipeline * (self.chunks if self.schedule in ("interleaved_1f1b", "zero_bubble") else 1)
@@ -77,11 +82,16 @@ class ParallelParams(Section):
                 f"{self.world // self.nodes} on each of {self.nodes} nodes: tensor {self.tensor} would cross machines, "
                 "and it needs their fast connections"
             )
-        if self.pipeline > 1 and self.schedule in ("interleaved_1f1b", "zero_bubble"):
-            if self.microbatches % self.pipeline:
-                problems.append(
-                    f"schedule {self.schedule}: microbatches {self.microbatches} is no multiple of pipeline {self.pipeline}"
-                )
+        grouped = self.schedule in ("interleaved_1f1b", "zero_bubble")
+        if self.pipeline > 1 and grouped and self.microbatches % self.pipeline:
+            problems.append(
+                f"schedule {self.schedule}: microbatches {self.microbatches} is no multiple of pipeline {self.pipeline}"
+            )
+        if self.pipeline > 1 and self.schedule == "1f1b" and self.microbatches < self.pipeline:
+            problems.append(
+                f"schedule 1f1b: microbatches {self.microbatches} is less than pipeline {self.pipeline}, which "
+                "would never be full; gpipe goes on with any number"
+            )
         if self.pipeline == 1 and "schedule" in self.model_fields_set and self.schedule != "1f1b":
             problems.append(f"schedule {self.schedule} is one of a pipeline: set pipeline to 2 or more")
         if self.shard and (self.tensor > 1 or self.pipeline > 1 or self.data == 1):

@@ -86,7 +86,7 @@ def make_engine(
         for member in members_of(trained):
             assert isinstance(member, PreTrainedModel)
             left += cut_network(member, layout.mesh["tensor"], sequence=layout.params.sequence)
-    if left and world.is_main:
+    if left:
         note(f"parallel: not divisible by tensor {layout.params.tensor}, and whole on each process: {', '.join(left)}")
     kind = Pipeline if layout.params.pipeline > 1 else Replicas
     return kind(network, trained, loss, data, pad, precision, layout)
@@ -106,6 +106,6 @@ def _layout_for(network: nn.Module, world: World, looks_inside: bool) -> Layout:
     if any(isinstance(module, FakeQuantLinear) for module in network.modules()):
         reasons.append("fake-quantised layers are not cut")
     layout = world.layout(tensor=not reasons, pipeline=not whole)
-    if layout.params.factors != world.params.factors and world.is_main:
+    if layout.params.factors != world.params.factors:
         note(f"parallel: {', '.join(reasons)}: here it is {layout.params.factors}")
     return layout

@@ -95,7 +95,7 @@ def _group_of_pieces(gradient: Tensor) -> dist.ProcessGroup | None:
 def _sum_bucket(gradients: list[Tensor], group: dist.ProcessGroup) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat, group=group)
-    for gradient, summed in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+    for gradient, summed in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
         gradient.copy_(summed.view_as(gradient))
 
 

@@ -1,12 +1,14 @@
 """Pipeline parallelism: every process holds a stretch of blocks, and micro-batches go from one to the next.
 
 torch's stages and schedule runtime do the work; `varuna`, which torch lacks, is handed to that runtime as a table
-(`lissom.parallel.varuna`). Every stage is given the tokens, so that only hidden states travel. A loss that looks at logits
-alone is computed on the last stage by a stand-in that already knows the answer. Micro-batches have one shape: a batch is
-filled up with rows that count for nothing, and padded to a multiple of 8 tokens, since each shape needs buffers of its own.
+(`lissom.parallel.varuna`). Every stage is given the tokens, so that only hidden states travel. A loss that looks at
+logits alone is computed on the last stage by a stand-in that already knows the answer. Micro-batches have one shape: a
+batch is filled up with rows that count for nothing, and padded to a multiple of 8 tokens: each shape has buffers of its
+own.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +65,10 @@ class Pipeline:
         trained.train()
         self._stretches = {stage: Stretch(trained, self._cuts, stage, precision) for stage in self._own}
         self._schedules: dict[tuple[int, int], _PipelineSchedule] = {}
-        self._batch, self._real, self._share = None, 0, 0.0  # of the step that is under way, for the last stage's loss
+        # Of the step that is under way, for the last stage's loss:
+        self._batch: Batch | None = None
+        self._members: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._real = 0
         self.trace = Trace(layout.world.watch)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -71,7 +76,7 @@ class Pipeline:
         return {name: one for name, one in self.trained.named_parameters() if self._stage_of(name) in self._own}
 
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
-        """Run this replica's micro-batches through the pipeline; return its share of the loss, 0 but on the last stage."""
+        """Run this replica's micro-batches; return its share of the loss, all of it on the last stage."""
         params = self._layout.params
         mine = np.array_split(members, params.data)[self._layout.place("data")]
         self._real = len(mine)
@@ -143,14 +148,15 @@ class Pipeline:
         if (rows, length) in self._schedules:
             return self._schedules[rows, length]
         params, group = self._layout.params, self._layout.group("pipeline")
-        stages = [
+        stages: list[Any] = [
             TracedStage(
                 stretch, stage, params.stages, self._device, group=group, trace=self.trace,
                 recompute=params.schedule == "varuna" and not stretch.last,
             )
             for stage, stretch in self._stretches.items()
         ]  # fmt: skip
-        settings = {"n_microbatches": params.microbatches, "loss_fn": self._loss_of, "scale_grads": False}
+        settings: dict[str, Any] = {"n_microbatches": params.microbatches, "loss_fn": self._loss_of}
+        settings["scale_grads"] = False  # the loss is weighted
         made: _PipelineSchedule
         match params.schedule:
             case "gpipe":

@@ -81,8 +81,12 @@ class Replicas:
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
         """Run forward and backward over this replica's parts; return its share of the loss."""
         shares = []
-        averaged = self._layout.params.data if isinstance(self._compute, DistributedDataParallel | FSDPModule) else 1
-        for number, part in enumerate(cut_batch(self._data, members, self._pad, self._parts, self._own, self._multiple)):
+        averaged = 1
+        if self._layout is not None and isinstance(self._compute, DistributedDataParallel | FSDPModule):
+            averaged = self._layout.params.data
+        for number, part in enumerate(
+            cut_batch(self._data, members, self._pad, self._parts, self._own, self._multiple)
+        ):
             with self._keeping_to_itself(number + 1 < len(self._own)):
                 self._say(waits=False, on=f"forward of part {number + 1} of {len(self._own)}")
                 enabled = self._precision is not None

@@ -1,7 +1,8 @@
 """Cutting networks into stretches of blocks of even cost, and a stretch as a module of a pipeline.
 
-Pruned blocks cost less, and the members of a training (peers, a teacher with its student) are cut each by its own costs.
-A stretch shares blocks and weights with the network that it was cut from: what is trained in it is trained there.
+Pruned blocks cost less, and the members of a training (peers, a teacher with its student) are cut each by its own
+costs. A stretch shares blocks and weights with the network that it was cut from, so what is trained in it is trained
+there.
 """
 
 import copy
@@ -86,12 +87,14 @@ class Stretch(nn.Module):
         super().__init__()
         members = [member for member in members_of(network) if isinstance(member, PreTrainedModel)]
         self.first, self.last = stage == 0, stage + 1 == len(cuts[0])
-        parts = [_cut_out(member, blocks[stage], self.first, self.last) for member, blocks in zip(members, cuts, strict=True)]
+        parts = [
+            _cut_out(member, blocks[stage], self.first, self.last) for member, blocks in zip(members, cuts, strict=True)
+        ]
         self.parts = nn.ModuleList(parts)
         self._precision = precision
 
     def forward(self, *hidden: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map hidden states of every member (of the first stage: nothing that counts) to hidden states, or to logits."""
+        """Map hidden states of every member (the first stage reads tokens only) to hidden states, or to logits."""
         outputs = []
         device = next(iter(inputs.values())).device
         with torch.autocast(device.type, dtype=self._precision or torch.bfloat16, enabled=self._precision is not None):
@@ -117,7 +120,7 @@ class _Entry(nn.Module):
 
 
 def _cut_out(network: PreTrainedModel, blocks: range, first: bool, last: bool) -> PreTrainedModel:
-    """Return a copy of a network's frame around some of its blocks, with the network's own blocks, layers and weights."""
+    """Return a copy of a network's frame around some of its blocks; layers and weights are the network's own."""
     family = family_of(network)
     own: list[object] = [*network.parameters(), *network.buffers(), *blocks_of(network)]
     own += [module for module in network.modules() if not list(module.children())]

@@ -5,7 +5,6 @@ columns. What is here is the plan, made from the families table; DTensor carries
 lets dropout differ between the shares of heads, and nowhere else.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ def cut_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = 
 
 def block_plan(
     network: PreTrainedModel, block: nn.Module, size: int, *, sequence: bool = False
-) -> tuple[Mapping[str, ParallelStyle], list[str]]:
+) -> tuple[dict[str, ParallelStyle], list[str]]:
     """Return the plan of one block for `size` processes, and what of it cannot be cut.
 
     Blocks may have been pruned unevenly, so each is looked at.

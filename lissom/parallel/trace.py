@@ -36,8 +36,8 @@ class Trace:
 class TracedStage(PipelineStage):
     """A stage that tells a trace what it does.
 
-    With `recompute`, a forward pass keeps its input and the state of the generator only, and `recompute_one_chunk` runs it
-    again, with the same dropout, before the backward pass.
+    With `recompute`, a forward pass keeps its input and the state of the generator only, and `recompute_one_chunk` runs
+    it again, with the same dropout, before the backward pass.
     """
 
     def __init__(self, *arguments: Any, trace: Trace, recompute: bool = False, **named: Any) -> None:
@@ -46,7 +46,11 @@ class TracedStage(PipelineStage):
         self._again: dict[int, tuple[torch.Tensor, tuple[Any, ...], dict[str, Any] | None]] = {}
 
     def forward_one_chunk(
-        self, fwd_chunk_id: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, save_forward_output: bool = True
+        self,
+        fwd_chunk_id: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        save_forward_output: bool = True,
     ) -> Any:
         """Run a micro-batch forward."""
         started = self._trace.begin("F", fwd_chunk_id, self.stage_index)
@@ -66,7 +70,9 @@ class TracedStage(PipelineStage):
             super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
         self._trace.end("R", chunk, self.stage_index, self.group_rank, started)
 
-    def backward_one_chunk(self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False) -> None:
+    def backward_one_chunk(
+        self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
+    ) -> None:
         """Run a micro-batch backward, or the part of it that others wait for."""
         kind: Kind = "B" if full_backward else "b"
         started = self._trace.begin(kind, bwd_chunk_id, self.stage_index)

@@ -1,8 +1,8 @@
 """Varuna's static schedule, carried out by torch's schedule runtime.
 
 Athlur et al. 2022, arXiv:2111.04007. The order of work is that of `lissom.parallel.schedules`; the runtime adds the
-transfers. It has no word for recomputation: R goes in under the name of UNSHARD, which pipelines of ours have no other use
-for, as a custom function. The backward pass is split as in the paper, input gradients first.
+transfers. It has no word for recomputation: R goes in under the name of UNSHARD, which pipelines of ours have no other
+use for, as a custom function. The backward pass is split as in the paper, input gradients first.
 """
 
 from typing import Any
@@ -25,11 +25,9 @@ _WORDS = {"F": FORWARD, "b": BACKWARD_INPUT, "w": BACKWARD_WEIGHT, "R": UNSHARD}
 
 def make_varuna(stages: list[TracedStage], n_microbatches: int, **settings: Any) -> _PipelineScheduleRuntime:
     """Return torch's runtime with Varuna's table; arguments as for torch's own schedules."""
-    runtime = _PipelineScheduleRuntime(list(stages), n_microbatches, **settings)
+    runtime: Any = _PipelineScheduleRuntime(list(stages), n_microbatches, **settings)  # type: ignore[no-untyped-call]
     orders = make_schedule("varuna", stages[0].num_stages, n_microbatches).devices
-    table = {
-        rank: [_action(made) for made in order if made.kind != "R"] for rank, order in enumerate(orders)
-    }
+    table = {rank: [_action(made) for made in order if made.kind != "R"] for rank, order in enumerate(orders)}
     runtime.pipeline_order = table
     runtime._prepare_schedule_with_comms(table)
     for rank, order in enumerate(orders):

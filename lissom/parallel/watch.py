@@ -1,7 +1,7 @@
 """Who is late? Every process says through a shared store what it is doing; the first that has waited too long looks.
 
-Collectives only tell that somebody did not come. A process that hangs, is stopped or is cut off from the network is named
-here, with its place and what it was last doing, and the job ends, so that torchrun can start it again.
+Collectives only tell that somebody did not come. A process that hangs, is stopped or is cut off from the network is
+named here, with its place and what it was last doing, and the job ends, so that torchrun can start it again.
 """
 
 import datetime
@@ -13,6 +13,7 @@ import time
 from types import TracebackType
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
 from lissom.parallel.config import ParallelParams
 
@@ -38,8 +39,8 @@ class Watch:
         self._ended = threading.Event()
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=30))
-        self._store = dist.PrefixStore(f"lissom-watch/{attempt}", store)
+        store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=30))
+        self._store = PrefixStore(f"lissom-watch/{attempt}", store)
         self._thread = threading.Thread(target=self._look, daemon=True, name="lissom-watch")
 
     def __enter__(self) -> "Watch":

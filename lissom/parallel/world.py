@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.watch import Watch
+
+T = TypeVar("T")
 
 _DIMENSIONS = ("data", "pipeline", "tensor")
 
@@ -60,13 +63,20 @@ class World:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
         return [bool(flag) for flag in flags]
 
+    def collect(self, value: T | None) -> list[T]:
+        """Return what the processes have to tell, those left out that have nothing."""
+        found: list[T | None] = [None] * self.params.world
+        dist.all_gather_object(found, value, group=self.control)
+        return [one for one in found if one is not None]
+
     def agree(self, value: str, what: str) -> None:
         """Raise `RuntimeError` unless all processes have the same value."""
-        found: list[str | None] = [None] * self.params.world
-        dist.all_gather_object(found, value, group=self.control)
+        found = self.collect(value)
         if len(set(found)) > 1:
             different = [rank for rank, one in enumerate(found) if one != found[0]]
-            raise RuntimeError(f"{what} of rank {different[0]} is not that of rank 0: the processes do not run the same")
+            raise RuntimeError(
+                f"{what} of rank {different[0]} is not that of rank 0: the processes do not run the same"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,6 @@ class Layout:
 def device_type() -> str:
     """Return the type of the devices that trainings run on."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def joined() -> bool:
-    """Tell whether this process is one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager

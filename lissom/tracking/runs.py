@@ -70,6 +70,28 @@ class Run:
         mlflow.set_tags(dict(tags))
 
 
+class SilentRun(Run):
+    """For processes that take part in a stage whose first process logs: nothing is logged twice."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log nothing."""
+
+    def log_files(self, *paths: Path) -> None:
+        """Log nothing."""
+
+    def log_dataset(self, name: str, source: str, digest: str, context: str) -> None:
+        """Log nothing."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Log nothing."""
+
+
 class RunMetrics(Hook):
     """Send a training's records to its run as they come; `phase` sets apart those of several trainings in one run."""
 
@@ -84,8 +106,8 @@ class RunMetrics(Hook):
 
 
 @contextmanager
-def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str]) -> Iterator[Run]:
-    """Open the run of a stage; it ends as FINISHED, or as FAILED if the block raises.
+def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str], again: str | None = None) -> Iterator[Run]:
+    """Open the run of a stage, or `again` an earlier attempt's; it ends as FINISHED, or as FAILED if the block raises.
 
     A server that is not there at the start is most likely named wrongly, and is soon given up. One that goes away later
     is most likely restarting, and is waited for.
@@ -102,7 +124,9 @@ def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str]) -> Ite
 
     try:
         mlflow.set_experiment(params.experiment)
-        active = mlflow.start_run(run_name=stage, tags=dict(tags), log_system_metrics=params.system_metrics)
+        active = mlflow.start_run(
+            run_id=again, run_name=stage, tags=dict(tags), log_system_metrics=params.system_metrics
+        )
     except MlflowException as error:
         raise InputError(
             f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} cannot be used: {str(error).splitlines()[0]}\n"

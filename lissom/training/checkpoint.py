@@ -45,8 +45,8 @@ class Restored:
 class Checkpoints:
     """A folder that holds the last checkpoint of one training.
 
-    It holds whole tensors under the names that they have in the whole network, so that a training goes on in any layout:
-    it may have been saved by four processes and be taken up by one. Masks and data follow from the step's number.
+    It holds whole tensors under the names that they have in the whole network, so that a training goes on in any
+    layout: it may have been saved by four processes and be taken up by one. Masks and data follow from the step.
 
     Args:
         folder: where to; all processes of a training must see it.
@@ -95,7 +95,7 @@ class Checkpoints:
             moments: the optimiser's state of every parameter; run through on all processes, which share it out.
             progress: how far it is.
         """
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, state in moments:
             if self._writes:
                 tensors |= {f"optimizer/{name}/{key}": torch.as_tensor(value).cpu() for key, value in state.items()}

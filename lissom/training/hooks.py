@@ -1,12 +1,15 @@
 """What may happen around the steps of a training."""
 
-from torch import nn
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # those that only log need no torch
+    from torch import nn
 
 
 class Hook:
     """Does nothing; a hook overrides what it needs. State must follow from the step, so that a resumed run agrees."""
 
-    def begin(self, network: nn.Module) -> None:
+    def begin(self, network: "nn.Module") -> None:
         """Run before the first step; `network` is what is trained: the given one, or a copy cut over processes."""
 
     def before_step(self, step: int, total: int) -> None:

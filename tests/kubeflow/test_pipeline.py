@@ -105,7 +105,7 @@ def test_every_command_is_one_that_its_stage_understands(tmp_path, monkeypatch):
         call = source[source.index("run_stage(") :]
         found = {}
 
-        def record(name, work, *, inputs=(), outputs=(), option=None, found=found):
+        def record(name, work, *, inputs=(), outputs=(), option=None, trains=False, found=found):
             found.update(arguments.parse(name, inputs, outputs, option))
 
         monkeypatch.setattr(sys, "argv", ["stage", *map(str, container["args"])])

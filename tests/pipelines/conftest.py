@@ -24,6 +24,7 @@ PARAMS = {
     "prune": {"method": "first_order", "neuron_multiple": 8, "training": {"epochs": 1, "learning_rate": 1e-3, "precision": "float32"}},
     "factorize": {"method": "word_table", "rank": 16, "training": {"epochs": 1, "learning_rate": 1e-3, "precision": "float32"}},
     "quantize": {"method": "int8", "training": {"epochs": 1, "learning_rate": 5e-4}},
+    "parallel": {"data": 1},
     "export": {"int8_tolerance": 0.5, "label_agreement": 0.9},
     "evaluate": {"samples": 12, "seconds": 0.2},
     "emissions": {"repeats": 3, "seconds": 0.3},
