@@ -59,8 +59,13 @@ def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int =
         ids[row, :length] = data.tokens[start : start + length]
         types[row, :length] = data.types[start : start + length]
     mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
-    arrays = (ids, mask, types, data.labels[indices], np.asarray(indices, dtype=np.int64))
-    return Batch(**dict(zip(_TENSORS, map(torch.from_numpy, arrays), strict=True)))
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask),
+        token_type_ids=torch.from_numpy(types),
+        labels=torch.from_numpy(data.labels[indices]),
+        indices=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
+    )
 
 
 def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

@@ -87,7 +87,8 @@ class Pipeline:
         self._batch, self._members = batch, members
         schedule = self._schedule(rows, batch.input_ids.shape[1])
         inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        first, losses = ([batch.input_ids] if 0 in self._own else []), []
+        first = [batch.input_ids] if 0 in self._own else []
+        losses: list[Tensor] = []
         answers = params.stages - 1 in self._own
         schedule.step(
             *first, **inputs, target=torch.arange(rows, device=self._device) if answers else None,

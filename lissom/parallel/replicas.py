@@ -71,7 +71,7 @@ class Replicas:
         elif params.data > 1 and params.tensor == 1:
             # Which parameters take part is found in every step: exits and poolers do not always.
             self._compute = DistributedDataParallel(
-                self._compute, process_group=layout.group("data"), broadcast_buffers=False, find_unused_parameters=True
+                self._compute, process_group=layout.group("data"), forward_sync_buffers=False, find_unused_parameters=True
             )
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -171,14 +171,14 @@ def recompute_blocks(network: nn.Module) -> None:
     """Let every block keep only its input, and compute the rest again in the backward pass, dropout included."""
     for member in members_of(network):
         if isinstance(member, PreTrainedModel) and family_of(member).blocks:
-            member.gradient_checkpointing_enable({"use_reentrant": False})
+            member.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def keep_activations(network: nn.Module) -> None:
     """Undo `recompute_blocks`."""
     for member in members_of(network):
-        if isinstance(member, PreTrainedModel) and member.is_gradient_checkpointing:
-            member.gradient_checkpointing_disable()
+        if isinstance(member, PreTrainedModel) and member.is_activation_checkpointing:
+            member.activation_checkpointing_disable()
 
 
 def share_ranges(network: nn.Module, group: dist.ProcessGroup) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.distributed.pipelining import PipelineStage
 
+from lissom.models.edits.quantizers import FakeQuantLinear
 from lissom.parallel.schedules import Kind, Operation
 from lissom.parallel.simulator import Event
 from lissom.parallel.watch import Watch
@@ -44,6 +45,17 @@ class TracedStage(PipelineStage):
         super().__init__(*arguments, **named)
         self._trace, self._recompute = trace, recompute
         self._again: dict[int, tuple[torch.Tensor, tuple[Any, ...], dict[str, Any] | None]] = {}
+
+    def _compute_outputs(self, *args: Any, module: torch.nn.Module, **kwargs: Any) -> Any:
+        """Run a micro-batch of no meaning, from which torch learns shapes: nobody is to observe its values."""
+        observers = [one for one in module.modules() if isinstance(one, FakeQuantLinear) and one.observing]
+        for observer in observers:
+            observer.observing = False
+        try:
+            return super()._compute_outputs(*args, module=module, **kwargs)
+        finally:
+            for observer in observers:
+                observer.observing = True
 
     def forward_one_chunk(
         self,

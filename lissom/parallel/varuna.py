@@ -23,7 +23,7 @@ from lissom.parallel.trace import TracedStage
 _WORDS = {"F": FORWARD, "b": BACKWARD_INPUT, "w": BACKWARD_WEIGHT, "R": UNSHARD}
 
 
-def make_varuna(stages: list[TracedStage], n_microbatches: int, **settings: Any) -> _PipelineScheduleRuntime:
+def make_varuna(stages: list[TracedStage], n_microbatches: int, **settings: Any) -> Any:
     """Return torch's runtime with Varuna's table; arguments as for torch's own schedules."""
     runtime: Any = _PipelineScheduleRuntime(list(stages), n_microbatches, **settings)  # type: ignore[no-untyped-call]
     orders = make_schedule("varuna", stages[0].num_stages, n_microbatches).devices

@@ -13,7 +13,7 @@ import time
 from types import TracebackType
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore  # torch.distributed has them too, but not for mypy
 
 from lissom.parallel.config import ParallelParams
 

@@ -1,26 +1,23 @@
 """However a training is cut, it is the training of one process: the same losses, the same weights."""
 
-import numpy as np
 import pytest
 import torch
 
+from lissom.distill.distilbert import cosine_loss
 from lissom.distill.logits import against_teacher
 from lissom.distill.mutual import MutualLoss
-from lissom.distill.teacher import CachedLogits
-from lissom.models.edits import KeepHeads, KeepNeurons
+from lissom.distill.offline_config import DistilBertDistillation
+from lissom.distill.teacher import CachedLogits, LiveTeacher
+from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
+from lissom.models.signals import Wanted
 from lissom.models.together import Together
-from lissom.training.config import LogitsLossParams, TrainingParams
+from lissom.quantize.int8 import RangeSchedule, real_tokens_only
+from lissom.training.config import LogitsLossParams
 from lissom.training.loop import fit
 from lissom.training.losses import task_loss
-from lissom.training.predicting import score
 from tests.distributed.processes import spread
+from tests.distributed.training import DATA, PARAMS, compare, quiet, train, weights
 from tests.unit import tiny
-from tests.unit.test_loop import examples
-
-PARAMS = TrainingParams(
-    epochs=2, batch_size=8, learning_rate=3e-3, precision="float32", seed=3, freeze_word_table=False
-)
-DATA = examples(27)  # the last batch of an epoch has three examples
 
 LAYOUTS = {
     "replicas": {"data": 2},
@@ -40,39 +37,6 @@ LAYOUTS = {
     "recomputed": {"pipeline": 2, "microbatches": 2, "recompute": True},
     "2 x 2 x 2": {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2},
 }
-
-
-def quiet(model):
-    """Without dropout, whose masks depend on the layout, and with 64 bits, so that Adam does not enlarge rounding."""
-    model.network.double()
-    for module in model.network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    model.network.config.attention_probs_dropout_prob = 0.0
-    return model
-
-
-def train(world, family="bert", edits=(), loss=task_loss, params=PARAMS):
-    model = quiet(tiny.model(family))
-    model.edit(edits)
-    look = lambda: score(model.network, DATA, model.pad_id)  # noqa: E731
-    fitted = fit(model.network, DATA, model.pad_id, loss, params, score=look, world=world)
-    state = {name: tensor.detach().numpy().copy() for name, tensor in model.network.state_dict().items()}
-    return state, fitted.records
-
-
-def compare(found, expected, tolerance=2e-5):
-    weights, records = expected
-    for state, told in found:
-        for name, value in weights.items():
-            if name.endswith(
-                ("key.bias", "k_lin.bias")
-            ):  # no gradient but rounding, which Adam makes large; nothing depends on it
-                continue
-            np.testing.assert_allclose(state[name], value, atol=tolerance, err_msg=name)
-        assert [sorted(record) for record in told] == [sorted(record) for record in records]
-        for ours, theirs in zip(told, records, strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +78,45 @@ def train_peers(world):
     together = Together([peer.network for peer in peers])
     objective = MutualLoss(1.0, 0.5)
     fitted = fit(together, DATA, 0, objective, PARAMS, hooks=[objective], world=world)
-    return {name: tensor.detach().numpy().copy() for name, tensor in together.state_dict().items()}, fitted.records
+    return weights(together), fitted.records
 
 
 @pytest.mark.parametrize("layout", [{"pipeline": 2, "microbatches": 2}, {"tensor": 2}, {"data": 2}], ids=str)
 def test_networks_that_learn_together_are_cut_together(layout):
     compare(spread(train_peers, **layout), train_peers(None))
+
+
+def train_beside_a_teacher(world):
+    teacher = quiet(tiny.model("bert", seed=5))
+    params = DistilBertDistillation(method="distilbert", blocks=(0, 1, 2, 3), cosine_weight=3.0)
+    loss = cosine_loss(LiveTeacher(teacher.network, Wanted(hidden=(4,))), 4, 4, params)
+    return train(world, loss=loss, looks_inside=True)
+
+
+@pytest.mark.parametrize("layout", [{"data": 2}, {"data": 2, "microbatches": 2}, {"pipeline": 2, "microbatches": 2}], ids=str)
+def test_means_over_tokens_are_weighted_by_tokens(layout):
+    """A part with long texts counts for more; and where signals are compared, a pipeline's processes become replicas."""
+    compare(spread(train_beside_a_teacher, **layout), train_beside_a_teacher(None))
+
+
+def train_quantized(world):
+    model = quiet(tiny.model("bert"))
+    model.network.float()
+    model.edit([FakeQuantize()])
+    with real_tokens_only(model.network):
+        fitted = fit(model.network, DATA, 0, task_loss, PARAMS, hooks=[RangeSchedule(0.5)], world=world)
+    return weights(model.network), fitted.records
+
+
+@pytest.mark.parametrize("layout", [{"data": 2}, {"tensor": 2}], ids=str)
+def test_input_ranges_cover_what_all_replicas_have_seen(layout):
+    """Fake-quantised layers are not cut: `tensor` becomes replicas. Rounding may differ by a step of the grid."""
+    compare(spread(train_quantized, **layout), train_quantized(None), tolerance=2e-2, loss_tolerance=2e-3)
+    ranges = [{name: value for name, value in state.items() if name.endswith(("low", "high"))} for state, _ in spread(train_quantized, **layout)]
+    assert ranges[0].keys() and all((ranges[0][name] == ranges[1][name]).all() for name in ranges[0])
+
+
+def test_a_quantised_network_runs_through_a_pipeline():
+    (one, records), (other, _) = spread(train_quantized, pipeline=2, microbatches=2)
+    assert all((one[name] == other[name]).all() for name in one)
+    assert records[-1]["loss"] < 2 and one["bert.encoder.layer.3.output.dense.high"] > 0

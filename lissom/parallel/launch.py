@@ -1,0 +1,119 @@
+"""Starting the processes of a stage: the only place where torchrun is spelled. Torch-free.
+
+The stage's own command starts them: it calls itself under torchrun, waits, and passes signals on. On several machines
+the same command runs on each, and finds the others by torchrun's environment variables, as Kubeflow Trainer sets them.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from lissom.artifacts import write_text
+from lissom.errors import InputError
+from lissom.parallel.config import ParallelParams
+
+_FOLDER = "LISSOM_LAUNCH"
+"""Environment variable: a folder that a launch shares with its processes."""
+_MESSAGE, _RUN = "message", "run"
+_NODES = ("PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+
+def joined() -> bool:
+    """Tell whether this process is one that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> None:
+    """Run `python -m module` with arguments in all processes of this machine, and wait for them.
+
+    One that dies takes the others with it, and all go on from the last checkpoint, up to `params.restarts` times.
+
+    Raises:
+        InputError: a process said that what it was given cannot work, or they failed too often.
+        SystemExit: the launch was asked to end.
+    """
+    with tempfile.TemporaryDirectory(prefix="lissom-launch-") as folder:
+        environment = os.environ | _defaults(params) | {_FOLDER: folder}
+        process = subprocess.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
+        asked = _passing_on(process)
+        message = Path(folder) / _MESSAGE
+        while process.poll() is None:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if message.is_file() and not asked:  # no use in starting again
+                process.terminate()
+                process.wait()
+        said = message.read_text(encoding="utf-8") if message.is_file() else ""
+    if asked:
+        print(said or f"stopped by {asked[0].name}", file=sys.stderr)
+        sys.exit(128 + asked[0])
+    if said:
+        raise InputError(said)
+    if process.returncode:
+        raise InputError(
+            f"{params.factors}: they failed {params.restarts + 1} times (parallel.restarts); the first error is above. "
+            "Started again, the stage goes on from its last checkpoint"
+        )
+
+
+def say(message: str) -> None:
+    """Leave a message for whoever launched this process: it ends the launch."""
+    write_text(Path(os.environ[_FOLDER]) / _MESSAGE, message)
+
+
+def remember_run(run: str) -> None:
+    """Leave the id of the stage's run, for the case that the processes are started again."""
+    write_text(Path(os.environ[_FOLDER]) / _RUN, run)
+
+
+def remembered_run() -> str | None:
+    """Return the id of the run that an earlier attempt of this launch has opened."""
+    path = Path(os.environ.get(_FOLDER, "/nowhere")) / _RUN
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _torchrun(params: ParallelParams, environment: Mapping[str, str]) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={params.world // params.nodes}"]
+    command += [f"--max-restarts={params.restarts}", "--monitor-interval=0.2"]
+    if params.nodes == 1:
+        return [*command, "--standalone"]
+    missing = [name for name in _NODES if name not in environment]
+    if missing:
+        raise InputError(
+            f"parallel.nodes is {params.nodes}: {', '.join(missing)} must be set on each node (its number from 0, "
+            "address and a free port of node 0); Kubeflow Trainer does so, see docs/parallel.md"
+        )
+    place, address, port = (environment[name] for name in _NODES)
+    host = "1" if place == "0" else "0"
+    return [
+        *command, f"--nnodes={params.nodes}", f"--node-rank={place}", "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={address}:{port}", "--rdzv-id=lissom",
+        f"--rdzv-conf=is_host={host},join_timeout={params.timeout_seconds:.0f}",
+    ]  # fmt: skip
+
+
+def _defaults(params: ParallelParams) -> dict[str, str]:
+    """Return environment variables that the processes need and the user has not set."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // (params.world // params.nodes))
+    wanted = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def _passing_on(process: subprocess.Popen[bytes]) -> list[signal.Signals]:
+    """Pass signals on to a process; return a list that the first one is put into."""
+    asked: list[signal.Signals] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        asked.append(signal.Signals(number))
+        process.send_signal(number)
+
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wanted, note)
+    return asked
