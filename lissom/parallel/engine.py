@@ -29,6 +29,11 @@ class Engine(Protocol):
     trained: nn.Module
     """What hooks work on: the network, or the copy of it that is cut."""
 
+    @property
+    def layout(self) -> Layout | None:
+        """Return how this training is cut, which may not be what was asked for; None for a single process."""
+        ...
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that this process updates, by their name in the whole network."""
         ...

@@ -54,7 +54,8 @@ class Pipeline:
         layout: Layout,
     ) -> None:
         self.trained = trained
-        self._network, self._loss, self._precision, self._layout = network, loss, precision, layout
+        self.layout = layout
+        self._network, self._loss, self._precision = network, loss, precision
         self._data, self._pad = data, pad
         self._device = next(trained.parameters()).device
         params, place = layout.params, layout.place("pipeline")
@@ -77,8 +78,8 @@ class Pipeline:
 
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
         """Run this replica's micro-batches; return its share of the loss, all of it on the last stage."""
-        params = self._layout.params
-        mine = np.array_split(members, params.data)[self._layout.place("data")]
+        params = self.layout.params
+        mine = np.array_split(members, params.data)[self.layout.place("data")]
         self._real = len(mine)
         largest = -(-len(members) // params.data)
         rows = -(-largest // params.microbatches) * params.microbatches
@@ -94,12 +95,12 @@ class Pipeline:
             *first, **inputs, target=torch.arange(rows, device=self._device) if answers else None,
             losses=losses if answers else None, return_outputs=False,
         )  # fmt: skip
-        self._layout.world.watch.waiting("gradients of the other replicas")
+        self.layout.world.watch.waiting("gradients of the other replicas")
         own = list(self.parameters().values())
         complete(own)
         if params.data > 1:
-            sum_over(own, self._layout.group("data"))
-            share_ranges(self.trained, self._layout.group("data"))
+            sum_over(own, self.layout.group("data"))
+            share_ranges(self.trained, self.layout.group("data"))
         return torch.stack(losses).sum().detach() if answers else torch.zeros((), device=self._device)
 
     def clip(self, limit: float) -> None:
@@ -108,7 +109,7 @@ class Pipeline:
         for number, _ in enumerate(members_of(self.trained)):
             prefix = f"{number}." if isinstance(self.trained, Together) else ""
             held = [parameter for name, parameter in own.items() if name.startswith(prefix)]
-            clip(held, limit, [self._layout.group("pipeline")])
+            clip(held, limit, [self.layout.group("pipeline")])
 
     def gather(self) -> None:
         """Bring the weights of all stages back into the whole network, on every process."""
@@ -124,8 +125,8 @@ class Pipeline:
         """Yield the optimiser's whole state of every parameter, by name, on every process."""
         own = self.parameters()
         steps = {name: float(optimizer.state[one]["step"]) for name, one in own.items() if one in optimizer.state}
-        found: list[dict[str, float] | None] = [None] * self._layout.params.pipeline
-        dist.all_gather_object(found, steps, group=self._layout.group("pipeline"))
+        found: list[dict[str, float] | None] = [None] * self.layout.params.pipeline
+        dist.all_gather_object(found, steps, group=self.layout.group("pipeline"))
         known = {name: step for part in found if part is not None for name, step in part.items()}
         for name, parameter in self._network.named_parameters():
             if name not in known:
@@ -141,14 +142,14 @@ class Pipeline:
 
     def close(self) -> None:
         """Leave the network as it was, but for its weights."""
-        self._layout.world.watch.rest()
+        self.layout.world.watch.rest()
         keep_activations(self._network)
 
     def _schedule(self, rows: int, length: int) -> _PipelineSchedule:
         """Return the schedule for batches of a shape; torch's buffers are of one shape each."""
         if (rows, length) in self._schedules:
             return self._schedules[rows, length]
-        params, group = self._layout.params, self._layout.group("pipeline")
+        params, group = self.layout.params, self.layout.group("pipeline")
         stages: list[Any] = [
             TracedStage(
                 stretch, stage, params.stages, self._device, group=group, trace=self.trace,
@@ -190,8 +191,8 @@ class Pipeline:
         return stage_of(name, self.trained, self._cuts)
 
     def _broadcast(self, tensor: Tensor, stage: int) -> None:
-        group = self._layout.group("pipeline")
-        source = dist.get_global_rank(group, stage % self._layout.params.pipeline)
+        group = self.layout.group("pipeline")
+        source = dist.get_global_rank(group, stage % self.layout.params.pipeline)
         dist.broadcast(tensor, src=source, group=group)
 
 

@@ -52,7 +52,8 @@ class Replicas:
         layout: Layout | None,
     ) -> None:
         self.trained = trained
-        self._network, self._layout, self._precision = network, layout, precision
+        self.layout = layout
+        self._network, self._precision = network, precision
         self._data, self._pad = data, pad
         self._device = next(trained.parameters()).device
         self._compute: nn.Module = _Compute(trained, loss)
@@ -71,7 +72,10 @@ class Replicas:
         elif params.data > 1 and params.tensor == 1:
             # Which parameters take part is found in every step: exits and poolers do not always.
             self._compute = DistributedDataParallel(
-                self._compute, process_group=layout.group("data"), forward_sync_buffers=False, find_unused_parameters=True
+                self._compute,
+                process_group=layout.group("data"),
+                forward_sync_buffers=False,
+                find_unused_parameters=True,
             )
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -82,8 +86,8 @@ class Replicas:
         """Run forward and backward over this replica's parts; return its share of the loss."""
         shares = []
         averaged = 1
-        if self._layout is not None and isinstance(self._compute, DistributedDataParallel | FSDPModule):
-            averaged = self._layout.params.data
+        if self.layout is not None and isinstance(self._compute, DistributedDataParallel | FSDPModule):
+            averaged = self.layout.params.data
         for number, part in enumerate(
             cut_batch(self._data, members, self._pad, self._parts, self._own, self._multiple)
         ):
@@ -95,8 +99,8 @@ class Replicas:
                 self._say(waits=True, on="backward pass and the gradients of the others")
                 (share * averaged).backward()
                 shares.append(share.detach())
-        if self._layout is not None:
-            self._finish(self._layout)
+        if self.layout is not None:
+            self._finish(self.layout)
         return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
 
     def clip(self, limit: float) -> None:
@@ -120,8 +124,8 @@ class Replicas:
 
     def close(self) -> None:
         """Leave the network as it was, but for its weights."""
-        if self._layout is not None:
-            self._layout.world.watch.rest()
+        if self.layout is not None:
+            self.layout.world.watch.rest()
             keep_activations(self._network)
 
     def _shard(self, layout: Layout) -> None:
@@ -149,8 +153,8 @@ class Replicas:
             share_ranges(self.trained, layout.group("data"))
 
     def _say(self, *, waits: bool, on: str) -> None:
-        if self._layout is not None:
-            watch = self._layout.world.watch
+        if self.layout is not None:
+            watch = self.layout.world.watch
             (watch.waiting if waits else watch.working)(on)
 
 

@@ -23,7 +23,7 @@ from lissom.models.families import family_of
 from lissom.models.together import members_of
 from lissom.parallel.engine import Engine, make_engine
 from lissom.parallel.gradients import like
-from lissom.parallel.world import World
+from lissom.parallel.world import Layout, World
 from lissom.training.checkpoint import Checkpoints, Progress, Restored, identity_of
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
@@ -91,7 +91,7 @@ def fit(
     engine = make_engine(network, loss, data, pad, precision, world, looks_inside=looks_inside)
     engine.trained.train()
     optimizer = make_optimizer(engine.parameters().values(), params)
-    progress = Progress() if restored is None else _take_up(restored, engine, optimizer, world)
+    progress = Progress() if restored is None else _take_up(restored, engine, optimizer)
     for hook in hooks:
         hook.begin(engine.trained)
         for record in progress.records:  # the run that was told of them may have been another one
@@ -105,7 +105,7 @@ def fit(
                 hook.before_step(step, total)
             rate = learning_rate(step, total, params)
             set_learning_rate(optimizer, rate)
-            torch.manual_seed(_step_seed(params.seed, step, world))
+            torch.manual_seed(_step_seed(params.seed, step, engine.layout))
             optimizer.zero_grad(set_to_none=True)
             progress.losses.append(engine.gradients(members))
             engine.clip(params.max_grad_norm)
@@ -116,7 +116,7 @@ def fit(
             progress.seconds = time.monotonic() - started
             epoch = progress.step / per_epoch
             if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
-                mean = float(_total(torch.stack(progress.losses).mean(), world))
+                mean = float(_total(torch.stack(progress.losses).mean(), engine.layout))
                 progress.losses.clear()
                 record = {"step": progress.step, "epoch": epoch, "loss": mean, "learning_rate": rate}
                 _record(record, progress, hooks)
@@ -126,11 +126,11 @@ def fit(
                 engine.trained.train()
             stop, due = _any(world, asked(), checkpoints is not None and checkpoints.due())
             if checkpoints and (stop or due):
-                _save(checkpoints, identity, network, engine, optimizer, progress, world)
+                _save(checkpoints, identity, network, engine, optimizer, progress)
             if stop:
                 raise Stopped(progress.step, total, kept=checkpoints is not None)
     if checkpoints and any(_any(world, checkpoints.result_due(identity, progress.step))):
-        _save(checkpoints, identity, network, engine, optimizer, progress, world)
+        _save(checkpoints, identity, network, engine, optimizer, progress)
     engine.gather()
     engine.close()
     if progress.best_weights:
@@ -166,16 +166,16 @@ def _batches(data: Encoded, params: TrainingParams, first: int, total: int) -> I
         epoch += 1
 
 
-def _step_seed(seed: int, step: int, world: World | None) -> int:
+def _step_seed(seed: int, step: int, layout: Layout | None) -> int:
     """Return the seed of a step's masks: it follows from the step, so that a resumed training draws the same ones.
 
     Replicas and stages of a pipeline draw their own; processes that share the heads of one block draw the same.
     """
-    place = 0 if world is None else world.rank // world.params.tensor
+    place = 0 if layout is None else layout.world.rank // layout.params.tensor
     return int(np.random.SeedSequence((seed, step, place)).generate_state(1)[0])
 
 
-def _take_up(restored: Restored, engine: Engine, optimizer: torch.optim.Optimizer, world: World | None) -> Progress:
+def _take_up(restored: Restored, engine: Engine, optimizer: torch.optim.Optimizer) -> Progress:
     """Give the optimiser its moments back, each process its pieces."""
     for name, parameter in engine.parameters().items():
         if name in restored.moments:
@@ -183,8 +183,8 @@ def _take_up(restored: Restored, engine: Engine, optimizer: torch.optim.Optimize
             optimizer.state[parameter] = {
                 key: value.to(parameter.device) if value.ndim == 0 else like(value, parameter) for key, value in moments
             }
-    if world is not None:  # the losses were added up over all processes: each takes its part of them
-        parts = world.params.world / world.params.tensor
+    if engine.layout is not None:  # the losses were added up over all processes: each takes its part of them
+        parts = engine.layout.params.world / engine.layout.params.tensor
         restored.progress.losses = [loss.to(accelerator()) / parts for loss in restored.progress.losses]
     return restored.progress
 
@@ -196,20 +196,19 @@ def _save(
     engine: Engine,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    world: World | None,
 ) -> None:
     engine.gather()
     if progress.losses:
-        totals = _total(torch.stack(progress.losses), world)
+        totals = _total(torch.stack(progress.losses), engine.layout)
         told = Progress(**{**vars(progress), "losses": list(totals)})
     else:
         told = progress
     checkpoints.save(identity, network, engine.gather_moments(optimizer), told)
 
 
-def _total(value: torch.Tensor, world: World | None) -> torch.Tensor:
+def _total(value: torch.Tensor, layout: Layout | None) -> torch.Tensor:
     """Return losses over all processes; those that share the heads of a block each have the same one."""
-    return value if world is None else world.total(value) / world.params.tensor
+    return value if layout is None else layout.world.total(value) / layout.params.tensor
 
 
 def _any(world: World | None, *values: bool) -> list[bool]:

@@ -25,7 +25,11 @@ def test_a_checkpoint_is_taken_up_in_other_layouts(first, tmp_path):
     """2 x 2, then 1, then 4, ...: the result is that of a training that was left alone."""
     layouts = PLACES[first:] + PLACES[:first]
     for layout, step in zip(layouts, (2, 4, 6, -1), strict=True):
-        found = spread(until, tmp_path / "checkpoint", step, **layout) if layout else [until(None, tmp_path / "checkpoint", step)]
+        found = (
+            spread(until, tmp_path / "checkpoint", step, **layout)
+            if layout
+            else [until(None, tmp_path / "checkpoint", step)]
+        )
     compare(found, train(None))
 
 
@@ -46,7 +50,9 @@ def test_masks_follow_from_the_step(layout, tmp_path):
     for (state, records), (own, told) in zip(expected, found, strict=True):
         assert all((state[name] == own[name]).all() for name in state)
         assert [sorted(one) for one in told] == [sorted(one) for one in records]
-        assert [one["loss"] for one in told if "loss" in one] == pytest.approx([one["loss"] for one in records if "loss" in one])
+        assert [one["loss"] for one in told if "loss" in one] == pytest.approx(
+            [one["loss"] for one in records if "loss" in one]
+        )
 
 
 def test_the_checkpoint_names_whole_tensors(tmp_path):

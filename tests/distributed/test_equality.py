@@ -93,7 +93,9 @@ def train_beside_a_teacher(world):
     return train(world, loss=loss, looks_inside=True)
 
 
-@pytest.mark.parametrize("layout", [{"data": 2}, {"data": 2, "microbatches": 2}, {"pipeline": 2, "microbatches": 2}], ids=str)
+@pytest.mark.parametrize(
+    "layout", [{"data": 2}, {"data": 2, "microbatches": 2}, {"pipeline": 2, "microbatches": 2}], ids=str
+)
 def test_means_over_tokens_are_weighted_by_tokens(layout):
     """A part with long texts counts for more; and where signals are compared, a pipeline's processes become replicas."""
     compare(spread(train_beside_a_teacher, **layout), train_beside_a_teacher(None))
@@ -112,7 +114,10 @@ def train_quantized(world):
 def test_input_ranges_cover_what_all_replicas_have_seen(layout):
     """Fake-quantised layers are not cut: `tensor` becomes replicas. Rounding may differ by a step of the grid."""
     compare(spread(train_quantized, **layout), train_quantized(None), tolerance=2e-2, loss_tolerance=2e-3)
-    ranges = [{name: value for name, value in state.items() if name.endswith(("low", "high"))} for state, _ in spread(train_quantized, **layout)]
+    ranges = [
+        {name: value for name, value in state.items() if name.endswith(("low", "high"))}
+        for state, _ in spread(train_quantized, **layout)
+    ]
     assert ranges[0].keys() and all((ranges[0][name] == ranges[1][name]).all() for name in ranges[0])
 
 
