@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -69,6 +69,34 @@ class Params(Section):
                     "whole words, trimmed by distill.min_count; set factorize.min_count: null"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _layout_fits_the_trainings(self) -> "Params":
+        layout = self.parallel
+        problems = [
+            f"{place}.batch_size {training.batch_size}: data {layout.data} x microbatches {layout.microbatches} = "
+            f"{layout.parts} parts of a batch, of which some would always be empty"
+            for place, training in _trainings(self)
+            if training.batch_size < layout.parts
+        ]
+        blocks = getattr(self.distill, "blocks", None)
+        if blocks and layout.pipeline > 1 and len(blocks) < layout.stages:
+            problems.append(
+                f"distill.blocks: {len(blocks)} blocks cannot be cut into the {layout.stages} stages of a pipeline"
+            )
+        if problems:
+            raise ValueError(f"parallel, {layout.factors}: " + "; ".join(problems))
+        return self
+
+
+def _trainings(section: BaseModel, place: str = "") -> Iterator[tuple[str, TrainingParams]]:
+    """Yield all trainings of a section, with their keys."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, TrainingParams):
+            yield f"{place}{name}", value
+        elif isinstance(value, BaseModel):
+            yield from _trainings(value, f"{place}{name}.")
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:

@@ -4,15 +4,17 @@ The stage's own command starts them: it calls itself under torchrun, waits, and 
 the same command runs on each, and finds the others by torchrun's environment variables, as Kubeflow Trainer sets them.
 """
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+
+import psutil
 
 from lissom.artifacts import write_text
 from lissom.errors import InputError
@@ -23,6 +25,8 @@ _FOLDER = "LISSOM_LAUNCH"
 _MESSAGE, _RUN = "message", "run"
 _NODES = ("PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
 _SECONDS_BETWEEN_LOOKS = 0.1
+_GRACE_SECONDS = 30.0
+"""For a step and a checkpoint, after SIGTERM; Kubernetes gives as much."""
 
 
 def joined() -> bool:
@@ -41,14 +45,15 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
     """
     with tempfile.TemporaryDirectory(prefix="lissom-launch-") as folder:
         environment = os.environ | _defaults(params) | {_FOLDER: folder}
-        process = subprocess.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
-        asked = _passing_on(process)
+        process = psutil.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
         message = Path(folder) / _MESSAGE
+        asked = _passing_on(process)
         while process.poll() is None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-            if message.is_file() and not asked:  # no use in starting again
-                process.terminate()
-                process.wait()
+            # torchrun would start them again, which is of no use, or say at length that it was told to end.
+            if asked or message.is_file():
+                psutil.wait_procs(process.children(), _GRACE_SECONDS)
+                _kill(process)
         said = message.read_text(encoding="utf-8") if message.is_file() else ""
     if asked:
         print(said or f"stopped by {asked[0].name}", file=sys.stderr)
@@ -102,18 +107,27 @@ def _defaults(params: ParallelParams) -> dict[str, str]:
     """Return environment variables that the processes need and the user has not set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // (params.world // params.nodes))
-    wanted = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    wanted = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR", "LOGLEVEL": "CRITICAL"}
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
-def _passing_on(process: subprocess.Popen[bytes]) -> list[signal.Signals]:
-    """Pass signals on to a process; return a list that the first one is put into."""
+def _passing_on(process: psutil.Popen) -> list[signal.Signals]:
+    """Pass signals on to the processes that torchrun has started; return a list that those which came are put into."""
     asked: list[signal.Signals] = []
 
     def note(number: int, _: FrameType | None) -> None:
         asked.append(signal.Signals(number))
-        process.send_signal(number)
+        for child in process.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
 
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, note)
     return asked
+
+
+def _kill(process: psutil.Popen) -> None:
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()

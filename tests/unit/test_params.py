@@ -89,3 +89,23 @@ def test_files_that_are_no_params(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(ParamsError, match=message):
         load_params(path)
+
+
+def test_a_layout_that_cannot_hold_is_told_with_every_factor():
+    layout = {"nodes": 3, "data": 4, "pipeline": 2, "schedule": "interleaved_1f1b", "microbatches": 3, "shard": True}
+    with pytest.raises(ParamsError) as error:
+        check_params(GOOD | {"parallel": layout})
+    message = str(error.value)
+    for part in ("data 4 x tensor 1 x pipeline 2 = 8 processes", "3 nodes", "no multiple of pipeline 2", "shard"):
+        assert part in message
+    with pytest.raises(ParamsError, match="tensor 4 would cross machines"):
+        check_params(GOOD | {"parallel": {"nodes": 2, "tensor": 4}})
+
+
+def test_a_layout_must_fit_batches_and_blocks():
+    with pytest.raises(ParamsError, match=r"teacher\.batch_size 4: data 2 x microbatches 4 = 8 parts"):
+        check_params(GOOD | {"teacher": {"batch_size": 4}, "parallel": {"data": 2, "microbatches": 4}})
+    with pytest.raises(ParamsError, match=r"distill\.blocks: 1 blocks cannot be cut into the 2 stages"):
+        check_params(
+            GOOD | {"distill": {"method": "logits", "blocks": [0]}, "parallel": {"pipeline": 2, "microbatches": 2}}
+        )
