@@ -135,12 +135,20 @@ def compare(
 def schedule(
     stages: Annotated[int, typer.Option(help="Devices, each with one stage of the model.")] = 4,
     microbatches: Annotated[int, typer.Option(help="Micro-batches of one step.")] = 8,
-    name: Annotated[str, typer.Option("--schedule", help="gpipe, 1f1b, interleaved_1f1b or varuna.")] = "1f1b",
+    name: Annotated[
+        str, typer.Option("--schedule", help="gpipe, 1f1b, interleaved_1f1b, varuna or varuna_eager.")
+    ] = "1f1b",
     chunks: Annotated[int, typer.Option(help="Pieces of the model on every device (interleaved_1f1b).")] = 2,
     recompute: Annotated[bool, typer.Option(help="Recompute activations (gpipe; varuna always does).")] = False,
     forward: Annotated[float, typer.Option(help="Time of a forward pass of one stage.")] = 1.0,
     backward: Annotated[float, typer.Option(help="Time of a backward pass of one stage.")] = 2.0,
     svg: Annotated[Path | None, typer.Option(help="Write the chart here as well.")] = None,
+    measure: Annotated[
+        float | None,
+        typer.Option(
+            help="Run it too, in processes of this machine whose stages take so many seconds for a unit of time."
+        ),
+    ] = None,
 ) -> None:
     """Draw a pipeline schedule, and say how long it takes, how much it waits and what it holds in memory."""
     from lissom.parallel.chart import draw_svg, draw_text
@@ -149,12 +157,20 @@ def schedule(
 
     made = make_schedule(name, stages, microbatches, chunks=chunks, recompute=recompute)
     timeline = simulate(made, Costs(forward, backward, forward))
-    print(draw_text(timeline))
+    charts = {"simulated": timeline}
+    if measure is not None:
+        from lissom.parallel.rehearsal import rehearse
+
+        charts["measured"] = rehearse(made, timeline.costs, measure)
+    for title, chart in charts.items():
+        if len(charts) > 1:
+            out.print(f"[bold]{title}[/bold]: makespan {chart.makespan:.4g}, bubble {chart.bubble:.1%}")
+        print(draw_text(chart))
     out.print(f"makespan {timeline.makespan:g}, bubble {timeline.bubble:.1%} of all devices' time")
     out.print(f"micro-batches in flight, stage 1 to {stages}: {', '.join(map(str, timeline.peak_in_flight()))}")
     out.print(f"full sets of activations held at once: {', '.join(map(str, timeline.peak_activations()))}")
     if svg is not None:
-        draw_svg(timeline, svg)
+        draw_svg(charts, svg)
         out.print(f"chart: {svg}")
 
 

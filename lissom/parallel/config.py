@@ -26,14 +26,15 @@ class ParallelParams(Section):
     """Parts that a replica's share of a batch is worked off in: in a pipeline the more the less it waits, without one
     gradients are accumulated over them, which saves memory."""
 
-    schedule: Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "varuna"] = "1f1b"
+    schedule: Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "varuna", "varuna_eager"] = "1f1b"
     """Order of work in a pipeline; `lissom schedule` draws it."""
 
     chunks: int = Field(default=2, ge=2)
     """Stretches of blocks on every process, for `interleaved_1f1b` and `zero_bubble`."""
 
     recompute: bool = False
-    """Compute activations again in the backward pass instead of keeping them; `varuna` always does."""
+    """Compute activations again in the backward pass instead of keeping them; `varuna` and `varuna_eager`
+    always do."""
 
     shard: bool = False
     """Spread weights, gradients and moments over the replicas as well (FSDP2), for models that do not fit otherwise."""

@@ -1,7 +1,7 @@
 """Pipeline parallelism: every process holds a stretch of blocks, and micro-batches go from one to the next.
 
 torch's stages and schedule runtime do the work; `varuna`, which torch lacks, is handed to that runtime as a table
-(`lissom.parallel.varuna`). Every stage is given the tokens, so that only hidden states travel. A loss that looks at
+(`lissom.parallel.runtime`). Every stage is given the tokens, so that only hidden states travel. A loss that looks at
 logits alone is computed on the last stage by a stand-in that already knows the answer. Micro-batches have one shape: a
 batch is filled up with rows that count for nothing, and padded to a multiple of 8 tokens: each shape has buffers of its
 own.
@@ -15,13 +15,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.pipelining.schedules import (
-    Schedule1F1B,
-    ScheduleGPipe,
-    ScheduleInterleaved1F1B,
-    ScheduleInterleavedZeroBubble,
-    _PipelineSchedule,
-)
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -31,9 +24,9 @@ from lissom.models.together import Together, members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
 from lissom.parallel.parts import weighted
 from lissom.parallel.replicas import keep_activations, recompute_blocks, share_ranges
+from lissom.parallel.runtime import RECOMPUTING, make_runtime
 from lissom.parallel.stages import Stretch, cut_blocks, stage_of
 from lissom.parallel.trace import Trace, TracedStage
-from lissom.parallel.varuna import make_varuna
 from lissom.parallel.world import Layout
 from lissom.training.losses import Loss
 
@@ -61,11 +54,13 @@ class Pipeline:
         params, place = layout.params, layout.place("pipeline")
         self._cuts = cut_blocks(trained, params.stages)
         self._own = range(place, params.stages, params.pipeline)
-        if params.recompute and params.schedule != "varuna":  # varuna's stages do it themselves, when it is their turn
+        if (
+            params.recompute and params.schedule not in RECOMPUTING
+        ):  # varuna's stages do it themselves, when it is their turn
             recompute_blocks(trained)
         trained.train()
         self._stretches = {stage: Stretch(trained, self._cuts, stage, precision) for stage in self._own}
-        self._schedules: dict[tuple[int, int], _PipelineSchedule] = {}
+        self._schedules: dict[tuple[int, int], Any] = {}
         # Of the step that is under way, for the last stage's loss:
         self._batch: Batch | None = None
         self._members: NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -145,32 +140,19 @@ class Pipeline:
         self.layout.world.watch.rest()
         keep_activations(self._network)
 
-    def _schedule(self, rows: int, length: int) -> _PipelineSchedule:
+    def _schedule(self, rows: int, length: int) -> Any:
         """Return the schedule for batches of a shape; torch's buffers are of one shape each."""
         if (rows, length) in self._schedules:
             return self._schedules[rows, length]
         params, group = self.layout.params, self.layout.group("pipeline")
-        stages: list[Any] = [
+        stages = [
             TracedStage(
                 stretch, stage, params.stages, self._device, group=group, trace=self.trace,
-                recompute=params.schedule == "varuna" and not stretch.last,
+                recompute=params.schedule in RECOMPUTING and not stretch.last,
             )
             for stage, stretch in self._stretches.items()
         ]  # fmt: skip
-        settings: dict[str, Any] = {"n_microbatches": params.microbatches, "loss_fn": self._loss_of}
-        settings["scale_grads"] = False  # the loss is weighted
-        made: _PipelineSchedule
-        match params.schedule:
-            case "gpipe":
-                made = ScheduleGPipe(stages[0], **settings)
-            case "1f1b":
-                made = Schedule1F1B(stages[0], **settings)
-            case "interleaved_1f1b":
-                made = ScheduleInterleaved1F1B(stages, **settings)
-            case "zero_bubble":
-                made = ScheduleInterleavedZeroBubble(stages, **settings)
-            case "varuna":
-                made = make_varuna(stages, **settings)
+        made = make_runtime(params.schedule, stages, params.microbatches, self._loss_of)
         self._schedules[rows, length] = made
         return made
 

@@ -14,7 +14,7 @@ from lissom.errors import InputError
 Kind = Literal["F", "R", "B", "b", "w"]
 """Forward, recomputation, backward; Varuna splits the backward in two: gradients of inputs (b), of weights (w)."""
 
-NAMES = ("gpipe", "1f1b", "interleaved_1f1b", "varuna")
+NAMES = ("gpipe", "1f1b", "interleaved_1f1b", "varuna", "varuna_eager")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def make_schedule(
         devices: p, at least 1.
         microbatches: m, at least 1.
         chunks: v, pieces of the model per device, for `interleaved_1f1b`.
-        recompute: for `gpipe`: recompute activations, but those of the last micro-batch; `varuna` always does.
+        recompute: for `gpipe`: recompute activations, but those of the last micro-batch; `varuna` always does, and
+            so does `varuna_eager`, in the same order, but without waiting for the next stage's backward pass to begin: a
+            stage holds one recomputed set either way, and is done sooner.
         eager: for `gpipe`: recompute while waiting for the gradient.
 
     Raises:
@@ -63,7 +65,7 @@ def make_schedule(
     """
     if devices < 1 or microbatches < 1 or chunks < 1:
         raise InputError(f"stages {devices}, micro-batches {microbatches}, chunks {chunks}: all must be at least 1")
-    if recompute and name not in ("gpipe", "varuna"):
+    if recompute and name not in ("gpipe", "varuna", "varuna_eager"):
         raise InputError(f"schedule {name}: recomputation is drawn for gpipe and varuna only")
     match name:
         case "gpipe":
@@ -77,8 +79,8 @@ def make_schedule(
                     f"take {microbatches // devices * devices or devices} or {-(-microbatches // devices) * devices}"
                 )
             return _one_forward_one_backward(name, devices, microbatches, chunks)
-        case "varuna":
-            return _varuna(devices, microbatches)
+        case "varuna" | "varuna_eager":
+            return _varuna(name, devices, microbatches)
     raise InputError(f"schedule {name!r} is not known; allowed: {', '.join(NAMES)}")
 
 
@@ -120,7 +122,7 @@ def _nth(kind: Kind, number: int, device: int, devices: int, chunks: int) -> Ope
     return Operation(kind, group * devices + offset + 1, chunk * devices + device)
 
 
-def _varuna(devices: int, microbatches: int) -> Schedule:
+def _varuna(name: str, devices: int, microbatches: int) -> Schedule:
     """Play the generator's rules tick by tick: first w, then b, then R, then F, of whatever is ready."""
     ready: list[dict[Kind, list[int]]] = [{"w": [], "b": [], "R": [], "F": []} for _ in range(devices)]
     ready[0]["F"] = list(range(1, microbatches + 1))
@@ -143,4 +145,4 @@ def _varuna(devices: int, microbatches: int) -> Schedule:
                     ready[made.stage]["w"].append(made.microbatch)
                     if made.stage:
                         ready[made.stage - 1]["R"].append(made.microbatch)
-    return Schedule("varuna", tuple(map(tuple, orders)), microbatches, eager_recomputation=False)
+    return Schedule(name, tuple(map(tuple, orders)), microbatches, eager_recomputation=name == "varuna_eager")

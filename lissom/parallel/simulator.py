@@ -6,7 +6,7 @@ a backward for the gradient of the stage behind and for its own activations. Tra
 
 from dataclasses import dataclass
 
-from lissom.parallel.schedules import Operation, Schedule
+from lissom.parallel.schedules import Kind, Operation, Schedule
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,19 @@ class Timeline:
         busy = sum(event.end - event.start for event in self.events)
         return 1 - busy / (self.makespan * len(self.schedule.devices))
 
+    def durations(self) -> dict[Kind, float]:
+        """Return how long every kind of operation takes that the schedule has; chunks share a device's time."""
+        costs, chunks = self.costs, self.schedule.chunks
+        times: dict[Kind, float] = {
+            "F": costs.forward / chunks,
+            "R": costs.recompute / chunks,
+            "B": costs.backward / chunks,
+            "b": costs.backward / chunks / 2,
+            "w": costs.backward / chunks / 2,
+        }
+        kinds = {made.kind for order in self.schedule.devices for made in order}
+        return {kind: time for kind, time in times.items() if kind in kinds}
+
     def peak_in_flight(self) -> tuple[int, ...]:
         """Return, for every device, the most forwards (of any chunk) whose backward is not done."""
         return self._peaks(("F",), ("B", "b"))
@@ -85,13 +98,7 @@ def simulate(schedule: Schedule, costs: Costs = Costs()) -> Timeline:
     Raises:
         ValueError: the orders wait for each other in a circle.
     """
-    durations = {
-        "F": costs.forward / schedule.chunks,
-        "R": costs.recompute / schedule.chunks,
-        "B": costs.backward / schedule.chunks,
-        "b": costs.backward / schedule.chunks / 2,
-        "w": costs.backward / schedule.chunks / 2,
-    }
+    durations = Timeline(schedule, costs, ()).durations()
     recomputed = {operation for order in schedule.devices for operation in order if operation.kind == "R"}
     ends: dict[Operation, float] = {}
     free = [0.0] * len(schedule.devices)
@@ -122,7 +129,7 @@ def simulate(schedule: Schedule, costs: Costs = Costs()) -> Timeline:
 
 def _waits_for(made: Operation, schedule: Schedule, recomputed: set[Operation]) -> list[Operation]:
     number, stage = made.microbatch, made.stage
-    split = schedule.name == "varuna"
+    split = any(one.kind == "b" for one in schedule.devices[0])
     behind = [Operation("b" if split else "B", number, stage + 1)] if stage + 1 < schedule.stages else []
     match made.kind:
         case "F":

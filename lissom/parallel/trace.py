@@ -1,6 +1,7 @@
 """When did what really happen? torch's pipeline stage, with a clock, and with recomputation as an action of its own."""
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,12 +39,20 @@ class TracedStage(PipelineStage):
     """A stage that tells a trace what it does.
 
     With `recompute`, a forward pass keeps its input and the state of the generator only, and `recompute_one_chunk` runs
-    it again, with the same dropout, before the backward pass.
+    it again, with the same dropout, before the backward pass. `pace` is called before an action ends: a rehearsal waits
+    in it.
     """
 
-    def __init__(self, *arguments: Any, trace: Trace, recompute: bool = False, **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        trace: Trace,
+        recompute: bool = False,
+        pace: Callable[[Kind], None] | None = None,
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
-        self._trace, self._recompute = trace, recompute
+        self._trace, self._recompute, self._pace = trace, recompute, pace
         self._again: dict[int, tuple[torch.Tensor, tuple[Any, ...], dict[str, Any] | None]] = {}
 
     def _compute_outputs(self, *args: Any, module: torch.nn.Module, **kwargs: Any) -> Any:
@@ -70,7 +79,7 @@ class TracedStage(PipelineStage):
             self._again[fwd_chunk_id] = (_generator_state(self.device), args, kwargs)
         with torch.no_grad() if self._recompute else nullcontext():
             output = super().forward_one_chunk(fwd_chunk_id, args, kwargs, save_forward_output)
-        self._trace.end("F", fwd_chunk_id, self.stage_index, self.group_rank, started)
+        self._end("F", fwd_chunk_id, started)
         return output
 
     def recompute_one_chunk(self, chunk: int) -> None:
@@ -80,7 +89,7 @@ class TracedStage(PipelineStage):
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             _set_generator_state(state, self.device)
             super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
-        self._trace.end("R", chunk, self.stage_index, self.group_rank, started)
+        self._end("R", chunk, started)
 
     def backward_one_chunk(
         self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
@@ -89,13 +98,18 @@ class TracedStage(PipelineStage):
         kind: Kind = "B" if full_backward else "b"
         started = self._trace.begin(kind, bwd_chunk_id, self.stage_index)
         super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
-        self._trace.end(kind, bwd_chunk_id, self.stage_index, self.group_rank, started)
+        self._end(kind, bwd_chunk_id, started)
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
         """Compute the gradients of weights."""
         started = self._trace.begin("w", bwd_chunk_id, self.stage_index)
         super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
-        self._trace.end("w", bwd_chunk_id, self.stage_index, self.group_rank, started)
+        self._end("w", bwd_chunk_id, started)
+
+    def _end(self, kind: Kind, chunk: int, started: float) -> None:
+        if self._pace is not None:
+            self._pace(kind)
+        self._trace.end(kind, chunk, self.stage_index, self.group_rank, started)
 
 
 def _generator_state(device: torch.device) -> torch.Tensor:

@@ -34,6 +34,7 @@ LAYOUTS = {
     "interleaved": {"pipeline": 2, "microbatches": 4, "schedule": "interleaved_1f1b"},
     "zero bubble": {"pipeline": 2, "microbatches": 4, "schedule": "zero_bubble"},
     "varuna": {"pipeline": 4, "microbatches": 5, "schedule": "varuna"},
+    "varuna, eager": {"pipeline": 2, "microbatches": 3, "schedule": "varuna_eager"},
     "recomputed": {"pipeline": 2, "microbatches": 2, "recompute": True},
     "2 x 2 x 2": {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2},
 }

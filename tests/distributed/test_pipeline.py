@@ -89,7 +89,11 @@ def test_what_runs_is_the_schedule(layout):
     starts = {event.operation: event.start for events in found for event in events}
     for operation, start in starts.items():
         if operation.kind == "F" and operation.stage:
-            before = next(one for one in ends if one.kind == "F" and (one.microbatch, one.stage) == (operation.microbatch, operation.stage - 1))
+            before = next(
+                one
+                for one in ends
+                if one.kind == "F" and (one.microbatch, one.stage) == (operation.microbatch, operation.stage - 1)
+            )
             assert ends[before] <= start
     counts = Counter(operation.kind for operation in starts)
     if layout["schedule"] == "varuna":  # the last stage never recomputes
@@ -117,8 +121,6 @@ def test_recomputed_activations_are_the_same_dropout_included(plain, recomputed)
     for (state, _), (own, _) in zip(expected, found, strict=True):
         for name in state:
             np.testing.assert_allclose(own[name], state[name], atol=1e-6, err_msg=name)
-
-
 
 
 def held(world):

@@ -113,7 +113,9 @@ def f_and_g(world):
     with torch.no_grad():
         pair[2].bias += 1
         cut[2].bias.to_local().add_(1)
-        torch.testing.assert_close(cut(inputs) - pair(inputs), torch.zeros(5, 6, dtype=torch.float64), atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            cut(inputs) - pair(inputs), torch.zeros(5, 6, dtype=torch.float64), atol=1e-12, rtol=0
+        )
     found.square().sum().backward()
     expected.square().sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
@@ -142,7 +144,9 @@ def vocabulary_parallel(world):
 
 
 def test_the_cross_entropy_of_a_cut_vocabulary_is_the_whole_one():
-    assert spread(vocabulary_parallel, tensor=2)[0] <= 5  # maximum, sum and target: numbers per token, never the vocabulary
+    assert (
+        spread(vocabulary_parallel, tensor=2)[0] <= 5
+    )  # maximum, sum and target: numbers per token, never the vocabulary
 
 
 def norm_of_pieces(world):

@@ -117,6 +117,6 @@ def test_what_does_not_fit_is_refused(arguments, options, message):
 
 
 def test_the_svg_names_every_operation(tmp_path):
-    draw_svg(simulate(make_schedule("varuna", 2, 3)), tmp_path / "chart.svg")
+    draw_svg({"simulated": simulate(make_schedule("varuna", 2, 3))}, tmp_path / "chart.svg")
     drawn = (tmp_path / "chart.svg").read_text()
     assert drawn.lstrip().startswith("<?xml") and drawn.count("<!-- F") == 6 and drawn.count("<!-- R") == 3
