@@ -5,11 +5,10 @@ from typing import Any
 
 from kfp import dsl
 
+from lissom.cluster import CHECKPOINTS
+
 IMAGE = "lissom-train"
 """Stands for the image until the pipeline is compiled."""
-
-CHECKPOINTS = "/checkpoints"
-"""Where the volume for checkpoints is mounted, if there is one."""
 
 _EXECUTOR_INPUT = "{{$}}"  # Kubeflow puts the description of the task's artefacts here
 

@@ -1,4 +1,4 @@
-"""Print what lissom needs with an extra, from the pyproject.toml beside this file: python requirements.py EXTRA."""
+"""Print what lissom needs with extras, from the pyproject.toml beside this file: python requirements.py EXTRA ..."""
 
 import re
 import sys
@@ -17,4 +17,4 @@ def requirements(project: dict, extra: str) -> list[str]:
 
 if __name__ == "__main__":
     project = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    print("\n".join(requirements(project, sys.argv[1])))
+    print("\n".join(sorted({need for extra in sys.argv[1:] for need in requirements(project, extra)})))

@@ -6,6 +6,11 @@ from pydantic import Field
 
 from lissom.section import Section
 
+CHECKPOINTS = "/checkpoints"
+"""Where the volume for checkpoints is mounted, if there is one."""
+CLUSTER_VARIABLE, IMAGE_VARIABLE = "LISSOM_CLUSTER", "LISSOM_IMAGE"
+"""Environment variables of training tasks: these params as JSON, and the task's own image."""
+
 
 class ResourcesParams(Section):
     """What one container asks for, in Kubernetes' units."""
@@ -84,7 +89,11 @@ class ClusterParams(Section):
     """Volumes with data and models: `data.source: files:/data` reads from one that is mounted there."""
 
     checkpoints: str | None = None
-    """Claim for checkpoints: a stage that is tried again goes on from them; null starts it over."""
+    """Claim for checkpoints: a stage that is tried again goes on from them; null starts it over. Several nodes share
+    their files on it (`ReadWriteMany`)."""
+
+    runtime: str = "torch-distributed"
+    """Runtime of Kubeflow Trainer for stages that need several nodes (`parallel.nodes`)."""
 
     retries: int = Field(default=3, ge=0)
     """Times that a failed training stage is tried again; other stages once."""

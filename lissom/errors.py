@@ -32,6 +32,7 @@ _EXTRAS = {
     "fastapi": "serve",
     "uvicorn": "serve",
     "kfp": "kubeflow",
+    "kubeflow": "trainer",
     "kfp_server_api": "kubeflow",
 }
 

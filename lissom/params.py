@@ -4,7 +4,7 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -41,7 +41,7 @@ class Params(Section):
     emissions: EmissionsParams = EmissionsParams()
     tracking: TrackingParams = TrackingParams()
     gates: GatesParams = GatesParams()
-    parallel: ParallelParams = ParallelParams()
+    parallel: ParallelParams | Literal["auto"] = ParallelParams()
     cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")
@@ -72,6 +72,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _layout_fits_the_trainings(self) -> "Params":
+        if isinstance(self.parallel, str):
+            return self
         layout = self.parallel
         problems = [
             f"{place}.batch_size {training.batch_size}: data {layout.data} x microbatches {layout.microbatches} = "

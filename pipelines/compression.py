@@ -39,9 +39,12 @@ def compression(params: Params, images: Images) -> BaseComponent:
     # As JSON: Kubeflow's own dictionaries know no null, and turn whole numbers into fractions.
     given = {name: json.dumps(section) for name, section in params.model_dump(mode="json", exclude={"cluster"}).items()}
 
+    nodes = 1 if isinstance(params.parallel, str) else params.parallel.nodes
+
     def put(task: dsl.PipelineTask, name: str, *, training: bool = False) -> dsl.PipelineTask:
         task.set_display_name(name)
-        return place(task, params.cluster, images.train if training else images.export, training=training)
+        image = images.train if training else images.export
+        return place(task, params.cluster, image, training=training, nodes=nodes)
 
     @dsl.pipeline(name=NAME, description="Teacher, distil, prune, factorise, quantise, export, measure, register.")
     def pipeline(

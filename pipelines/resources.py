@@ -2,13 +2,14 @@
 
 from kfp import dsl, kubernetes
 
-from components.interface import CHECKPOINTS
-from lissom.cluster import ClusterParams
+from lissom.cluster import CHECKPOINTS, CLUSTER_VARIABLE, IMAGE_VARIABLE, ClusterParams
 
 _LONGEST_BACKOFF = "3600s"
 
 
-def place(task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, training: bool) -> dsl.PipelineTask:
+def place(
+    task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, training: bool, nodes: int = 1
+) -> dsl.PipelineTask:
     """Give a task its image, resources, retries, secrets and volumes; where it trains also nodes and checkpoints.
 
     Args:
@@ -16,8 +17,9 @@ def place(task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, trainin
         cluster: what the params say.
         image: its container image; with a digest, so that cached results are those of this very image.
         training: whether the stage trains: it is tried again more often, and goes on from its checkpoints.
+        nodes: of the training; with several, the task itself only watches over them.
     """
-    asked = cluster.training if training else cluster.other
+    asked = cluster.training if training and nodes == 1 else cluster.other
     task.set_container_image(image)
     task.set_cpu_request(asked.cpu).set_cpu_limit(asked.cpu)
     task.set_memory_request(asked.memory).set_memory_limit(asked.memory)
@@ -37,6 +39,7 @@ def place(task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, trainin
     for volume in cluster.volumes:
         kubernetes.mount_pvc(task, volume.claim, volume.path)
     if training:
+        task.set_env_variable(IMAGE_VARIABLE, image).set_env_variable(CLUSTER_VARIABLE, cluster.model_dump_json())
         _place_training(task, cluster)
     return task
 

@@ -8,7 +8,10 @@ from lissom.section import Section
 
 
 class ParallelParams(Section):
-    """How trainings are spread over processes: `data x tensor x pipeline` of them, one for each accelerator."""
+    """How trainings are spread over `data x tensor x pipeline` processes, one for each accelerator; or the word `auto`.
+
+    Or the word `auto` in place of the section: a cost model chooses, and tells why.
+    """
 
     nodes: int = Field(default=1, ge=1)
     """Machines that the processes are spread over, as many on each."""

@@ -48,8 +48,13 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
         process = psutil.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
         message = Path(folder) / _MESSAGE
         asked = _passing_on(process)
+        seen, alone = time.monotonic(), False
         while process.poll() is None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+            seen = time.monotonic() if process.children() else seen
+            if time.monotonic() - seen > params.timeout_seconds + _GRACE_SECONDS:
+                alone = True
+                _kill(process)
             # torchrun would start them again, which is of no use, or say at length that it was told to end.
             if asked or message.is_file():
                 psutil.wait_procs(process.children(), _GRACE_SECONDS)
@@ -60,6 +65,8 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
         sys.exit(128 + asked[0])
     if said:
         raise InputError(said)
+    if alone:
+        raise InputError(f"the other nodes did not come within {params.timeout_seconds:g} s (parallel.timeout_seconds)")
     if process.returncode:
         raise InputError(
             f"{params.factors}: they failed {params.restarts + 1} times (parallel.restarts); the first error is above. "

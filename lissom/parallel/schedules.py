@@ -56,7 +56,7 @@ def make_schedule(
         microbatches: m, at least 1.
         chunks: v, pieces of the model per device, for `interleaved_1f1b`.
         recompute: for `gpipe`: recompute activations, but those of the last micro-batch; `varuna` always does, and
-            so does `varuna_eager`, in the same order, but without waiting for the next stage's backward pass to begin: a
+            so does `varuna_eager`, in the same order, but without waiting for the next stage's backward pass: a
             stage holds one recomputed set either way, and is done sooner.
         eager: for `gpipe`: recompute while waiting for the gradient.
 

@@ -11,21 +11,26 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import Any
 
-import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore  # torch.distributed has them too, but not for mypy
 
 from lissom.parallel.config import ParallelParams
+from lissom.parallel.launch import say
 
 HUNG = 70
 """Exit code of a process that ended since another one did not answer."""
 
 _SECONDS_BETWEEN_SIGNS = 1.0
-_GRACE_SECONDS = 3.0
+_GRACE_SECONDS = 5.0
+"""To hear of the others before saying who is late."""
+_STORE_SECONDS = 15.0
 
 
 class Watch:
-    """A thread that tells what this process does, and looks at the others when it has waited for too long.
+    """Two threads: one tells what this process does and hears of the others, one looks whether it waits for too long.
+
+    Only the first touches the store, which may never answer again.
 
     Args:
         rank: this process.
@@ -37,21 +42,22 @@ class Watch:
         self._doing, self._waits, self._since = "starting", False, time.monotonic()
         self._armed = False
         self._ended = threading.Event()
+        self._heard: dict[int, tuple[float, dict[str, Any]]] = {}
+        self._answered = time.monotonic()
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=30))
+        store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=_STORE_SECONDS))
         self._store = PrefixStore(f"lissom-watch/{attempt}", store)
-        self._thread = threading.Thread(target=self._look, daemon=True, name="lissom-watch")
 
     def __enter__(self) -> "Watch":
-        self._thread.start()
+        for work in (self._exchange, self._look):
+            threading.Thread(target=work, daemon=True, name="lissom-watch").start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
 
     def working(self, on: str) -> None:
         """Say that this process computes, and on what; others may have to wait for it."""
@@ -65,31 +71,49 @@ class Watch:
         """Say that nothing is expected of anybody: between trainings, stages take the time that they take."""
         self._armed = False
 
-    def _look(self) -> None:
+    def _exchange(self) -> None:
+        """Tell, and where there is something to worry about, hear."""
+        number = 0
         while not self._ended.wait(_SECONDS_BETWEEN_SIGNS):
             age = time.monotonic() - self._since
-            late = self._armed and age > self._params.timeout_seconds
+            number += 1
+            sign = {"doing": self._doing, "waits": self._waits, "age": age, "armed": self._armed, "number": number}
             try:
-                sign = {"doing": self._doing, "waits": self._waits, "age": age, "armed": self._armed, "at": time.time()}
                 self._store.set(str(self._rank), json.dumps(sign))
-                if late and self._waits:
-                    self._end(self._others())
-            except (dist.DistError, RuntimeError) as error:
-                if late:
-                    self._end(f"the store of the job, on node 0, does not answer ({str(error).splitlines()[0][:120]})")
+                for rank in range(self._params.world):
+                    worried = self._armed and age > self._params.timeout_seconds
+                    if worried and rank != self._rank and self._store.check([str(rank)]):
+                        self._hear(rank, json.loads(self._store.get(str(rank))))
+                self._answered = time.monotonic()
+            except RuntimeError:  # the other thread will say so, if it matters
+                continue
+
+    def _hear(self, rank: int, sign: dict[str, Any]) -> None:
+        """Keep another's sign, and since when it has been the same: clocks of two machines are not compared."""
+        since, known = self._heard.get(rank, (0.0, {}))
+        self._heard[rank] = (since if known.get("number") == sign["number"] else time.monotonic(), sign)
+
+    def _look(self) -> None:
+        while not self._ended.wait(_SECONDS_BETWEEN_SIGNS):
+            late = time.monotonic() - self._since > self._params.timeout_seconds + _GRACE_SECONDS
+            if self._armed and self._waits and late:
+                self._end(self._others())
 
     def _others(self) -> str:
         """Return who is late, in words."""
+        if (silence := time.monotonic() - self._answered) > _GRACE_SECONDS:
+            return (
+                f"the job's store, on node 0, has not answered for {silence:.0f} s: this node is cut off, or that one"
+            )
         hung = []
-        for rank in range(self._params.world):
-            if rank == self._rank or not self._store.check([str(rank)]):
-                continue
-            sign = json.loads(self._store.get(str(rank)))
-            silent = time.time() - sign["at"]
-            if silent > _SECONDS_BETWEEN_SIGNS + _GRACE_SECONDS:
-                hung.append(f"{self._place(rank)} has given no sign of life for {silent:.0f} s; last: {sign['doing']}")
+        for rank, (since, sign) in sorted(self._heard.items()):
+            if (silence := time.monotonic() - since) > 3 * _SECONDS_BETWEEN_SIGNS:
+                told = f"has given no sign of life for {silence:.0f} s; last: {sign['doing']}"
             elif sign["armed"] and not sign["waits"]:
-                hung.append(f"{self._place(rank)} has been at it for {sign['age']:.0f} s: {sign['doing']}")
+                told = f"has been at it for {sign['age']:.0f} s: {sign['doing']}"
+            else:
+                continue
+            hung.append(f"{self._place(rank)} {told}")
         return "; ".join(hung) or "all wait for each other"
 
     def _place(self, rank: int) -> str:
@@ -98,9 +122,12 @@ class Watch:
         return f"rank {rank} (replica {data}, pipeline stage {stage + 1} of {self._params.pipeline}, tensor {tensor})"
 
     def _end(self, reason: str) -> None:
-        print(
-            f"lissom: rank {self._rank} waited for {self._params.timeout_seconds:g} s ({self._doing}): {reason}. "
-            "Set parallel.timeout_seconds higher if that is slow rather than stuck",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        message = (
+            f"rank {self._rank} waited for {self._params.timeout_seconds:g} s ({self._doing}): {reason}. "
+            "Set parallel.timeout_seconds higher if that is slow rather than stuck"
+        )
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) < self._params.restarts:
+            print(f"lissom: {message}", file=sys.stderr, flush=True)  # torchrun starts all processes again
+        else:
+            say(message)
         os._exit(HUNG)

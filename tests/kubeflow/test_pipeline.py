@@ -10,6 +10,7 @@ import yaml
 
 from components import arguments
 from components.executor import tell
+from lissom.cluster import ClusterParams
 from lissom.errors import InputError
 from lissom.params import check_params
 from pipelines.compiling import compile_pipeline
@@ -133,7 +134,10 @@ def test_resources_reach_the_tasks(tmp_path):
         8.0,
         "8",
     )
-    assert teacher["env"] == [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow.tools:5000"}]
+    env = {one["name"]: one["value"] for one in teacher["env"]}
+    assert env["MLFLOW_TRACKING_URI"] == "http://mlflow.tools:5000" and env["LISSOM_IMAGE"] == IMAGES.train
+    assert ClusterParams.model_validate_json(env["LISSOM_CLUSTER"]) == check_params(PARAMS).cluster
+    assert report["env"] == [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow.tools:5000"}]
     tasks = spec["root"]["dag"]["tasks"]
     assert tasks["teacher"]["retryPolicy"] == {
         "maxRetryCount": 3, "backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s",
@@ -151,6 +155,13 @@ def test_resources_reach_the_tasks(tmp_path):
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     ]
     assert "nodeSelector" not in found["exec-report"] and "secretAsEnv" in found["exec-report"]
+
+
+def test_the_task_of_several_nodes_only_watches_over_them(tmp_path):
+    params = PARAMS | {"parallel": {"nodes": 2, "data": 8}}
+    executors = compiled(tmp_path, params)[0]["deploymentSpec"]["executors"]
+    asked = {name: executors[f"exec-{name}"]["container"]["resources"] for name in ("teacher", "report")}
+    assert asked["teacher"] == asked["report"] and "accelerator" not in asked["teacher"]
 
 
 def test_an_image_without_a_digest_is_not_cached(tmp_path):

@@ -1,0 +1,208 @@
+"""A training stage on several nodes of a cluster: its task starts a TrainJob of Kubeflow Trainer and stands by it.
+
+The nodes see what a volume shows them: inputs are copied there, outputs come back from there. Their logs are this
+task's logs; when they fail, it fails; when it is cancelled, they are. Every node runs the stage's own command, which
+finds the others by the environment that Trainer sets (`lissom.parallel.launch`).
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lissom.artifacts import whole_folder
+from lissom.cluster import CHECKPOINTS, CLUSTER_VARIABLE, IMAGE_VARIABLE, ClusterParams
+from lissom.errors import InputError
+from lissom.parallel.config import ParallelParams
+
+_SECONDS_BETWEEN_LOOKS = float(os.environ.get("LISSOM_TRAINJOB_SECONDS", "2"))
+_NODE = "node"
+"""Name of the replicated job and of its container, in Trainer's runtimes."""
+
+
+def is_wanted(layout: ParallelParams) -> bool:
+    """Tell whether this is a task of a cluster whose stage needs several nodes, and not one of those nodes."""
+    return layout.nodes > 1 and CLUSTER_VARIABLE in os.environ and "PET_NODE_RANK" not in os.environ
+
+
+def run_as_trainjob(
+    stage: str,
+    layout: ParallelParams,
+    arguments: Mapping[str, Any],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
+    """Run a stage on `layout.nodes` nodes and wait for it; its outputs are then where this task's should be.
+
+    Raises:
+        InputError: there is no volume to share, or the job failed or cannot be made.
+        SystemExit: the task was cancelled; so is the job.
+    """
+    cluster = ClusterParams.model_validate_json(os.environ[CLUSTER_VARIABLE])
+    if cluster.checkpoints is None:
+        raise InputError(
+            f"parallel.nodes is {layout.nodes}: nodes share files through the claim that cluster.checkpoints names, "
+            "and none is named"
+        )
+    shared: Path = arguments["checkpoints"] / "exchange" / stage
+    command = [*_command(stage, arguments), "--checkpoints", str(arguments["checkpoints"])]
+    for name in inputs:
+        copied = shared / "inputs" / name
+        with whole_folder(copied) as folder:
+            shutil.copytree(arguments[f"{name}_input"], folder, dirs_exist_ok=True)
+        command += [f"--{name.replace('_', '-')}-input", str(copied)]
+    for name in outputs:
+        command += [f"--{name.replace('_', '-')}-output", str(shared / "outputs" / name)]
+    name = job_name(stage, arguments["pipeline_run"])
+    try:
+        _run(name, command, layout, cluster)
+    except (RuntimeError, TimeoutError) as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise InputError(f"TrainJob {name}: {error}{cause}"[:600]) from None
+    for output in outputs:
+        with whole_folder(arguments[f"{output}_output"]) as folder:
+            shutil.copytree(shared / "outputs" / output, folder, dirs_exist_ok=True)
+    shutil.rmtree(shared)
+
+
+def job_name(stage: str, run: str) -> str:
+    """Return the name of a stage's job: the same for every try, so that one try finds what another has left."""
+    kept = "".join(letter for letter in run.lower() if letter.isalnum())
+    return f"lissom-{stage}-{kept[:20] or 'run'}"
+
+
+def _command(stage: str, arguments: Mapping[str, Any]) -> list[str]:
+    command = ["python", "-m", f"components.{stage}"]
+    for name, text in arguments["section"]:
+        command += ["--section", name, text]
+    command += ["--checkpoint-seconds", str(arguments["checkpoint_seconds"])]
+    return [*command, "--pipeline-run", arguments["pipeline_run"]]
+
+
+def _run(name: str, command: Sequence[str], layout: ParallelParams, cluster: ClusterParams) -> None:
+    from kubeflow.trainer import TrainerClient
+
+    client = TrainerClient()
+    _remove(client, name)
+    with _cancelling(client, name):
+        _create(client, name, command, layout, cluster)
+        for line in _logs(client, name):
+            print(line, flush=True)
+        while (status := client.get_job(name).status) not in ("Complete", "Failed"):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if status == "Failed":
+        raise InputError(
+            f"TrainJob {name} failed; its log is above. It is kept until the next try: kubectl describe trainjob {name}"
+        )
+    _remove(client, name)
+
+
+def _create(client: Any, name: str, command: Sequence[str], layout: ParallelParams, cluster: ClusterParams) -> None:
+    from kubeflow.trainer import CustomTrainerContainer
+    from kubeflow.trainer.options import Name, TrainerCommand
+
+    asked = cluster.training
+    resources: dict[str, Any] = {"cpu": asked.cpu, "memory": asked.memory}
+    if asked.gpus:
+        resources[cluster.gpu_resource] = asked.gpus
+    env = {"MLFLOW_TRACKING_URI": cluster.tracking_uri} if cluster.tracking_uri else {}
+    trainer = CustomTrainerContainer(os.environ[IMAGE_VARIABLE], layout.nodes, resources, env)
+    client.train(cluster.runtime, trainer=trainer, options=[Name(name), TrainerCommand(list(command)), _pods(cluster)])
+
+
+def _pods(cluster: ClusterParams) -> Any:
+    """Return what the nodes' pods need besides their command: volumes, secrets, where they may run."""
+    from kubeflow.trainer.options import (
+        ContainerPatch,
+        JobSetSpecPatch,
+        JobSetTemplatePatch,
+        JobSpecPatch,
+        JobTemplatePatch,
+        PodSpecPatch,
+        PodTemplatePatch,
+        ReplicatedJobPatch,
+        RuntimePatch,
+        TrainingRuntimeSpecPatch,
+    )
+
+    claims = [(cluster.checkpoints, CHECKPOINTS), *((volume.claim, volume.path) for volume in cluster.volumes)]
+    volumes = [
+        {"name": f"volume-{number}", "persistentVolumeClaim": {"claimName": claim}}
+        for number, (claim, _) in enumerate(claims)
+    ]
+    mounts = [{"name": f"volume-{number}", "mountPath": path} for number, (_, path) in enumerate(claims)]
+    secrets = [
+        {"name": one.variable, "valueFrom": {"secretKeyRef": {"name": one.name, "key": one.key}}}
+        for one in cluster.secrets
+    ]
+    tolerations = [
+        one.model_dump(exclude_none=True) | {"operator": "Exists" if one.value is None else "Equal"}
+        for one in cluster.tolerations
+    ]
+    pod = PodSpecPatch(
+        volumes=volumes,
+        containers=[ContainerPatch(_NODE, env=secrets or None, volume_mounts=mounts)],
+        node_selector=cluster.node_selector or None,
+        tolerations=tolerations or None,
+    )
+    job = JobTemplatePatch(spec=JobSpecPatch(template=PodTemplatePatch(spec=pod)))
+    jobs = JobSetSpecPatch(replicated_jobs=[ReplicatedJobPatch(_NODE, job)])
+    return RuntimePatch(TrainingRuntimeSpecPatch(JobSetTemplatePatch(spec=jobs)))
+
+
+def _logs(client: Any, name: str) -> Iterator[str]:
+    """Yield the first node's log from its start to its end, as soon as it has one."""
+    while True:
+        job = client.get_job(name)
+        if any(step.name == f"{_NODE}-0" and step.status != "Pending" for step in job.steps):
+            yield from client.get_job_logs(name, step=f"{_NODE}-0", follow=True)
+            return
+        if job.status in ("Complete", "Failed"):
+            return
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _remove(client: Any, name: str) -> None:
+    """Delete a job of this name, if there is one, and wait until it is gone."""
+    from kubernetes.client import ApiException
+
+    def there() -> bool:
+        try:
+            client.get_job(name)
+        except RuntimeError as error:
+            if isinstance(error.__cause__, ApiException) and error.__cause__.status == 404:
+                return False
+            raise
+        return True
+
+    if not there():
+        return
+    with contextlib.suppress(RuntimeError):  # it may have gone by itself
+        client.delete_job(name)
+    while there():
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+@contextmanager
+def _cancelling(client: Any, name: str) -> Iterator[None]:
+    """Delete the job when this task is told to end."""
+
+    def cancel(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):
+            client.delete_job(name)
+        print(f"cancelled: TrainJob {name} is deleted", file=sys.stderr, flush=True)
+        sys.exit(128 + number)
+
+    before = {one: signal.signal(one, cancel) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

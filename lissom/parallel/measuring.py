@@ -1,0 +1,92 @@
+"""What this machine can do: the figures that the cost model of layouts needs."""
+
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from lissom.artifacts import MANIFEST
+from lissom.models.anatomy import anatomy
+from lissom.models.base import locate
+from lissom.models.config import BaseParams
+from lissom.models.directory import build
+from lissom.models.families import family_of
+from lissom.models.manifest import read_manifest
+from lissom.parallel.config import ParallelParams
+from lissom.parallel.plan import Machine, Workload, explain, propose
+
+_SIZE, _SECONDS = 1024, 0.2
+# Orders of magnitude, where nothing has been measured: NVLink within a node, a fast network between nodes, memory.
+_NEAR_CUDA, _NEAR_CPU, _FAR = 200e9, 1e9, 10e9
+_LATENCY_CUDA, _LATENCY_CPU = 20e-6, 200e-6
+
+
+def this_machine(nodes: int = 1) -> Machine:
+    """Return what the present machine, or `nodes` like it, can do; multiplication is timed."""
+    cuda = torch.cuda.is_available()
+    devices = torch.cuda.device_count() if cuda else 1
+    memory = torch.cuda.get_device_properties(0).total_memory if cuda else _free_memory()
+    return Machine(
+        devices=devices * nodes,
+        nodes=nodes,
+        memory_bytes=float(memory),
+        flops=_flops(),
+        near_bytes=_NEAR_CUDA if cuda else _NEAR_CPU,
+        far_bytes=_FAR,
+        latency_seconds=_LATENCY_CUDA if cuda else _LATENCY_CPU,
+    )
+
+
+def workload(network: PreTrainedModel, batch: int, length: int) -> Workload:
+    """Return one step of a network's training; the network may be on the meta device."""
+    config, family = network.config, family_of(network)
+    return Workload(
+        anatomy(network), int(getattr(config, family.config_width)), int(config.num_attention_heads), batch, length
+    )
+
+
+def outline(model: Path | BaseParams) -> PreTrainedModel:
+    """Return a network without values: of a model directory, or of the base model that params name.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    source = model if isinstance(model, Path) else locate(model.model)[0]
+    if isinstance(source, Path) and (source / MANIFEST).is_file():
+        return build(read_manifest(source))
+    with torch.device("meta"):
+        network: PreTrainedModel = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(source))
+    return network
+
+
+def automatic(model: Path | BaseParams, batch: int, length: int) -> tuple[ParallelParams, str]:
+    """Return the layout that the cost model proposes for this machine, and why.
+
+    Raises:
+        InputError: no layout fits, or there is no such model.
+    """
+    machine = this_machine()
+    estimates = propose(workload(outline(model), batch, length), machine)
+    reason = f"parallel: auto: {estimates[0].params.factors} on {machine.devices} devices\n{explain(estimates)}"
+    return estimates[0].params, reason
+
+
+def _flops() -> float:
+    """Return the operations per second of a matrix product in float32, or in bfloat16 on an accelerator."""
+    cuda = torch.cuda.is_available()
+    size = _SIZE * 4 if cuda else _SIZE
+    matrix = torch.randn(size, size, device="cuda" if cuda else "cpu", dtype=torch.bfloat16 if cuda else torch.float32)
+    matrix @ matrix
+    done, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < _SECONDS:
+        matrix @ matrix
+        if cuda:
+            torch.cuda.synchronize()
+        done += 1
+    return done * 2 * size**3 / passed
+
+
+def _free_memory() -> int:
+    return int(psutil.virtual_memory().available)
