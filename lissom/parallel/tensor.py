@@ -21,6 +21,7 @@ from torch.distributed.tensor.parallel import (
 from transformers import PreTrainedModel
 
 from lissom.models.families import blocks_of, family_of, head_groups, head_size
+from lissom.parallel.random_state import random_state, set_random_state
 
 _SEQUENCE = 1
 
@@ -115,31 +116,20 @@ class _OneInput(ParallelStyle):
 
 def _differ_within(attention: nn.Module, place: int) -> None:
     """Draw from a generator of this process's own inside a module, and go on outside as if nothing had been drawn."""
-    outside: list[Tensor] = []
+    outside: list[tuple[Tensor, ...]] = []
 
     def enter(module: nn.Module, _: tuple[Any, ...]) -> None:
         if module.training:
             seed = int(torch.randint(2**31, ()))  # the same on all, and again when activations are recomputed
-            outside.append(_generator_state())
+            outside.append(random_state())
             torch.manual_seed(seed + place)
 
     def leave(module: nn.Module, _: tuple[Any, ...], __: Any) -> None:
         if module.training:
-            _set_generator_state(outside.pop())
+            set_random_state(outside.pop())
 
     attention.register_forward_pre_hook(enter)
     attention.register_forward_hook(leave)
-
-
-def _generator_state() -> Tensor:
-    return torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.get_rng_state()
-
-
-def _set_generator_state(state: Tensor) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state(state)
-    else:
-        torch.set_rng_state(state)
 
 
 def _split_sequence_between(network: PreTrainedModel, mesh: DeviceMesh) -> None:

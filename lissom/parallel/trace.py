@@ -10,6 +10,7 @@ import torch
 from torch.distributed.pipelining import PipelineStage
 
 from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.parallel.random_state import random_state, set_random_state
 from lissom.parallel.schedules import Kind, Operation
 from lissom.parallel.simulator import Event
 from lissom.parallel.watch import Watch
@@ -53,7 +54,7 @@ class TracedStage(PipelineStage):
     ) -> None:
         super().__init__(*arguments, **named)
         self._trace, self._recompute, self._pace = trace, recompute, pace
-        self._again: dict[int, tuple[torch.Tensor, tuple[Any, ...], dict[str, Any] | None]] = {}
+        self._again: dict[int, tuple[tuple[torch.Tensor, ...], tuple[Any, ...], dict[str, Any] | None]] = {}
 
     def _compute_outputs(self, *args: Any, module: torch.nn.Module, **kwargs: Any) -> Any:
         """Run a micro-batch of no meaning, from which torch learns shapes: nobody is to observe its values."""
@@ -76,7 +77,7 @@ class TracedStage(PipelineStage):
         """Run a micro-batch forward."""
         started = self._trace.begin("F", fwd_chunk_id, self.stage_index)
         if self._recompute:
-            self._again[fwd_chunk_id] = (_generator_state(self.device), args, kwargs)
+            self._again[fwd_chunk_id] = (random_state(), args, kwargs)
         with torch.no_grad() if self._recompute else nullcontext():
             output = super().forward_one_chunk(fwd_chunk_id, args, kwargs, save_forward_output)
         self._end("F", fwd_chunk_id, started)
@@ -86,9 +87,10 @@ class TracedStage(PipelineStage):
         """Run a micro-batch forward again, keeping the activations this time."""
         started = self._trace.begin("R", chunk, self.stage_index)
         state, args, kwargs = self._again.pop(chunk)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            _set_generator_state(state, self.device)
-            super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
+        now = random_state()
+        set_random_state(state)
+        super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
+        set_random_state(now)
         self._end("R", chunk, started)
 
     def backward_one_chunk(
@@ -110,14 +112,3 @@ class TracedStage(PipelineStage):
         if self._pace is not None:
             self._pace(kind)
         self._trace.end(kind, chunk, self.stage_index, self.group_rank, started)
-
-
-def _generator_state(device: torch.device) -> torch.Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_generator_state(state: torch.Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
