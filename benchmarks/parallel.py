@@ -222,7 +222,7 @@ def overhead(world: World) -> dict[str, list[float]]:
         def __init__(self) -> None:
             self.times: list[float] = []
 
-        def before_step(self, step: int, total: int) -> None:
+        def before_step(self, *_: int) -> None:
             self.times.append(time.perf_counter())
 
     def plain(network: Any, clock: Clock) -> None:

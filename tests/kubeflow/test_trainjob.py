@@ -160,6 +160,7 @@ def test_a_stage_really_runs_on_two_nodes(cluster, tmp_path):
         sys.executable, "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out"
     )
     cluster.work_folder = workspace.folder
+    workspace.env["OMP_NUM_THREADS"] = "1"  # the order of sums is part of the result
     cluster.environment = {
         **workspace.env,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
