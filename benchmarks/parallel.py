@@ -250,7 +250,7 @@ def overhead(world: World) -> dict[str, list[float]]:
             network, clock = copy.deepcopy(start), Clock()
             world.any(False)
             train(network, clock)
-            seconds[name] += list(np.diff(clock.times))[_WARM_UPS:]
+            seconds[name] += np.diff(clock.times)[_WARM_UPS:].tolist()
     return seconds
 
 

@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent / "results"
 
 def claim(value: float, unit: str, bar: str) -> dict[str, Any]:
     """Return a claim; `bar` is a comparison such as '>= 12' that the value is held to."""
+    value = float(value)  # numpy's numbers are no JSON
     sign, number = bar.split()
     holds = value >= float(number) if sign == ">=" else value <= float(number)
     return {"value": value, "unit": unit, "bar": bar, "holds": holds}
