@@ -6,6 +6,7 @@ these into place when all is complete.
 
 import hashlib
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from components.arguments import METRICS_FOLDER, metrics_folder, parse, read_params
 from components.executor import tell
+from components.layout import layout_of
 from components.trainjob import is_wanted, run_as_trainjob
 from lissom.artifacts import (
     EMISSIONS,
     HISTORY,
-    MANIFEST,
     METRICS,
     REPORT_PAGE,
-    read_json,
     whole_folder,
     write_json,
     write_text,
@@ -34,7 +34,7 @@ from lissom.parallel.config import ParallelParams
 from lissom.parallel.launch import joined, launch, remember_run, remembered_run, say
 from lissom.params import Params
 from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, Run, SilentRun, flatten, open_run
-from lissom.training.config import TrainingParams
+from lissom.training.stopping import Stopped
 
 if TYPE_CHECKING:
     from lissom.data.encoding import Encoded
@@ -126,57 +126,27 @@ def run_stage(
     arguments = parse(name, inputs, outputs, option)
     try:
         params = read_params(arguments)
-        layout, told = _layout(name, params, arguments) if trains and _works(params, name) else (ParallelParams(), [])
+        layout, told = layout_of(name, params, arguments) if trains else (ParallelParams(), [])
         if joined():
             _take_part(name, params, layout, arguments, work, inputs, outputs, option)
         elif is_wanted(layout):
             run_as_trainjob(name, layout, arguments, inputs, (*outputs, METRICS_FOLDER))
-            if arguments["executor_input"]:
-                _tell(name, arguments)
         elif layout.spreads:
             launch(f"components.{name}", [*sys.argv[1:], *told], layout)
         else:
             _run(name, params, None, arguments, work, inputs, outputs, option)
+    except Stopped as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except InputError as error:
         sys.exit(f"{name}: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"{name}: {advice_for(error)}")
 
 
-def _tell(name: str, arguments: dict[str, Any]) -> None:
-    """Tell Kubeflow what the nodes have found."""
-    metrics = arguments[f"{METRICS_FOLDER}_output"]
-    costs = {key: read_json(metrics / EMISSIONS)[key] for key in ("energy_kwh", "co2e_g", "seconds")}
-    step = read_json(arguments["model_output"] / MANIFEST)["steps"][-1]
-    facts = {"stage": name, "method": step["method"], "mlflow_run": step["run_id"]}
-    tell(arguments["executor_input"], dict(flatten(read_json(metrics / METRICS))) | costs, facts)
-
-
-def _works(params: Params, name: str) -> bool:
-    """Tell whether a stage has something to train: with `method: none` it passes its model on."""
-    return getattr(getattr(params, name), "method", "") != "none"
-
-
-def _layout(name: str, params: Params, arguments: dict[str, Any]) -> tuple[ParallelParams, list[str]]:
-    """Return the layout of a stage, and the options that tell its processes, where it was for us to choose."""
-    if isinstance(params.parallel, ParallelParams):
-        return params.parallel, []
-    from lissom.console import note
-    from lissom.parallel.measuring import automatic
-
-    section = getattr(params, name)
-    training = section if isinstance(section, TrainingParams) else section.training
-    source = arguments.get("model_input") or params.base
-    chosen, reason = automatic(source, training.batch_size, params.base.max_length)
-    note(reason)
-    text = chosen.model_dump_json(exclude_unset=True)
-    return chosen, ["--section", "parallel", text] if arguments["section"] else ["--set", f"parallel={text}"]
-
-
 def _take_part(name: str, params: Params, layout: ParallelParams, *rest: Any) -> None:
     """Run a stage as one of several processes; what is to be said to the user goes to the one that launched them."""
     from lissom.parallel.world import join
-    from lissom.training.stopping import Stopped
 
     try:
         with join(layout) as world:

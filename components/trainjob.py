@@ -17,10 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lissom.artifacts import whole_folder
+from components.executor import tell
+from lissom.artifacts import EMISSIONS, MANIFEST, METRICS, read_json, whole_folder
 from lissom.cluster import CHECKPOINTS, CLUSTER_VARIABLE, IMAGE_VARIABLE, ClusterParams
 from lissom.errors import InputError
 from lissom.parallel.config import ParallelParams
+from lissom.tracking.runs import flatten
 
 _SECONDS_BETWEEN_LOOKS = float(os.environ.get("LISSOM_TRAINJOB_SECONDS", "2"))
 _NODE = "node"
@@ -70,6 +72,8 @@ def run_as_trainjob(
         with whole_folder(arguments[f"{output}_output"]) as folder:
             shutil.copytree(shared / "outputs" / output, folder, dirs_exist_ok=True)
     shutil.rmtree(shared)
+    if arguments["executor_input"]:
+        _tell(stage, arguments)
 
 
 def job_name(stage: str, run: str) -> str:
@@ -188,6 +192,15 @@ def _remove(client: Any, name: str) -> None:
         client.delete_job(name)
     while there():
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _tell(name: str, arguments: Mapping[str, Any]) -> None:
+    """Tell Kubeflow what the nodes have found."""
+    metrics = arguments["metrics_output"]
+    costs = {key: read_json(metrics / EMISSIONS)[key] for key in ("energy_kwh", "co2e_g", "seconds")}
+    step = read_json(arguments["model_output"] / MANIFEST)["steps"][-1]
+    facts = {"stage": name, "method": step["method"], "mlflow_run": step["run_id"]}
+    tell(arguments["executor_input"], dict(flatten(read_json(metrics / METRICS))) | costs, facts)
 
 
 @contextmanager

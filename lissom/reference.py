@@ -12,6 +12,7 @@ _STAGES = {
     "data": "prepare",
     "gates": "register",
     "tracking": "every stage",
+    "parallel": "all that train",
     "cluster": "none; Kubeflow reads it",
 }
 

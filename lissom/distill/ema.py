@@ -30,7 +30,7 @@ def distill(params: EmaDistillation, material: Material) -> Distilled:
     fitted = material.train(
         "training", together, material.lesson(student), student.pad_id, ema_loss(params.loss), params.training,
         identity=params.model_dump_json(), score=material.scorer(average, params.training),
-        hooks=[MovingAverage(params.momentum)],
+        hooks=[MovingAverage(params.momentum)], looks_inside=True,
     )  # fmt: skip
     average.network.requires_grad_(True)
     student_score = material.scorer(student, params.training)()

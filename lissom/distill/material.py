@@ -103,7 +103,8 @@ class Material:
     ) -> Fitted:
         """Run one of the method's trainings; `phase` names it, `identity` is what else decides it.
 
-        `looks_inside` says that the loss compares hidden states or attention: the network cannot be cut anywhere then.
+        `looks_inside` says that the loss needs more than logits (hidden states, attention, a member in another
+        mode): the network cannot be cut anywhere then.
         """
         checkpoints = None if self.checkpoints is None else self.checkpoints.phase(phase)
         return fit(

@@ -78,8 +78,8 @@ def make_engine(
         pad: id of the padding token.
         precision: autocast type.
         world: the processes; None for this one alone.
-        looks_inside: whether the loss needs hidden states or attention, which the stages of a pipeline and the shares
-            of heads do not have in one place: then those dimensions become replicas.
+        looks_inside: whether the loss needs more than logits: hidden states or attention, which stages of a pipeline
+            and the shares of heads do not have in one place. Then those dimensions become replicas.
     """
     if world is None:
         return Replicas(network, network, loss, data, pad, precision, None)
@@ -102,7 +102,7 @@ def _layout_for(network: nn.Module, world: World, looks_inside: bool) -> Layout:
     members = members_of(network)
     reasons = []
     if looks_inside:
-        reasons.append("the loss compares inner signals")
+        reasons.append("the loss needs more than logits")
     if any(early_exits(member) for member in members):
         reasons.append("every block has an exit")
     if not all(isinstance(member, PreTrainedModel) and family_of(member).blocks for member in members):

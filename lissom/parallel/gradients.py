@@ -40,13 +40,17 @@ def clip(parameters: Iterable[nn.Parameter], limit: float, spread_over: Sequence
 
 
 def sum_over(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Add up the gradients of the replicas, in buckets; a replica without one adds nothing."""
+    """Add up the gradients of the replicas, in buckets; one that no replica has stays away."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    there = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.uint8)
+    there = there.to(local(trained[0]).device)
+    dist.all_reduce(there, op=dist.ReduceOp.MAX, group=group)
     bucket: list[Tensor] = []
     size = 0
-    for parameter in parameters:
-        if not parameter.requires_grad:
+    for parameter, somewhere in zip(trained, there.tolist(), strict=True):
+        if not somewhere:
             continue
-        if parameter.grad is None:  # the others may have one
+        if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradient = local(parameter.grad)
         bucket.append(gradient)

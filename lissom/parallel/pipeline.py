@@ -54,9 +54,7 @@ class Pipeline:
         params, place = layout.params, layout.place("pipeline")
         self._cuts = cut_blocks(trained, params.stages)
         self._own = range(place, params.stages, params.pipeline)
-        if (
-            params.recompute and params.schedule not in RECOMPUTING
-        ):  # varuna's stages do it themselves, when it is their turn
+        if params.recompute and params.schedule not in RECOMPUTING:  # those do it themselves, when it is its turn
             recompute_blocks(trained)
         trained.train()
         self._stretches = {stage: Stretch(trained, self._cuts, stage, precision) for stage in self._own}

@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Stopped(SystemExit):
-    """The training has ended early, as it was asked to; started again, it goes on."""
+    """The training has ended early, as it was asked to; started again, it goes on. What it says is its text."""
 
     def __init__(self, step: int, total: int, *, kept: bool) -> None:
         where = "a checkpoint is written; start it again to go on" if kept else "nothing is kept of it"

@@ -50,7 +50,7 @@ def arguments(tmp_path):
     (tmp_path / "data" / "train.parquet").write_text("rows")
     return {
         "section": [("base", "{}"), ("parallel", '{"nodes": 2}')], "checkpoints": tmp_path / "checkpoints", "checkpoint_seconds": 20.0,
-        "pipeline_run": RUN, "data_input": tmp_path / "data", "model_output": tmp_path / "out" / "model",
+        "pipeline_run": RUN, "executor_input": None, "data_input": tmp_path / "data", "model_output": tmp_path / "out" / "model",
     }  # fmt: skip
 
 
