@@ -98,8 +98,8 @@ def test_edges_do_not_load_torch(module):
 
 
 # The frame (params, energy, runs, console) does not change what a stage computes.
-FRAME = {"params", "errors", "section", "artifacts", "machine", "console", "tracking", "emissions", "cli"}
-FRAME_MODULES = {"lissom.parallel.launch"}
+FRAME = {"params", "errors", "section", "artifacts", "machine", "console", "tracking", "emissions", "cluster", "cli"}
+FRAME_MODULES = {"lissom.parallel.launch", "lissom.training.stopping"}
 
 
 def stage_imports(stage: str) -> set[str]:
