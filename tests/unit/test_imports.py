@@ -36,7 +36,8 @@ def imports(path: Path) -> set[str]:
     found: set[str] = set()
     tree = ast.parse(path.read_text())
     # The frame's lazy imports run for stages that use them, and those import the same by themselves.
-    nodes = tree.body if path == ROOT / "components" / "stage.py" else ast.walk(tree)
+    frame = path.parent == ROOT / "components" and path.name in ("stage.py", "layout.py")
+    nodes = tree.body if frame else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
