@@ -14,7 +14,7 @@ families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 
 def one_by_one(batch):
     return [
-        type(batch)(*(getattr(batch, name)[i : i + 1] for name in batch.__dataclass_fields__))
+        batch.rows(torch.tensor([i]))
         for i in range(len(batch.labels))
     ]
 
