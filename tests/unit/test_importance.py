@@ -13,10 +13,7 @@ families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 
 
 def one_by_one(batch):
-    return [
-        batch.rows(torch.tensor([i]))
-        for i in range(len(batch.labels))
-    ]
+    return [batch.rows(torch.tensor([i])) for i in range(len(batch.labels))]
 
 
 @families
