@@ -25,6 +25,7 @@ _FOLDER = "LISSOM_LAUNCH"
 _MESSAGE, _RUN = "message", "run"
 _NODES = ("PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
 _SECONDS_BETWEEN_LOOKS = 0.1
+_LAST_SECONDS = 3.0
 _GRACE_SECONDS = 30.0
 """For a step and a checkpoint, after SIGTERM; Kubernetes gives as much."""
 
@@ -57,7 +58,7 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
                 _kill(process)
             # torchrun would start them again, which is of no use, or say at length that it was told to end.
             if asked or message.is_file():
-                psutil.wait_procs(process.children(), _GRACE_SECONDS)
+                psutil.wait_procs(process.children(), _GRACE_SECONDS if asked else _LAST_SECONDS)
                 _kill(process)
         said = message.read_text(encoding="utf-8") if message.is_file() else ""
     if asked:

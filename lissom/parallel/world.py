@@ -14,12 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.watch import Watch
 
 T = TypeVar("T")
 
+_CONNECT_SECONDS = 60.0
 _DIMENSIONS = ("data", "pipeline", "tensor")
 
 
@@ -108,8 +110,12 @@ def join(params: ParallelParams) -> Iterator[World]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     limit = datetime.timedelta(seconds=params.timeout_seconds * 2)  # the watch is earlier, and names who is late
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=limit)
-    control = dist.new_group(backend="gloo", timeout=limit)
+    # Connecting is soon done or never (gloo's handshake can miss itself on a busy machine): then torchrun tries again.
+    first = min(limit, datetime.timedelta(seconds=_CONNECT_SECONDS))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=first)
+    control = dist.new_group(backend="gloo", timeout=first)
+    for group in (dist.group.WORLD, control):
+        _set_pg_timeout(limit, group)
     try:
         with Watch(rank, params) as watch:
             yield World(params, rank, local_rank, watch, control)

@@ -102,7 +102,7 @@ def same(left, right) -> bool:
 def test_a_killed_process_is_replaced_and_nothing_is_lost(workspace, undisturbed):
     process = start(workspace, teacher(workspace, "killed"))
     os.kill(when_checkpointed(workspace, "killed", process)[1], signal.SIGKILL)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
     assert same(weights(workspace, "killed"), undisturbed)
     runs = subprocess.run(
