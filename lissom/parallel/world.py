@@ -109,7 +109,7 @@ def join(params: ParallelParams) -> Iterator[World]:
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
-    limit = datetime.timedelta(seconds=params.timeout_seconds * 2)  # the watch is earlier, and names who is late
+    limit = datetime.timedelta(seconds=params.timeout_seconds + 60)  # the watch is earlier, and names who is late
     # Connecting is soon done or never (gloo's handshake can miss itself on a busy machine): then torchrun tries again.
     first = min(limit, datetime.timedelta(seconds=_CONNECT_SECONDS))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=first)
