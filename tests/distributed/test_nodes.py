@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.distributed.test_launch import same, start, teacher, weights, when_checkpointed, workspace  # noqa: F401
+from tests.distributed.test_launch import close, start, teacher, weights, when_checkpointed, workspace  # noqa: F401
 from tests.waiting import free_port
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_machine_that_is_cut_off_is_named_and_the_training_goes_on_later(works
         output, _ = one.communicate(timeout=240)
         assert one.returncode == 0, output
     workspace.run(sys.executable, *teacher(workspace, "one machine", "teacher.epochs=40")[1:])
-    assert same(weights(workspace, "nodes"), weights(workspace, "one machine"))
+    assert close(weights(workspace, "nodes"), weights(workspace, "one machine"))
 
 
 def test_without_addresses_a_node_says_what_it_needs(workspace):  # noqa: F811
