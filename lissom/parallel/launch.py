@@ -24,6 +24,9 @@ _FOLDER = "LISSOM_LAUNCH"
 """Environment variable: a folder that a launch shares with its processes."""
 _MESSAGE, _RUN = "message", "run"
 _NODES = ("PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+_OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""By default processes that were started again find the addresses of those before them in torchrun's store, and hang."""
+
 _SECONDS_BETWEEN_LOOKS = 0.1
 _LAST_SECONDS = 3.0
 _GRACE_SECONDS = 30.0
@@ -45,7 +48,7 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
         SystemExit: the launch was asked to end.
     """
     with tempfile.TemporaryDirectory(prefix="lissom-launch-") as folder:
-        environment = os.environ | _defaults(params) | {_FOLDER: folder}
+        environment = os.environ | _defaults(params) | _OWN_STORE | {_FOLDER: folder}
         process = psutil.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
         message = Path(folder) / _MESSAGE
         asked = _passing_on(process)

@@ -45,9 +45,8 @@ class Watch:
         self._heard: dict[int, tuple[float, dict[str, Any]]] = {}
         self._answered = time.monotonic()
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=_STORE_SECONDS))
-        self._store = PrefixStore(f"lissom-watch/{attempt}", store)
+        self._store = PrefixStore("lissom-watch", store)
 
     def __enter__(self) -> "Watch":
         for work in (self._exchange, self._look):
@@ -103,7 +102,8 @@ class Watch:
         """Return who is late, in words."""
         if (silence := time.monotonic() - self._answered) > _GRACE_SECONDS:
             return (
-                f"the job's store, on node 0, has not answered for {silence:.0f} s: this node is cut off, or that one"
+                f"{self._place(0)}, which keeps the job's store, has not answered for {silence:.0f} s: "
+                "it hangs, or its machine and this one are cut off from each other"
             )
         hung = []
         for rank, (since, sign) in sorted(self._heard.items()):

@@ -110,7 +110,7 @@ def join(params: ParallelParams) -> Iterator[World]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     limit = datetime.timedelta(seconds=params.timeout_seconds + 60)  # the watch is earlier, and names who is late
-    # Connecting is soon done or never (gloo's handshake can miss itself on a busy machine): then torchrun tries again.
+    # Connecting is soon done or never: then torchrun tries again.
     first = min(limit, datetime.timedelta(seconds=_CONNECT_SECONDS))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=first)
     control = dist.new_group(backend="gloo", timeout=first)

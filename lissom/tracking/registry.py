@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from lissom.report.ledger import Ledger
 from lissom.section import Section
 from lissom.serving import classifier, pyfunc
 from lissom.tracking.config import GatesParams
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 TAGS = ("score", "score_drop", "speedup", "megabytes", "sha256", "task", "base")
@@ -131,14 +134,14 @@ def move_aliases(name: str, version: str, ledger: Ledger, gates: GatesParams) ->
         reasons = "\n".join(f"  {failure}" for failure in failures)
         raise GateError(f"{name} version {version} is registered without an alias:\n{reasons}")
     client = mlflow.MlflowClient()
-    client.set_registered_model_alias(name, CHALLENGER, version)
+    _set_alias(client, name, CHALLENGER, version)
     champion = client.get_registered_model(name).aliases.get(CHAMPION)
     if champion is None or str(champion) == version:
         better, reason = True, "the first version that passes the gates" if champion is None else "champion already"
     else:
         better, reason = _beats(client.get_model_version(name, champion).tags, ledger)
     if better:
-        client.set_registered_model_alias(name, CHAMPION, version)
+        _set_alias(client, name, CHAMPION, version)
     return Registered(
         name=name,
         version=version,
@@ -146,6 +149,18 @@ def move_aliases(name: str, version: str, ledger: Ledger, gates: GatesParams) ->
         champion_before=None if champion is None else str(champion),
         reason=reason,
     )
+
+
+def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
+    """Set an alias; where another process sets it first at the same moment, the database refuses one: that one again."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_registered_model_alias(name, alias, version)
+    except MlflowException as error:
+        if "registered_model_alias" not in str(error):
+            raise
+        client.set_registered_model_alias(name, alias, version)
 
 
 def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:

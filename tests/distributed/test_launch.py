@@ -95,16 +95,10 @@ def undisturbed(workspace):
     return weights(workspace, "undisturbed")
 
 
-def close(left, right) -> bool:
-    """The same but for the order of sums, which follows the number of threads."""
-    return left.keys() == right.keys() and all(abs(left[name] - right[name]).max() < 1e-5 for name in left)
-
-
 def same(left, right) -> bool:
     return left.keys() == right.keys() and all((left[name] == right[name]).all() for name in left)
 
 
-@pytest.mark.xfail(run=False, reason="seen to pass, and seen to hang where gloo connects again on a busy machine: open")
 def test_a_killed_process_is_replaced_and_nothing_is_lost(workspace, undisturbed):
     process = start(workspace, teacher(workspace, "killed"))
     os.kill(when_checkpointed(workspace, "killed", process)[1], signal.SIGKILL)

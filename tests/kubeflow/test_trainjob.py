@@ -15,7 +15,7 @@ from components.trainjob import is_wanted, job_name, run_as_trainjob
 from lissom.cluster import ClusterParams
 from lissom.errors import InputError
 from lissom.parallel.config import ParallelParams
-from tests.distributed.test_launch import close, weights
+from tests.distributed.test_launch import same, weights
 from tests.kubeflow.cluster import Cluster
 from tests.pipelines.conftest import PARAMS, Workspace
 
@@ -190,5 +190,5 @@ def test_a_stage_really_runs_on_two_nodes(cluster, tmp_path):
     for name in ("KUBECONFIG", "LISSOM_CLUSTER", "LISSOM_IMAGE"):
         workspace.env.pop(name)
     workspace.run(*teacher("one", {"data": 2}))
-    assert close(weights(workspace, "nodes"), weights(workspace, "one"))
+    assert same(weights(workspace, "nodes"), weights(workspace, "one"))
     assert json.loads((workspace.folder / "nodes/metrics/metrics.json").read_text())["steps"] == 30

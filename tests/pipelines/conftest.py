@@ -66,7 +66,8 @@ class Workspace:
 
     def run(self, *command: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess:
         done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout)
-        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        told = done.stderr if len(done.stderr) < 12_000 else f"{done.stderr[:6000]}\n[...]\n{done.stderr[-6000:]}"
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{told}"
         return done
 
     def kill_when(self, appears: str, *command: str, timeout: float = 300) -> None:

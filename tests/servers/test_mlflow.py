@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from lissom.artifacts import VARIANTS
+from lissom.tracking.registry import CHALLENGER, _set_alias
 from lissom.tracking.runs import flatten
 from tests.pipelines.conftest import PARAMS, Workspace, lissom_predict, read
 
@@ -30,13 +31,9 @@ def teams(mlflow_server, tmp_path_factory):
         workspace.env |= {"MLFLOW_TRACKING_URI": mlflow_server.address, "OMP_NUM_THREADS": "1"}
         own = {"tracking": {"experiment": name}, "factorize": PARAMS["factorize"] | {"rank": rank}}
         workspace.write_params(PARAMS | own)
-    threads = [
-        threading.Thread(target=one.run, args=("dvc", "repro"), kwargs={"timeout": 1500}) for one in made.values()
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(one.run, "dvc", "repro", timeout=1500) for one in made.values()]:
+            done.result()
     return made
 
 
@@ -90,6 +87,17 @@ def test_both_versions_are_registered_and_load(teams, client):
         assert lissom_predict(teams["ada"], "the film was long", "great movie", "--model", uri) in ("match", "mismatch")
 
 
+def test_an_alias_that_two_set_at_the_same_moment_is_set(client):
+    """MLflow looks and then inserts; the database refuses the second of two who both found nothing."""
+    run = client.create_run(client.create_experiment("hurried")).info
+    with ThreadPoolExecutor(2) as pool:
+        for name in (f"hurried-{number}" for number in range(20)):
+            client.create_registered_model(name)
+            versions = [client.create_model_version(name, run.artifact_uri, run.run_id).version for _ in range(2)]
+            list(pool.map(lambda version, name=name: _set_alias(client, name, CHALLENGER, version), versions))
+            assert client.get_registered_model(name).aliases[CHALLENGER] in versions
+
+
 def teacher(workspace, **env):
     """Start the teacher's stage as DVC would, with time enough to be disturbed."""
     command = [
@@ -134,7 +142,7 @@ def test_a_stage_that_lost_its_server_says_so_and_is_completed_later(teams, mlfl
     try:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 1 and "goes on from its last checkpoint" in errors, errors
-        assert mlflow_server.address in errors and not (workspace.folder / "out").exists()
+        assert mlflow_server.address in errors and not list((workspace.folder / "out").iterdir())
     finally:
         mlflow_server.start()
     again = teacher(workspace)
