@@ -22,8 +22,8 @@ from lissom.export.early_exit import join_parts
 from lissom.export.graph import tidy
 from lissom.export.integer import to_integer
 from lissom.models.compressed import CompressedModel, input_names, logits_from
+from lissom.models.edits.quantizers import quantized_layers
 from lissom.models.exits import EmbeddingPart, early_exits, parts_of
-from lissom.quantize.int8 import quantized_layers
 
 INTEGER_KERNELS = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul")
 

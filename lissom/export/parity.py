@@ -10,7 +10,7 @@ from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.export.config import ExportParams
 from lissom.models.compressed import CompressedModel
-from lissom.quantize.int8 import quantized_layers
+from lissom.models.edits.quantizers import quantized_layers
 from lissom.section import Section
 from lissom.serving.classifier import OnnxClassifier
 from lissom.training.predicting import predict

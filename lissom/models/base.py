@@ -22,6 +22,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES
+from lissom.models.gpt2 import separate
 from lissom.models.manifest import Manifest, Task
 from lissom.models.students import config_values
 
@@ -54,9 +55,14 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
     config.label2id = {label: index for index, label in config.id2label.items()}
     if task.scale is not None:
         config.problem_type = "regression"
-    config.pad_token_id = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+    # GPT-2 has no padding token; its end of text serves, since what is masked is not read.
+    choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    config.pad_token_id = next((token for token in choices if token is not None), None)
     if config.pad_token_id is None:
-        raise InputError(f"base.model {params.model}: neither config nor tokenizer names a padding token; add one")
+        raise InputError(
+            f"base.model {params.model}: neither config nor tokenizer names a token for padding, or the end of a text; "
+            "add one"
+        )
     torch.manual_seed(seed)
     try:
         network, info = AutoModelForSequenceClassification.from_pretrained(
@@ -71,7 +77,7 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
         raise InputError(_not_found(params.model, error)) from None
     _check_fresh(params.model, network, [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
     return CompressedModel(
-        network=network.eval(),
+        network=separate(network).eval(),
         tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
         tokenizer_config=_tokenizer_config(tokenizer, params.max_length),
         manifest=Manifest(
@@ -94,7 +100,7 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
-        decoder = config.model_type in FAMILIES and FAMILIES[config.model_type].grouped
+        decoder = config.model_type in FAMILIES and FAMILIES[config.model_type].decoder
         loader = AutoModelForCausalLM if decoder else AutoModelForMaskedLM
         network, info = loader.from_pretrained(source, revision=revision, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -104,7 +110,7 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
             f"base.model {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
             "a teacher that was trained for something else cannot show how to predict words"
         )
-    loaded: PreTrainedModel = network.eval()
+    loaded: PreTrainedModel = separate(network).eval()
     return loaded
 
 

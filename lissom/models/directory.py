@@ -22,6 +22,7 @@ from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIG
 from lissom.errors import ModelFormatError
 from lissom.models import bilstm  # noqa: F401  (makes its model type known)
 from lissom.models.compressed import CompressedModel
+from lissom.models.gpt2 import MODEL_TYPE, fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
 
 _ONLY_HERE = {"keep_heads", "factorize_word_table", "add_exits", "fake_quantize"}
@@ -64,6 +65,8 @@ def save(model: CompressedModel, path: str | Path) -> None:
 def write_model(model: CompressedModel, folder: Path) -> None:
     """Write the files of a model into an existing folder."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    if model.network.config.model_type == MODEL_TYPE:
+        state = fused_state(state)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     model.manifest = model.manifest.model_copy(update={"weights_sha256": file_sha256(folder / WEIGHTS)})
     write_json(folder / MANIFEST, model.manifest.model_dump(mode="json"))
@@ -87,6 +90,7 @@ def build(manifest: Manifest) -> PreTrainedModel:
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(parameter.to("meta"))
+    separate(network)
     for edit in manifest.edits:
         try:
             edit.apply(network)
@@ -106,6 +110,8 @@ def _fill(network: PreTrainedModel, weights: Path) -> None:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise ModelFormatError(f"{weights}: cannot be read: {error}; make or copy the model again") from None
+    if network.config.model_type == MODEL_TYPE:
+        state = separated_state(state)
     wanted = network.state_dict()
     problems = [f"missing: {name}" for name in sorted(wanted.keys() - state.keys())]
     problems += [f"extra: {name}" for name in sorted(state.keys() - wanted.keys())]

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import input_names, inputs_of, logits_of
-from lissom.models.families import blocks_of, exits_of, family_of, replace_module
+from lissom.models.families import blocks_of, exits_of, family_of, replace_entry, replace_module
 from lissom.models.signals import Wanted, capturing
 
 
@@ -97,7 +97,7 @@ class BlockPart(nn.Module):
         self.network = _slice(network, [number])
         self.exit = network.exits[number]
         family = family_of(network)
-        replace_module(self.network, family.embeddings, _PassOn())
+        replace_entry(self.network, _PassOn())
         if family.final_norm is not None and number + 1 < len(network.exits):
             replace_module(self.network, family.final_norm, nn.Identity())
 

@@ -6,10 +6,11 @@ Techniques work on this table, never on a class name. Paths are relative to the 
 
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models import gpt2
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Family:
     """The ModuleList of Transformer blocks; empty for a network that is no Transformer."""
     word_table: str
     """The embedding of tokens."""
+    attention: str
+    """The module that attention functions are given; it reads hidden states."""
     query: str
     key: str
     value: str
@@ -34,7 +37,7 @@ class Family:
     config_neurons: str
     """Name of the number of FFN neurons in the config."""
     embeddings: str
-    """The module between token ids and the first block; for decoders the word table itself."""
+    """The module that token ids go into; for decoders the word table itself."""
     head: tuple[str, ...]
     """First parts of the names of task-head parameters, which a pre-trained model may lack."""
     classifier: str
@@ -47,10 +50,14 @@ class Family:
     """The norm behind the last block, where there is one."""
     position_table: str | None = None
     """The embedding of positions, where they are learned."""
+    embedding_dropout: str | None = None
+    """The dropout in front of the first block, where it is outside of `embeddings`."""
     token_types: bool = False
     """Whether the network reads token_type_ids."""
     grouped: bool = False
     """Whether several query heads may share a key/value head."""
+    decoder: bool = False
+    """Whether tokens see those before them only, and the network is pre-trained to predict the next."""
 
 
 BILSTM = "lissom_bilstm"
@@ -59,6 +66,7 @@ BILSTM = "lissom_bilstm"
 _ENCODER = Family(
     blocks="{}.encoder.layer",
     word_table="{}.embeddings.word_embeddings",
+    attention="attention.self",
     query="attention.self.query",
     key="attention.self.key",
     value="attention.self.value",
@@ -75,6 +83,7 @@ _ENCODER = Family(
 _LLAMA = Family(
     blocks="model.layers",
     word_table="model.embed_tokens",
+    attention="self_attn",
     query="self_attn.q_proj",
     key="self_attn.k_proj",
     value="self_attn.v_proj",
@@ -88,6 +97,7 @@ _LLAMA = Family(
     embeddings="model.embed_tokens",
     final_norm="model.norm",
     grouped=True,
+    decoder=True,
 )
 
 
@@ -106,6 +116,7 @@ FAMILIES: dict[str, Family] = {
     "distilbert": Family(
         blocks="distilbert.transformer.layer",
         word_table="distilbert.embeddings.word_embeddings",
+        attention="attention",
         query="attention.q_lin",
         key="attention.k_lin",
         value="attention.v_lin",
@@ -129,6 +140,7 @@ FAMILIES: dict[str, Family] = {
     BILSTM: Family(
         blocks="",
         word_table="embeddings.word_embeddings",
+        attention="",
         query="",
         key="",
         value="",
@@ -141,6 +153,26 @@ FAMILIES: dict[str, Family] = {
         classifier="classifier",
         embeddings="embeddings",
         token_types=True,
+    ),
+    gpt2.MODEL_TYPE: Family(
+        blocks="transformer.h",
+        word_table="transformer.wte",
+        attention="attn",
+        query="attn.c_attn.query",
+        key="attn.c_attn.key",
+        value="attn.c_attn.value",
+        attention_output="attn.c_proj",
+        ffn_in=("mlp.c_fc",),
+        ffn_out="mlp.c_proj",
+        config_blocks="num_hidden_layers",
+        config_neurons="n_inner",
+        head=("score",),
+        classifier="score",
+        embeddings="transformer.wte",
+        final_norm="transformer.ln_f",
+        position_table="transformer.wpe",
+        embedding_dropout="transformer.drop",
+        decoder=True,
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -197,3 +229,20 @@ def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None
     """Put `module`, or nothing, at `path` below `root`."""
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, module)
+
+
+def replace_entry(network: PreTrainedModel, entry: nn.Module) -> None:
+    """Let hidden states come in: `entry` answers instead of the embeddings, and nothing more is done to its answer."""
+    family = family_of(network)
+    replace_module(network, family.embeddings, entry)
+    table = family.position_table
+    if table is not None and not table.startswith(f"{family.embeddings}."):  # the network itself adds positions
+        replace_module(network, table, _NoPositions())
+    if family.embedding_dropout is not None:
+        replace_module(network, family.embedding_dropout, nn.Identity())
+
+
+class _NoPositions(nn.Module):
+    def forward(self, positions: Tensor) -> Tensor:
+        """Map `[batch, n]` to one zero, an integer, so that a sum with it keeps its precision."""
+        return positions.new_zeros(())

@@ -117,9 +117,8 @@ def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
 
 
 def _attention_of(network: PreTrainedModel, block: int) -> nn.Module:
-    """Return the module of a block that holds the query projection: the one that attention functions are given."""
-    parent, _, _ = family_of(network).query.rpartition(".")
-    return blocks_of(network)[block].get_submodule(parent)
+    """Return the module of a block that attention functions are given."""
+    return blocks_of(network)[block].get_submodule(family_of(network).attention)
 
 
 def _attention(

@@ -19,6 +19,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import blocks_of, family_of
+from lissom.models.gpt2 import separate
 
 CONFIG_OF_THE_MOMENT = ("transformers_version", "_name_or_path", "architectures", "dtype")
 
@@ -77,7 +78,7 @@ def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> Com
         setattr(config, name, getattr(model.network.config, name))
     network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     return CompressedModel(
-        network=network.eval(),
+        network=separate(network).eval(),
         tokenizer=copy.deepcopy(model.tokenizer),
         tokenizer_config=dict(model.tokenizer_config),
         manifest=model.manifest.model_copy(update={"base_config": config_values(config), "edits": ()}),

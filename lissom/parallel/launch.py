@@ -25,7 +25,7 @@ _FOLDER = "LISSOM_LAUNCH"
 _MESSAGE, _RUN = "message", "run"
 _NODES = ("PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
 _OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""By default processes that were started again find the addresses of those before them in torchrun's store, and hang."""
+"""By default processes that are started again find the addresses of those before them in torchrun's store, and hang."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _LAST_SECONDS = 3.0

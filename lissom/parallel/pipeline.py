@@ -23,7 +23,7 @@ from lissom.data.encoding import Encoded
 from lissom.models.together import Together, members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
 from lissom.parallel.parts import weighted
-from lissom.parallel.replicas import keep_activations, recompute_blocks, share_ranges
+from lissom.parallel.replicas import keep_activations, recompute_blocks, settle_ranges
 from lissom.parallel.runtime import RECOMPUTING, make_runtime
 from lissom.parallel.stages import Stretch, cut_blocks, stage_of
 from lissom.parallel.trace import Trace, TracedStage
@@ -93,7 +93,7 @@ class Pipeline:
         complete(own)
         if params.data > 1:
             sum_over(own, self.layout.group("data"))
-            share_ranges(self.trained, self.layout.group("data"))
+        settle_ranges(self.trained, self.layout.group("data") if params.data > 1 else None)
         return torch.stack(losses).sum().detach() if answers else torch.zeros((), device=self._device)
 
     def clip(self, limit: float) -> None:

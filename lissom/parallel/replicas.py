@@ -4,8 +4,9 @@ DDP adds up gradients while the backward pass runs; FSDP2 also spreads the weigh
 sum over replicas follows the backward pass. Weighted by examples, ragged parts add up to the whole batch's gradient.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
-from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.models.edits.quantizers import quantized_layers, unobserved
 from lissom.models.families import blocks_of, family_of
 from lissom.models.together import members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
@@ -99,8 +100,7 @@ class Replicas:
                 self._say(waits=True, on="backward pass and the gradients of the others")
                 (share * averaged).backward()
                 shares.append(share.detach())
-        if self.layout is not None:
-            self._finish(self.layout)
+        self._finish()
         return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
 
     def clip(self, limit: float) -> None:
@@ -144,13 +144,14 @@ class Replicas:
             self._compute.set_requires_gradient_sync(not wanted)
         return nullcontext()
 
-    def _finish(self, layout: Layout) -> None:
-        if layout.params.tensor > 1:
+    def _finish(self) -> None:
+        layout = self.layout
+        replicas = None if layout is None or layout.params.data == 1 else layout.group("data")
+        if layout is not None and layout.params.tensor > 1:
             complete(self.trained.parameters())
-            if layout.params.data > 1:
-                sum_over(self.trained.parameters(), layout.group("data"))
-        if layout.params.data > 1:
-            share_ranges(self.trained, layout.group("data"))
+            if replicas is not None:
+                sum_over(self.trained.parameters(), replicas)
+        settle_ranges(self.trained, replicas)
 
     def _say(self, *, waits: bool, on: str) -> None:
         if self.layout is not None:
@@ -175,7 +176,12 @@ def recompute_blocks(network: nn.Module) -> None:
     """Let every block keep only its input, and compute the rest again in the backward pass, dropout included."""
     for member in members_of(network):
         if isinstance(member, PreTrainedModel) and family_of(member).blocks:
-            member.activation_checkpointing_enable({"use_reentrant": False})
+            member.activation_checkpointing_enable({"use_reentrant": False, "context_fn": partial(_again, member)})
+
+
+def _again(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what surrounds a block's first pass and its second."""
+    return nullcontext(), unobserved(network)
 
 
 def keep_activations(network: nn.Module) -> None:
@@ -185,14 +191,14 @@ def keep_activations(network: nn.Module) -> None:
             member.activation_checkpointing_disable()
 
 
-def share_ranges(network: nn.Module, group: dist.ProcessGroup) -> None:
-    """Let observed input ranges cover what all replicas have seen."""
-    layers: Iterable[FakeQuantLinear] = (one for one in network.modules() if isinstance(one, FakeQuantLinear))
-    ranges = [(layer.low, layer.high) for layer in layers if layer.observing]
-    if not ranges:
-        return
-    extremes = torch.stack([*(-low for low, _ in ranges), *(high for _, high in ranges)])
-    dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
-    for number, (low, high) in enumerate(ranges):
-        low.copy_(-extremes[number])
-        high.copy_(extremes[len(ranges) + number])
+def settle_ranges(network: nn.Module, group: dist.ProcessGroup | None) -> None:
+    """Move the input ranges of quantised layers towards what the step has seen, on all replicas together."""
+    layers = quantized_layers(network)
+    ranges = [(layer, *layer.seen) for layer in layers if layer.seen is not None]
+    if ranges and group is not None:
+        extremes = torch.stack([torch.stack((-low, high)) for _, low, high in ranges])
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
+        for (layer, *_), (low, high) in zip(ranges, extremes, strict=True):
+            layer.seen = -low, high
+    for layer in layers:
+        layer.settle()

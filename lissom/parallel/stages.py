@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import input_names
-from lissom.models.families import blocks_of, family_of, replace_module
+from lissom.models.families import blocks_of, family_of, replace_entry, replace_module
 from lissom.models.together import Together, members_of
 
 
@@ -72,7 +72,8 @@ def stage_of(name: str, network: nn.Module, cuts: list[list[range]]) -> int:
     if name.startswith(f"{family.blocks}."):
         block = int(name.removeprefix(f"{family.blocks}.").partition(".")[0])
         return next(stage for stage, blocks in enumerate(stretches) if block in blocks)
-    return 0 if name.startswith(f"{family.embeddings}.") else len(stretches) - 1
+    entry = (f"{family.embeddings}.", f"{family.position_table}.")
+    return 0 if name.startswith(entry) else len(stretches) - 1
 
 
 class Stretch(nn.Module):
@@ -127,7 +128,7 @@ def _cut_out(network: PreTrainedModel, blocks: range, first: bool, last: bool) -
     part: PreTrainedModel = copy.deepcopy(network, {id(one): one for one in own})
     replace_module(part, family.blocks, nn.ModuleList(blocks_of(network)[number] for number in blocks))
     if not first:
-        replace_module(part, family.embeddings, _Entry())
+        replace_entry(part, _Entry())
     if not last:
         if family.final_norm is not None:
             replace_module(part, family.final_norm, nn.Identity())

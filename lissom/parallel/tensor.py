@@ -42,9 +42,9 @@ def cut_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = 
         plan, left = block_plan(network, block, mesh.size(), sequence=sequence)
         parallelize_module(block, mesh, plan)
         whole += [f"block {number}: {what}" for what in left]
-        parent = family.query.rpartition(".")[0]
-        if not left or parent in plan:
-            _differ_within(block.get_submodule(parent), mesh.get_local_rank())
+        if family.attention in plan:
+            output = block.get_submodule(family.attention_output)
+            _differ_until(block.get_submodule(family.attention), output, mesh.get_local_rank())
     table = network.get_submodule(family.word_table)
     if type(table) is nn.Embedding:
         parallelize_module(network, mesh, {family.word_table: RowwiseParallel(input_layouts=Replicate())})
@@ -66,9 +66,8 @@ def block_plan(
     output = block.get_submodule(family.attention_output)
     assert isinstance(output, nn.Linear)
     heads = output.in_features // (head_size(network) * head_groups(network))
-    parent = family.query.rpartition(".")[0]
     if heads % size == 0:
-        plan[parent] = _OneInput(outside)
+        plan[family.attention] = _OneInput(outside)
         plan |= {path: ColwiseParallel() for path in (family.query, family.key, family.value)}
         plan[family.attention_output] = RowwiseParallel(output_layouts=outside)
     else:
@@ -114,8 +113,8 @@ class _OneInput(ParallelStyle):
         return module
 
 
-def _differ_within(attention: nn.Module, place: int) -> None:
-    """Draw from a generator of this process's own inside a module, and go on outside as if nothing had been drawn."""
+def _differ_until(attention: nn.Module, output: nn.Module, place: int) -> None:
+    """Draw from a generator of this process's own between two modules, and go on as if nothing had been drawn."""
     outside: list[tuple[Tensor, ...]] = []
 
     def enter(module: nn.Module, _: tuple[Any, ...]) -> None:
@@ -124,12 +123,12 @@ def _differ_within(attention: nn.Module, place: int) -> None:
             outside.append(random_state())
             torch.manual_seed(seed + place)
 
-    def leave(module: nn.Module, _: tuple[Any, ...], __: Any) -> None:
+    def leave(module: nn.Module, _: tuple[Any, ...]) -> None:
         if module.training:
             set_random_state(outside.pop())
 
     attention.register_forward_pre_hook(enter)
-    attention.register_forward_hook(leave)
+    output.register_forward_pre_hook(leave)
 
 
 def _split_sequence_between(network: PreTrainedModel, mesh: DeviceMesh) -> None:

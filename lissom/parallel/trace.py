@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.pipelining import PipelineStage
 
-from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.models.edits.quantizers import unobserved
 from lissom.parallel.random_state import random_state, set_random_state
 from lissom.parallel.schedules import Kind, Operation
 from lissom.parallel.simulator import Event
@@ -58,14 +58,8 @@ class TracedStage(PipelineStage):
 
     def _compute_outputs(self, *args: Any, module: torch.nn.Module, **kwargs: Any) -> Any:
         """Run a micro-batch of no meaning, from which torch learns shapes: nobody is to observe its values."""
-        observers = [one for one in module.modules() if isinstance(one, FakeQuantLinear) and one.observing]
-        for observer in observers:
-            observer.observing = False
-        try:
+        with unobserved(module):
             return super()._compute_outputs(*args, module=module, **kwargs)
-        finally:
-            for observer in observers:
-                observer.observing = True
 
     def forward_one_chunk(
         self,
@@ -89,7 +83,8 @@ class TracedStage(PipelineStage):
         state, args, kwargs = self._again.pop(chunk)
         now = random_state()
         set_random_state(state)
-        super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
+        with unobserved(self.submod):
+            super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
         set_random_state(now)
         self._end("R", chunk, started)
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
-from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.models.edits.quantizers import quantized_layers
 from lissom.models.exits import all_logits
 from lissom.training.hooks import Hook
 
@@ -29,6 +29,8 @@ def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
     with torch.no_grad(), real_tokens_only(network):
         for batch in batches:
             all_logits(network, batch.to(device))
+            for layer in layers:
+                layer.settle()
     for layer in layers:
         layer.observing = False
 
@@ -47,11 +49,6 @@ class RangeSchedule(Hook):
         """Switch observation on or off."""
         for layer in self._layers:
             layer.observing = step < self._observe * total
-
-
-def quantized_layers(network: nn.Module) -> list[FakeQuantLinear]:
-    """Return the layers that quantise their inputs."""
-    return [module for module in network.modules() if isinstance(module, FakeQuantLinear)]
 
 
 @contextmanager

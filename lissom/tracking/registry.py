@@ -152,7 +152,7 @@ def move_aliases(name: str, version: str, ledger: Ledger, gates: GatesParams) ->
 
 
 def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
-    """Set an alias; where another process sets it first at the same moment, the database refuses one: that one again."""
+    """Set an alias, again where another process did so at the same moment and the database refused this one."""
     from mlflow.exceptions import MlflowException
 
     try:

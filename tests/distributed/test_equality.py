@@ -11,7 +11,7 @@ from lissom.distill.teacher import CachedLogits, LiveTeacher
 from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
 from lissom.models.signals import Wanted
 from lissom.models.together import Together
-from lissom.quantize.int8 import RangeSchedule, real_tokens_only
+from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
 from lissom.training.config import LogitsLossParams
 from lissom.training.loop import fit
 from lissom.training.losses import task_loss
@@ -106,23 +106,29 @@ def train_quantized(world):
     model = quiet(tiny.model("bert"))
     model.network.float()
     model.edit([FakeQuantize()])
+    calibrate(model.network, [tiny.batch("bert")])
     with real_tokens_only(model.network):
         fitted = fit(model.network, DATA, 0, task_loss, PARAMS, hooks=[RangeSchedule(0.5)], world=world)
     return weights(model.network), fitted.records
 
 
-@pytest.mark.parametrize("layout", [{"data": 2}, {"tensor": 2}], ids=str)
-def test_input_ranges_cover_what_all_replicas_have_seen(layout):
-    """Fake-quantised layers are not cut: `tensor` becomes replicas. Rounding may differ by a step of the grid."""
-    compare(spread(train_quantized, **layout), train_quantized(None), tolerance=2e-2, loss_tolerance=2e-3)
-    ranges = [
-        {name: value for name, value in state.items() if name.endswith(("low", "high"))}
-        for state, _ in spread(train_quantized, **layout)
-    ]
-    assert ranges[0].keys() and all((ranges[0][name] == ranges[1][name]).all() for name in ranges[0])
+QUANTIZED_LAYOUTS = {
+    "replicas": {"data": 2},
+    "replicas instead of cut layers": {"tensor": 2},
+    "accumulated and recomputed": {"data": 2, "microbatches": 2, "recompute": True},
+    "pipeline": {"pipeline": 2, "microbatches": 2},
+    "recomputed": {"pipeline": 2, "microbatches": 2, "recompute": True},
+    "varuna": {"pipeline": 2, "microbatches": 3, "schedule": "varuna"},
+}
 
 
-def test_a_quantised_network_runs_through_a_pipeline():
-    (one, records), (other, _) = spread(train_quantized, pipeline=2, microbatches=2)
-    assert all((one[name] == other[name]).all() for name in one)
-    assert records[-1]["loss"] < 2 and one["bert.encoder.layer.3.output.dense.high"] > 0
+@pytest.mark.parametrize("layout", QUANTIZED_LAYOUTS.values(), ids=QUANTIZED_LAYOUTS)
+def test_input_ranges_are_those_of_the_whole_batch(layout):
+    """Ranges move between steps only; rounding may differ by a step of the grid."""
+    expected = train_quantized(None)
+    found = spread(train_quantized, **layout)
+    compare(found, expected, tolerance=2e-2, loss_tolerance=2e-3)
+    bounds = [name for name in expected[0] if name.endswith(("low", "high"))]
+    assert len(bounds) == 2 * 25
+    for name in bounds:
+        assert (found[0][0][name] == found[1][0][name]).all()

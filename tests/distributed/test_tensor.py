@@ -11,7 +11,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, loss_parallel, parallelize_module
 
 from lissom.models.compressed import logits_of
-from lissom.models.families import blocks_of
+from lissom.models.families import blocks_of, family_of
 from lissom.parallel.gradients import clip, complete, local, whole
 from lissom.parallel.tensor import cut_network
 from lissom.training.losses import label_loss
@@ -60,13 +60,13 @@ def gradients_of_pieces(world, family, size, sequence):
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_pieces_of_weights_have_slices_of_the_gradients(family, size):
     found = spread(gradients_of_pieces, family, size, False, tensor=size)
     assert found[0] >= 4 * 9  # q, k, v, FFN in with biases; both outputs without; in four blocks
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_a_split_sequence_changes_nothing(family):
     spread(gradients_of_pieces, family, 2, True, tensor=2, sequence=True)
 
@@ -92,7 +92,7 @@ def count_messages(world, family):
     return [counted.get_comm_counts().get(ALL_REDUCE, 0) for counted in (forward, backward)], forward.get_total_counts()
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "llama"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "roberta", "llama"])
 def test_two_all_reduces_forward_and_two_backward(family):
     """One f and one g for attention, one each for the FFN: gate and up, and q, k and v, share theirs."""
     counts, total = spread(count_messages, family, tensor=2)[0]
@@ -165,21 +165,22 @@ def test_clipping_counts_pieces_once_and_copies_once():
     spread(norm_of_pieces, tensor=2)
 
 
-def masks(world):
+def masks(world, family):
     """With dropout: what is copied stays the same on all processes, and heads get masks of their own."""
-    network = tiny.model("bert").network.train()
+    network = tiny.model(family).network.train()
     cut_network(network, world.layout().mesh["tensor"])
     drawn = []
-    attention = blocks_of(network)[0].attention.self
+    attention = blocks_of(network)[0].get_submodule(family_of(network).attention)
     attention.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
     torch.manual_seed(1)
-    batch = tiny.batch("bert", length=8)
+    batch = tiny.batch(family, length=8)
     logits = logits_of(network, batch)
     return logits.detach().numpy(), drawn[0]
 
 
-def test_masks_are_shared_outside_of_attention_and_not_inside():
-    (one, inside_one), (other, inside_other) = spread(masks, tensor=2)
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_masks_are_shared_outside_of_attention_and_not_inside(family):
+    (one, inside_one), (other, inside_other) = spread(masks, family, tensor=2)
     assert (one == other).all()
     assert inside_one != inside_other
 

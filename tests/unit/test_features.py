@@ -10,6 +10,7 @@ from lissom.distill.features import attention_kl, hidden_cosine, hidden_mse, pat
 from lissom.distill.mapping import explicit, patient, uniform
 from lissom.distill.tinybert import soft_cross_entropy
 from lissom.errors import InputError
+from lissom.models.families import family_of
 from lissom.models.signals import Wanted, expose_scores, signals_of
 from lissom.models.students import spread_blocks
 from tests.unit import tiny
@@ -130,7 +131,7 @@ def test_signals_are_those_of_transformers(family):
             assert torch.allclose(hidden, expected.hidden_states[entry], atol=1e-5)
     real = batch.attention_mask.bool()
     hidden_keys = ~real[:, None, None, :].expand(-1, -1, real.shape[1], -1)
-    if family == "llama":
+    if family_of(model.network).decoder:
         hidden_keys = hidden_keys | torch.ones(real.shape[1], real.shape[1]).triu(1).bool()
     for block, scores in found.scores.items():
         probabilities = scores.masked_fill(hidden_keys, -1e9).softmax(-1)

@@ -13,10 +13,12 @@ from lissom.models.edits.quantizers import (
     FakeQuantLinear,
     affine_range,
     fake_quantize_rows,
+    quantized_layers,
     row_scales,
     weight_high,
 )
-from lissom.quantize.int8 import RangeSchedule, calibrate, quantized_layers, real_tokens_only
+from lissom.parallel.replicas import settle_ranges
+from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -34,6 +36,7 @@ def observed_linear(rows: int = 6, columns: int = 5, weight_bits: int = 7) -> Fa
     layer = FakeQuantLinear(nn.Linear(columns, rows), weight_bits)
     layer.observing = True
     layer(torch.linspace(-1, 3, 40).view(8, 5))
+    layer.settle()
     layer.observing = False
     return layer
 
@@ -138,6 +141,8 @@ def test_ranges_follow_the_data_and_then_stand_still():
             schedule.before_step(step, 4)
             before = [float(layer.high) for layer in layers]
             logits_of(model.network, tiny.batch("bert", seed=step + 5))
+            assert [float(layer.high) for layer in layers] == before  # within a step they stand still
+            settle_ranges(model.network, None)
             assert ([float(layer.high) for layer in layers] == before) == (step >= 2)
     assert not any(layer.observing or layer.real_tokens is not None for layer in layers)
 

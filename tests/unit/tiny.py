@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
+    GPT2Config,
     LlamaConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -16,6 +17,7 @@ from transformers import (
 from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel
 from lissom.models.families import head_groups
+from lissom.models.gpt2 import separate
 from lissom.models.manifest import Manifest, Task
 
 WORDS = [
@@ -51,6 +53,9 @@ CONFIGS = {
     "distilbert": lambda: DistilBertConfig(
         dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=24, **_COMMON
     ),
+    "gpt2": lambda: GPT2Config(
+        n_embd=32, n_layer=4, n_head=4, n_inner=48, n_positions=24, bos_token_id=1, eos_token_id=2, **_COMMON
+    ),
     "llama": lambda: LlamaConfig(
         **_BERT,
         num_key_value_heads=2,
@@ -85,7 +90,7 @@ def model(family: str, seed: int = 0, task: Task = TASK) -> CompressedModel:
     torch.manual_seed(seed)
     config = CONFIGS[family]()
     config.num_labels = task.outputs
-    network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config).eval()
+    network: PreTrainedModel = separate(AutoModelForSequenceClassification.from_config(config)).eval()
     for parameter in network.parameters():  # biases and norms other than 0 and 1, so that losing one shows
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     base_config = json.loads(config.to_json_string(use_diff=False))

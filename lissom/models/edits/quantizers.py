@@ -1,10 +1,13 @@
 """Fake quantisation: layers that compute in float with values that integers can hold (SPECS §3.1, §3.3).
 
 Weights: symmetric per output row, scale from the row itself at every step. Inputs: affine, unsigned 8-bit, one
-scale per layer that follows a moving average of the data until it is frozen. Word table: symmetric 8-bit per row.
+scale per layer that follows a moving average of the data until it is frozen; it moves between steps, never within
+one, so that a step is the same in however many parts it is computed. Word table: symmetric 8-bit per row.
 Gradients pass where a value was not clipped and stop where it was (clipped straight-through estimator).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -49,7 +52,7 @@ def affine_range(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FakeQuantLinear(nn.Linear):
-    """A Linear on quantised inputs and weights; disabled until its input range has been observed."""
+    """A Linear on quantised inputs and weights; disabled until its input range has been observed, and settled."""
 
     low: Tensor
     high: Tensor
@@ -61,6 +64,7 @@ class FakeQuantLinear(nn.Linear):
         self.weight_high = weight_high(weight_bits)
         self.observing = False
         self.real_tokens: Tensor | None = None
+        self.seen: tuple[Tensor, Tensor] | None = None
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("observed", torch.zeros((), dtype=torch.bool))
@@ -79,10 +83,37 @@ class FakeQuantLinear(nn.Linear):
         mask = self.real_tokens
         values = input[mask] if mask is not None and input.shape[:-1] == mask.shape else input
         low, high = values.amin(), values.amax()
+        if self.seen is not None:
+            low, high = torch.minimum(low, self.seen[0]), torch.maximum(high, self.seen[1])
+        self.seen = low, high
+
+    def settle(self) -> None:
+        """Move the input range towards what has been seen since the last time."""
+        if self.seen is None:
+            return
         weight = _MOMENTUM if self.observed else 1.0
-        self.low.lerp_(low, weight)
-        self.high.lerp_(high, weight)
+        self.low.lerp_(self.seen[0], weight)
+        self.high.lerp_(self.seen[1], weight)
         self.observed.fill_(True)
+        self.seen = None
+
+
+def quantized_layers(network: nn.Module) -> list[FakeQuantLinear]:
+    """Return the layers that quantise their inputs."""
+    return [module for module in network.modules() if isinstance(module, FakeQuantLinear)]
+
+
+@contextmanager
+def unobserved(network: nn.Module) -> Iterator[None]:
+    """Run a network on what is not to be observed: values of no meaning, or the same ones again."""
+    layers = [layer for layer in quantized_layers(network) if layer.observing]
+    for layer in layers:
+        layer.observing = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.observing = True
 
 
 class FakeQuantEmbedding(nn.Embedding):

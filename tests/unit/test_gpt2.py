@@ -1,0 +1,74 @@
+"""GPT-2 with plain layers answers as transformers' own does, and is on disk what transformers reads."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+import lissom
+from lissom.errors import InputError
+from lissom.models.base import load_base
+from lissom.models.config import BaseParams
+from lissom.models.edits import KeepHeads
+from lissom.models.gpt2 import fused_state, separate, separated_state
+from tests.unit import tiny
+
+
+def original():
+    torch.manual_seed(0)
+    network = AutoModelForSequenceClassification.from_config(tiny.CONFIGS["gpt2"]()).eval()
+    for parameter in network.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return network
+
+
+def logits(network):
+    batch = tiny.batch("gpt2")
+    with torch.no_grad():
+        return network(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+
+
+def test_separate_layers_answer_as_the_fused_ones():
+    network = original()
+    before = logits(network)
+    size = sum(parameter.numel() for parameter in network.parameters())
+    assert torch.allclose(logits(separate(network)), before, atol=1e-6)
+    assert sum(parameter.numel() for parameter in network.parameters()) == size
+    assert not any(type(module).__name__ == "Conv1D" for module in network.modules())
+
+
+def test_weights_go_there_and_back_to_the_bit():
+    network = original()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    apart = separate(network).state_dict()
+    found = fused_state(apart)
+    assert found.keys() == before.keys() and all(torch.equal(found[name], before[name]) for name in before)
+    again = separated_state(found)
+    assert again.keys() == apart.keys() and all(torch.equal(again[name], apart[name]) for name in apart)
+
+
+def test_heads_are_cut_out_of_all_three_thirds():
+    model = tiny.model("gpt2")
+    model.edit([KeepHeads(kept=((1, 2),) * 4)])
+    rows = fused_state(model.network.state_dict())["transformer.h.0.attn.c_attn.weight"]
+    whole = fused_state(tiny.model("gpt2").network.state_dict())["transformer.h.0.attn.c_attn.weight"]
+    assert torch.equal(rows, torch.cat([whole[:, third * 32 + 8 : third * 32 + 24] for third in range(3)], dim=1))
+
+
+def test_a_base_without_padding_token_pads_with_the_end_of_text(tmp_path):
+    network = original()
+    network.config.pad_token_id = None
+    network.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), eos_token="[SEP]").save_pretrained(tmp_path)
+    model = load_base(BaseParams(model=f"dir:{tmp_path}", max_length=16), tiny.TASK, seed=0)
+    assert model.pad_id == 2
+    lissom.save(model, tmp_path / "saved")
+    again = lissom.load(tmp_path / "saved").network
+    network.config.pad_token_id = 2
+    assert torch.allclose(logits(again), logits(network), atol=1e-6)
+
+
+def test_a_variant_is_refused():
+    config = tiny.CONFIGS["gpt2"]()
+    config.scale_attn_by_inverse_layer_idx = True
+    with pytest.raises(InputError, match="scale_attn_by_inverse_layer_idx, which lissom does not support"):
+        separate(AutoModelForSequenceClassification.from_config(config))
