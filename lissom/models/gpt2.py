@@ -34,6 +34,10 @@ class _Parts(NamedTuple):
 class Projections(nn.Module):
     """Three projections where the network expects one."""
 
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+
     def __init__(self, fused: Conv1D) -> None:
         super().__init__()
         whole = _linear(fused)

@@ -1,0 +1,58 @@
+"""Every layout against one process."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.layouts.networks import SMALL, network_of, texts
+from lissom.parallel.world import World
+from lissom.training.config import TrainingParams
+from lissom.training.hooks import Hook
+from lissom.training.loop import fit
+from lissom.training.losses import task_loss
+from tests.distributed.processes import spread
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "data 2": {"data": 2},
+    "data 2, 2 parts": {"data": 2, "microbatches": 2},
+    "data 2, sharded": {"data": 2, "shard": True},
+    "tensor 2": {"tensor": 2},
+    "tensor 2, split sequence": {"tensor": 2, "sequence": True},
+    "gpipe": {"pipeline": 2, "microbatches": 4, "schedule": "gpipe"},
+    "1f1b": {"pipeline": 4, "microbatches": 4},
+    "interleaved 1f1b": {"pipeline": 2, "microbatches": 4, "schedule": "interleaved_1f1b"},
+    "zero bubble": {"pipeline": 2, "microbatches": 4, "schedule": "zero_bubble"},
+    "varuna": {"pipeline": 4, "microbatches": 4, "schedule": "varuna"},
+    "2 x 2 x 2": {"data": 2, "tensor": 2, "pipeline": 2, "microbatches": 2},
+}
+
+
+def trained(world: World | None, dtype: torch.dtype) -> tuple[dict[str, Any], list[float]]:
+    """Train the small network for 20 steps; return weights and losses."""
+    network = network_of(SMALL).to(dtype)
+    params = TrainingParams(epochs=2.5, batch_size=16, learning_rate=1e-3, precision="float32", freeze_word_table=False)
+    losses: list[float] = []
+
+    class Listen(Hook):
+        def on_record(self, record: dict[str, float]) -> None:
+            losses.append(record["loss"])
+
+    fit(network, texts(125, 24), 0, task_loss, params, hooks=[Listen()], world=world)
+    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}, losses
+
+
+def equality() -> list[dict[str, Any]]:
+    """Every layout against one process, in float64 and in float32 (where Adam enlarges what rounds differently)."""
+    rows = []
+    alone = {dtype: trained(None, dtype) for dtype in (torch.float64, torch.float32)}
+    for name, layout in LAYOUTS.items():
+        row: dict[str, Any] = {"part": "equality", "layout": name}
+        for dtype, (weights, losses) in alone.items():
+            state, told = spread(trained, dtype, **layout)[0]
+            kind = str(dtype).removeprefix("torch.")
+            row[f"weights_{kind}"] = max(float(np.abs(state[key] - weights[key]).max()) for key in weights)
+            row[f"losses_{kind}"] = max(abs(ours - theirs) for ours, theirs in zip(told, losses, strict=True))
+        rows.append(row)
+        print(row, flush=True)
+    return rows
