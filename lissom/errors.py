@@ -17,6 +17,10 @@ class ModelFormatError(InputError):
     """A model directory is incomplete, changed since it was written, or of another format version."""
 
 
+class DivergenceError(InputError):
+    """A training's loss is no longer finite."""
+
+
 class GateError(InputError):
     """A model did not pass the gates that stand before an alias of the registry."""
 

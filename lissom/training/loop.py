@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lissom.data.batches import shuffled_batches
 from lissom.data.encoding import Encoded
+from lissom.errors import DivergenceError
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
 from lissom.models.families import family_of
@@ -77,11 +78,12 @@ def fit(
         looks_inside: whether the loss looks at hidden states or attention: that limits how the network can be cut.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
+        DivergenceError: the loss is no longer finite.
         Stopped: the process was asked to end, and a checkpoint is written.
     """
     network.to(accelerator())
     frozen = _freeze(network, params)
+    caching = _stop_caching(network)
     identity = identity_of(network, data, params, identity)
     if world is not None:
         world.agree(identity, "the training")
@@ -137,6 +139,8 @@ def fit(
         network.load_state_dict(progress.best_weights)
     for parameter in frozen:
         parameter.requires_grad_(True)
+    for config in caching:
+        config.use_cache = True
     network.zero_grad(set_to_none=True)  # else a later training that freezes some would count their old gradients
     network.eval()
     done = total * params.batch_size / max(progress.seconds, 1e-9)
@@ -200,6 +204,8 @@ def _save(
     engine.gather()
     if progress.losses:
         totals = _total(torch.stack(progress.losses), engine.layout)
+        if not bool(totals.isfinite().all()):
+            raise DivergenceError(f"training diverged before step {progress.step + 1}; lower the learning rate")
         told = Progress(**{**vars(progress), "losses": list(totals)})
     else:
         told = progress
@@ -226,6 +232,15 @@ def _freeze(network: nn.Module, params: TrainingParams) -> list[nn.Parameter]:
     return frozen
 
 
+def _stop_caching(network: nn.Module) -> list[PreTrainedConfig]:
+    """Tell networks not to keep keys and values for tokens to come: there are none; return the configs of those."""
+    configs = [member.config for member in members_of(network) if isinstance(member, PreTrainedModel)]
+    found = [config for config in configs if getattr(config, "use_cache", False)]
+    for config in found:
+        config.use_cache = False
+    return found
+
+
 def _look_at_dev(
     score: float, epoch: float, network: nn.Module, params: TrainingParams, progress: Progress, hooks: Sequence[Hook]
 ) -> None:
@@ -238,7 +253,7 @@ def _look_at_dev(
 
 def _record(record: dict[str, float], progress: Progress, hooks: Sequence[Hook]) -> None:
     if not all(math.isfinite(value) for value in record.values()):
-        raise FloatingPointError(f"training diverged at step {record['step']:.0f}: {record}; lower the learning rate")
+        raise DivergenceError(f"training diverged at step {record['step']:.0f}: {record}; lower the learning rate")
     progress.records.append(record)
     for hook in hooks:
         hook.on_record(record)

@@ -4,7 +4,8 @@ import pytest
 
 from lissom.training.checkpoint import Checkpoints
 from tests.distributed.processes import spread
-from tests.distributed.training import KillAt, Killed, compare, train
+from tests.distributed.training import compare, train
+from tests.unit.test_loop import Killed, KillAt
 from tests.unit import tiny
 
 PLACES = [{"data": 2, "tensor": 2}, {}, {"pipeline": 2, "microbatches": 2, "data": 2}, {"data": 2, "shard": True}]

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from lissom.training.config import TrainingParams
-from lissom.training.hooks import Hook
 from lissom.training.loop import fit
 from lissom.training.losses import task_loss
 from lissom.training.predicting import score
@@ -16,21 +15,6 @@ PARAMS = TrainingParams(
     epochs=2, batch_size=8, learning_rate=3e-3, precision="float32", seed=3, freeze_word_table=False
 )
 DATA = examples(27)  # the last batch of an epoch has three examples
-
-
-class Killed(Exception):
-    """Stands for the end of a process."""
-
-
-class KillAt(Hook):
-    """Ends every process before a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def before_step(self, step: int, total: int) -> None:
-        if step == self.step:
-            raise Killed
 
 
 def quiet(model):

@@ -4,6 +4,7 @@ import torch
 
 from lissom.data.batches import collate, shuffled_batches, sorted_batches
 from lissom.data.encoding import Encoded
+from lissom.errors import DivergenceError
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
@@ -164,6 +165,17 @@ def test_learning_rate_rises_and_falls():
     assert learning_rate(9, 10, params.model_copy(update={"schedule": "constant"})) == 1.0
 
 
-def test_divergence_is_an_error():
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        fit(tiny.model("bert").network, examples(), 0, lambda net, b: task_loss(net, b) * float("nan"), PARAMS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_divergence_is_an_error_and_no_checkpoint(checkpointing, tmp_path):
+    kept = Checkpoints(tmp_path / "checkpoint", every_seconds=0) if checkpointing else None
+    loss = lambda network, batch: task_loss(network, batch) * float("nan")  # noqa: E731
+    with pytest.raises(DivergenceError, match="lower the learning rate"):
+        fit(tiny.model("bert").network, examples(), 0, loss, PARAMS, checkpoints=kept)
+    assert not (tmp_path / "checkpoint" / "state.json").exists()
+
+
+def test_decoders_keep_no_cache_while_they_train_and_their_config_afterwards():
+    network, seen = tiny.model("llama").network, []
+    loss = lambda net, batch: seen.append(net.config.use_cache) or task_loss(net, batch)  # noqa: E731
+    fit(network, examples(), 0, loss, PARAMS)
+    assert set(seen) == {False} and network.config.use_cache is True
