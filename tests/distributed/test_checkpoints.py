@@ -5,8 +5,8 @@ import pytest
 from lissom.training.checkpoint import Checkpoints
 from tests.distributed.processes import spread
 from tests.distributed.training import compare, train
-from tests.unit.test_loop import Killed, KillAt
 from tests.unit import tiny
+from tests.unit.test_loop import KillAt, Killed
 
 PLACES = [{"data": 2, "tensor": 2}, {}, {"pipeline": 2, "microbatches": 2, "data": 2}, {"data": 2, "shard": True}]
 
