@@ -127,16 +127,21 @@ def test_sigterm_checkpoints_and_a_new_start_goes_on(workspace, undisturbed):
     assert same(weights(workspace, "stopped"), undisturbed)
 
 
-def test_a_hung_process_is_named(workspace):
-    process = start(
-        workspace, teacher(workspace, "hung", "parallel.timeout_seconds=5", "parallel.restarts=0", "teacher.epochs=60")
-    )
-    os.kill(when_checkpointed(workspace, "hung", process)[1], signal.SIGSTOP)
+@pytest.mark.parametrize(
+    ("hung", "told"),
+    [
+        (0, "rank 0 (replica 0, pipeline stage 1 of 1, tensor 0), which keeps the job's store, has not answered"),
+        (1, "rank 1 (replica 1, pipeline stage 1 of 1, tensor 0) has given no sign of life"),
+    ],
+)
+def test_a_hung_process_is_named(hung, told, workspace):
+    settings = ("parallel.timeout_seconds=5", "parallel.restarts=0", "teacher.epochs=60")
+    process = start(workspace, teacher(workspace, f"hung-{hung}", *settings))
+    os.kill(when_checkpointed(workspace, f"hung-{hung}", process)[hung], signal.SIGSTOP)
     started = time.monotonic()
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 1 and time.monotonic() - started < 60
-    assert "rank 0 waited for 5 s" in output
-    assert "rank 1 (replica 1, pipeline stage 1 of 1, tensor 0) has given no sign of life" in output
+    assert f"rank {1 - hung} waited for 5 s" in output and told in output
 
 
 def test_a_users_mistake_is_told_once_and_not_tried_again(workspace):
