@@ -85,7 +85,11 @@ def make_engine(
         return Replicas(network, network, loss, data, pad, precision, None)
     layout = _layout_for(network, world, looks_inside)
     trained, left = network, []
-    if layout.params.tensor > 1 or layout.params.shard:
+    if layout.params.shard:  # on the same weights until they are spread: never twice as many
+        trained = copy.deepcopy(
+            network, {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in network.parameters()}
+        )
+    elif layout.params.tensor > 1:
         trained = copy.deepcopy(network)
     if layout.params.tensor > 1:
         for member in members_of(trained):

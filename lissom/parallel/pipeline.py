@@ -20,6 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
+from lissom.models.edits.quantizers import quantized_layers
 from lissom.models.together import Together, members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
 from lissom.parallel.parts import weighted
@@ -51,6 +52,7 @@ class Pipeline:
         self._network, self._loss, self._precision = network, loss, precision
         self._data, self._pad = data, pad
         self._device = next(trained.parameters()).device
+        self._quantized = quantized_layers(trained)
         params, place = layout.params, layout.place("pipeline")
         self._cuts = cut_blocks(trained, params.stages)
         self._own = range(place, params.stages, params.pipeline)
@@ -93,7 +95,7 @@ class Pipeline:
         complete(own)
         if params.data > 1:
             sum_over(own, self.layout.group("data"))
-        settle_ranges(self.trained, self.layout.group("data") if params.data > 1 else None)
+        settle_ranges(self._quantized, self.layout.group("data") if params.data > 1 else None)
         return torch.stack(losses).sum().detach() if answers else torch.zeros((), device=self._device)
 
     def clip(self, limit: float) -> None:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
-from lissom.models.edits.quantizers import quantized_layers, unobserved
+from lissom.models.edits.quantizers import FakeQuantLinear, quantized_layers, unobserved
 from lissom.models.families import blocks_of, family_of
 from lissom.models.together import members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
@@ -58,6 +58,7 @@ class Replicas:
         self._data, self._pad = data, pad
         self._device = next(trained.parameters()).device
         self._compute: nn.Module = _Compute(trained, loss)
+        self._quantized = quantized_layers(trained)
         self._parts = 1 if layout is None else layout.params.parts
         self._own: range = range(1)
         self._multiple = 1
@@ -85,6 +86,8 @@ class Replicas:
 
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
         """Run forward and backward over this replica's parts; return its share of the loss."""
+        if isinstance(self._compute, FSDPModule):
+            self._let_go()
         shares = []
         averaged = 1
         if self.layout is not None and isinstance(self._compute, DistributedDataParallel | FSDPModule):
@@ -112,9 +115,12 @@ class Replicas:
         """Bring the weights back into the whole network, on every process."""
         if self.trained is self._network:
             return
-        state = self._network.state_dict()
-        for name, tensor in self.trained.state_dict().items():
-            state[name].copy_(whole(tensor))
+        own = self.trained.state_dict()
+        for name, tensor in self._network.state_dict(keep_vars=True).items():
+            weights = whole(own[name])
+            if tensor.shape != weights.shape:
+                tensor.data = torch.empty_like(weights)
+            tensor.data.copy_(weights)
 
     def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield the optimiser's whole state of every parameter, by name, on every process."""
@@ -136,6 +142,11 @@ class Replicas:
                     fully_shard(block, mesh=mesh)
         fully_shard(self._compute, mesh=mesh)
 
+    def _let_go(self) -> None:
+        """Hold spread weights nowhere whole, until they are gathered again."""
+        for parameter in self._network.parameters():
+            parameter.data = parameter.new_empty(0)
+
     def _keeping_to_itself(self, wanted: bool) -> AbstractContextManager[Any]:
         """Gradients of all parts but the last are added up here, and exchanged once."""
         if isinstance(self._compute, DistributedDataParallel):
@@ -151,7 +162,7 @@ class Replicas:
             complete(self.trained.parameters())
             if replicas is not None:
                 sum_over(self.trained.parameters(), replicas)
-        settle_ranges(self.trained, replicas)
+        settle_ranges(self._quantized, replicas)
 
     def _say(self, *, waits: bool, on: str) -> None:
         if self.layout is not None:
@@ -176,12 +187,14 @@ def recompute_blocks(network: nn.Module) -> None:
     """Let every block keep only its input, and compute the rest again in the backward pass, dropout included."""
     for member in members_of(network):
         if isinstance(member, PreTrainedModel) and family_of(member).blocks:
-            member.activation_checkpointing_enable({"use_reentrant": False, "context_fn": partial(_again, member)})
+            member.activation_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": partial(_again, quantized_layers(member))}
+            )
 
 
-def _again(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _again(layers: list[FakeQuantLinear]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what surrounds a block's first pass and its second."""
-    return nullcontext(), unobserved(network)
+    return nullcontext(), unobserved(layers)
 
 
 def keep_activations(network: nn.Module) -> None:
@@ -191,9 +204,8 @@ def keep_activations(network: nn.Module) -> None:
             member.activation_checkpointing_disable()
 
 
-def settle_ranges(network: nn.Module, group: dist.ProcessGroup | None) -> None:
+def settle_ranges(layers: list[FakeQuantLinear], group: dist.ProcessGroup | None) -> None:
     """Move the input ranges of quantised layers towards what the step has seen, on all replicas together."""
-    layers = quantized_layers(network)
     ranges = [(layer, *layer.seen) for layer in layers if layer.seen is not None]
     if ranges and group is not None:
         extremes = torch.stack([torch.stack((-low, high)) for _, low, high in ranges])

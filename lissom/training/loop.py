@@ -248,7 +248,9 @@ def _look_at_dev(
     if progress.best_score is None or score > progress.best_score:
         progress.best_score = score
         if params.keep == "best":
-            progress.best_weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+            progress.best_weights = {
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()
+            }
 
 
 def _record(record: dict[str, float], progress: Progress, hooks: Sequence[Hook]) -> None:

@@ -13,6 +13,7 @@ from lissom.models.signals import Wanted
 from lissom.models.together import Together
 from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
 from lissom.training.config import LogitsLossParams
+from lissom.training.hooks import Hook
 from lissom.training.loop import fit
 from lissom.training.losses import task_loss
 from tests.distributed.processes import spread
@@ -54,6 +55,23 @@ def test_every_layout_trains_as_one_process_does(layout, alone):
 @pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 2, "microbatches": 2}], ids=["tensor", "pipeline"])
 def test_every_family_can_be_cut(family, layout, alone):
     compare(spread(train, family, **layout), alone[family])
+
+
+def train_and_weigh(world):
+    network, whole = quiet(tiny.model("bert")).network, []
+
+    class Weigh(Hook):
+        def after_step(self, step, total):
+            whole.append(sum(parameter.untyped_storage().nbytes() for parameter in network.parameters()))
+
+    fit(network, DATA, 0, task_loss, PARAMS, hooks=[Weigh()], world=world)
+    return whole, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def test_sharded_weights_are_whole_nowhere_while_a_step_runs():
+    shapes = {name: tuple(tensor.shape) for name, tensor in tiny.model("bert").network.state_dict().items()}
+    for held, found in spread(train_and_weigh, data=2, shard=True):
+        assert set(held) == {0} and found == shapes
 
 
 UNEVEN = [

@@ -168,7 +168,10 @@ def test_learning_rate_rises_and_falls():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_divergence_is_an_error_and_no_checkpoint(checkpointing, tmp_path):
     kept = Checkpoints(tmp_path / "checkpoint", every_seconds=0) if checkpointing else None
-    loss = lambda network, batch: task_loss(network, batch) * float("nan")  # noqa: E731
+
+    def loss(network, batch):
+        return task_loss(network, batch) * float("nan")
+
     with pytest.raises(DivergenceError, match="lower the learning rate"):
         fit(tiny.model("bert").network, examples(), 0, loss, PARAMS, checkpoints=kept)
     assert not (tmp_path / "checkpoint" / "state.json").exists()
@@ -176,6 +179,10 @@ def test_divergence_is_an_error_and_no_checkpoint(checkpointing, tmp_path):
 
 def test_decoders_keep_no_cache_while_they_train_and_their_config_afterwards():
     network, seen = tiny.model("llama").network, []
-    loss = lambda net, batch: seen.append(net.config.use_cache) or task_loss(net, batch)  # noqa: E731
+
+    def loss(net, batch):
+        seen.append(net.config.use_cache)
+        return task_loss(net, batch)
+
     fit(network, examples(), 0, loss, PARAMS)
     assert set(seen) == {False} and network.config.use_cache is True

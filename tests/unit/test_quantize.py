@@ -142,7 +142,7 @@ def test_ranges_follow_the_data_and_then_stand_still():
             before = [float(layer.high) for layer in layers]
             logits_of(model.network, tiny.batch("bert", seed=step + 5))
             assert [float(layer.high) for layer in layers] == before  # within a step they stand still
-            settle_ranges(model.network, None)
+            settle_ranges(layers, None)
             assert ([float(layer.high) for layer in layers] == before) == (step >= 2)
     assert not any(layer.observing or layer.real_tokens is not None for layer in layers)
 

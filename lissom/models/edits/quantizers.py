@@ -6,7 +6,7 @@ one, so that a step is the same in however many parts it is computed. Word table
 Gradients pass where a value was not clipped and stop where it was (clipped straight-through estimator).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -104,15 +104,15 @@ def quantized_layers(network: nn.Module) -> list[FakeQuantLinear]:
 
 
 @contextmanager
-def unobserved(network: nn.Module) -> Iterator[None]:
-    """Run a network on what is not to be observed: values of no meaning, or the same ones again."""
-    layers = [layer for layer in quantized_layers(network) if layer.observing]
-    for layer in layers:
+def unobserved(layers: Iterable[FakeQuantLinear]) -> Iterator[None]:
+    """Let layers run on what is not to be observed: values of no meaning, or the same ones again."""
+    observing = [layer for layer in layers if layer.observing]
+    for layer in observing:
         layer.observing = False
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in observing:
             layer.observing = True
 
 
