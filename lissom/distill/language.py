@@ -23,6 +23,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import KeepBlocks
 from lissom.models.families import blocks_of
 from lissom.models.signals import Signals, Wanted, signals_of
+from lissom.parallel.sharding import sharded
 from lissom.training.loop import Fitted
 from lissom.training.losses import Loss
 
@@ -40,10 +41,11 @@ def pretrain(
     teacher, learner = material.load_language_model(), material.load_language_model()
     KeepBlocks(kept=tuple(blocks)).apply(learner)
     data = material.lesson(student)
-    fitted = material.train(
-        "pretraining", learner, data, student.pad_id, language_loss(teacher, student, params), params.training,
-        identity=params.model_dump_json(), looks_inside=True,
-    )  # fmt: skip
+    with sharded(teacher, material.world) as asked:
+        fitted = material.train(
+            "pretraining", learner, data, student.pad_id, language_loss(asked, student, params), params.training,
+            identity=params.model_dump_json(), looks_inside=True,
+        )  # fmt: skip
     trunk = student.network.base_model.state_dict()
     learned = {name: value for name, value in learner.base_model.state_dict().items() if name in trunk}
     student.network.base_model.load_state_dict({**trunk, **learned})

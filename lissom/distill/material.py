@@ -20,6 +20,7 @@ from lissom.distill.teacher import CachedLogits, LiveTeacher, Teacher, cache_log
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, accelerator
 from lissom.models.signals import Wanted, check_wanted, expose_scores
+from lissom.parallel.sharding import sharded
 from lissom.parallel.world import World
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import TrainingParams
@@ -136,11 +137,11 @@ class Material:
                 f"distill.signals: the teacher's signals would take {gigabytes:.1f} GB on disk, cache_gigabytes allows "
                 f"{params.cache_gigabytes:g}; allow more, take fewer examples, or source: live"
             )
-        spread = params.source == "auto" and self.world is not None  # each process asks about its own examples only
-        if params.source == "live" or not fits or spread:
+        shared = params.source == "auto" and self.world is not None  # each process asks about its own examples only
+        if params.source == "live" or not fits or shared:
             note(f"teacher's signals are computed live ({gigabytes:.2f} GB if cached)")
-            with expose_scores(*([network] if wanted.scores else [])):
-                yield LiveTeacher(network, wanted)
+            with sharded(network, self.world) as asked, expose_scores(*([asked] if wanted.scores else [])):
+                yield LiveTeacher(asked, wanted)
             return
         note(f"teacher's signals take {gigabytes:.2f} GB on disk")
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:

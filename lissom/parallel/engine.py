@@ -18,6 +18,7 @@ from lissom.models.families import family_of
 from lissom.models.together import members_of
 from lissom.parallel.pipeline import Pipeline
 from lissom.parallel.replicas import Replicas
+from lissom.parallel.sharding import twin_of
 from lissom.parallel.tensor import cut_network
 from lissom.parallel.world import Layout, World
 from lissom.training.losses import Loss
@@ -86,9 +87,7 @@ def make_engine(
     layout = _layout_for(network, world, looks_inside)
     trained, left = network, []
     if layout.params.shard:  # on the same weights until they are spread: never twice as many
-        trained = copy.deepcopy(
-            network, {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in network.parameters()}
-        )
+        trained = twin_of(network)
     elif layout.params.tensor > 1:
         trained = copy.deepcopy(network)
     if layout.params.tensor > 1:

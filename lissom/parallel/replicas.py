@@ -14,17 +14,18 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
 from lissom.models.edits.quantizers import FakeQuantLinear, quantized_layers, unobserved
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
 from lissom.models.together import members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
 from lissom.parallel.parts import cut_batch
+from lissom.parallel.sharding import gather, let_go, shard
 from lissom.parallel.world import Layout
 from lissom.training.losses import Loss
 
@@ -70,7 +71,7 @@ class Replicas:
         if params.recompute:
             recompute_blocks(trained)
         if params.shard:
-            self._shard(layout)
+            shard(self._compute, trained, layout.mesh["data"], trained=True)
         elif params.data > 1 and params.tensor == 1:
             # Which parameters take part is found in every step: exits and poolers do not always.
             self._compute = DistributedDataParallel(
@@ -87,7 +88,7 @@ class Replicas:
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
         """Run forward and backward over this replica's parts; return its share of the loss."""
         if isinstance(self._compute, FSDPModule):
-            self._let_go()
+            let_go(self._network)  # spread weights are whole nowhere until they are gathered
         shares = []
         averaged = 1
         if self.layout is not None and isinstance(self._compute, DistributedDataParallel | FSDPModule):
@@ -113,14 +114,8 @@ class Replicas:
 
     def gather(self) -> None:
         """Bring the weights back into the whole network, on every process."""
-        if self.trained is self._network:
-            return
-        own = self.trained.state_dict()
-        for name, tensor in self._network.state_dict(keep_vars=True).items():
-            weights = whole(own[name])
-            if tensor.shape != weights.shape:
-                tensor.data = torch.empty_like(weights)
-            tensor.data.copy_(weights)
+        if self.trained is not self._network:
+            gather(self._network, self.trained)
 
     def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield the optimiser's whole state of every parameter, by name, on every process."""
@@ -133,19 +128,6 @@ class Replicas:
         if self.layout is not None:
             self.layout.world.watch.rest()
             keep_activations(self._network)
-
-    def _shard(self, layout: Layout) -> None:
-        mesh = layout.mesh["data"]
-        for member in members_of(self.trained):
-            if isinstance(member, PreTrainedModel) and family_of(member).blocks:
-                for block in blocks_of(member):
-                    fully_shard(block, mesh=mesh)
-        fully_shard(self._compute, mesh=mesh)
-
-    def _let_go(self) -> None:
-        """Hold spread weights nowhere whole, until they are gathered again."""
-        for parameter in self._network.parameters():
-            parameter.data = parameter.new_empty(0)
 
     def _keeping_to_itself(self, wanted: bool) -> AbstractContextManager[Any]:
         """Gradients of all parts but the last are added up here, and exchanged once."""

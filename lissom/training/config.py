@@ -37,6 +37,9 @@ class TrainingParams(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast type; `auto` is bfloat16 where the processor multiplies it natively, else float32."""
 
+    compile: bool = False
+    """Run blocks as generated kernels (torch.compile): costs a minute or two at first, and pays on accelerators."""
+
     keep: Literal["best", "last"] = "best"
     """Which weights the training returns: the best by dev score (one look per epoch) or the last."""
 

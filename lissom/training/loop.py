@@ -7,29 +7,29 @@ business (`lissom.parallel.engine`).
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from lissom.data.batches import shuffled_batches
 from lissom.data.encoding import Encoded
 from lissom.errors import DivergenceError
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
-from lissom.models.families import family_of
-from lissom.models.together import members_of
 from lissom.parallel.engine import Engine, make_engine
 from lissom.parallel.gradients import like
 from lissom.parallel.world import Layout, World
 from lissom.training.checkpoint import Checkpoints, Progress, Restored, identity_of
+from lissom.training.compiling import compiled
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.losses import Loss
 from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from lissom.training.preparing import prepared
 from lissom.training.stopping import Stopped, listening
 
 _STEPS_PER_RECORD = 10
@@ -82,67 +82,60 @@ def fit(
         Stopped: the process was asked to end, and a checkpoint is written.
     """
     network.to(accelerator())
-    frozen = _freeze(network, params)
-    caching = _stop_caching(network)
-    identity = identity_of(network, data, params, identity)
-    if world is not None:
-        world.agree(identity, "the training")
-    restored = checkpoints.restore(identity, network) if checkpoints else None
-    precision = autocast_type(params.precision)
-    network.train()
-    engine = make_engine(network, loss, data, pad, precision, world, looks_inside=looks_inside)
-    engine.trained.train()
-    optimizer = make_optimizer(engine.parameters().values(), params)
-    progress = Progress() if restored is None else _take_up(restored, engine, optimizer)
-    for hook in hooks:
-        hook.begin(engine.trained)
-        for record in progress.records:  # the run that was told of them may have been another one
-            hook.on_record(record)
-    per_epoch = math.ceil(len(data) / params.batch_size)
-    total = max(1, round(params.epochs * per_epoch))
-    started = time.monotonic() - progress.seconds
-    with listening() as asked:
-        for step, members in _batches(data, params, progress.step, total):
-            for hook in hooks:
-                hook.before_step(step, total)
-            rate = learning_rate(step, total, params)
-            set_learning_rate(optimizer, rate)
-            torch.manual_seed(_step_seed(params.seed, step, engine.layout))
-            optimizer.zero_grad(set_to_none=True)
-            progress.losses.append(engine.gradients(members))
-            engine.clip(params.max_grad_norm)
-            optimizer.step()
-            for hook in hooks:
-                hook.after_step(step, total)
-            progress.step = step + 1
-            progress.seconds = time.monotonic() - started
-            epoch = progress.step / per_epoch
-            if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
-                mean = float(_total(torch.stack(progress.losses).mean(), engine.layout))
-                progress.losses.clear()
-                record = {"step": progress.step, "epoch": epoch, "loss": mean, "learning_rate": rate}
-                _record(record, progress, hooks)
-            if score and (progress.step % per_epoch == 0 or progress.step == total):
-                engine.gather()
-                _look_at_dev(score(), epoch, network, params, progress, hooks)
-                engine.trained.train()
-            stop, due = _any(world, asked(), checkpoints is not None and checkpoints.due())
-            if checkpoints and (stop or due):
-                _save(checkpoints, identity, network, engine, optimizer, progress)
-            if stop:
-                raise Stopped(progress.step, total, kept=checkpoints is not None)
-    if checkpoints and any(_any(world, checkpoints.result_due(identity, progress.step))):
-        _save(checkpoints, identity, network, engine, optimizer, progress)
-    engine.gather()
-    engine.close()
+    with prepared(network, params):
+        identity = identity_of(network, data, params, identity)
+        if world is not None:
+            world.agree(identity, "the training")
+        restored = checkpoints.restore(identity, network) if checkpoints else None
+        precision = autocast_type(params.precision)
+        engine = make_engine(network, loss, data, pad, precision, world, looks_inside=looks_inside)
+        engine.trained.train()
+        optimizer = make_optimizer(engine.parameters().values(), params)
+        progress = Progress() if restored is None else _take_up(restored, engine, optimizer)
+        for hook in hooks:
+            hook.begin(engine.trained)
+            for record in progress.records:  # the run that was told of them may have been another one
+                hook.on_record(record)
+        per_epoch = math.ceil(len(data) / params.batch_size)
+        total = max(1, round(params.epochs * per_epoch))
+        started = time.monotonic() - progress.seconds
+        kernels = compiled(engine.trained, engine.layout) if params.compile else nullcontext()
+        with listening() as asked, kernels:
+            for step, members in _batches(data, params, progress.step, total):
+                for hook in hooks:
+                    hook.before_step(step, total)
+                rate = learning_rate(step, total, params)
+                set_learning_rate(optimizer, rate)
+                torch.manual_seed(_step_seed(params.seed, step, engine.layout))
+                optimizer.zero_grad(set_to_none=True)
+                progress.losses.append(engine.gradients(members))
+                engine.clip(params.max_grad_norm)
+                optimizer.step()
+                for hook in hooks:
+                    hook.after_step(step, total)
+                progress.step = step + 1
+                progress.seconds = time.monotonic() - started
+                epoch = progress.step / per_epoch
+                if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
+                    mean = float(_total(torch.stack(progress.losses).mean(), engine.layout))
+                    progress.losses.clear()
+                    record = {"step": progress.step, "epoch": epoch, "loss": mean, "learning_rate": rate}
+                    _record(record, progress, hooks)
+                if score and (progress.step % per_epoch == 0 or progress.step == total):
+                    engine.gather()
+                    _look_at_dev(score(), epoch, network, params, progress, hooks)
+                    engine.trained.train()
+                stop, due = _any(world, asked(), checkpoints is not None and checkpoints.due())
+                if checkpoints and (stop or due):
+                    _save(checkpoints, identity, network, engine, optimizer, progress)
+                if stop:
+                    raise Stopped(progress.step, total, kept=checkpoints is not None)
+        if checkpoints and any(_any(world, checkpoints.result_due(identity, progress.step))):
+            _save(checkpoints, identity, network, engine, optimizer, progress)
+        engine.gather()
+        engine.close()
     if progress.best_weights:
         network.load_state_dict(progress.best_weights)
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    for config in caching:
-        config.use_cache = True
-    network.zero_grad(set_to_none=True)  # else a later training that freezes some would count their old gradients
-    network.eval()
     done = total * params.batch_size / max(progress.seconds, 1e-9)
     return Fitted(total, done, progress.best_score, progress.records)
 
@@ -219,26 +212,6 @@ def _total(value: torch.Tensor, layout: Layout | None) -> torch.Tensor:
 
 def _any(world: World | None, *values: bool) -> list[bool]:
     return list(values) if world is None else world.any(*values)
-
-
-def _freeze(network: nn.Module, params: TrainingParams) -> list[nn.Parameter]:
-    if not params.freeze_word_table:
-        return []
-    networks = [member for member in members_of(network) if isinstance(member, PreTrainedModel)]
-    tables = [network.get_submodule(family_of(network).word_table) for network in networks]
-    frozen = [parameter for table in tables for parameter in table.parameters() if parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    return frozen
-
-
-def _stop_caching(network: nn.Module) -> list[PreTrainedConfig]:
-    """Tell networks not to keep keys and values for tokens to come: there are none; return the configs of those."""
-    configs = [member.config for member in members_of(network) if isinstance(member, PreTrainedModel)]
-    found = [config for config in configs if getattr(config, "use_cache", False)]
-    for config in found:
-        config.use_cache = False
-    return found
 
 
 def _look_at_dev(

@@ -1,0 +1,196 @@
+"""Throughput on one accelerator: lissom's loop, with and without generated kernels, against Hugging Face's Trainer.
+
+    python -m benchmarks.accelerator              # needs CUDA, and the package accelerate for the Trainer
+    python -m benchmarks.accelerator --rehearse   # everything once with a small network, wherever; writes nothing
+
+Random weights and random texts: of one length for MFU, of ragged lengths against the Trainer, in the same run, with the
+same weights, loss, batch size, precision and frozen word table. MFU is 3 forward passes' operations for every text, over
+the dense bfloat16 rate of the data sheet (PaLM, arXiv:2204.02311, appendix B).
+"""
+
+import copy
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+
+from benchmarks.layouts.networks import texts
+from benchmarks.results import claim, write_result
+from lissom.data.batches import Batch, collate
+from lissom.data.encoding import Encoded
+from lissom.models.compressed import accelerator
+from lissom.models.flops import flops_by_depth
+from lissom.parallel.measuring import this_machine
+from lissom.training.config import TrainingParams
+from lissom.training.hooks import Hook
+from lissom.training.loop import fit
+from lissom.training.losses import task_loss
+
+_PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and how much of it."""
+
+    name: str
+    config: Any
+    batch: int
+    length: int
+    steps: int = 60
+    warm_up: int = 20
+
+    def network(self) -> Any:
+        """Return the network with random weights."""
+        torch.manual_seed(0)
+        kind = BertForSequenceClassification if isinstance(self.config, BertConfig) else LlamaForSequenceClassification
+        return kind(self.config).to(accelerator())
+
+
+_CASES = [
+    Case("bert-base", BertConfig(num_labels=2), batch=64, length=128),
+    Case("llama-1b", LlamaConfig(
+        hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8, intermediate_size=8192,
+        num_labels=2, pad_token_id=0,
+    ), batch=16, length=512),
+]  # fmt: skip
+_SMALL = Case(
+    "small",
+    BertConfig(num_labels=2, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128),
+    batch=8, length=32, steps=12, warm_up=4,
+)  # fmt: skip
+
+
+def main() -> None:
+    """Measure all cases."""
+    rehearsal = "--rehearse" in sys.argv
+    if not rehearsal and not torch.cuda.is_available():
+        sys.exit("there is no accelerator here: nothing to measure; `--rehearse` runs it with a small network")
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    product_rate = this_machine().flops
+    peak = next((tera * 1e12 for key, tera in _PEAK_TFLOPS.items() if key in name), product_rate)
+    rows: list[dict[str, Any]] = []
+    for case in [_SMALL] if rehearsal else _CASES:
+        for row in measure(case, peak):
+            print(row, flush=True)
+            rows.append(row)
+    if rehearsal:
+        return
+    best = max(_rows(rows, "bert-base", "one length"), key=lambda row: row.get("mfu", 0))
+    ragged = _rows(rows, "bert-base", "ragged")
+    ours = max(
+        row["examples_per_second"] for row in ragged if row["loop"] == "lissom" and row["precision"] != "float32"
+    )
+    trainers = max(row["examples_per_second"] for row in ragged if row["loop"] != "lissom")
+    claims = {
+        "mfu_bert_base": claim(best["mfu"], "", ">= 0.3"),
+        "throughput_vs_hf_trainer_gpu": claim(ours / trainers, "x", ">= 1.3"),
+    }
+    notes = [
+        f"{name}: a product of large bfloat16 matrices runs at {product_rate / 1e12:.0f} TFLOPs; MFU is of {peak / 1e12:.0f}",
+        "ragged: half to all of the length; the Trainer is taken at its best, with and without grouping by length and torch.compile",
+    ]
+    write_result("accelerator", rows, claims, seeds=[0], notes=notes)
+
+
+def measure(case: Case, peak: float) -> Iterator[dict[str, Any]]:
+    """Train in all ways, from the same weights."""
+    start = case.network()
+    flops = 3 * flops_by_depth(start, [case.length])[case.length][-1]
+    for shape, precision, compiling in product(("one length", "ragged"), ("float32", "bfloat16"), (False, True)):
+        data = texts(case.batch * case.steps, case.length, ragged=shape == "ragged")
+        params = TrainingParams(epochs=1, batch_size=case.batch, precision=precision, compile=compiling, keep="last")
+        row = {"network": case.name, "texts": shape, "precision": precision, "compiled": str(compiling)}
+        rate = _lissom(copy.deepcopy(start), data, params, case)
+        if shape == "one length":
+            yield {**row, "loop": "lissom", "examples_per_second": rate, "mfu": rate * flops / peak}
+            continue
+        yield {**row, "loop": "lissom", "examples_per_second": rate}
+        if precision == "bfloat16":
+            for sampling in ("random", "group_by_length"):
+                rate = _trainer(copy.deepcopy(start), data, params, case, sampling)
+                yield {**row, "loop": f"Trainer, {sampling}", "examples_per_second": rate}
+
+
+class _Clock(Hook):
+    """Times the steps behind the warm-up, the device's work included."""
+
+    def __init__(self, case: Case) -> None:
+        self._case, self._times = case, [0.0, 0.0]
+
+    def before_step(self, step: int, *_: int) -> None:
+        """Start."""
+        if step == self._case.warm_up:
+            self._times[0] = _now()
+
+    def after_step(self, step: int, *_: int) -> None:
+        """Stop."""
+        if step + 1 == self._case.steps:
+            self._times[1] = _now()
+
+    @property
+    def rate(self) -> float:
+        """Examples per second."""
+        case = self._case
+        return (case.steps - case.warm_up) * case.batch / (self._times[1] - self._times[0])
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _lissom(network: Any, data: Encoded, params: TrainingParams, case: Case) -> float:
+    clock = _Clock(case)
+    fit(network, data, 0, task_loss, params, hooks=[clock])
+    return clock.rate
+
+
+def _trainer(network: Any, data: Encoded, params: TrainingParams, case: Case, sampling: str) -> float:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    clock = _Clock(case)
+    network.get_input_embeddings().requires_grad_(False)
+    network.config.use_cache = False
+
+    class Ticks(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_step_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            clock.before_step(state.global_step, case.steps)
+
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            clock.after_step(state.global_step - 1, case.steps)
+
+    class Plain(Trainer):  # type: ignore[misc, unused-ignore]
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
+            return task_loss(model, inputs["batch"].to(accelerator()))
+
+    def collate_rows(rows: list[dict[str, int]]) -> dict[str, Batch]:
+        return {"batch": collate(data, np.asarray([row["index"] for row in rows]), 0)}
+
+    examples = [{"index": number, "length": int(length)} for number, length in enumerate(data.lengths)]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, per_device_train_batch_size=case.batch, num_train_epochs=1, learning_rate=params.learning_rate,
+            warmup_steps=params.warmup, weight_decay=params.weight_decay, max_grad_norm=params.max_grad_norm,
+            bf16=True, torch_compile=params.compile, train_sampling_strategy=sampling, length_column_name="length",
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, remove_unused_columns=False, report_to="none",
+            use_cpu=not torch.cuda.is_available(),
+        )  # fmt: skip
+        Plain(network, arguments, train_dataset=examples, data_collator=collate_rows, callbacks=[Ticks()]).train()
+    return clock.rate
+
+
+def _rows(rows: list[dict[str, Any]], network: str, shape: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["network"] == network and row["texts"] == shape]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Blocks as generated kernels (`torch.compile`): one after the other, so that equal blocks share what is generated.
+
+What is around a block (recomputation, spread weights, signals, gates) stays outside, in plain Python.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lissom.console import note
+from lissom.errors import InputError
+from lissom.models.edits.quantizers import FakeQuantLinear
+from lissom.models.families import blocks_of, family_of
+from lissom.models.together import members_of
+from lissom.parallel.world import Layout
+
+_VARIANTS = 4  # with and without gradients, in training and in eval mode
+
+
+@contextmanager
+def compiled(network: nn.Module, layout: Layout | None) -> Iterator[None]:
+    """Let the blocks of a network run as generated kernels while the context lasts; say which cannot.
+
+    Batches of all lengths share one kernel. Raises `InputError` where nothing can be generated for want of a compiler.
+    """
+    found = [
+        block
+        for member in members_of(network)
+        if isinstance(member, PreTrainedModel) and family_of(member).blocks
+        for block in blocks_of(member)
+    ]
+    blocks = [block for block in found if not any(isinstance(module, FakeQuantLinear) for module in block.modules())]
+    if layout is not None and layout.params.tensor > 1:
+        note("compile: the blocks share their heads with other processes, and stay as they are")
+        blocks = []
+    elif len(blocks) < len(found):
+        note(f"compile: {len(found) - len(blocks)} of {len(found)} blocks are quantised, and stay as they are")
+    elif not found:
+        note("compile: there are no Transformer blocks, and nothing changes")
+    if blocks:
+        _need_compiler(next(network.parameters()).device)
+    for block in blocks:
+        limit = _VARIANTS * len(blocks)  # each pruned block may be a variant of its own; torch's annotations lack this
+        block.forward = torch.compile(block.forward, dynamic=True, recompile_limit=limit)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _need_compiler(device: torch.device) -> None:
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+        raise InputError("compile: true needs a C++ compiler, and neither g++ nor clang++ is here; set compile: false")

@@ -1,0 +1,62 @@
+"""Generated kernels: the same training, with what is outside of blocks untouched."""
+
+import shutil
+
+import pytest
+import torch
+
+from lissom.errors import InputError
+from lissom.models.compressed import logits_of
+from lissom.models.edits import FakeQuantize
+from lissom.models.families import blocks_of
+from lissom.models.signals import Wanted, signals_of
+from lissom.training.compiling import compiled
+from lissom.training.loop import fit
+from lissom.training.predicting import score
+from tests.distributed.training import DATA, PARAMS, quiet, weights
+from tests.unit import tiny
+
+
+def train(compile_blocks: bool):
+    model = quiet(tiny.model("bert"))
+    model.network.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def loss(network, batch):
+        signals = signals_of(network, batch, Wanted(hidden=(0, 2)))
+        return torch.nn.functional.cross_entropy(signals.logits, batch.labels) + signals.hidden[2].square().mean()
+
+    params = PARAMS.model_copy(update={"compile": compile_blocks})
+    look = lambda: score(model.network, DATA, 0)  # noqa: E731
+    fitted = fit(model.network, DATA, 0, loss, params, score=look)
+    assert not any("forward" in vars(block) for block in blocks_of(model.network))
+    return weights(model.network), fitted.records
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_generated_kernels_train_as_plain_blocks_do():
+    """With recomputed activations, ragged batches, a loss that looks inside, and scoring in between."""
+    from torch._dynamo.utils import counters
+
+    expected, records = train(False)
+    counters.clear()
+    found, told = train(True)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 4 and not counters["graph_break"]
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+    assert told == [pytest.approx(record, abs=1e-9) for record in records]
+
+
+def test_quantised_blocks_stay_as_they_are_and_that_is_told(capsys):
+    model, batch = tiny.model("bert"), tiny.batch("bert")
+    model.edit([FakeQuantize()])
+    with compiled(model.network, None):
+        assert not any("forward" in vars(block) for block in blocks_of(model.network))
+        logits_of(model.network, batch)
+    assert "4 of 4 blocks are quantised, and stay as they are" in capsys.readouterr().err
+
+
+def test_without_a_compiler_it_is_told_what_to_change(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=r"neither g\+\+ nor clang\+\+ is here; set compile: false"):
+        fit(tiny.model("bert").network, DATA, 0, lambda *_: None, PARAMS.model_copy(update={"compile": True}))
