@@ -169,9 +169,9 @@ def recompute_blocks(network: nn.Module) -> None:
     """Let every block keep only its input, and compute the rest again in the backward pass, dropout included."""
     for member in members_of(network):
         if isinstance(member, PreTrainedModel) and family_of(member).blocks:
-            member.activation_checkpointing_enable(
-                {"use_reentrant": False, "context_fn": partial(_again, quantized_layers(member))}
-            )
+            layers = quantized_layers(member)  # generated kernels would stumble over a context that is not needed
+            surrounded = {"context_fn": partial(_again, layers)} if layers else {}
+            member.activation_checkpointing_enable({"use_reentrant": False, **surrounded})
 
 
 def _again(layers: list[FakeQuantLinear]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

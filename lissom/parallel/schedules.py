@@ -16,6 +16,9 @@ Kind = Literal["F", "R", "B", "b", "w"]
 
 NAMES = ("gpipe", "1f1b", "interleaved_1f1b", "varuna", "varuna_eager")
 
+SPLITTING = ("zero_bubble", "varuna", "varuna_eager")
+"""Those that compute gradients of inputs and of weights at different times."""
+
 
 @dataclass(frozen=True)
 class Operation:

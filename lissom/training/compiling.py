@@ -1,6 +1,6 @@
 """Blocks as generated kernels (`torch.compile`): one after the other, so that equal blocks share what is generated.
 
-What is around a block (recomputation, spread weights, signals, gates) stays outside, in plain Python.
+What is around a block (weights in pieces, signals) stays outside, in plain Python.
 """
 
 import shutil
@@ -16,6 +16,7 @@ from lissom.errors import InputError
 from lissom.models.edits.quantizers import FakeQuantLinear
 from lissom.models.families import blocks_of, family_of
 from lissom.models.together import members_of
+from lissom.parallel.schedules import SPLITTING
 from lissom.parallel.world import Layout
 
 _VARIANTS = 4  # with and without gradients, in training and in eval mode
@@ -34,8 +35,8 @@ def compiled(network: nn.Module, layout: Layout | None) -> Iterator[None]:
         for block in blocks_of(member)
     ]
     blocks = [block for block in found if not any(isinstance(module, FakeQuantLinear) for module in block.modules())]
-    if layout is not None and layout.params.tensor > 1:
-        note("compile: the blocks share their heads with other processes, and stay as they are")
+    if reason := _unfit(layout):
+        note(f"compile: {reason}: blocks stay as they are")
         blocks = []
     elif len(blocks) < len(found):
         note(f"compile: {len(found) - len(blocks)} of {len(found)} blocks are quantised, and stay as they are")
@@ -51,6 +52,17 @@ def compiled(network: nn.Module, layout: Layout | None) -> Iterator[None]:
     finally:
         for block in blocks:
             del block.forward
+
+
+def _unfit(layout: Layout | None) -> str | None:
+    """Return what of a layout generated kernels cannot do."""
+    if layout is None:
+        return None
+    if layout.params.tensor > 1:
+        return "heads and neurons are shared with other processes"
+    if layout.params.pipeline > 1 and layout.params.schedule in SPLITTING:
+        return f"schedule {layout.params.schedule} takes the backward pass of a block apart"
+    return None
 
 
 def _need_compiler(device: torch.device) -> None:

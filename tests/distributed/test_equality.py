@@ -1,5 +1,7 @@
 """However a training is cut, it is the training of one process: the same losses, the same weights."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -93,6 +95,26 @@ def test_students_learn_from_cached_logits(layout):
     answers = CachedLogits(torch.randn(27, 3, generator=torch.Generator().manual_seed(0)))
     loss = against_teacher(answers, LogitsLossParams())
     compare(spread(train, "bert", (), loss, **layout), train(None, "bert", (), loss))
+
+
+COMPILED = {
+    "pipeline": {"pipeline": 2, "microbatches": 2, "recompute": True},
+    "plain blocks instead": {"pipeline": 2, "microbatches": 2, "schedule": "varuna"},
+}
+
+
+def train_compiled(world):
+    from torch._inductor import config
+
+    config.compile_threads = 1  # helpers that were started before the fork answer nobody here
+    return train(world, params=PARAMS.model_copy(update={"compile": True}))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+@pytest.mark.parametrize("layout", COMPILED.values(), ids=COMPILED)
+def test_generated_kernels_can_be_cut(layout, alone):
+    compare(spread(train_compiled, **layout), alone["bert"])
 
 
 def train_peers(world):

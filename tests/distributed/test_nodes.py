@@ -66,7 +66,7 @@ def both(workspace, machines, out: str, *overrides: str):  # noqa: F811
 
 
 def test_a_machine_that_is_cut_off_is_named_and_the_training_goes_on_later(workspace, machines):  # noqa: F811
-    quick = ("parallel.timeout_seconds=6", "parallel.restarts=0", "teacher.epochs=40")
+    quick = ("parallel.timeout_seconds=6", "parallel.restarts=0", "teacher.epochs=16")
     first, second = both(workspace, machines, "nodes", *quick)
     when_checkpointed(workspace, "nodes", first)
     ip("-n", machines[1], "link", "set", "cable1", "down")
@@ -78,11 +78,11 @@ def test_a_machine_that_is_cut_off_is_named_and_the_training_goes_on_later(works
     assert not (workspace.folder / "nodes" / "model").exists()
 
     ip("-n", machines[1], "link", "set", "cable1", "up")
-    again = both(workspace, machines, "nodes", "parallel.timeout_seconds=60", "teacher.epochs=40")
+    again = both(workspace, machines, "nodes", "parallel.timeout_seconds=60", "teacher.epochs=16")
     for one in again:
         output, _ = one.communicate(timeout=240)
         assert one.returncode == 0, output
-    workspace.run(sys.executable, *teacher(workspace, "one machine", "teacher.epochs=40")[1:])
+    workspace.run(sys.executable, *teacher(workspace, "one machine", "teacher.epochs=16")[1:])
     assert same(weights(workspace, "nodes"), weights(workspace, "one machine"))
 
 

@@ -5,8 +5,10 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,11 @@ class Workspace:
         told = done.stderr if len(done.stderr) < 12_000 else f"{done.stderr[:6000]}\n[...]\n{done.stderr[-6000:]}"
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{told}"
         return done
+
+    def run_names(self) -> list[str]:
+        """Names of all runs, sorted, by the database itself: MLflow takes seconds to load."""
+        with closing(sqlite3.connect(self.folder / "mlflow.db")) as database:
+            return [name for (name,) in database.execute("SELECT name FROM runs ORDER BY name")]
 
     def kill_when(self, appears: str, *command: str, timeout: float = 300) -> None:
         """Start a command and `kill -9` it with all its children as soon as a path of a pattern appears."""

@@ -10,16 +10,21 @@ from lissom.models.compressed import logits_of
 from lissom.models.edits import FakeQuantize
 from lissom.models.families import blocks_of
 from lissom.models.signals import Wanted, signals_of
+from lissom.training.checkpoint import Checkpoints
 from lissom.training.compiling import compiled
 from lissom.training.loop import fit
+from lissom.training.losses import task_loss
 from lissom.training.predicting import score
 from tests.distributed.training import DATA, PARAMS, quiet, weights
 from tests.unit import tiny
+from tests.unit.test_loop import KillAt, Killed
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
 
 
 def train(compile_blocks: bool):
     model = quiet(tiny.model("bert"))
-    model.network.gradient_checkpointing_enable({"use_reentrant": False})
+    model.network.activation_checkpointing_enable({"use_reentrant": False})
 
     def loss(network, batch):
         signals = signals_of(network, batch, Wanted(hidden=(0, 2)))
@@ -33,7 +38,7 @@ def train(compile_blocks: bool):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+@needs_compiler
 def test_generated_kernels_train_as_plain_blocks_do():
     """With recomputed activations, ragged batches, a loss that looks inside, and scoring in between."""
     from torch._dynamo.utils import counters
@@ -45,6 +50,25 @@ def test_generated_kernels_train_as_plain_blocks_do():
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-9), name
     assert told == [pytest.approx(record, abs=1e-9) for record in records]
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_masks_of_generated_kernels_follow_from_the_step(tmp_path):
+    params = PARAMS.model_copy(update={"compile": True})
+
+    def run(*hooks):
+        network = tiny.model("bert").network  # has dropout
+        checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
+        fit(network, DATA, 0, task_loss, params, hooks=hooks, checkpoints=checkpoints)
+        checkpoints.clear()
+        return weights(network)
+
+    expected = run()
+    with pytest.raises(Killed):
+        run(KillAt(5))
+    found = run(KillAt(0))  # step 0 does not come again
+    assert all((found[name] == value).all() for name, value in expected.items())
 
 
 def test_quantised_blocks_stay_as_they_are_and_that_is_told(capsys):
