@@ -172,15 +172,16 @@ def _trainer(network: Any, data: Encoded, params: TrainingParams, case: Case, sa
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
             return task_loss(model, inputs["batch"].to(accelerator()))
 
-    def collate_rows(rows: list[dict[str, int]]) -> dict[str, Batch]:
+    def collate_rows(rows: list[dict[str, Any]]) -> dict[str, Batch]:
         return {"batch": collate(data, np.asarray([row["index"] for row in rows]), 0)}
 
-    examples = [{"index": number, "length": int(length)} for number, length in enumerate(data.lengths)]
+    # The sampler that groups asks for the length of `input_ids`.
+    examples = [{"index": number, "input_ids": range(length)} for number, length in enumerate(data.lengths)]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, per_device_train_batch_size=case.batch, num_train_epochs=1, learning_rate=params.learning_rate,
             warmup_steps=params.warmup, weight_decay=params.weight_decay, max_grad_norm=params.max_grad_norm,
-            bf16=True, torch_compile=params.compile, train_sampling_strategy=sampling, length_column_name="length",
+            bf16=True, torch_compile=params.compile, train_sampling_strategy=sampling,
             save_strategy="no", logging_strategy="no", disable_tqdm=True, remove_unused_columns=False, report_to="none",
             use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip

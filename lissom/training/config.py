@@ -38,7 +38,7 @@ class TrainingParams(Section):
     """Autocast type; `auto` is bfloat16 where the processor multiplies it natively, else float32."""
 
     compile: bool = False
-    """Run blocks as generated kernels (torch.compile): costs a minute or two at first, and pays on accelerators."""
+    """Run blocks as generated kernels (torch.compile), for accelerators: costs a minute or two at first."""
 
     keep: Literal["best", "last"] = "best"
     """Which weights the training returns: the best by dev score (one look per epoch) or the last."""
