@@ -3,7 +3,9 @@
 What is around a block (weights in pieces, signals) stays outside, in plain Python.
 """
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,5 +68,9 @@ def _unfit(layout: Layout | None) -> str | None:
 
 
 def _need_compiler(device: torch.device) -> None:
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
-        raise InputError("compile: true needs a C++ compiler, and neither g++ nor clang++ is here; set compile: false")
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch's choice
+    if device.type == "cpu" and shutil.which(name) is None:
+        raise InputError(
+            f"compile: true needs a C++ compiler, and there is no {name}; set compile: false, or install one (the "
+            "variable CXX may name it)"
+        )
