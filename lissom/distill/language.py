@@ -71,12 +71,23 @@ def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: Lang
         own = signals_of(network, batch, Wanted(hidden=(len(blocks_of(network)),)))
         with torch.no_grad():
             goal = signals_of(teacher, batch, Wanted(hidden=(depth,)))
-        total = params.language_weight * F.cross_entropy(own.logits.float().flatten(0, 1), targets.flatten())
+        total = params.language_weight * label_mean(own.logits, targets)
         total = total + params.kl_weight * soft_target_loss(own.logits[real], goal.logits[real], params.temperature)
         total = total + params.cosine_weight * hidden_cosine(_last(own), _last(goal), batch.attention_mask)
         return batch.token_weight * total
 
     return loss
+
+
+def label_mean(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy averaged over targets; 0 where a small batch happens to have none.
+
+    Args:
+        logits: `[batch, n, words]`.
+        targets: `[batch, n]`, -100 where nothing is to be predicted.
+    """
+    total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)
 
 
 def mask_tokens(batch: Batch, mask: int, special: Tensor, vocabulary: int, probability: float) -> tuple[Batch, Tensor]:

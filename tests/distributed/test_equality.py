@@ -11,9 +11,8 @@ from lissom.distill.mutual import MutualLoss
 from lissom.distill.offline_config import DistilBertDistillation
 from lissom.distill.teacher import CachedLogits, LiveTeacher
 from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
-from lissom.models.signals import Wanted, expose_scores
+from lissom.models.signals import Wanted
 from lissom.models.together import Together
-from lissom.parallel.gradients import local
 from lissom.parallel.sharding import sharded
 from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
 from lissom.training.config import LogitsLossParams
@@ -23,7 +22,6 @@ from lissom.training.losses import task_loss
 from tests.distributed.processes import spread
 from tests.distributed.training import DATA, PARAMS, compare, quiet, train, weights
 from tests.unit import tiny
-from tests.unit.distill.test_texts import masked_language_model
 
 LAYOUTS = {
     "replicas": {"data": 2},
@@ -150,31 +148,6 @@ LAYOUTS_BESIDE_A_TEACHER = [
 def test_means_over_tokens_are_weighted_by_tokens(layout):
     """A part with long texts counts for more; and where signals are compared, a pipeline's processes become replicas."""
     compare(spread(train_beside_a_teacher, **layout), train_beside_a_teacher(None))
-
-
-def classifier():
-    return tiny.model("bert").network
-
-
-def ask_in_pieces(world, make):
-    teacher, batch = make(), tiny.batch("bert")
-    wanted = Wanted(hidden=(0, 2), scores=(1,))
-    with expose_scores(teacher):
-        expected, before = LiveTeacher(teacher, wanted).signals(batch), weights(teacher)
-    with sharded(teacher, world) as asked, expose_scores(asked):
-        found = LiveTeacher(asked, wanted).signals(batch)
-        left = sum(parameter.untyped_storage().nbytes() for parameter in teacher.parameters())
-        held = sum(local(parameter).nbytes for parameter in asked.parameters())
-    torch.testing.assert_close(vars(found), vars(expected))
-    after = weights(teacher)
-    assert all((after[name] == before[name]).all() for name in before) and len(after) == len(before)
-    return left, held / sum(parameter.nbytes for parameter in teacher.parameters())
-
-
-@pytest.mark.parametrize("make", [classifier, masked_language_model])
-def test_a_sharded_teacher_answers_as_before_and_is_whole_nowhere(make):
-    for left, share in spread(ask_in_pieces, make, data=2, shard=True):
-        assert left == 0 and share == pytest.approx(0.5, abs=0.02)
 
 
 def train_quantized(world):

@@ -10,7 +10,7 @@ from lissom.training.loop import fit
 from lissom.training.losses import task_loss
 from lissom.training.predicting import score
 from tests.unit import tiny
-from tests.unit.distill.recipes import FAST, sentences
+from tests.unit.distill.recipes import FAST, sentences, tables_in
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,6 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture
 def material(teacher, tmp_path):
-    tables = {
-        "train": write_table(tmp_path / "train.arrow", sentences(96, 0, True)),
-        "transfer": write_table(tmp_path / "transfer.arrow", sentences(32, 200, False)),
-        "dev": write_table(tmp_path / "dev.arrow", sentences(32, 300, True)),
-    }
-    return Material(teacher=teacher, tables=tables, scratch=tmp_path, base=lambda seed: tiny.model("bert", seed))
+    return Material(
+        teacher=teacher, tables=tables_in(tmp_path), scratch=tmp_path, base=lambda seed: tiny.model("bert", seed)
+    )

@@ -1,8 +1,10 @@
 """Every method with params that learn a task of two words in a second."""
 
+from pathlib import Path
+
 from pydantic import TypeAdapter
 
-from lissom.data.tables import Row
+from lissom.data.tables import Row, Table, write_table
 from lissom.distill.config import DistillParams
 from tests.unit import tiny
 
@@ -51,3 +53,13 @@ def sentences(count: int, start: int, labelled: bool) -> list[Row]:
         words.insert(number % 4, ("bad", "good")[number % 2])
         rows.append(Row(" ".join(words), None, tiny.TASK.labels[number % 2] if labelled else None))
     return rows
+
+
+def tables_in(folder: Path) -> dict[str, Table]:
+    """What students are given."""
+    folder.mkdir(exist_ok=True)
+    return {
+        "train": write_table(folder / "train.arrow", sentences(96, 0, True)),
+        "transfer": write_table(folder / "transfer.arrow", sentences(32, 200, False)),
+        "dev": write_table(folder / "dev.arrow", sentences(32, 300, True)),
+    }

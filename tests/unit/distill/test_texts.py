@@ -95,6 +95,17 @@ def test_pretraining_learns_the_language_and_moves_the_trunk(material):
         distill(params_of("distilbert", **changes), bare)
 
 
+def test_a_batch_without_anything_to_predict_teaches_nothing():
+    """Of few short texts now and then no token is masked."""
+    model, network = with_mask_token(tiny.model("bert")), masked_language_model()
+    params = LanguageModelParams(kl_weight=0.0, cosine_weight=0.0, mask_probability=1e-9)
+    loss = language_loss(network, model, params)(network, tiny.batch("bert"))
+    loss.backward()
+    assert float(loss.detach()) == 0 and all(
+        bool((one.grad == 0).all()) for one in network.parameters() if one.grad is not None
+    )
+
+
 def test_language_losses_vanish_for_the_teacher_itself_and_ignore_padding():
     model, batch = with_mask_token(tiny.model("bert")), tiny.batch("bert", size=16)
     network = masked_language_model()
