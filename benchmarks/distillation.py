@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lissom.distill.teacher import CachedLogits, load_logits
 from pydantic import TypeAdapter
 
 from benchmarks.results import claim, write_result
@@ -30,7 +31,6 @@ from lissom.data.tables import Table, write_table
 from lissom.distill.config import DistillParams
 from lissom.distill.material import Distilled, Material
 from lissom.distill.run import distill
-from lissom.distill.teacher import CachedLogits, load_logits
 from lissom.emissions.meter import EnergyMeter
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.exits import sweep_speeds

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from lissom.distill.recover import recover
+from lissom.distill.teacher import CachedLogits, LiveTeacher, cache_logits
 
 from benchmarks.results import claim, write_result
 from benchmarks.workspace import ROOT
@@ -24,8 +26,6 @@ from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded, encode
 from lissom.data.prepare import load_table
 from lissom.distill.logits import against_teacher
-from lissom.distill.recover import recover
-from lissom.distill.teacher import CachedLogits, LiveTeacher, cache_logits
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load
 from lissom.models.students import block_student

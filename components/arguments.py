@@ -3,20 +3,17 @@
 import argparse
 import json
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.specs import EVERY, METRICS_FOLDER, StageSpec, option
 from lissom.errors import InputError
 from lissom.params import Params, check_params, load_params
 
-METRICS_FOLDER = "metrics"
 
-
-def parse(name: str, inputs: Sequence[str], outputs: Sequence[str], option: str | None) -> dict[str, Any]:
+def parse(spec: StageSpec) -> dict[str, Any]:
     """Return the options of a stage as given on the command line."""
-    parser = argparse.ArgumentParser(prog=f"python -m components.{name}", description=sys.modules["__main__"].__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m components.{spec.name}", description=spec.help)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one param, section.key=value"
@@ -32,25 +29,26 @@ def parse(name: str, inputs: Sequence[str], outputs: Sequence[str], option: str 
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("checkpoints"), help="folder to resume from (default: checkpoints)"
     )
-    parser.add_argument("--pipeline-run", default="", metavar="ID", help="tag of the MLflow run (Kubeflow's run id)")
-    parser.add_argument("--executor-input", metavar="JSON", help="what Kubeflow says of the task's artefacts")
-    for names, role in ((inputs, "input"), (outputs, "output")):
-        for path in names:
-            flag, meaning = f"--{path.replace('_', '-')}-{role}", f"{path.replace('_', ' ')}, {role} folder"
-            one_by_one = (path, role) == (METRICS_FOLDER, "input")
-            parser.add_argument(flag, type=Path, required=not one_by_one, help=meaning)
-            if one_by_one:
-                parser.add_argument(
-                    "--metrics-of", action="append", default=[], nargs=2, metavar=("STAGE", "FOLDER"),
-                    help="in place of --metrics-input, the metrics of one stage; once for every stage (Kubeflow)",
-                )  # fmt: skip
     parser.add_argument(
-        "--metrics-output", type=Path, required=True, help="folder of metrics.json, emissions.json, history.json"
-    )
-    if "report" in outputs:
+        "--pipeline-run", default=os.environ.get("LISSOM_PIPELINE_RUN", ""), metavar="ID",
+        help="pipeline run that the stage belongs to (default: LISSOM_PIPELINE_RUN, else the `dvc repro` around it)",
+    )  # fmt: skip
+    parser.add_argument("--executor-input", metavar="JSON", help="Kubeflow's description of the task's artefacts")
+    for name, source in spec.inputs.items():
+        every = source.variant == EVERY
+        meaning = f"{name.replace('_', ' ')}, input folder" + ("; one folder in it for each variant" if every else "")
+        parser.add_argument(option(name, "input"), type=Path, required=not every, help=meaning)
+        if every:
+            parser.add_argument(
+                option(name, "of"), action="append", default=[], nargs=2, metavar=("VARIANT", "FOLDER"),
+                help=f"in place of {option(name, 'input')}, the folder of one variant; once for each (Kubeflow)",
+            )  # fmt: skip
+    for name in (*spec.outputs, METRICS_FOLDER):
+        parser.add_argument(option(name, "output"), type=Path, required=True, help=f"{name}, output folder")
+    if "report" in spec.outputs:
         parser.add_argument("--page-output", type=Path, help="also write the page to this file (Kubeflow shows it)")
-    if option:
-        parser.add_argument(f"--{option}", required=True, help="which variant")
+    if spec.per_variant:
+        parser.add_argument("--variant", required=True, help="the variant: the stage whose model it is")
     return vars(parser.parse_args())
 
 
@@ -58,7 +56,7 @@ def read_params(arguments: dict[str, Any]) -> Params:
     """Return the params that a command line names: a file with overrides, or sections.
 
     Raises:
-        InputError: they are wrong, all mistakes told at once.
+        InputError: they are wrong; the message lists all mistakes at once.
     """
     if not arguments["section"]:
         return load_params(arguments["params"], arguments["set"])
@@ -71,21 +69,32 @@ def read_params(arguments: dict[str, Any]) -> Params:
     return check_params(values, "the run's parameters")
 
 
-def metrics_folder(arguments: dict[str, Any], scratch: Path) -> Path:
-    """Return the folder of all stages' metrics; where they came one by one, a folder of links to them.
+def input_folders(spec: StageSpec, arguments: dict[str, Any], scratch: Path) -> dict[str, Path]:
+    """Return the folder of every input; where variants came one by one, a folder of links to them.
 
     Raises:
-        InputError: they came in neither way or in both, or a folder is missing.
+        InputError: an input is missing, or variants came in neither way or in both.
     """
-    whole: Path | None = arguments["metrics_input"]
-    if (whole is None) == (not arguments["metrics_of"]):
-        raise InputError("give either --metrics-input FOLDER, or --metrics-of STAGE FOLDER for every stage")
+    folders = {}
+    for name, source in spec.inputs.items():
+        flag, folder = option(name, "input"), arguments[f"{name}_input"]
+        if source.variant == EVERY:
+            folder = _linked(name, folder, arguments[f"{name}_of"], scratch)
+        if not folder.exists():
+            raise InputError(f"{flag} {folder}: no such folder; run the stage that makes it, or dvc repro")
+        folders[name] = folder
+    return folders
+
+
+def _linked(name: str, whole: Path | None, single: list[tuple[str, str]], scratch: Path) -> Path:
+    if (whole is None) == (not single):
+        raise InputError(f"give either {option(name, 'input')} FOLDER, or {option(name, 'of')} for every variant")
     if whole is not None:
         return whole
-    collected = scratch / METRICS_FOLDER
-    for stage, folder in arguments["metrics_of"]:
+    collected = scratch / name
+    collected.mkdir()
+    for variant, folder in single:
         if not Path(folder).is_dir():
-            raise InputError(f"--metrics-of {stage} {folder}: no such folder; run the stage that makes it")
-        (collected / stage).parent.mkdir(parents=True, exist_ok=True)
-        (collected / stage).symlink_to(Path(folder).resolve())
+            raise InputError(f"{option(name, 'of')} {variant} {folder}: no such folder; run the stage that makes it")
+        (collected / variant).symlink_to(Path(folder).resolve())
     return collected

@@ -1,53 +1,102 @@
-"""From a stage's typed interface to the command that its container runs. Imports kfp, and nothing that is heavy."""
+"""From a stage's spec to its component for Kubeflow. Imports kfp, and nothing that is heavy."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
 
+from components.specs import COMMON_SECTIONS, EVERY, METRICS_FOLDER, StageSpec, option
 from lissom.cluster import CHECKPOINTS
 
 IMAGE = "lissom-train"
 """Stands for the image until the pipeline is compiled."""
 
 _EXECUTOR_INPUT = "{{$}}"  # Kubeflow puts the description of the task's artefacts here
+_KINDS = {"data": dsl.Dataset, "model": dsl.Model, "export": dsl.Model, METRICS_FOLDER: dsl.Metrics}
+_PAGE = "page"
 
 
-def stage_command(
-    stage: str,
-    *,
-    sections: Mapping[str, Any],
-    inputs: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    outputs: Mapping[str, Any],
-    page: Any = None,
-    variant: str | None = None,
-) -> dsl.ContainerSpec:
-    """Return the container of a stage: `python -m components.<stage>` with the options that DVC gives it, too.
+def component(spec: StageSpec, variants: Sequence[str]) -> BaseComponent:
+    """Return the component of a stage: an interface and the command that its container runs.
+
+    Its parameters: an artefact for every input (one for each variant where it takes all), `<name>_output` for every
+    output, a string of JSON `<section>_params` for every section, and `variant` for stages that run once per variant.
 
     Args:
-        stage: its name.
-        sections: sections of the params by name.
-        inputs: artefacts that it reads, by the option's name.
-        metrics: other stages' metrics by the stage's name, for stages that read them.
-        outputs: artefacts that it writes, its own metrics among them.
-        page: where the report's page goes as a file of its own.
-        variant: parameter with the variant, for stages that run once per variant.
+        spec: the stage.
+        variants: names of all variants.
     """
+
+    def container(**given: Any) -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(
+            image=IMAGE, command=["python", "-m", f"components.{spec.name}"], args=_arguments(spec, variants, given)
+        )
+
+    # kfp reads a component's interface from the signature of a function.
+    container.__name__, container.__doc__ = spec.name, spec.help
+    annotations = _annotations(spec, variants)
+    signature = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in annotations]
+    container.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    return _by_name(container)
+
+
+def sections_for(spec: StageSpec) -> list[str]:
+    """Return the sections of the params that a stage's container is given, in a fixed order."""
+    return sorted({*COMMON_SECTIONS, *spec.sections})
+
+
+def artefact_names(spec: StageSpec, name: str, variants: Sequence[str]) -> Mapping[str, str]:
+    """Return the variants of an input with the name of each one's artefact; one entry for an input without variants."""
+    if spec.inputs[name].variant == EVERY:
+        return {variant: f"{name}_{variant}" for variant in variants}
+    return {"": name}
+
+
+def _by_name(container: Any) -> BaseComponent:
+    # kfp calls the function with positions; this one takes names.
+    names = list(inspect.signature(container).parameters)
+
+    def positional(*given: Any) -> dsl.ContainerSpec:
+        return container(**dict(zip(names, given, strict=True)))
+
+    positional.__name__, positional.__doc__ = container.__name__, container.__doc__
+    parameters = inspect.signature(container).parameters.values()
+    positional.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [one.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in parameters]
+    )
+    return dsl.container_component(positional)
+
+
+def _annotations(spec: StageSpec, variants: Sequence[str]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, source in spec.inputs.items():
+        kind = _KINDS.get(source.output, dsl.Artifact)
+        found += [(artefact, dsl.Input[kind]) for artefact in artefact_names(spec, name, variants).values()]
+    for name in (*spec.outputs, METRICS_FOLDER):
+        found.append((f"{name}_output", dsl.Output[_KINDS.get(name, dsl.Artifact)]))
+    if "report" in spec.outputs:
+        found.append((_PAGE, dsl.Output[dsl.HTML]))
+    if spec.per_variant:
+        found.append(("variant", str))
+    return found + [(f"{section}_params", str) for section in sections_for(spec)]
+
+
+def _arguments(spec: StageSpec, variants: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
     arguments: list[Any] = []
-    for name, value in sections.items():
-        arguments += ["--section", name, value]
-    for name, artifact in (inputs or {}).items():
-        arguments += [f"--{name.replace('_', '-')}-input", artifact.path]
-    for name, artifact in (metrics or {}).items():
-        arguments += ["--metrics-of", name, artifact.path]
-    for name, artifact in outputs.items():
-        arguments += [f"--{name.replace('_', '-')}-output", artifact.path]
-    if page is not None:
-        arguments += ["--page-output", page.path]
-    if variant is not None:
-        arguments += ["--variant", variant]
+    for section in sections_for(spec):
+        arguments += ["--section", section, given[f"{section}_params"]]
+    for name, source in spec.inputs.items():
+        for variant, artefact in artefact_names(spec, name, variants).items():
+            flag = [option(name, "of"), variant] if source.variant == EVERY else [option(name, "input")]
+            arguments += [*flag, given[artefact].path]
+    for name in (*spec.outputs, METRICS_FOLDER):
+        arguments += [option(name, "output"), given[f"{name}_output"].path]
+    if "report" in spec.outputs:
+        arguments += ["--page-output", given[_PAGE].path]
+    if spec.per_variant:
+        arguments += ["--variant", given["variant"]]
     checkpoints = f"{CHECKPOINTS}/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
     arguments += ["--checkpoints", checkpoints, "--pipeline-run", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
-    arguments += ["--executor-input", _EXECUTOR_INPUT]
-    return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", f"components.{stage}"], args=arguments)
+    return [*arguments, "--executor-input", _EXECUTOR_INPUT]

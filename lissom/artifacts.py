@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 MANIFEST = "lissom.json"
 CONFIG = "config.json"
@@ -20,6 +20,7 @@ DATA_CARD = "data.json"
 
 ONNX = "model.onnx"
 SERVING = "serving.json"
+EXPORT_RECORD = "export.json"
 TEACHER_OUTPUTS = "logits.safetensors"
 
 METRICS = "metrics.json"
@@ -30,7 +31,11 @@ LEDGER_JSON = "ledger.json"
 REPORT_PAGE = "report.html"
 MODEL_CARD = "model_card.md"
 
-VARIANTS = ("teacher", "distill", "prune", "factorize", "quantize")
+Step = Literal["teacher", "distill", "prune", "factorize", "quantize"]
+STEPS: tuple[Step, ...] = ("teacher", "distill", "prune", "factorize", "quantize")
+"""All stages that make a model, in their order; those that are exported and measured are `variants` of the params."""
+TEACHER, FINAL = STEPS[0], STEPS[-1]
+"""These two are compared, and the last is registered."""
 
 
 def read_json(path: Path) -> Any:

@@ -1,9 +1,9 @@
 """The command line: `lissom predict`, `serve`, `compare`, `report`, `inspect`, `schedule`, `params check`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -66,21 +66,27 @@ def predict(
     ] = None,
 ) -> None:
     """Classify texts, or predict their numbers."""
-    from lissom.serving.classifier import VALUE
     from lissom.tracking.answering import answer
 
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
     where, answers = answer(texts, pair, model, speed)
     table = Table(box=None, pad_edge=False)
-    number = any(VALUE in found for found in answers)
-    for name in ("value", "text") if number else ("label", "probability", "text"):
+    rows = [_shown(found) for found in answers]
+    for name in (*(rows[0] if rows else ()), "text"):
         table.add_column(name, no_wrap=name != "text")
-    for text, found in zip(texts, answers, strict=True):
-        best = max(found, key=found.__getitem__)
-        table.add_row(*([f"{found[best]:.4g}"] if number else [best, f"{found[best]:.3f}"]), text)
+    for text, row in zip(texts, rows, strict=True):
+        table.add_row(*row.values(), text)
     out.print(table)
     Console(stderr=True).print(f"[dim]{where}[/dim]")
+
+
+def _shown(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return an answer as cells by column."""
+    cells = {name: value for name, value in answer.items() if name != "probabilities"}
+    if "probabilities" in answer:
+        cells["probability"] = answer["probabilities"][answer["label"]]
+    return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in cells.items()}
 
 
 @app.command()
@@ -217,5 +223,7 @@ def check(
     from lissom.params import load_params
 
     params = load_params(file, override or ())
-    methods = {name: getattr(params, name).method for name in ("distill", "prune", "factorize", "quantize")}
+    methods: dict[str, str] = {"distill": params.distill.method}
+    for name in ("prune", "factorize", "quantize"):
+        methods[name] = "+".join(method.method for method in getattr(params, name)) or "none"
     out.print(f"{file}: fine ({', '.join(f'{stage}: {method}' for stage, method in methods.items())})", soft_wrap=True)

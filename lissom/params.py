@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lissom.artifacts import FINAL, STEPS, TEACHER, Step
 from lissom.cluster import ClusterParams
 from lissom.data.config import DataParams
 from lissom.distill.config import DistillParams, NoDistillation
@@ -16,11 +17,11 @@ from lissom.emissions.config import EmissionsParams
 from lissom.errors import ParamsError
 from lissom.evaluate.config import EvaluateParams
 from lissom.export.config import ExportParams
-from lissom.factorize.config import FactorizeParams, NoFactorization
+from lissom.factorize.config import FactorizeParams
 from lissom.models.config import BaseParams
 from lissom.parallel.config import ParallelParams
-from lissom.prune.config import NoPruning, PruneParams
-from lissom.quantize.config import NoQuantization, QuantizeParams
+from lissom.prune.config import PruneParams
+from lissom.quantize.config import QuantizeParams
 from lissom.section import Section
 from lissom.tracking.config import GatesParams, TrackingParams
 from lissom.training.config import TrainingParams
@@ -33,9 +34,11 @@ class Params(Section):
     data: DataParams
     teacher: TrainingParams = TrainingParams()
     distill: DistillParams = Field(default=NoDistillation(method="none"))
-    prune: PruneParams = Field(default=NoPruning(method="none"))
-    factorize: FactorizeParams = Field(default=NoFactorization(method="none"))
-    quantize: QuantizeParams = Field(default=NoQuantization(method="none"))
+    prune: PruneParams = ()
+    factorize: FactorizeParams = ()
+    quantize: QuantizeParams = ()
+    variants: tuple[Step, ...] = STEPS
+    """Stages whose model is exported and measured: `teacher` first, `quantize` last, others as wanted between."""
     export: ExportParams = ExportParams()
     evaluate: EvaluateParams = EvaluateParams()
     emissions: EmissionsParams = EmissionsParams()
@@ -43,6 +46,16 @@ class Params(Section):
     gates: GatesParams = GatesParams()
     parallel: ParallelParams | Literal["auto"] = ParallelParams()
     cluster: ClusterParams = ClusterParams()
+
+    @model_validator(mode="after")
+    def _variants_are_steps(self) -> "Params":
+        expected = tuple(step for step in STEPS if step in self.variants)
+        if self.variants != expected or not {TEACHER, FINAL} <= set(expected):
+            raise ValueError(
+                f"variants: {', '.join(self.variants)}: {TEACHER} and {FINAL} must be there, since they are compared, "
+                f"each once and in the order {', '.join(STEPS)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _methods_fit_the_task(self) -> "Params":
@@ -58,12 +71,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _stages_fit_the_student(self) -> "Params":
         if self.distill.method == "lstm":
-            if self.prune.method != "none":
+            if self.prune:
                 raise ValueError(
-                    f"prune.method: {self.prune.method} removes heads and neurons of Transformer blocks, and "
+                    f"prune.method: {self.prune[0].method} removes heads and neurons of Transformer blocks, and "
                     "distill.method: lstm makes a student without blocks; set prune.method: none"
                 )
-            if self.distill.tokenizer == "words" and getattr(self.factorize, "min_count", None) is not None:
+            if self.distill.tokenizer == "words" and any(
+                getattr(method, "min_count", None) is not None for method in self.factorize
+            ):
                 raise ValueError(
                     "factorize.min_count trims a vocabulary of word pieces, and distill.tokenizer: words makes one of "
                     "whole words, trimmed by distill.min_count; set factorize.min_count: null"
@@ -99,6 +114,21 @@ def _trainings(section: BaseModel, place: str = "") -> Iterator[tuple[str, Train
             yield f"{place}{name}", value
         elif isinstance(value, BaseModel):
             yield from _trainings(value, f"{place}{name}.")
+        elif isinstance(value, tuple):
+            for number, method in enumerate(value):
+                if isinstance(method, BaseModel):
+                    shown = f"{place}{name}." if len(value) == 1 else f"{place}{name}.{number}."
+                    yield from _trainings(method, shown)
+
+
+def trainings_of(section: Any) -> Iterator[TrainingParams]:
+    """Yield all trainings of a stage's section."""
+    methods = section if isinstance(section, tuple) else (section,)
+    for method in methods:
+        if isinstance(method, TrainingParams):
+            yield method
+        else:
+            yield from (training for _, training in _trainings(method))
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
@@ -126,7 +156,7 @@ def check_params(values: Mapping[str, Any], origin: str = "params") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(dict(detail)) for detail in error.errors()]
+        lines = [_explain(dict(detail), values) for detail in error.errors()]
     raise ParamsError(f"{origin}: {len(lines)} error{'s'[: len(lines) != 1]}\n" + "\n".join(lines))
 
 
@@ -140,16 +170,35 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ParamsError(f"override {override!r}: write it as section.key=value")
     *folders, last = key.split(".")
+    place: Any = values
     for folder in folders:
-        values = values.setdefault(folder, {})
-        if not isinstance(values, dict):
-            raise ParamsError(f"override {override!r}: {folder} is a value, not a section")
-    values[last] = yaml.safe_load(text)
+        place = _inner(place, folder, override)
+    value = yaml.safe_load(text)
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
 
 
-def _explain(detail: dict[str, Any]) -> str:
+def _inner(place: Any, name: str, override: str) -> Any:
+    """Return what is below a section or a list of methods; a missing section is made."""
+    inner = place[_index(place, name, override)] if isinstance(place, list) else place.setdefault(name, {})
+    if not isinstance(inner, dict | list):
+        raise ParamsError(f"override {override!r}: {name} is a value, not a section")
+    return inner
+
+
+def _index(methods: list[Any], name: str, override: str) -> int:
+    if not name.isdigit() or int(name) >= len(methods):
+        raise ParamsError(
+            f"override {override!r}: {name!r} is no method of a list of {len(methods)}; write its number, from 0"
+        )
+    return int(name)
+
+
+def _explain(detail: dict[str, Any], values: Mapping[str, Any]) -> str:
     location = [str(part) for part in detail["loc"]]
-    section, place = _walk(location)
+    section, place = _walk(location, values)
     given = detail["input"]
     match detail["type"]:
         case "extra_forbidden":
@@ -164,28 +213,35 @@ def _explain(detail: dict[str, Any]) -> str:
             return (
                 f"  {place}.method: {tag!r} is not a method; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
             )
+        case "literal_error" if location[-1] == "method":
+            return f"  {place}: {given!r} is not a method; allowed: {detail['ctx']['expected']}, 'none'"
         case "value_error":
             return f"  {place}: {detail['ctx']['error']}" if place else f"  {detail['ctx']['error']}"
         case _:
             return f"  {place}: {given!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
-def _walk(location: Sequence[str]) -> tuple[type[BaseModel] | None, str]:
-    """Return the section that holds the last key of `location`, and the key's path as a user writes it.
+def _walk(location: Sequence[str], values: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str]:
+    """Return the section that holds the last key of `location`, and the key's path as the user wrote it.
 
-    pydantic puts the tag of a union (the method) into the location; a user does not write it.
+    pydantic puts two things into the location that a user may not have written: the tag of a union (the method), and
+    the number of a method where one mapping stood for a list of one.
     """
     section: type[BaseModel] | None = Params
     shown: list[str] = []
     options: list[type[BaseModel]] = []
     for index, part in enumerate(location):
-        by_tag = [option for option in options if part in get_args(option.model_fields["method"].annotation)]
+        tagged = [option for option in options if "method" in option.model_fields]
+        by_tag = [option for option in tagged if part in get_args(option.model_fields["method"].annotation)]
         if by_tag:
             section, options = by_tag[0], []
             continue
+        if part.isdigit() and isinstance(values.get(location[0]), Mapping):
+            continue
         shown.append(part)
         if index + 1 < len(location) and section is not None and part in section.model_fields:
-            options = sections_of(section.model_fields[part].annotation)
+            annotation = section.model_fields[part].annotation
+            options = sections_of(annotation) or items_of(annotation)
             section = options[0] if len(options) == 1 else None
             options = options if len(options) > 1 else []
     return section, ".".join(shown)
@@ -196,3 +252,10 @@ def sections_of(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) in (Union, types.UnionType, Annotated):
         return [section for part in get_args(annotation) for section in sections_of(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def items_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that a list consists of: none for anything else."""
+    if get_origin(annotation) is not tuple:
+        return []
+    return [found for part in get_args(annotation) for found in sections_of(part)]

@@ -1,11 +1,12 @@
 """The reference of all params, written from the sections themselves, so that it cannot go stale."""
 
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from lissom.params import Params, sections_of
+from lissom.params import Params, items_of, sections_of
 
 _STAGES = {
     "base": "teacher",
@@ -14,6 +15,7 @@ _STAGES = {
     "tracking": "every stage",
     "parallel": "all that train",
     "cluster": "none; Kubeflow reads it",
+    "variants": "export, evaluate, and all that read their figures",
 }
 
 
@@ -27,8 +29,17 @@ def params_reference() -> str:
     for name, field in Params.model_fields.items():
         lines += ["", f"## `{name}`", "", f"Stage: {_STAGES.get(name, name)}."]
         options = sections_of(field.annotation)
+        if methods := items_of(field.annotation):
+            options = methods
+            lines += [
+                "",
+                "One method, or a list of methods that follow each other; `method: none` or an empty list pass",
+            ]
+            lines += ["the model on."]
+        elif not options:
+            lines += ["", f"{_meaning(field)} Default: {_shown(field.default)}."]
         for section in options:
-            if len(options) > 1:
+            if methods or len(options) > 1:
                 method = get_args(section.model_fields["method"].annotation)[0]
                 lines += ["", f"### `method: {method}`"]
             lines += ["", _first_paragraph(section), *_keys(section, "")]
@@ -46,23 +57,18 @@ def _keys(section: type[BaseModel], prefix: str, given: BaseModel | None = None)
         if name == "method":
             continue
         default = field.get_default(call_default_factory=True) if given is None else getattr(given, name)
-        inner, items = sections_of(field.annotation), _items(field.annotation)
+        inner, items = sections_of(field.annotation), items_of(field.annotation)
         if inner:
             lines += _keys(inner[0], f"{prefix}{name}.", default if isinstance(default, inner[0]) else None)
             continue
-        lines.append(f"| `{prefix}{name}` | {_shown(default)} | {' '.join((field.description or '').split())} |")
+        lines.append(f"| `{prefix}{name}` | {_shown(default)} | {_meaning(field)} |")
         if items:
             lines += _keys(items[0], f"{prefix}{name}[].")
     return lines
 
 
-def _items(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that a list consists of: none for anything else."""
-    return (
-        [found for part in get_args(annotation) for found in sections_of(part)]
-        if get_origin(annotation) is tuple
-        else []
-    )
+def _meaning(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
 
 
 def _shown(value: Any) -> str:

@@ -1,9 +1,11 @@
 """The base of everything that is read from or written to JSON and YAML."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+T = TypeVar("T")
 
 
 class Section(BaseModel):
@@ -34,3 +36,15 @@ def _completed(given: Any, default: Any) -> Any:
         return given
     values = {name: getattr(default, name) for name in type(default).model_fields}
     return values | {name: _completed(value, values.get(name)) for name, value in given.items()}
+
+
+def _as_list(given: Any) -> Any:
+    """Return a list of methods for what stands in a params file: one mapping is a list of one, `none` an empty one."""
+    methods = [given] if isinstance(given, Mapping | Section) else given
+    if not isinstance(methods, list | tuple):
+        return methods
+    return [one for one in methods if not (isinstance(one, Mapping) and dict(one) == {"method": "none"})]
+
+
+Methods = Annotated[tuple[T, ...], BeforeValidator(_as_list)]
+"""The methods of a stage, one after the other; a single mapping is taken for a list of one."""

@@ -61,6 +61,18 @@ def compile_command(
 
 
 @app.command()
+def dvc(
+    params: Params = Path("params.yaml"),
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("dvc.yaml"),
+) -> None:
+    """Write dvc.yaml for the params: DVC then watches the data and the base model that they name."""
+    from pipelines.dvc import write_dvc
+
+    write_dvc(load_params(params), output, Path(__file__).parents[1])
+    out.print(f"{output}: written", soft_wrap=True)
+
+
+@app.command()
 def submit(
     params: Params = Path("params.yaml"),
     override: Overrides = None,

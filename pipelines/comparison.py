@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lissom.errors import InputError
+from lissom.tasks.metric import Metric
 
 FIGURES = Path("metrics/report/metrics.json")
 """Of the final artefact; kept in git, so that every revision has its own."""
@@ -19,7 +20,6 @@ _ROWS = (
     ("compressing_kwh", "kWh to compress"),
     ("compressing_co2e_g", "g CO2e to compress"),
 )
-_SCORES = ("accuracy", "pearson")
 
 
 def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
@@ -36,18 +36,19 @@ def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
     return json.loads(shown.stdout) if shown.returncode == 0 else None
 
 
-def score(figures: Mapping[str, Any]) -> tuple[str, float]:
-    """Return name and value of what the models are judged by."""
-    name = next(name for name in _SCORES if name in figures)
-    return name, float(figures[name])
+def score(figures: Mapping[str, Any]) -> tuple[Metric, float]:
+    """Return the metric that the models are judged by, and its value."""
+    metric = Metric.model_validate(figures["metric"])
+    return metric, float(figures[metric.name])
 
 
 def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str) -> str:
     """Return the comparison as a Markdown table: a row per figure, with the change in percent or points."""
-    name, value = score(after)
+    metric, value = score(after)
     lines = [f"| | {base} | now | change |", "| --- | ---: | ---: | ---: |"]
-    then = None if before is None or name not in before else float(before[name])
-    lines.append(_row(name, then, value, "" if then is None else f"{(value - then) * 100:+.2f} points", "{:.4f}"))
+    then = None if before is None or metric.name not in before else float(before[metric.name])
+    change = "" if then is None else metric.show_change(then, value) + (" points" if metric.form == "percent" else "")
+    lines.append(_row(metric.name, then, value, change, "{:.4f}"))
     for key, label in _ROWS:
         old, new = (None if one is None else one.get(key) for one in (before, after))
         change = f"{(new / old - 1) * 100:+.1f} %" if old and new is not None else ""

@@ -1,23 +1,16 @@
-"""The pipeline for Kubeflow: the graph of dvc.yaml, stage by stage and artefact by artefact; a test compares them."""
+"""The pipeline for Kubeflow, wired from the stages' specs; a test compares its graph with dvc.yaml's."""
 
+import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.distill.component import distill as distill_stage
-from components.emissions.component import emissions as emissions_stage
-from components.evaluate.component import evaluate as evaluate_stage
-from components.export.component import export as export_stage
-from components.factorize.component import factorize as factorize_stage
-from components.prepare.component import prepare as prepare_stage
-from components.prune.component import prune as prune_stage
-from components.quantize.component import quantize as quantize_stage
-from components.register.component import register as register_stage
-from components.report.component import report as report_stage
-from components.teacher.component import teacher as teacher_stage
-from lissom.artifacts import VARIANTS
+from components.interface import artefact_names, component, sections_for
+from components.specs import OWN, STAGES, StageSpec
 from lissom.params import Params
 from pipelines.resources import place
 
@@ -39,77 +32,56 @@ def compression(params: Params, images: Images) -> BaseComponent:
     # As JSON: Kubeflow's own dictionaries know no null, and turn whole numbers into fractions.
     given = {name: json.dumps(section) for name, section in params.model_dump(mode="json", exclude={"cluster"}).items()}
 
+    def pipeline(**sections: Any) -> None:
+        _wire(params, images, sections)
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=text, annotation=str)
+        for name, text in given.items()
+    ]
+    pipeline.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    description = "Teacher, distil, prune, factorise, quantise, export, measure, register."
+    return dsl.pipeline(name=NAME, description=description)(_with_positions(pipeline))
+
+
+def _with_positions(function: Any) -> Any:
+    """Return a function that takes its parameters by position, too: so kfp calls a pipeline."""
+    signature = inspect.signature(function)
+    names = list(signature.parameters)
+
+    def positional(*given: Any, **named: Any) -> None:
+        function(**dict(zip(names, given, strict=False)), **named)
+
+    kinds = [one.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in signature.parameters.values()]
+    positional.__name__ = function.__name__
+    positional.__signature__ = inspect.Signature(kinds)  # type: ignore[attr-defined]
+    return positional
+
+
+def _wire(params: Params, images: Images, sections: Mapping[str, Any]) -> None:
+    """Create the task of every stage, for every variant where there are variants, from the tasks before it."""
     nodes = 1 if isinstance(params.parallel, str) else params.parallel.nodes
+    tasks: dict[tuple[str, str], dsl.PipelineTask] = {}
+    for spec in STAGES:
+        make = component(spec, params.variants)
+        for variant in params.variants if spec.per_variant else ("",):
+            arguments = {f"{name}_params": sections[name] for name in sections_for(spec)}
+            arguments |= _artefacts(spec, variant, params, tasks)
+            arguments |= {"variant": variant} if spec.per_variant else {}
+            task = make(**arguments)
+            task.set_display_name(f"{spec.name}@{variant}" if variant else spec.name)
+            image = images.train if spec.trains else images.export
+            tasks[spec.name, variant] = place(task, params.cluster, image, training=spec.trains, nodes=nodes)
 
-    def put(task: dsl.PipelineTask, name: str, *, training: bool = False) -> dsl.PipelineTask:
-        task.set_display_name(name)
-        image = images.train if training else images.export
-        return place(task, params.cluster, image, training=training, nodes=nodes)
 
-    @dsl.pipeline(name=NAME, description="Teacher, distil, prune, factorise, quantise, export, measure, register.")
-    def pipeline(
-        base: str = given["base"],
-        data: str = given["data"],
-        teacher: str = given["teacher"],
-        distill: str = given["distill"],
-        prune: str = given["prune"],
-        factorize: str = given["factorize"],
-        quantize: str = given["quantize"],
-        parallel: str = given["parallel"],
-        export: str = given["export"],
-        evaluate: str = given["evaluate"],
-        emissions: str = given["emissions"],
-        tracking: str = given["tracking"],
-        gates: str = given["gates"],
-    ) -> None:
-        common = {"base_params": base, "data_params": data, "emissions_params": emissions, "tracking_params": tracking}
-        prepared = put(prepare_stage(**common), "prepare")
-        dataset = prepared.outputs["data"]
-        training = {**common, "parallel_params": parallel}
-        taught = put(teacher_stage(data=dataset, teacher_params=teacher, **training), "teacher", training=True)
-        known = {"data": dataset, "logits": taught.outputs["logits"], **training}
-        models, metrics = {"teacher": taught.outputs["model"]}, {"teacher": taught.outputs["metrics"]}
-        for name, stage, section in (
-            ("distill", distill_stage, distill),
-            ("prune", prune_stage, prune),
-            ("factorize", factorize_stage, factorize),
-            ("quantize", quantize_stage, quantize),
-        ):
-            before = list(models.values())[-1]
-            task = put(stage(model=before, **known, **{f"{name}_params": section}), name, training=True)
-            models[name], metrics[name] = task.outputs["student"], task.outputs["metrics"]
-        exported, evaluated = {}, {}
-        for variant in VARIANTS:
-            task = export_stage(data=dataset, model=models[variant], variant=variant, export_params=export, **common)
-            exported[variant] = put(task, f"export@{variant}")
-        files = {variant: task.outputs["onnx"] for variant, task in exported.items()}
-        for variant in VARIANTS:
-            task = evaluate_stage(
-                data=dataset, model=models[variant], export=files[variant], variant=variant,
-                teacher=models["teacher"], teacher_export=files["teacher"],
-                evaluate_params=evaluate, gates_params=gates, **common,
-            )  # fmt: skip
-            evaluated[variant] = put(task, f"evaluate@{variant}")
-        last = VARIANTS[-1]
-        evaluations = {f"evaluate_{variant}_metrics": task.outputs["metrics"] for variant, task in evaluated.items()}
-        figures = {f"{stage}_metrics": found for stage, found in metrics.items()} | evaluations
-        figures |= {f"export_{variant}_metrics": task.outputs["metrics"] for variant, task in exported.items()}
-        ends = {"teacher": models["teacher"], "model": models[last], "export": files[last]}
-        spent = put(emissions_stage(data=dataset, **ends, **figures, **common), "emissions")
-        prepare_metrics = prepared.outputs["metrics"]
-        told = put(
-            report_stage(
-                model=models[last], prepare_metrics=prepare_metrics, emissions_metrics=spent.outputs["metrics"],
-                **figures, **common,
-            ),
-            "report",
-        )  # fmt: skip
-        put(
-            register_stage(
-                data=dataset, model=models[last], export=files[last], report=told.outputs["ledger"],
-                prepare_metrics=prepare_metrics, gates_params=gates, **evaluations, **common,
-            ),
-            "register",
-        )  # fmt: skip
-
-    return pipeline
+def _artefacts(
+    spec: StageSpec, variant: str, params: Params, tasks: Mapping[tuple[str, str], dsl.PipelineTask]
+) -> dict[str, Any]:
+    """Return what a task reads: by the name of its parameter, an output of a task before it."""
+    found = {}
+    for name, source in spec.inputs.items():
+        for each, artefact in artefact_names(spec, name, params.variants).items():
+            stage = variant if source.stage == OWN else source.stage
+            which = each or (variant if source.variant == OWN else source.variant)
+            found[artefact] = tasks[stage, which].outputs[f"{source.output}_output"]
+    return found

@@ -87,9 +87,9 @@ def _run_here() -> Result:
 def _against_base(before: Any, after: Any, base: str, max_drop: float) -> list[str]:
     if before is None:
         return []
-    name, value = score(after)
-    drop = before.get(name, value) - value
-    return [f"{name} is {drop:.4f} below that of {base}, --max-drop is {max_drop}"] if drop > max_drop else []
+    metric, value = score(after)
+    drop = metric.drop(before.get(metric.name, value), value)
+    return [f"{metric.name} is worse than that of {base} by {drop:.4f}, --max-drop is {max_drop}"] * (drop > max_drop)
 
 
 def _report(before: Any, result: Result, base: str, failures: list[str]) -> str:
@@ -128,12 +128,12 @@ def _change_params(overrides: Sequence[str]) -> None:
 
 
 def _commit(figures: Any) -> None:
-    name, value = score(figures)
+    metric, value = score(figures)
     _call("git", "add", "--", *(one for one in _KEPT if Path(one).exists()))
     if subprocess.run(["git", "diff", "--cached", "--quiet"], check=False).returncode == 0:
         out.print("nothing has changed: no commit")
         return
-    _call("git", "commit", "--message", f"Retrain: {name} {value:.4f}, {figures['megabytes']:.3g} MB")
+    _call("git", "commit", "--message", f"Retrain: {metric.name} {value:.4f}, {figures['megabytes']:.3g} MB")
     _call("git", "push", "origin", "HEAD")
 
 

@@ -1,14 +1,6 @@
-"""Make a student of the teacher."""
+"""`python -m components.distill`; see components/specs.py."""
 
-from components.stage import Outcome, Stage, run_stage
-
-
-def work(stage: Stage) -> Outcome:
-    """Do the work; what it needs is loaded here, so that params are checked and processes started without torch."""
-    from components.distill.work import make_student
-
-    return make_student(stage)
-
+from components.runner import run_stage
 
 if __name__ == "__main__":
-    run_stage("distill", work, inputs=("data", "model", "logits"), outputs=("model",), trains=True)
+    run_stage("distill")

@@ -1,14 +1,6 @@
-"""Remove the structures that the loss feels least, then let the model recover."""
+"""`python -m components.prune`; see components/specs.py."""
 
-from components.stage import Outcome, Stage, run_stage
-
-
-def work(stage: Stage) -> Outcome:
-    """Do the work; what it needs is loaded here, so that params are checked and processes started without torch."""
-    from components.prune.work import prune
-
-    return prune(stage)
-
+from components.runner import run_stage
 
 if __name__ == "__main__":
-    run_stage("prune", work, inputs=("data", "model", "logits"), outputs=("model",), trains=True)
+    run_stage("prune")

@@ -1,16 +1,10 @@
-"""Remove the structures that the loss feels least, then let the model recover."""
+"""The work of the stage."""
 
-from components.recovery import passed_on, recovered
+from components.compressing import carry_out
 from components.stage import Outcome, Stage
-from lissom.prune.config import NoPruning
 from lissom.prune.plan import plan
 
 
 def prune(stage: Stage) -> Outcome:
-    """Plan on training examples, cut, train against the teacher."""
-    model, params = stage.load("model"), stage.params.prune
-    if isinstance(params, NoPruning):
-        return passed_on(model)
-    data = stage.encode(model, "train", "transfer")
-    model.edit(plan(model.network, data, model.pad_id, params))
-    return recovered(stage, model, data, params.method, params.training)
+    """Remove structures, then let the model recover."""
+    return carry_out(stage, stage.params.prune, plan)

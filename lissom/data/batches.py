@@ -1,8 +1,8 @@
 """Batches of examples of similar length: little padding, yet a new order in every epoch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,23 +15,42 @@ _BATCHES_PER_BUCKET = 50
 
 
 @dataclass(frozen=True)
+class Share:
+    """What the means of a part count for in the mean of a whole batch, relative to its share of the examples."""
+
+    tokens: float = 1.0
+    pairs: float = 1.0
+
+    def of(self, mean: Literal["examples", "tokens", "pairs"]) -> float:
+        """Return the weight of a mean over examples, real tokens, or pairs of real tokens."""
+        return 1.0 if mean == "examples" else self.tokens if mean == "tokens" else self.pairs
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded examples."""
 
-    input_ids: Tensor
-    """`[batch, n]` int64."""
-    attention_mask: Tensor
-    """`[batch, n]` int64, 1 for real tokens."""
-    token_type_ids: Tensor
-    """`[batch, n]` int64."""
-    labels: Tensor
-    """`[batch]`: int64 indices of labels, -1 for unlabelled examples; or float32 numbers to predict, NaN for those."""
+    inputs: Mapping[str, Tensor]
+    """What networks read, by transformers' names, each `[batch, n]` int64: `input_ids`, `attention_mask` (1 for real
+    tokens), `token_type_ids`."""
+    targets: Tensor
+    """`[batch]`, as the task makes them."""
     indices: Tensor
     """`[batch]` int64, the examples' positions in the data set: the key of anything cached per example."""
-    token_weight: float = 1.0
-    """For a part of a batch: what a mean over its tokens counts for, where a mean over its examples counts for 1."""
-    pair_weight: float = 1.0
-    """The same for a mean over its pairs of tokens."""
+    share: Share = Share()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def ids(self) -> Tensor:
+        """Return the token ids, `[batch, n]`."""
+        return self.inputs["input_ids"]
+
+    @property
+    def mask(self) -> Tensor:
+        """Return 1 for real tokens and 0 for padding, `[batch, n]`."""
+        return self.inputs["attention_mask"]
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
@@ -41,12 +60,13 @@ class Batch:
         """Return some of the examples."""
         return self._each(lambda tensor: tensor[index])
 
+    def reading(self, ids: Tensor) -> "Batch":
+        """Return the batch with other token ids `[batch, n]`."""
+        return replace(self, inputs={**self.inputs, "input_ids": ids})
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _TENSORS}
-        return replace(self, **changed)
-
-
-_TENSORS = ("input_ids", "attention_mask", "token_type_ids", "labels", "indices")
+        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, targets=change(self.targets), indices=change(self.indices))
 
 
 def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int = 1) -> Batch:
@@ -60,10 +80,12 @@ def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int =
         types[row, :length] = data.types[start : start + length]
     mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
     return Batch(
-        input_ids=torch.from_numpy(ids),
-        attention_mask=torch.from_numpy(mask),
-        token_type_ids=torch.from_numpy(types),
-        labels=torch.from_numpy(data.labels[indices]),
+        inputs={
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy(mask),
+            "token_type_ids": torch.from_numpy(types),
+        },
+        targets=torch.from_numpy(data.targets[indices]),
         indices=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
     )
 

@@ -4,16 +4,17 @@ Flat arrays with offsets rather than Arrow lists: taking rows at random from a c
 chunks, from a memory map it touches the pages of those rows alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from lissom.data.labels import LabelArray, Scale, label_codes, labelled
+from lissom.data.labels import labelled
 from lissom.data.tables import Table
 
 _ROWS_PER_CALL = 1024
@@ -29,11 +30,11 @@ class Encoded:
     """Segment of every token (0 first text, 1 second), `[sum of lengths]`."""
     offsets: NDArray[np.int64]
     """Example i is `tokens[offsets[i]:offsets[i + 1]]`, `[examples + 1]`."""
-    labels: LabelArray
-    """`[examples]`."""
+    targets: NDArray[Any]
+    """`[examples]`, as the task makes them."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -42,12 +43,16 @@ class Encoded:
 
     def labelled(self, count: int) -> NDArray[np.int64]:
         """Return the numbers of `count` labelled examples, evenly spaced over all: fair to files sorted by label."""
-        known = np.flatnonzero(labelled(self.labels))
+        known = np.flatnonzero(labelled(self.targets))
         return known[np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(np.int64)]
 
 
 def encode(
-    tables: Sequence[Table], tokenizer: Tokenizer, max_length: int, coding: Sequence[str] | Scale, folder: Path
+    tables: Sequence[Table],
+    tokenizer: Tokenizer,
+    max_length: int,
+    targets: Callable[[Sequence[str | None]], NDArray[Any]],
+    folder: Path,
 ) -> Encoded:
     """Tokenise tables, one after the other, into files below `folder` (which must outlive the result).
 
@@ -55,7 +60,7 @@ def encode(
         tables: the tables.
         tokenizer: the tokenizer.
         max_length: longest example in tokens; more is cut.
-        coding: names of the labels in the order of their indices, or how numbers are standardised.
+        targets: maps the labels' texts to targets.
         folder: where to.
     """
     tokenizer.no_padding()
@@ -71,7 +76,7 @@ def encode(
         tokens=_mapped(folder / "tokens.i32", np.int32, offsets[-1]),
         types=_mapped(folder / "types.u8", np.uint8, offsets[-1]),
         offsets=np.asarray(offsets, dtype=np.int64),
-        labels=label_codes([text for table in tables for text in table.labels()], coding),
+        targets=targets([text for table in tables for text in table.labels()]),
     )
 
 

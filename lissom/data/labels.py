@@ -14,9 +14,6 @@ from lissom.section import Section
 UNLABELLED = -1
 """Stands for the missing label of a class; a missing number is NaN."""
 
-LabelArray = NDArray[np.int64] | NDArray[np.float32]
-"""Indices of labels, -1 where there is none; or standardised numbers, NaN where there is none."""
-
 
 class Scale(Section):
     """Mean and standard deviation of the numbers to predict, over train: a network predicts standardised ones.
@@ -49,18 +46,16 @@ def label_text(value: Any, task: DataParams, place: str) -> str:
     return str(value)
 
 
-def label_codes(texts: Sequence[str | None], coding: Sequence[str] | Scale) -> LabelArray:
-    """Return labels as a training sees them, `[examples]`: indices into the names, or standardised numbers."""
-    if isinstance(coding, Scale):
-        numbers = np.asarray([math.nan if text is None else float(text) for text in texts], dtype=np.float64)
-        return ((numbers - coding.mean) / coding.deviation).astype(np.float32)
-    index = {name: number for number, name in enumerate(coding)}
-    return np.asarray([UNLABELLED if text is None else index[text] for text in texts], dtype=np.int64)
+def standardised(texts: Sequence[str | None], scale: Scale) -> NDArray[np.float32]:
+    """Return numbers as a training sees them, `[examples]`; NaN where there is none."""
+    numbers = np.asarray([math.nan if text is None else float(text) for text in texts], dtype=np.float64)
+    return ((numbers - scale.mean) / scale.deviation).astype(np.float32)
 
 
-def labelled(labels: LabelArray) -> NDArray[np.bool_]:
-    """Tell which examples have a label, `[examples]`."""
-    return ~np.isnan(labels) if np.issubdtype(labels.dtype, np.floating) else labels != UNLABELLED
+def labelled(targets: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which examples have a target, `[examples]`."""
+    known = ~np.isnan(targets) if np.issubdtype(targets.dtype, np.floating) else targets != UNLABELLED
+    return np.asarray(known, dtype=np.bool_)
 
 
 def _number_text(value: Any, place: str) -> str:

@@ -4,7 +4,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class DataCard(Section):
     """What is known of a prepared data set."""
 
     name: str
+    task: Literal["classification", "regression"]
     source: str
     labels: tuple[str, ...]
     """Names of the classes; empty where a number is predicted."""
@@ -121,6 +122,7 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
     counts[TRANSFER] = write_table(output / f"{TRANSFER}.arrow", transfer)
     return DataCard(
         name=_name(params.source),
+        task=params.task,
         source=params.source,
         labels=labels,
         scale=_scale(counts["train"]) if regression else None,

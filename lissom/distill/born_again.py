@@ -4,13 +4,13 @@ Furlanello et al. 2018, arXiv:1805.04770: CE plus soft targets of the previous g
 generation at random, a pre-trained Transformer starts at its pre-trained weights by default. Returns the last one.
 """
 
-from lissom.distill.logits import against_teacher
 from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import BornAgainDistillation
-from lissom.distill.teacher import LiveTeacher, Teacher
 from lissom.models.compressed import CompressedModel
 from lissom.models.students import cut, randomized
 from lissom.training.loop import Fitted
+from lissom.training.losses import against_teacher
+from lissom.training.teacher import LiveTeacher, Teacher
 
 
 def distill(params: BornAgainDistillation, material: Material) -> Distilled:
@@ -20,8 +20,8 @@ def distill(params: BornAgainDistillation, material: Material) -> Distilled:
     for number in range(1, params.generations + 1):
         child = _newborn(params, material, number)
         fitted: Fitted = material.train(
-            f"generation-{number}", child.network, material.lesson(child), child.pad_id,
-            against_teacher(parent, params.training.loss), params.training,
+            f"generation-{number}", child.network, material.texts(child), child.pad_id,
+            against_teacher(parent, params.training.loss, material.task), params.training,
             identity=params.model_dump_json(), score=material.scorer(child, params.training),
         )  # fmt: skip
         trainings[f"generation {number}"] = fitted

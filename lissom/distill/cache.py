@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from lissom.console import track
 from lissom.data.batches import Batch, sorted_batches
 from lissom.data.encoding import Encoded
-from lissom.distill.teacher import LiveTeacher
 from lissom.models.signals import Signals, Wanted, expose_scores
+from lissom.training.teacher import LiveTeacher
 
 _BATCH_SIZE = 64
 _BYTES = 4
@@ -50,8 +50,8 @@ class CachedSignals:
 
     def signals(self, batch: Batch) -> Signals:
         """Look up the batch's examples and pad them with zeros to the batch's length."""
-        numbers, device = batch.indices.cpu().numpy(), batch.labels.device
-        length = batch.input_ids.shape[1]
+        numbers, device = batch.indices.cpu().numpy(), batch.indices.device
+        length = batch.ids.shape[1]
         return Signals(
             logits=self.logits[batch.indices.cpu()].to(device),
             hidden={entry: self._hidden(ragged, numbers, length).to(device) for entry, ragged in self.hidden.items()},

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
-from lissom.distill.logits import distillation_loss
 from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import DeepToShallowDistillation
 from lissom.models.edits import AddExits, DropExits
 from lissom.models.exits import all_features
 from lissom.models.students import cut
-from lissom.training.losses import Loss, label_loss
+from lissom.tasks.task import Task
+from lissom.training.losses import distillation_loss
+from lissom.training.objective import Objective, objective
 
 
 def distill(params: DeepToShallowDistillation, material: Material) -> Distilled:
@@ -24,7 +25,8 @@ def distill(params: DeepToShallowDistillation, material: Material) -> Distilled:
     torch.manual_seed(params.training.seed)
     student.edit([AddExits(size=params.exit_size)])
     fitted = material.train(
-        "training", student.network, material.lesson(student), student.pad_id, deep_loss(params), params.training,
+        "training", student.network, material.texts(student), student.pad_id,
+        deep_loss(params, material.task), params.training,
         identity=params.model_dump_json(), score=material.scorer(student, params.training),
     )  # fmt: skip
     if not params.keep_exits:
@@ -32,7 +34,7 @@ def distill(params: DeepToShallowDistillation, material: Material) -> Distilled:
     return Distilled(student, {"training": fitted})
 
 
-def deep_loss(params: DeepToShallowDistillation) -> Loss:
+def deep_loss(params: DeepToShallowDistillation, task: Task) -> Objective:
     """Return the loss of a network with exits."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
@@ -40,10 +42,10 @@ def deep_loss(params: DeepToShallowDistillation) -> Loss:
         *shallow, deep = all_features(network, batch)
         *exits, last = network.exits
         answer = last.classifier(deep)
-        total = label_loss(answer, batch.labels)
+        total = task.loss(answer, batch.targets)
         for leave, features in zip(exits, shallow, strict=True):
-            total = total + distillation_loss(leave.classifier(features), answer, batch.labels, params.loss)
+            total = total + distillation_loss(task, leave.classifier(features), answer, batch.targets, params.loss)
             total = total + params.feature_weight * (features.float() - deep.detach().float()).square().sum(-1).mean()
         return total
 
-    return loss
+    return objective(loss)

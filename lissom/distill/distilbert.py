@@ -11,14 +11,15 @@ from transformers import PreTrainedModel
 from lissom.data.batches import Batch
 from lissom.distill.features import hidden_cosine
 from lissom.distill.language import pretrain
-from lissom.distill.logits import distillation_loss
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import DistilBertDistillation
-from lissom.distill.teacher import Teacher
 from lissom.models.families import blocks_of
-from lissom.models.signals import Wanted, signals_of
+from lissom.models.signals import Signals, Wanted, signals_of
 from lissom.models.students import cut, distilbert_student, spread_blocks
-from lissom.training.losses import Loss
+from lissom.tasks.task import Task
+from lissom.training.losses import distillation_loss
+from lissom.training.objective import Objective, Term
+from lissom.training.teacher import Teacher
 
 
 def distill(params: DistilBertDistillation, material: Material) -> Distilled:
@@ -30,25 +31,33 @@ def distill(params: DistilBertDistillation, material: Material) -> Distilled:
         trainings["pretraining"] = pretrain(student, blocks, params.pretraining, material)
     if params.architecture == "distilbert":
         student = distilbert_student(student, range(len(blocks)))
-    data = material.lesson(student)
+    data = material.texts(student)
     with material.inner_signals(data, Wanted(hidden=(depth,)), params.signals, params.training) as teacher:
         trainings["training"] = material.train(
             "training", student.network, data, student.pad_id,
-            cosine_loss(teacher, len(blocks), depth, params), params.training,
-            identity=params.model_dump_json(), score=material.scorer(student, params.training), looks_inside=True,
+            cosine_loss(teacher, len(blocks), depth, params, material.task), params.training,
+            identity=params.model_dump_json(), score=material.scorer(student, params.training),
         )  # fmt: skip
     return Distilled(student, trainings, {"blocks": list(blocks)})
 
 
-def cosine_loss(teacher: Teacher, student_depth: int, teacher_depth: int, params: DistilBertDistillation) -> Loss:
+def cosine_loss(
+    teacher: Teacher, student_depth: int, teacher_depth: int, params: DistilBertDistillation, task: Task
+) -> Objective:
     """Return the loss of a student against a teacher that gives its last hidden states."""
 
-    def loss(network: nn.Module, batch: Batch) -> Tensor:
+    def look(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
         goal = teacher.signals(batch)
-        own = signals_of(network, batch, Wanted(hidden=(student_depth,)))
-        cosine = hidden_cosine(own.hidden[student_depth], goal.hidden[teacher_depth], batch.attention_mask)
-        hard_and_soft = distillation_loss(own.logits, goal.logits, batch.labels, params.training.loss)
-        return hard_and_soft + params.cosine_weight * batch.token_weight * cosine
+        return signals_of(network, batch, Wanted(hidden=(student_depth,))), goal
 
-    return loss
+    def logits(seen: tuple[Signals, Signals], batch: Batch) -> Tensor:
+        own, goal = seen
+        return distillation_loss(task, own.logits, goal.logits, batch.targets, params.training.loss)
+
+    def cosine(seen: tuple[Signals, Signals], batch: Batch) -> Tensor:
+        own, goal = seen
+        return hidden_cosine(own.hidden[student_depth], goal.hidden[teacher_depth], batch.mask)
+
+    terms = (Term(logits), Term(cosine, over="tokens", weight=params.cosine_weight))
+    return Objective(look, terms, looks_inside=True)

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from lissom.data.batches import Batch
-from lissom.distill.logits import distillation_loss
 from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import EmaDistillation
 from lissom.models.compressed import logits_of
 from lissom.models.students import cut
 from lissom.models.together import Together
+from lissom.tasks.task import Task
 from lissom.training.config import LogitsLossParams
 from lissom.training.hooks import Hook
-from lissom.training.losses import Loss
+from lissom.training.losses import distillation_loss
+from lissom.training.objective import Objective, objective
 
 
 def distill(params: EmaDistillation, material: Material) -> Distilled:
@@ -28,16 +29,17 @@ def distill(params: EmaDistillation, material: Material) -> Distilled:
     average.network.requires_grad_(False)
     together = Together([student.network, average.network])
     fitted = material.train(
-        "training", together, material.lesson(student), student.pad_id, ema_loss(params.loss), params.training,
+        "training", together, material.texts(student), student.pad_id,
+        ema_loss(params.loss, material.task), params.training,
         identity=params.model_dump_json(), score=material.scorer(average, params.training),
-        hooks=[MovingAverage(params.momentum)], looks_inside=True,
+        hooks=[MovingAverage(params.momentum)],
     )  # fmt: skip
     average.network.requires_grad_(True)
     student_score = material.scorer(student, params.training)()
     return Distilled(average, {"training": fitted}, {"student_dev_score": student_score})
 
 
-def ema_loss(params: LogitsLossParams) -> Loss:
+def ema_loss(params: LogitsLossParams, task: Task) -> Objective:
     """Return the loss of a student `Together` with its average."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
@@ -46,9 +48,9 @@ def ema_loss(params: LogitsLossParams) -> Loss:
         average.eval()
         with torch.no_grad():
             goal = logits_of(average, batch)
-        return distillation_loss(logits_of(student, batch), goal, batch.labels, params)
+        return distillation_loss(task, logits_of(student, batch), goal, batch.targets, params)
 
-    return loss
+    return objective(loss, looks_inside=True)  # the average runs in another mode
 
 
 class MovingAverage(Hook):

@@ -10,16 +10,17 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
-from lissom.distill.logits import distillation_loss
 from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import FastBertDistillation
-from lissom.distill.teacher import Teacher
 from lissom.models.compressed import logits_of
 from lissom.models.edits import AddExits
 from lissom.models.exits import all_logits
 from lissom.models.students import cut
+from lissom.tasks.task import Task
 from lissom.training.config import LogitsLossParams
-from lissom.training.losses import Loss
+from lissom.training.losses import distillation_loss
+from lissom.training.objective import Objective, objective
+from lissom.training.teacher import Teacher
 
 
 def distill(params: FastBertDistillation, material: Material) -> Distilled:
@@ -27,7 +28,7 @@ def distill(params: FastBertDistillation, material: Material) -> Distilled:
     student = cut(material.teacher, params.blocks)
     torch.manual_seed(params.training.seed)
     student.edit([AddExits(size=params.exit_size)])
-    data, identity = material.lesson(student), params.model_dump_json()
+    data, identity = material.texts(student), params.model_dump_json()
     score = material.scorer(student, params.backbone_training)
     exits = list(student.network.exits)
     for leave in exits[:-1]:
@@ -35,7 +36,7 @@ def distill(params: FastBertDistillation, material: Material) -> Distilled:
     answers = material.teacher_logits(params.backbone_training)
     backbone = material.train(
         "backbone", student.network, data, student.pad_id,
-        last_exit_loss(answers, params.backbone_training.loss), params.backbone_training,
+        last_exit_loss(answers, params.backbone_training.loss, material.task), params.backbone_training,
         identity=identity, score=score,
     )  # fmt: skip
     student.network.requires_grad_(False)
@@ -49,16 +50,16 @@ def distill(params: FastBertDistillation, material: Material) -> Distilled:
     return Distilled(student, {"backbone": backbone, "exits": fitted})
 
 
-def last_exit_loss(teacher: Teacher, params: LogitsLossParams) -> Loss:
+def last_exit_loss(teacher: Teacher, params: LogitsLossParams, task: Task) -> Objective:
     """Return the distillation loss of the last exit alone."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
-        return distillation_loss(logits_of(network, batch), teacher.signals(batch).logits, batch.labels, params)
+        return distillation_loss(task, logits_of(network, batch), teacher.signals(batch).logits, batch.targets, params)
 
-    return loss
+    return objective(loss)
 
 
-def exits_loss(direction: str) -> Loss:
+def exits_loss(direction: str) -> Objective:
     """Return the sum over all exits but the last of their KL with the last; frozen parts run without dropout."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
@@ -67,7 +68,7 @@ def exits_loss(direction: str) -> Loss:
         *exits, last = all_logits(network, batch)
         return torch.stack([divergence(logits, last, direction) for logits in exits]).sum()
 
-    return loss
+    return objective(loss)
 
 
 def divergence(student: Tensor, teacher: Tensor, direction: str) -> Tensor:

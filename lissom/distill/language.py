@@ -6,7 +6,7 @@ step; padding and special tokens are never masked nor scored. Changes the studen
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,17 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.distill.features import hidden_cosine
-from lissom.distill.logits import soft_target_loss
 from lissom.distill.material import Material
 from lissom.distill.offline_config import LanguageModelParams
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import KeepBlocks
-from lissom.models.families import blocks_of
+from lissom.models.families import blocks_of, family_of
 from lissom.models.signals import Signals, Wanted, signals_of
 from lissom.parallel.sharding import sharded
+from lissom.tasks.classification import soft_target_loss
 from lissom.training.loop import Fitted
-from lissom.training.losses import Loss
+from lissom.training.objective import Objective, Term
 
 IGNORED = -100
 
@@ -40,11 +40,11 @@ def pretrain(
     """
     teacher, learner = material.load_language_model(), material.load_language_model()
     KeepBlocks(kept=tuple(blocks)).apply(learner)
-    data = material.lesson(student)
+    data = material.texts(student)
     with sharded(teacher, material.world) as asked:
         fitted = material.train(
             "pretraining", learner, data, student.pad_id, language_loss(asked, student, params), params.training,
-            identity=params.model_dump_json(), looks_inside=True,
+            identity=params.model_dump_json(),
         )  # fmt: skip
     trunk = student.network.base_model.state_dict()
     learned = {name: value for name, value in learner.base_model.state_dict().items() if name in trunk}
@@ -52,31 +52,45 @@ def pretrain(
     return fitted
 
 
-def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: LanguageModelParams) -> Loss:
+def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: LanguageModelParams) -> Objective:
     """Return the loss of a language model against a deeper one; masked or causal, as the model's family is."""
-    causal = bool(getattr(teacher.config, "is_decoder", False)) or teacher.__class__.__name__.endswith("CausalLM")
-    mask = None if causal else mask_token(model)
+    mask = None if family_of(teacher).decoder else mask_token(model)
     special = special_tokens(model)
     depth = len(blocks_of(teacher))
     teacher.eval()
 
-    def loss(network: nn.Module, batch: Batch) -> Tensor:
+    def look(network: nn.Module, batch: Batch) -> _Seen:
         assert isinstance(network, PreTrainedModel)
-        real = batch.attention_mask.bool()
         if mask is None:
-            targets = batch.input_ids.masked_fill(~real, IGNORED).roll(-1, dims=1)
+            targets = batch.ids.masked_fill(~batch.mask.bool(), IGNORED).roll(-1, dims=1)
             targets[:, -1] = IGNORED
         else:
             batch, targets = mask_tokens(batch, mask, special, network.config.vocab_size, params.mask_probability)
         own = signals_of(network, batch, Wanted(hidden=(len(blocks_of(network)),)))
         with torch.no_grad():
             goal = signals_of(teacher, batch, Wanted(hidden=(depth,)))
-        total = params.language_weight * label_mean(own.logits, targets)
-        total = total + params.kl_weight * soft_target_loss(own.logits[real], goal.logits[real], params.temperature)
-        total = total + params.cosine_weight * hidden_cosine(_last(own), _last(goal), batch.attention_mask)
-        return batch.token_weight * total
+        return _Seen(own, goal, targets)
 
-    return loss
+    def soft(seen: _Seen, batch: Batch) -> Tensor:
+        real = batch.mask.bool()
+        return soft_target_loss(seen.own.logits[real], seen.goal.logits[real], params.temperature)
+
+    terms = (
+        Term(lambda seen, _: label_mean(seen.own.logits, seen.targets), over="tokens", weight=params.language_weight),
+        Term(soft, over="tokens", weight=params.kl_weight),
+        Term(
+            lambda seen, batch: hidden_cosine(_last(seen.own), _last(seen.goal), batch.mask),
+            over="tokens", weight=params.cosine_weight,
+        ),
+    )  # fmt: skip
+    return Objective(look, terms, looks_inside=True)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    own: Signals
+    goal: Signals
+    targets: Tensor
 
 
 def label_mean(logits: Tensor, targets: Tensor) -> Tensor:
@@ -102,15 +116,15 @@ def mask_tokens(batch: Batch, mask: int, special: Tensor, vocabulary: int, proba
         vocabulary: number of tokens.
         probability: share of the real, not special tokens to predict.
     """
-    ids = batch.input_ids
-    allowed = batch.attention_mask.bool() & ~torch.isin(ids, special.to(ids.device))
+    ids = batch.ids
+    allowed = batch.mask.bool() & ~torch.isin(ids, special.to(ids.device))
     chosen = (torch.rand(ids.shape, device=ids.device) < probability) & allowed
     targets = ids.masked_fill(~chosen, IGNORED)
     draw = torch.rand(ids.shape, device=ids.device)
     changed = torch.where(chosen & (draw < 0.8), mask, ids)
     random = torch.randint(vocabulary, ids.shape, device=ids.device)
     changed = torch.where(chosen & (draw >= 0.8) & (draw < 0.9), random, changed)
-    return replace(batch, input_ids=changed), targets
+    return batch.reading(changed), targets
 
 
 def mask_token(model: CompressedModel) -> int:

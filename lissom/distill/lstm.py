@@ -6,8 +6,6 @@ half stays fixed. Returns the student.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -16,14 +14,17 @@ from torch import Tensor, nn
 from lissom.data.batches import Batch
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import LstmDistillation
-from lissom.distill.teacher import Teacher
 from lissom.distill.words import more_texts
 from lissom.models.bilstm import BiLstmConfig
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import family_of
 from lissom.models.students import config_values, reshaped
-from lissom.training.losses import Loss, label_loss
+from lissom.parallel.gradients import local
+from lissom.tasks.task import Task
+from lissom.training.hooks import Hook
+from lissom.training.objective import Objective, objective
+from lissom.training.teacher import Teacher
 
 _PAD, _UNKNOWN, _MASK = "[PAD]", "[UNK]", "[MASK]"
 
@@ -35,26 +36,26 @@ def distill(params: LstmDistillation, material: Material) -> Distilled:
     if params.augmentation is not None:
         more = more_texts(params.augmentation, material.tables["train"], _MASK, material.scratch)
     answers = material.teacher_logits(params.training, more)
-    data = material.encode(student, "train", "transfer", more=more)
-    with fixed_channel(student.network.embeddings.word_embeddings, params.embedding_size):
-        fitted = material.train(
-            "training", student.network, data, student.pad_id,
-            squared_error_loss(answers, params.alpha), params.training,
-            identity=params.model_dump_json(), score=material.scorer(student, params.training),
-        )  # fmt: skip
+    data = material.texts(student, more)
+    fitted = material.train(
+        "training", student.network, data, student.pad_id,
+        squared_error_loss(answers, params.alpha, material.task), params.training,
+        identity=params.model_dump_json(), score=material.scorer(student, params.training),
+        hooks=[FixedChannel(params.embedding_size)],
+    )  # fmt: skip
     metrics = {"augmented_texts": 0 if more is None else len(more), "vocabulary": student.network.config.vocab_size}
     return Distilled(student, {"training": fitted}, metrics)
 
 
-def squared_error_loss(teacher: Teacher, alpha: float) -> Loss:
+def squared_error_loss(teacher: Teacher, alpha: float, task: Task) -> Objective:
     """Return alpha CE + (1 - alpha) ||z_t - z_s||^2, averaged over examples (eq. 3)."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         logits, goal = logits_of(network, batch).float(), teacher.signals(batch).logits.float()
         squared = (logits - goal).square().sum(-1).mean()
-        return squared if alpha == 0 else alpha * label_loss(logits, batch.labels) + (1 - alpha) * squared
+        return squared if alpha == 0 else alpha * task.loss(logits, batch.targets) + (1 - alpha) * squared
 
-    return loss
+    return objective(loss)
 
 
 def make_student(params: LstmDistillation, material: Material) -> CompressedModel:
@@ -124,17 +125,29 @@ def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> T
     return nn.functional.pad(matrix, (0, size - matrix.shape[1]))
 
 
-@contextmanager
-def fixed_channel(table: nn.Embedding, size: int) -> Iterator[None]:
-    """Keep the first `size` columns of a word table as they are while the context lasts."""
+class FixedChannel(Hook):
+    """Keeps the first columns of the word table as they were: neither gradients nor weight decay reach them.
 
-    def trained_half(gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        gradient[:, :size] = 0
-        return gradient
+    Args:
+        size: number of columns.
+    """
 
-    handle = table.weight.register_hook(trained_half)  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        handle.remove()
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def begin(self, network: nn.Module) -> None:
+        """Remember the columns; of a table in pieces, this process's rows."""
+        table = network.get_submodule("embeddings.word_embeddings")
+        assert isinstance(table, nn.Embedding)
+        self._table: Tensor = table.weight
+        self._fixed = local(self._table).detach()[:, : self._size].clone()
+
+    def on_gradients(self) -> None:
+        """Clear their gradients, which would otherwise count in the norm."""
+        if self._table.grad is not None:
+            local(self._table.grad)[:, : self._size] = 0
+
+    def after_step(self, step: int, total: int) -> None:  # noqa: ARG002  (the hook's signature)
+        """Undo what weight decay did."""
+        with torch.no_grad():
+            local(self._table)[:, : self._size] = self._fixed

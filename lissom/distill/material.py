@@ -1,70 +1,51 @@
 """What every method of distillation is given, and what it gives back."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.console import note
-from lissom.data.encoding import Encoded, encode
+from lissom.data.encoding import Encoded
 from lissom.data.tables import Table
 from lissom.distill.cache import cache_signals, estimate_bytes
 from lissom.distill.offline_config import SignalsParams
-from lissom.distill.teacher import CachedLogits, LiveTeacher, Teacher, cache_logits
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, accelerator
 from lissom.models.signals import Wanted, check_wanted, expose_scores
 from lissom.parallel.sharding import sharded
-from lissom.parallel.world import World
-from lissom.training.checkpoint import Checkpoints
+from lissom.tasks.kinds import AnyTask
 from lissom.training.config import TrainingParams
-from lissom.training.hooks import Hook
-from lissom.training.loop import Fitted, autocast_type, fit
-from lissom.training.losses import Loss
-from lissom.training.predicting import score
+from lissom.training.lesson import Lesson
+from lissom.training.loop import Fitted, autocast_type
+from lissom.training.teacher import CachedLogits, LiveTeacher, Teacher, cache_logits
 
 
-@dataclass(frozen=True)
-class Material:
-    """A teacher and the data that its students see."""
+@dataclass(frozen=True, kw_only=True)
+class Material(Lesson):
+    """A lesson with a teacher, and the base model that both came from."""
 
     teacher: CompressedModel
     """Fine-tuned; never changed."""
-    tables: Mapping[str, Table]
-    """`train`, `transfer` (unlabelled) and `dev`."""
-    scratch: Path
-    """A folder for temporary files."""
     logits: CachedLogits | None = None
     """The teacher's logits of train and transfer; None asks the teacher."""
     base: Callable[[int], CompressedModel] | None = None
     """Loads the pre-trained model with a head drawn from a seed, for methods that do not start from the teacher."""
     language_model: Callable[[], PreTrainedModel] | None = None
     """Loads the base model with its language-model head, for pre-training."""
-    hooks: Callable[[str], Sequence[Hook]] = lambda _: ()
-    """Makes the hooks of a training, given its name."""
-    checkpoints: Checkpoints | None = None
-    world: World | None = None
-    """The processes that share the trainings; None for this one alone."""
 
     def __post_init__(self) -> None:
         self.teacher.network.to(accelerator())
 
-    def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
-        """Tokenise tables for a model, one after the other."""
-        task = model.manifest.task
-        tables = [self.tables[name] for name in names] + ([] if more is None else [more])
-        folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        return encode(tables, model.tokenizer, task.max_length, task.coding, folder)
-
-    def lesson(self, model: CompressedModel) -> Encoded:
-        """Tokenise what students learn from: train and transfer texts."""
-        return self.encode(model, "train", "transfer")
+    @property
+    def task(self) -> AnyTask:
+        """Return what teacher and students are asked."""
+        return self.teacher.manifest.task
 
     def load_base(self, seed: int) -> CompressedModel:
         """Load the base model with a head drawn from `seed`, or say that there is none."""
@@ -87,37 +68,6 @@ class Material:
             precision = autocast_type(training.precision)
             known.append(cache_logits(self.teacher.network, asked, self.teacher.pad_id, precision))
         return CachedLogits(torch.cat(known))
-
-    def train(
-        self,
-        phase: str,
-        network: nn.Module,
-        data: Encoded,
-        pad: int,
-        loss: Loss,
-        params: TrainingParams,
-        *,
-        identity: str,
-        score: Callable[[], float] | None = None,
-        hooks: Sequence[Hook] = (),
-        looks_inside: bool = False,
-    ) -> Fitted:
-        """Run one of the method's trainings; `phase` names it, `identity` is what else decides it.
-
-        `looks_inside` says that the loss needs more than logits (hidden states, attention, a member in another
-        mode): the network cannot be cut anywhere then.
-        """
-        checkpoints = None if self.checkpoints is None else self.checkpoints.phase(phase)
-        return fit(
-            network, data, pad, loss, params,
-            score=score, hooks=[*hooks, *self.hooks(phase)], checkpoints=checkpoints, identity=f"{phase} {identity}",
-            world=self.world, looks_inside=looks_inside,
-        )  # fmt: skip
-
-    def scorer(self, model: CompressedModel, params: TrainingParams) -> Callable[[], float]:
-        """Return a function that tells the dev score of a model as it is."""
-        dev, precision = self.encode(model, "dev"), autocast_type(params.precision)
-        return lambda: score(model.network, dev, model.pad_id, precision)
 
     @contextmanager
     def inner_signals(
@@ -167,8 +117,3 @@ class Distilled:
             records += [{**record, "step": record["step"] + before} for record in fitted.records]
             before += fitted.steps
         return records
-
-
-def precision_name(params: TrainingParams) -> str:
-    """Return the type that a training multiplies in."""
-    return str(autocast_type(params.precision) or torch.float32).removeprefix("torch.")

@@ -7,23 +7,24 @@ without projections, and with as many heads. `progressive` transfers one block a
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.distill.features import attention_kl, hidden_mse
-from lissom.distill.logits import against_teacher
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import MobileBertDistillation
-from lissom.distill.teacher import Teacher
 from lissom.errors import InputError
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Wanted, expose_scores, signals_of
+from lissom.models.signals import Signals, Wanted, expose_scores, signals_of
 from lissom.models.students import mobilebert_student
 from lissom.training.loop import Fitted
-from lissom.training.losses import Loss
+from lissom.training.losses import against_teacher
+from lissom.training.objective import Objective, Term
+from lissom.training.teacher import Teacher
 
 
 def distill(params: MobileBertDistillation, material: Material) -> Distilled:
@@ -43,11 +44,11 @@ def distill(params: MobileBertDistillation, material: Material) -> Distilled:
         raise InputError(
             f"distill.shape.blocks: {depth} given; each block learns from its own of the teacher, which has {available}"
         )
-    data, identity = material.lesson(student), params.model_dump_json()
+    data, identity = material.texts(student), params.model_dump_json()
     trainings: dict[str, Fitted] = {}
     everything = tuple(range(1, depth + 1))
     wanted = Wanted(hidden=everything, scores=tuple(range(depth)))
-    task = against_teacher(material.teacher_logits(params.training), params.training.loss)
+    task = against_teacher(material.teacher_logits(params.training), params.training.loss, material.task)
     with (
         material.inner_signals(data, wanted, params.signals, params.transfer_training) as teacher,
         expose_scores(network),
@@ -58,38 +59,45 @@ def distill(params: MobileBertDistillation, material: Material) -> Distilled:
                     with only_block(network, block):
                         trainings[f"block {block}"] = material.train(
                             f"block-{block}", network, data, student.pad_id, transfer_loss(teacher, [block], params),
-                            params.transfer_training, identity=identity, looks_inside=True,
+                            params.transfer_training, identity=identity,
                         )  # fmt: skip
             case "joint":
                 trainings["transfer"] = material.train(
                     "transfer", network, data, student.pad_id, transfer_loss(teacher, everything, params),
-                    params.transfer_training, identity=identity, looks_inside=True,
+                    params.transfer_training, identity=identity,
                 )  # fmt: skip
             case "auxiliary":
                 task = _sum(task, transfer_loss(teacher, everything, params))
         trainings["training"] = material.train(
             "training", network, data, student.pad_id, task, params.training,
             identity=identity, score=material.scorer(student, params.training),
-            looks_inside=params.strategy == "auxiliary",
         )  # fmt: skip
     return Distilled(student, trainings)
 
 
-def transfer_loss(teacher: Teacher, blocks: Sequence[int], params: MobileBertDistillation) -> Loss:
+def transfer_loss(teacher: Teacher, blocks: Sequence[int], params: MobileBertDistillation) -> Objective:
     """Return the loss of feature maps and attention of some blocks (1-based), summed over them (§3.4)."""
     wanted = Wanted(hidden=tuple(blocks), scores=tuple(block - 1 for block in blocks))
 
-    def loss(network: nn.Module, batch: Batch) -> Tensor:
+    def look(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
-        goal, own, mask = teacher.signals(batch), signals_of(network, batch, wanted), batch.attention_mask
-        total = torch.zeros((), device=mask.device)
-        for block in blocks:
-            total = total + params.feature_weight * hidden_mse(own.hidden[block], goal.hidden[block], mask)
-            attention = attention_kl(own.scores[block - 1], goal.scores[block - 1], mask)
-            total = total + params.attention_weight * attention
-        return batch.token_weight * total
+        goal = teacher.signals(batch)
+        return signals_of(network, batch, wanted), goal
 
-    return loss
+    def features(block: int) -> Term:
+        return Term(
+            lambda seen, batch: hidden_mse(seen[0].hidden[block], seen[1].hidden[block], batch.mask),
+            over="tokens", weight=params.feature_weight,
+        )  # fmt: skip
+
+    def attention(block: int) -> Term:
+        return Term(
+            lambda seen, batch: attention_kl(seen[0].scores[block - 1], seen[1].scores[block - 1], batch.mask),
+            over="tokens", weight=params.attention_weight,
+        )  # fmt: skip
+
+    terms = [term for block in blocks for term in (features(block), attention(block))]
+    return Objective(look, tuple(terms), looks_inside=True)
 
 
 @contextmanager
@@ -108,5 +116,14 @@ def only_block(network: PreTrainedModel, block: int) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _sum(first: Loss, second: Loss) -> Loss:
-    return lambda network, batch: first(network, batch) + second(network, batch)
+def _sum(first: Objective, second: Objective) -> Objective:
+    """Return an objective that looks once for each of two and adds them up."""
+
+    def look(network: nn.Module, batch: Batch) -> tuple[Any, Any]:
+        return first.look(network, batch), second.look(network, batch)
+
+    def shifted(term: Term, place: int) -> Term:
+        return replace(term, value=lambda seen, batch: term.value(seen[place], batch))
+
+    terms = [shifted(term, place) for place, part in enumerate((first, second)) for term in part.terms]
+    return Objective(look, tuple(terms), f"{first.identity} {second.identity}", looks_inside=True)

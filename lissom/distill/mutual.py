@@ -8,28 +8,31 @@ import torch
 from torch import Tensor, nn
 
 from lissom.data.batches import Batch
-from lissom.distill.logits import soft_target_loss
 from lissom.distill.material import Distilled, Material
 from lissom.distill.online_config import MutualDistillation, PeerParams
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.students import cut, randomized
 from lissom.models.together import Together
+from lissom.tasks.task import Task
 from lissom.training.hooks import Hook
-from lissom.training.losses import label_loss
+from lissom.training.objective import objective
+from lissom.training.predicting import Scorer
 
 
 def distill(params: MutualDistillation, material: Material) -> Distilled:
     """Train all peers together; the best goes on, the figures of all are told."""
     peers = [make_peer(peer, material) for peer in params.peers]
     scorers = [material.scorer(peer, params.training) for peer in peers]
-    objective = MutualLoss(params.kl_weight, params.rampup)
+    loss = MutualLoss(params.kl_weight, params.rampup, material.task)
+    metric = material.task.metric
     together = Together([peer.network for peer in peers])
     fitted = material.train(
-        "training", together, material.lesson(peers[0]), peers[0].pad_id, objective, params.training,
-        identity=params.model_dump_json(), score=lambda: max(score() for score in scorers), hooks=[objective],
+        "training", together, material.texts(peers[0]), peers[0].pad_id, objective(loss), params.training,
+        identity=params.model_dump_json(), hooks=[loss],
+        score=Scorer(metric, lambda: metric.best(*(score() for score in scorers))),
     )  # fmt: skip
     scores = [score() for score in scorers]
-    best = max(range(len(peers)), key=scores.__getitem__)
+    best = scores.index(metric.best(*scores))
     told = {
         f"peer {number}": {"dev_score": score, "blocks": list(peer.blocks), "start": peer.start}
         for number, (peer, score) in enumerate(zip(params.peers, scores, strict=True))
@@ -45,19 +48,20 @@ def make_peer(params: PeerParams, material: Material) -> CompressedModel:
     return randomized(peer, params.seed) if params.start == "random" else peer
 
 
-def mutual_losses(logits: list[Tensor], labels: Tensor, kl_weight: float) -> list[Tensor]:
+def mutual_losses(task: Task, logits: list[Tensor], targets: Tensor, kl_weight: float) -> list[Tensor]:
     """Return every peer's loss, given all logits `[batch, labels]`; a gradient flows into its own logits only."""
     losses = []
     for number, own in enumerate(logits):
-        others = [soft_target_loss(own, other, 1.0) for place, other in enumerate(logits) if place != number]
-        losses.append(label_loss(own, labels) + kl_weight * torch.stack(others).mean())
+        others = [task.soft_loss(own, other, 1.0) for place, other in enumerate(logits) if place != number]
+        losses.append(task.loss(own, targets) + kl_weight * torch.stack(others).mean())
     return losses
 
 
 class MutualLoss(Hook):
     """The sum of all peers' losses; since no gradient crosses over, each peer gets its own."""
 
-    def __init__(self, kl_weight: float, rampup: float) -> None:
+    def __init__(self, kl_weight: float, rampup: float, task: Task) -> None:
+        self._task = task
         self._full = kl_weight
         self._rampup = rampup
         self._weight = kl_weight
@@ -70,4 +74,4 @@ class MutualLoss(Hook):
         """Return the loss of all peers."""
         assert isinstance(network, Together)
         logits = [logits_of(peer, batch) for peer in network]
-        return torch.stack(mutual_losses(logits, batch.labels, self._weight)).sum()
+        return torch.stack(mutual_losses(self._task, logits, batch.targets, self._weight)).sum()

@@ -9,43 +9,50 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.distill.features import patience
-from lissom.distill.logits import distillation_loss
 from lissom.distill.mapping import patient
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import PatientDistillation
-from lissom.distill.teacher import Teacher
 from lissom.models.families import blocks_of
-from lissom.models.signals import Wanted, signals_of
+from lissom.models.signals import Signals, Wanted, signals_of
 from lissom.models.students import cut
-from lissom.training.losses import Loss
+from lissom.tasks.task import Task
+from lissom.training.losses import distillation_loss
+from lissom.training.objective import Objective, Term
+from lissom.training.teacher import Teacher
 
 
 def distill(params: PatientDistillation, material: Material) -> Distilled:
     """Cut the student out of the teacher and train it on logits and first tokens."""
     student = cut(material.teacher, params.blocks)
     targets = patient(len(params.blocks), len(blocks_of(material.teacher.network)), params.strategy)
-    data = material.lesson(student)
+    data = material.texts(student)
     with material.inner_signals(
         data, Wanted(hidden=targets, first_token=True), params.signals, params.training
     ) as teacher:
         fitted = material.train(
-            "training", student.network, data, student.pad_id, patient_loss(teacher, targets, params), params.training,
-            identity=params.model_dump_json(), score=material.scorer(student, params.training), looks_inside=True,
+            "training", student.network, data, student.pad_id,
+            patient_loss(teacher, targets, params, material.task), params.training,
+            identity=params.model_dump_json(), score=material.scorer(student, params.training),
         )  # fmt: skip
     layer_map = {f"student block {block}": f"teacher block {target}" for block, target in enumerate(targets, 1)}
     return Distilled(student, {"training": fitted}, {"layer_map": layer_map})
 
 
-def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDistillation) -> Loss:
+def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDistillation, task: Task) -> Objective:
     """Return the loss of a student against a teacher that gives the first token's states of blocks `targets`."""
     wanted = Wanted(hidden=tuple(range(1, len(targets) + 1)), first_token=True)
 
-    def loss(network: nn.Module, batch: Batch) -> Tensor:
+    def look(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
-        goal, own = teacher.signals(batch), signals_of(network, batch, wanted)
-        total = distillation_loss(own.logits, goal.logits, batch.labels, params.training.loss)
-        for block, target in enumerate(targets, 1):
-            total = total + params.beta * patience(own.hidden[block], goal.hidden[target])
-        return total
+        goal = teacher.signals(batch)
+        return signals_of(network, batch, wanted), goal
 
-    return loss
+    def logits(seen: tuple[Signals, Signals], batch: Batch) -> Tensor:
+        own, goal = seen
+        return distillation_loss(task, own.logits, goal.logits, batch.targets, params.training.loss)
+
+    def first_token(block: int, target: int) -> Term:
+        return Term(lambda seen, _: patience(seen[0].hidden[block], seen[1].hidden[target]), weight=params.beta)
+
+    terms = (Term(logits), *(first_token(block, target) for block, target in enumerate(targets, 1)))
+    return Objective(look, terms, looks_inside=True)

@@ -6,7 +6,7 @@ student; its layer map is derived (every (N / M)-th block) and told.
 """
 
 import copy
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,15 @@ from lissom.distill.features import hidden_mse, score_mse
 from lissom.distill.mapping import explicit, uniform
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
-from lissom.distill.teacher import Teacher
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Wanted, expose_scores, signals_of
+from lissom.models.signals import Signals, Wanted, expose_scores, signals_of
 from lissom.models.students import cut, reshaped
 from lissom.models.together import Together
-from lissom.training.losses import Loss
+from lissom.tasks.task import Task
+from lissom.training.objective import Objective, Term, objective
+from lissom.training.teacher import Teacher
 
 
 def distill(params: TinyBertDistillation, material: Material) -> Distilled:
@@ -37,7 +38,7 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
     more = None
     if params.augmentation is not None:
         more = more_texts(params.augmentation, material.tables["train"], material.scratch)
-    data = material.encode(student, "train", "transfer", more=more)
+    data = material.texts(student, more)
     trainings, identity = {}, params.model_dump_json()
     if params.layers_training is not None:
         projections = Projections(student.network, material.teacher.network, shared=params.compat)
@@ -48,11 +49,11 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
         ):
             trainings["layers"] = material.train(
                 "layers", Together([student.network, projections]), data, student.pad_id,
-                layers_loss(teacher, targets, params), params.layers_training, identity=identity, looks_inside=True,
+                layers_loss(teacher, targets, params), params.layers_training, identity=identity,
             )  # fmt: skip
     answers = material.teacher_logits(params.training, more)
     trainings["training"] = material.train(
-        "training", student.network, data, student.pad_id, prediction_loss(answers, params),
+        "training", student.network, data, student.pad_id, prediction_loss(answers, params, material.task),
         params.training, identity=identity, score=material.scorer(student, params.training),
     )  # fmt: skip
     metrics = {
@@ -72,7 +73,7 @@ def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> Comp
     """
     if params.blocks is not None:
         return cut(teacher, params.blocks)
-    shape, family = params.shape or ShapeParams(), family_of(teacher.network)
+    shape, stack = params.shape or ShapeParams(), family_of(teacher.network).stack
     heads = teacher.network.config.num_attention_heads
     if shape.hidden_size % heads:
         raise InputError(
@@ -81,8 +82,8 @@ def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> Comp
         )
     config = copy.deepcopy(teacher.network.config)
     config.hidden_size = shape.hidden_size
-    setattr(config, family.config_blocks, shape.blocks)
-    setattr(config, family.config_neurons, shape.intermediate_size)
+    setattr(config, stack.config_blocks, shape.blocks)
+    setattr(config, stack.config_neurons, shape.intermediate_size)
     if getattr(config, "head_dim", None):
         config.head_dim = shape.hidden_size // heads
     return reshaped(teacher, config, params.training.seed)
@@ -117,28 +118,46 @@ class Projections(nn.Module):
         return projected
 
 
-def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDistillation) -> Loss:
+def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDistillation) -> Objective:
     """Return the loss of the first phase, for a student `Together` with its projections (eq. 7-9, 11)."""
     depth = len(targets) - 1
     wanted = Wanted(hidden=tuple(range(depth + 1)), scores=tuple(range(depth)))
 
-    def loss(network: nn.Module, batch: Batch) -> Tensor:
+    def look(network: nn.Module, batch: Batch) -> _Seen:
         assert isinstance(network, Together)
         student, projections = network
-        goal, own, mask = teacher.signals(batch), signals_of(student, batch, wanted), batch.attention_mask
-        score_loss = score_mse
-        if params.compat:
-            score_loss, mask = partial(_released_score_mse, keys=mask.bool()), torch.ones_like(mask)
-        total = torch.zeros((), device=mask.device)
-        for entry, target in enumerate(targets):
-            weight = batch.token_weight * (params.hidden_weight if entry else params.embedding_weight)
-            total = total + weight * hidden_mse(projections(own.hidden[entry], entry), goal.hidden[target], mask)
-        for block, target in enumerate(targets[1:]):
-            difference = score_loss(own.scores[block], goal.scores[target - 1], mask)
-            total = total + params.attention_weight * batch.pair_weight * difference
-        return total
+        goal, own = teacher.signals(batch), signals_of(student, batch, wanted)
+        hidden = {entry: projections(own.hidden[entry], entry) for entry in range(depth + 1)}
+        return _Seen(hidden, own.scores, goal, torch.ones_like(batch.mask) if params.compat else batch.mask)
 
-    return loss
+    def hidden(entry: int, target: int) -> Term:
+        weight = params.hidden_weight if entry else params.embedding_weight
+        return Term(
+            lambda seen, _: hidden_mse(seen.hidden[entry], seen.goal.hidden[target], seen.mask),
+            over="tokens", weight=weight,
+        )  # fmt: skip
+
+    def scores(block: int, target: int) -> Term:
+        def value(seen: _Seen, batch: Batch) -> Tensor:
+            own, goal = seen.scores[block], seen.goal.scores[target - 1]
+            if params.compat:
+                return _released_score_mse(own, goal, seen.mask, keys=batch.mask.bool())
+            return score_mse(own, goal, seen.mask)
+
+        return Term(value, over="pairs", weight=params.attention_weight)
+
+    terms = [hidden(entry, target) for entry, target in enumerate(targets)]
+    terms += [scores(block, target) for block, target in enumerate(targets[1:])]
+    return Objective(look, tuple(terms), looks_inside=True)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    hidden: dict[int, Tensor]
+    """The student's, projected, by entry."""
+    scores: dict[int, Tensor]
+    goal: Signals
+    mask: Tensor
 
 
 def _released_score_mse(student: Tensor, teacher: Tensor, mask: Tensor, *, keys: Tensor) -> Tensor:
@@ -148,22 +167,18 @@ def _released_score_mse(student: Tensor, teacher: Tensor, mask: Tensor, *, keys:
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return -softmax(teacher / T) log softmax(student / T) over logits `[batch, labels]`, averaged over examples.
-
-    Of numbers, `[batch, 1]`, the squared error.
-    """
-    if student.shape[-1] == 1:
-        return F.mse_loss(student.float(), teacher.detach().float())
+    """Return -softmax(teacher / T) log softmax(student / T) over logits `[batch, labels]`, averaged over examples."""
     target = F.softmax(teacher.detach().float() / temperature, dim=-1)
     return -(target * F.log_softmax(student.float() / temperature, dim=-1)).sum(-1).mean()
 
 
-def prediction_loss(teacher: Teacher, params: TinyBertDistillation) -> Loss:
-    """Return the loss of the second phase (eq. 10)."""
+def prediction_loss(teacher: Teacher, params: TinyBertDistillation, task: Task) -> Objective:
+    """Return the loss of the second phase (eq. 10); the task's own where an answer is no distribution."""
+    soft = soft_cross_entropy if task.is_distribution else task.soft_loss
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(network, batch)
-        value = soft_cross_entropy(logits, teacher.signals(batch).logits, params.temperature)
+        value = soft(logits, teacher.signals(batch).logits, params.temperature)
         return value / logits.shape[-1] if params.compat else value
 
-    return loss
+    return objective(loss)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lissom.emissions.meter import check_country
-from lissom.evaluate.latency import Runner
+from lissom.export.exported import Runner
 from lissom.section import Section
 
 

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 from lissom.section import Section
 
-# Student's t, two-sided 95 %, for 2, 3, ... degrees of freedom; 1.96 beyond the table.
-_T95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 14: 2.145, 19: 2.093}
-
 
 class Interval(Section):
     """A mean with its 95 % confidence interval."""
@@ -33,10 +30,11 @@ class Payback(Section):
 
 def interval(samples: Sequence[float]) -> Interval:
     """Return mean and 95 % interval (Student's t) of three or more repetitions."""
+    from scipy.stats import t as student_t
+
     assert len(samples) >= 3, "an interval needs three repetitions"
     mean, freedom = statistics.fmean(samples), len(samples) - 1
-    t = next((_T95[known] for known in sorted(_T95, reverse=True) if known <= freedom), 1.96)
-    half = t * statistics.stdev(samples) / math.sqrt(len(samples))
+    half = float(student_t.ppf(0.975, freedom)) * statistics.stdev(samples) / math.sqrt(len(samples))
     return Interval(mean=mean, low=mean - half, high=mean + half, samples=len(samples))
 
 

@@ -17,8 +17,5 @@ class EvaluateParams(Section):
     seconds: float = Field(default=4.0, gt=0)
     """Time limit for one setting: fewer samples are taken rather than more time, never below 10."""
 
-    speeds: tuple[float, ...] = Field(default=(0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8), min_length=1)
-    """Speeds at which a model with exits is measured, besides full depth."""
-
     calibration_bins: int = Field(default=15, ge=2)
     """Bins of the expected calibration error."""

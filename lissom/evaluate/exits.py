@@ -1,6 +1,6 @@
-"""How early may inputs leave? Accuracy, operations and measured latency over the speeds, and the speed to serve at.
+"""How early may inputs leave? Score, operations and measured latency over the speeds, and the speed to serve at.
 
-The speed is chosen on the dev set and then described on the test set.
+The speed is chosen when the file is made, on the dev set, and then described on the test set.
 """
 
 from collections.abc import Sequence
@@ -12,81 +12,95 @@ from numpy.typing import NDArray
 
 from lissom.data.batches import sorted_batches
 from lissom.data.encoding import Encoded
-from lissom.data.score import score_of
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import ExitSetting, ExitSweep
-from lissom.evaluate.latency import measure_latency
-from lissom.evaluate.variant import onnx_runner, timed_batches
+from lissom.evaluate.latency import Latency, measure_latency
+from lissom.evaluate.variant import timed_batches
+from lissom.export.config import ExportParams
+from lissom.export.exported import TriedSpeed, read_record
 from lissom.export.onnx import FULL_DEPTH
-from lissom.export.parity import exported_logits
+from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel
 from lissom.models.flops import flops_by_depth
-from lissom.serving.classifier import OnnxClassifier
+from lissom.tasks.metric import Metric
+from lissom.tasks.task import Task
 
 _BATCH_SIZE = 32
+_SAMPLES, _SECONDS = 200, 1.0
 
 
-def sweep_speeds(
-    model: CompressedModel,
-    exported: Path,
-    dev: Encoded,
-    test: Encoded,
-    teacher_dev_accuracy: float,
-    max_accuracy_drop: float,
-    params: EvaluateParams,
-) -> ExitSweep:
-    """Measure the exported file at every speed of the params, and at full depth; choose among them.
+def try_speeds(
+    model: CompressedModel, folder: Path, dev: Encoded, reference: float, params: ExportParams
+) -> tuple[float, list[TriedSpeed]]:
+    """Measure an exported file with exits on dev at all speeds; return the speed to serve at, and what was measured.
 
-    The choice is the fastest by mean latency whose dev accuracy is within `max_accuracy_drop` of the teacher's;
-    where none is, the most accurate.
+    Args:
+        model: what was exported.
+        folder: the exported folder.
+        dev: dev set in the model's tokens.
+        reference: dev score of the teacher.
+        params: the speeds to try, and what one may cost.
     """
     speeds = [FULL_DEPTH, *params.speeds]
+    times = _times(model, folder, dev, speeds, _SAMPLES, _SECONDS * len(speeds) / 2)
+    tried = [
+        TriedSpeed(
+            speed=speed, milliseconds=times[speed].mean,
+            dev_score=_score_at(OnnxFile(folder, speed=speed), model.manifest.task, dev, model.pad_id)[0],
+        )
+        for speed in speeds
+    ]  # fmt: skip
+    return choose(tried, reference, params.max_speed_drop, model.manifest.task.metric), tried
+
+
+def choose(tried: Sequence[TriedSpeed], reference: float, max_drop: float, metric: Metric) -> float:
+    """Return the fastest speed whose dev score is within `max_drop` of the reference; where none is, the best."""
+    good = [one for one in tried if metric.drop(reference, one.dev_score) <= max_drop]
+    if good:
+        return min(good, key=lambda one: one.milliseconds).speed
+    best = metric.best(*(one.dev_score for one in tried))
+    return next(one.speed for one in tried if one.dev_score == best)
+
+
+def sweep_speeds(model: CompressedModel, folder: Path, test: Encoded, params: EvaluateParams) -> ExitSweep:
+    """Describe an exported file with exits on the test set, at every speed that was tried when it was made."""
+    record, task = read_record(folder), model.manifest.task
+    speeds = [one.speed for one in record.tried_speeds]
     flops = flops_by_depth(model.network, np.unique(test.lengths).tolist())
-    classifier = OnnxClassifier(exported)
-    batches = timed_batches(test, 1, model.pad_id)
-    threads = torch.get_num_threads()
-    runners = {str(speed): onnx_runner(exported, threads, batches, speed=speed) for speed in speeds}
-    times = measure_latency(runners, len(batches), 1, params.samples, params.seconds * len(speeds) / 2)
+    times = _times(model, folder, test, speeds, params.samples, params.seconds * len(speeds) / 2)
     settings = []
-    for speed in speeds:
-        answers, depth = answers_at(classifier, test, model.pad_id, speed)
-        dev_answers, _ = answers_at(classifier, dev, model.pad_id, speed)
+    for tried in record.tried_speeds:
+        score, depth = _score_at(OnnxFile(folder, speed=tried.speed), task, test, model.pad_id)
         spent = [flops[int(length)][blocks - 1] for length, blocks in zip(test.lengths, depth, strict=True)]
         whole = [flops[int(length)][-1] for length in test.lengths]
         settings.append(
             ExitSetting(
-                speed=speed,
-                accuracy=float((answers == test.labels).mean()),
-                dev_accuracy=float((dev_answers == dev.labels).mean()),
+                speed=tried.speed,
+                score=score,
+                dev_score=tried.dev_score,
                 mean_depth=float(depth.mean()),
                 flops=float(np.mean(spent)),
                 flops_ratio=float(np.sum(whole) / np.sum(spent)),
-                latency=times[str(speed)],
+                latency=times[tried.speed],
             )
         )
-    return ExitSweep(settings=tuple(settings), chosen=choose(settings, teacher_dev_accuracy - max_accuracy_drop))
+    return ExitSweep(settings=tuple(settings), chosen=OnnxFile(folder).serving["speed"])
 
 
-def choose(settings: Sequence[ExitSetting], least_dev_accuracy: float) -> float:
-    """Return the speed of the fastest setting that is accurate enough on dev, or of the most accurate."""
-    good = [setting for setting in settings if setting.dev_accuracy >= least_dev_accuracy]
-    if good:
-        return min(good, key=lambda setting: setting.latency.mean).speed
-    return max(settings, key=lambda setting: setting.dev_accuracy).speed
+def _times(
+    model: CompressedModel, folder: Path, data: Encoded, speeds: Sequence[float], samples: int, seconds: float
+) -> dict[float, Latency]:
+    batches, threads = timed_batches(data, 1, model.pad_id), torch.get_num_threads()
+    runners = {str(speed): OnnxFile(folder, speed=speed).runner(batches, threads) for speed in speeds}
+    times = measure_latency(runners, len(batches), 1, samples, seconds)
+    return {speed: times[str(speed)] for speed in speeds}
 
 
-def exported_accuracy(exported: Path, data: Encoded, pad: int) -> float:
-    """Return the share of examples that an exported model has right, at its own speed."""
-    return score_of(exported_logits(OnnxClassifier(exported), data, pad).numpy(), data.labels)
-
-
-def answers_at(
-    classifier: OnnxClassifier, data: Encoded, pad: int, speed: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the labels and the depths of all examples in their places, each `[examples]`."""
-    labels, depths = (np.empty(len(data), dtype=np.int64) for _ in range(2))
+def _score_at(exported: OnnxFile, task: Task, data: Encoded, pad: int) -> tuple[float, NDArray[np.int64]]:
+    """Return the score at the file's speed, and the blocks that every example took, `[examples]`."""
+    meter, depths = task.meter(), np.empty(len(data), dtype=np.int64)
     for batch in sorted_batches(data, _BATCH_SIZE, pad):
-        inputs = {name: getattr(batch, name).numpy() for name in classifier.serving["inputs"]}
-        logits, depth = classifier.answer(inputs, speed)
-        labels[batch.indices], depths[batch.indices] = logits.argmax(1), depth
-    return labels, depths
+        answers, depth = exported.depths(batch)
+        meter.add(answers, batch.targets.numpy())
+        depths[batch.indices] = depth
+    return meter.result(), depths

@@ -3,9 +3,11 @@
 from typing import Any
 
 from lissom.evaluate.latency import Latency
-from lissom.evaluate.quality import AnyQuality
+from lissom.export.exported import ExportRecord
 from lissom.models.sizes import Anatomy
 from lissom.section import Section
+from lissom.tasks.metric import Metric
+from lissom.tasks.quality import Quality
 
 VARIANT, TEACHER_EAGER, TEACHER_ONNX = "variant", "teacher_eager", "teacher_onnx"
 """Names of the runners that are timed in turn."""
@@ -28,9 +30,10 @@ class ExitSetting(Section):
 
     speed: float
     """How uncertain an answer may be to leave; below 0 none does."""
-    accuracy: float
+    score: float
     """On the test set."""
-    dev_accuracy: float
+    dev_score: float
+    """Measured when the file was made; the speed was chosen by it."""
     mean_depth: float
     """Blocks that a test text takes."""
     flops: float
@@ -47,25 +50,57 @@ class ExitSweep(Section):
     settings: tuple[ExitSetting, ...]
     """Full depth first."""
     chosen: float
-    """The speed that the model is served at, and at which all other figures were taken."""
+    """The speed that the file answers at by itself, and at which all other figures were taken."""
+
+
+class Floor(Section):
+    """What a linear model reaches (`lissom.evaluate.floor`)."""
+
+    model: str
+    """In words."""
+    score: float
+    """On the test set."""
+    dev_score: float
+    features: int
+    strength: float
+    milliseconds: float
+    """Mean time for one test text."""
+    megabytes: float
+    """Size of the coefficients and the vocabulary's keys in memory, as float64 and UTF-8."""
+
+
+class PlainInt8(Section):
+    """What dynamic quantisation of the teacher gives."""
+
+    quality: Quality
+    megabytes: float
+    setting: Setting
+    """Batch 1, all threads, timed against the eager teacher in turn."""
 
 
 class Evaluation(Section):
     """What is known of one variant."""
 
     variant: str
-    quality: AnyQuality
+    metric: Metric
+    quality: Quality
+    exported: ExportRecord
     megabytes: float
     """Size of the ONNX file, 10^6 bytes."""
     tokenizer_megabytes: float
     peak_rss_megabytes: float
     """Of a process that only serves the file."""
-    integer_kernels: int
     anatomy: Anatomy
     settings: tuple[Setting, ...]
     edits: tuple[str, ...]
     exits: ExitSweep | None = None
     """Only where inputs can leave early."""
+    floor: Floor | None = None
+    """Of the teacher's evaluation: what a linear model reaches."""
+    plain_int8: PlainInt8 | None = None
+    """Of the teacher's evaluation: what dynamic quantisation alone gives."""
+    kwh: float = 0.0
+    """Energy of the evaluation itself; known when it is over."""
     machine: dict[str, Any]
     versions: dict[str, str]
 
@@ -75,12 +110,3 @@ class Evaluation(Section):
         return max(
             (setting for setting in self.settings if setting.batch_size == 1), key=lambda setting: setting.threads
         )
-
-
-class PlainInt8(Section):
-    """What dynamic quantisation of the teacher gives."""
-
-    quality: AnyQuality
-    megabytes: float
-    setting: Setting
-    """Batch 1, all threads, timed against the eager teacher in turn."""

@@ -5,55 +5,42 @@ pairs each text has its own table, and the cosine of their character n-grams is 
 """
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lissom.data.labels import LabelArray, Scale, label_codes
-from lissom.data.score import pearson
 from lissom.data.tables import Table
-from lissom.section import Section
+from lissom.evaluate.figures import Floor
+from lissom.tasks.task import Task
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 _MOST_FEATURES = 100_000
 
 
-class Floor(Section):
-    """What the linear model reaches."""
-
-    score: float
-    """Accuracy, or Pearson's correlation."""
-    dev_score: float
-    features: int
-    strength: float
-    milliseconds: float
-    """Mean time for one test text."""
-    megabytes: float
-    """Size of the coefficients and the vocabulary's keys in memory, as float64 and UTF-8."""
-
-
-def linear_floor(train: Table, dev: Table, test: Table, coding: Sequence[str] | Scale) -> Floor:
-    """Fit on train, choose C on dev, report test."""
+def linear_floor(train: Table, dev: Table, test: Table, task: Task) -> Floor | None:
+    """Fit on train, choose the strength on dev, report test; None for a task without a linear model."""
+    if task.linear_model(1.0) is None:
+        return None
     tables = {"train": train, "dev": dev, "test": test}
     texts = {name: list(table.texts()) for name, table in tables.items()}
-    labels = {name: label_codes(table.labels(), coding) for name, table in tables.items()}
+    targets = {name: task.targets(table.labels()) for name, table in tables.items()}
     features = _Features(texts["train"])
     matrices = {name: features(rows) for name, rows in texts.items() if name != "test"}
     best: tuple[float, float, Any] | None = None
     for strength in _STRENGTHS:
-        model = _linear_model(strength, coding)
-        model.fit(matrices["train"], labels["train"])
-        score = _score(model.predict(matrices["dev"]), labels["dev"])
-        if best is None or score > best[0]:
+        model = task.linear_model(strength)
+        model.fit(matrices["train"], targets["train"])
+        score = _score(task, model.predict(matrices["dev"]), targets["dev"])
+        if best is None or task.metric.improves(score, best[0]):
             best = (score, strength, model)
     assert best is not None
     started = time.perf_counter()
     predicted = best[2].predict(features(texts["test"]))
     milliseconds = (time.perf_counter() - started) * 1000 / len(test)
     return Floor(
-        score=_score(predicted, labels["test"]),
+        model=f"TF-IDF + {type(best[2]).__name__}",
+        score=_score(task, predicted, targets["test"]),
         dev_score=best[0],
         features=matrices["train"].shape[1],
         strength=best[1],
@@ -62,19 +49,11 @@ def linear_floor(train: Table, dev: Table, test: Table, coding: Sequence[str] | 
     )
 
 
-def _linear_model(strength: float, coding: Sequence[str] | Scale) -> Any:
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    if isinstance(coding, Scale):
-        return Ridge(alpha=1 / strength)
-    return LogisticRegression(C=strength, max_iter=300, solver="liblinear" if len(coding) == 2 else "lbfgs")
-
-
-def _score(found: NDArray[Any], truth: LabelArray) -> float:
-    """Return the accuracy of labels, or the correlation of numbers, each `[examples]`."""
-    if np.issubdtype(truth.dtype, np.floating):
-        return pearson(found, truth)
-    return float((found == truth).mean())
+def _score(task: Task, predicted: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Return the score of a linear model's predictions, each `[examples]`."""
+    meter = task.meter()
+    meter.add(task.linear_answers(predicted), targets)
+    return meter.result()
 
 
 class _Features:

@@ -5,14 +5,12 @@ runner before left behind); then the next runner has its turn on the same inputs
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from lissom.export.exported import Runner
 from lissom.section import Section
-
-Runner = Callable[[int], None]
-"""Answers the i-th prepared batch."""
 
 _CALLS_PER_TURN = 4
 _LONG_CALL_SECONDS = 0.1

@@ -9,37 +9,31 @@ import onnx
 import torch
 
 from lissom.artifacts import ONNX, SERVING, TOKENIZER
-from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, PlainInt8, Setting
 from lissom.evaluate.latency import measure_latency
-from lissom.evaluate.quality import measure_quality
-from lissom.evaluate.variant import eager_runner, onnx_runner, timed_batches
+from lissom.evaluate.variant import Subject, eager_runner, timed_batches
+from lissom.export.exported import all_answers
 from lissom.export.onnx import write_plain_graph
-from lissom.export.parity import exported_logits
+from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel
-from lissom.serving.classifier import OnnxClassifier
 
 
-def evaluate_plain_int8(
-    teacher: CompressedModel, exported: Path, test: Encoded, params: EvaluateParams, scratch: Path
-) -> PlainInt8:
+def evaluate_plain_int8(teacher: Subject, params: EvaluateParams, scratch: Path) -> PlainInt8:
     """Export the teacher plainly, quantise it, and measure it like a variant at batch 1."""
     folder = scratch / "plain_int8"
     folder.mkdir()
     for name in (TOKENIZER, SERVING):
-        shutil.copy(exported / name, folder / name)
-    plain_int8(teacher, folder / ONNX)
-    logits = exported_logits(OnnxClassifier(folder), test, teacher.pad_id).numpy()
-    teacher_logits = exported_logits(OnnxClassifier(exported), test, teacher.pad_id).numpy()
-    threads, batches = torch.get_num_threads(), timed_batches(test, 1, teacher.pad_id)
-    runners = {VARIANT: onnx_runner(folder, threads, batches), TEACHER_EAGER: eager_runner(teacher, batches)}
+        shutil.copy(teacher.exported.folder / name, folder / name)
+    plain_int8(teacher.model, folder / ONNX)
+    plain, test, task = OnnxFile(folder), teacher.test, teacher.model.manifest.task
+    answers, expected = all_answers(plain, test), all_answers(teacher.exported, test)
+    threads, batches = torch.get_num_threads(), timed_batches(test, 1, teacher.model.pad_id)
+    runners = {VARIANT: plain.runner(batches, threads), TEACHER_EAGER: eager_runner(teacher.model, batches)}
     times = measure_latency(runners, len(batches), 1, params.samples, params.seconds)
     speedup = times[TEACHER_EAGER].p50 / times[VARIANT].p50
     return PlainInt8(
-        quality=measure_quality(
-            logits, teacher_logits, test.labels, teacher.manifest.task.coding, params.calibration_bins
-        ),
+        quality=task.quality(answers, expected, test.targets, params.calibration_bins),
         megabytes=(folder / ONNX).stat().st_size / 1e6,
         setting=Setting(batch_size=1, threads=threads, runners=times, speedup_eager=speedup, speedup_onnx=None),
     )

@@ -3,77 +3,67 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lissom.artifacts import ONNX, TOKENIZER
+from lissom.artifacts import TOKENIZER
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import TEACHER_EAGER, TEACHER_ONNX, VARIANT, Evaluation, ExitSweep, Setting
-from lissom.evaluate.latency import Runner, measure_latency
-from lissom.evaluate.quality import measure_quality
-from lissom.export.onnx import integer_kernels
-from lissom.export.parity import exported_logits
+from lissom.evaluate.latency import measure_latency
+from lissom.export.exported import Exported, Runner, all_answers, read_record
 from lissom.machine import describe_machine, describe_versions
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import CompressedModel, logits_of
-from lissom.serving.classifier import OnnxClassifier
 
 _TEXTS_TIMED = 256
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A model with its exported file and the test set in its tokens."""
+
+    model: CompressedModel
+    """Only for its structure, and as the eager baseline; all other figures are those of the file."""
+    exported: Exported
+    test: Encoded
+
+
 def evaluate_variant(
-    variant: str,
-    model: CompressedModel,
-    exported: Path,
-    teacher: CompressedModel,
-    teacher_exported: Path,
-    test: Encoded,
-    teacher_test: Encoded,
-    params: EvaluateParams,
-    exits: ExitSweep | None = None,
+    variant: str, subject: Subject, teacher: Subject, params: EvaluateParams, exits: ExitSweep | None = None
 ) -> Evaluation:
     """Measure quality, size, memory and speed of an exported variant.
 
     Args:
         variant: its name.
-        model: the variant in torch, for its structure only; all figures are those of the file.
-        exported: folder of the variant's ONNX file.
-        teacher: the teacher in torch, the eager baseline.
-        teacher_exported: folder of the teacher's ONNX file, the fp32 baseline.
-        test: test set in the variant's tokens.
-        teacher_test: the same examples in the teacher's tokens.
+        subject: the variant.
+        teacher: the eager baseline, and its file the fp32 baseline.
         params: settings.
-        exits: for a variant with exits, the speed that it is measured at and why.
+        exits: for a variant with exits, what it does at all speeds.
     """
-    speed = None if exits is None else exits.chosen
-    logits = exported_logits(OnnxClassifier(exported, speed=speed), test, model.pad_id).numpy()
-    teacher_logits = exported_logits(OnnxClassifier(teacher_exported), teacher_test, teacher.pad_id).numpy()
+    answers, expected = (all_answers(one.exported, one.test) for one in (subject, teacher))
+    task, record = subject.model.manifest.task, read_record(subject.exported.folder)
     threads = sorted({1, torch.get_num_threads()})
     settings = [
-        _measure_setting(
-            exported, test, model.pad_id, teacher, teacher_exported, teacher_test, size, count, params, speed
-        )
-        for size in params.batch_sizes
-        for count in threads
+        _measure_setting(subject, teacher, size, count, params) for size in params.batch_sizes for count in threads
     ]
     torch.set_num_threads(threads[-1])
     return Evaluation(
         variant=variant,
-        quality=measure_quality(
-            logits, teacher_logits, test.labels, model.manifest.task.coding, params.calibration_bins
-        ),
-        megabytes=(exported / ONNX).stat().st_size / 1e6,
-        tokenizer_megabytes=(exported / TOKENIZER).stat().st_size / 1e6,
-        peak_rss_megabytes=peak_rss(exported),
-        integer_kernels=integer_kernels(exported / ONNX),
-        anatomy=anatomy(model.network),
+        metric=task.metric,
+        quality=task.quality(answers, expected, subject.test.targets, params.calibration_bins),
+        exported=record,
+        megabytes=next(iter(record.files.values())) / 1e6,
+        tokenizer_megabytes=record.files[TOKENIZER] / 1e6,
+        peak_rss_megabytes=peak_rss(subject.exported.folder),
+        anatomy=anatomy(subject.model.network),
         settings=tuple(settings),
-        edits=tuple(edit.describe() for edit in model.manifest.edits),
+        edits=tuple(edit.describe() for edit in subject.model.manifest.edits),
         exits=exits,
         machine=describe_machine(),
         versions=describe_versions(),
@@ -86,19 +76,6 @@ def eager_runner(model: CompressedModel, batches: list[Batch]) -> Runner:
     def run(number: int) -> None:
         with torch.inference_mode():
             logits_of(model.network, batches[number])
-
-    return run
-
-
-def onnx_runner(
-    folder: Path, threads: int, batches: list[Batch], graph: str = ONNX, speed: float | None = None
-) -> Runner:
-    """Return a runner of an exported file with a number of threads, at a speed if it has exits."""
-    classifier = OnnxClassifier(folder, threads, graph, speed=speed, spin=False)
-    inputs = [{name: getattr(batch, name).numpy() for name in classifier.serving["inputs"]} for batch in batches]
-
-    def run(number: int) -> None:
-        classifier.logits(inputs[number])
 
     return run
 
@@ -120,18 +97,14 @@ def peak_rss(folder: Path) -> float:
 
 
 def _measure_setting(
-    exported: Path, test: Encoded, pad: int, teacher: CompressedModel, teacher_exported: Path, teacher_test: Encoded,
-    batch_size: int, threads: int, params: EvaluateParams, speed: float | None,
-) -> Setting:  # fmt: skip
+    subject: Subject, teacher: Subject, batch_size: int, threads: int, params: EvaluateParams
+) -> Setting:
     torch.set_num_threads(threads)
-    batches, teacher_batches = (
-        timed_batches(test, batch_size, pad),
-        timed_batches(teacher_test, batch_size, teacher.pad_id),
-    )
+    batches, teacher_batches = (timed_batches(one.test, batch_size, one.model.pad_id) for one in (subject, teacher))
     runners = {
-        VARIANT: onnx_runner(exported, threads, batches, speed=speed),
-        TEACHER_EAGER: eager_runner(teacher, teacher_batches),
-        TEACHER_ONNX: onnx_runner(teacher_exported, threads, teacher_batches),
+        VARIANT: subject.exported.runner(batches, threads),
+        TEACHER_EAGER: eager_runner(teacher.model, teacher_batches),
+        TEACHER_ONNX: teacher.exported.runner(teacher_batches, threads),
     }
     times = measure_latency(runners, len(batches), batch_size, params.samples, params.seconds)
     return Setting(

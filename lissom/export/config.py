@@ -1,4 +1,4 @@
-"""Params of the export to ONNX."""
+"""Params of the export."""
 
 from pydantic import Field
 
@@ -16,3 +16,9 @@ class ExportParams(Section):
 
     label_agreement: float = Field(default=0.995, gt=0, le=1)
     """Smallest share of dev examples on which the file and torch give the same label."""
+
+    speeds: tuple[float, ...] = Field(default=(0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8), min_length=1)
+    """Speeds at which a model with exits is tried, besides full depth."""
+
+    max_speed_drop: float = Field(default=0.01, ge=0)
+    """Largest loss of dev score against the teacher that a speed may cost: the fastest such speed is chosen."""

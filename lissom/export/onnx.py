@@ -1,31 +1,26 @@
 """Export to ONNX: dynamic batch and length, one kernel per attention, integer kernels where the model is quantised."""
 
-import collections
-import copy
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.artifacts import ONNX, SERVING, TOKENIZER, write_json
+from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json, write_json
 from lissom.errors import InputError
 from lissom.export import attention
 from lissom.export.early_exit import join_parts
 from lissom.export.graph import tidy
-from lissom.export.integer import to_integer
+from lissom.export.kernels import count_kernels
+from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel, input_names, logits_from
-from lissom.models.edits.quantizers import quantized_layers
 from lissom.models.exits import EmbeddingPart, early_exits, parts_of
-
-INTEGER_KERNELS = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul")
+from lissom.models.layers import converted, is_convertible
 
 FULL_DEPTH = -1.0
 """The speed at which nothing leaves early."""
@@ -34,36 +29,37 @@ _OPSET = 21
 _SAMPLE_SHAPE = (2, 7)  # at least 2: torch takes sizes 0 and 1 for constants
 
 
-def export_onnx(model: CompressedModel, folder: Path) -> int:
-    """Write `model.onnx`, the tokenizer and `serving.json` into a folder; return the number of integer kernels.
+def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
+    """Write `model.onnx`, the tokenizer and `serving.json` into a folder; with exits, set to full depth.
 
     Raises:
         InputError: the model is quantised, but onnxruntime would run none of it with integer kernels.
     """
     write_graph(model.network, folder / ONNX, model.manifest.task.max_length)
-    integer = integer_kernels(folder / ONNX)
-    if quantized_layers(model.network) and not integer:
-        found = ", ".join(sorted(count_kernels(folder / ONNX)))
-        raise InputError(
-            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}"
-        )
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
     model.tokenizer.save(str(folder / TOKENIZER))
-    task = model.manifest.task
     serving: dict[str, Any] = {
-        "task": task.name,
-        "labels": task.labels,
-        "scale": None if task.scale is None else task.scale.model_dump(),
-        "pair": task.pair,
-        "max_length": task.max_length,
+        "format": "onnx",
+        **model.manifest.task.serving(),
         "pad_id": model.pad_id,
         "inputs": input_names(model.network),
     }
     if early_exits(model.network):
         serving["speed"] = FULL_DEPTH
     write_json(folder / SERVING, serving)
-    return integer
+    exported = OnnxFile(folder)
+    if is_convertible(model.network) and not exported.kernels():
+        found = ", ".join(sorted(count_kernels(folder / ONNX)))
+        raise InputError(
+            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}"
+        )
+    return exported
+
+
+def set_speed(folder: Path, speed: float) -> None:
+    """Let a model with exits answer at a speed unless it is asked for another."""
+    write_json(folder / SERVING, read_json(folder / SERVING) | {"speed": speed})
 
 
 def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
@@ -74,7 +70,7 @@ def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
         path: where to.
         max_length: longest input in tokens.
     """
-    network = to_integer(network) if quantized_layers(network) else copy.deepcopy(network).eval()
+    network = converted(network)
     network.set_attn_implementation(attention.NAME)
     if early_exits(network):
         embed, *steps = trace_parts(network, max_length)
@@ -136,31 +132,6 @@ def _trace(
         )
     assert program is not None
     program.save(str(path), external_data=False)
-
-
-def integer_kernels(path: Path) -> int:
-    """Count the matrix products that onnxruntime computes with integers on this machine."""
-    kernels = count_kernels(path)
-    return sum(kernels[name] for name in INTEGER_KERNELS)
-
-
-def count_kernels(path: Path) -> "collections.Counter[str]":
-    """Count the kernels by name that onnxruntime would run on this machine, after its own optimisations."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return collections.Counter(_kernels(onnx.load(options.optimized_model_filepath).graph))
-
-
-def _kernels(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the name of every node, those of branches included."""
-    for node in graph.node:
-        yield node.op_type
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _kernels(attribute.g)
 
 
 class _LogitsOnly(nn.Module):

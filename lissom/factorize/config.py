@@ -1,17 +1,11 @@
-"""Params of factorisation: a union on `method`."""
+"""Params of factorisation: a list of methods."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lissom.section import Section
+from lissom.section import Methods, Section
 from lissom.training.config import RecoveryParams
-
-
-class NoFactorization(Section):
-    """Pass the model on."""
-
-    method: Literal["none"]
 
 
 class WordTableTrainingParams(RecoveryParams):
@@ -32,7 +26,8 @@ class WordTableFactorization(Section):
     rank: int | None = Field(default=None, ge=1)
     """Rank of the table; null leaves it whole."""
 
-    training: WordTableTrainingParams = WordTableTrainingParams()
+    training: WordTableTrainingParams | None = WordTableTrainingParams()
+    """Of the factorised model against the teacher; null leaves it as it is."""
 
     @model_validator(mode="after")
     def _does_something(self) -> "WordTableFactorization":
@@ -41,4 +36,7 @@ class WordTableFactorization(Section):
         return self
 
 
-FactorizeParams = Annotated[NoFactorization | WordTableFactorization, Field(discriminator="method")]
+FactorizeMethod = WordTableFactorization
+"""All methods; with a second one a union, told apart by `method`."""
+
+FactorizeParams = Methods[FactorizeMethod]

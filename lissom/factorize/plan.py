@@ -1,20 +1,14 @@
-"""Factorisation: which matrices to replace by smaller ones."""
+"""Factorisation: every method behind one function."""
 
-from tokenizers import Tokenizer
-from transformers import PreTrainedModel
-
-from lissom.data.encoding import Encoded
 from lissom.factorize import word_table
-from lissom.factorize.config import FactorizeParams, NoFactorization, WordTableFactorization
-from lissom.models.edits import Edit
+from lissom.factorize.config import FactorizeMethod, WordTableFactorization
+from lissom.models.compressed import CompressedModel
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
 
 
-def plan(
-    network: PreTrainedModel, tokenizer: Tokenizer, data: Encoded, max_length: int, params: FactorizeParams
-) -> list[Edit]:
-    """Return the edits that a factorisation method decides on; `data` are train and transfer texts."""
+def plan(model: CompressedModel, lesson: Lesson, params: FactorizeMethod) -> Recipe:
+    """Return the recipe of a method; the model is not changed."""
     match params:
-        case NoFactorization():
-            return []
         case WordTableFactorization():
-            return word_table.plan(network, tokenizer, data, max_length, params)
+            return word_table.plan(model, lesson, params)

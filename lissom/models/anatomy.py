@@ -3,26 +3,16 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from lissom.models.families import blocks_of, family_of, head_groups, head_size
+from lissom.models.families import Stack, blocks_at, family_of, head_groups, head_size
 from lissom.models.sizes import Anatomy, BlockAnatomy
 
 
 def anatomy(network: PreTrainedModel) -> Anatomy:
     """Count the parameters of a network by part."""
     family = family_of(network)
-    blocks = []
-    for block in blocks_of(network) if family.blocks else ():
-        output = block.get_submodule(family.attention_output)
-        blocks.append(
-            BlockAnatomy(
-                heads=_width(output) // (head_size(network) * head_groups(network)),
-                neurons=_width(block.get_submodule(family.ffn_out)),
-                attention=sum(
-                    _size(block, path) for path in (family.query, family.key, family.value, family.attention_output)
-                ),
-                ffn=sum(_size(block, path) for path in (*family.ffn_in, family.ffn_out, *family.more_ffn)),
-            )
-        )
+    blocks = [
+        _block(network, stack, block) for stack in family.stacks for block in blocks_at(network, stack)
+    ]  # fmt: skip
     total = sum(parameter.numel() for parameter in network.parameters())  # parameters() yields tied ones once
     tables = [family.word_table, *([family.position_table] if family.position_table else [])]
     embeddings = sum(_size(network, path) for path in tables)
@@ -36,6 +26,18 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
         other=total - embeddings - attention - ffn,
         vocabulary=int(network.config.vocab_size),
         blocks=tuple(blocks),
+    )
+
+
+def _block(network: PreTrainedModel, stack: Stack, block: nn.Module) -> BlockAnatomy:
+    projections = [path for site in stack.attention for path in (site.query, site.key, site.value, site.output)]
+    layers = [path for site in stack.ffn for path in (*site.inputs, site.output)]
+    columns = sum(_width(block.get_submodule(site.output)) for site in stack.attention)
+    return BlockAnatomy(
+        heads=columns // (head_size(network) * head_groups(network)),
+        neurons=sum(_width(block.get_submodule(site.output)) for site in stack.ffn),
+        attention=sum(_size(block, path) for path in projections),
+        ffn=sum(_size(block, path) for path in (*layers, *stack.more_ffn)),
     )
 
 

@@ -10,7 +10,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
 )
@@ -23,12 +22,13 @@ from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES
 from lissom.models.gpt2 import separate
-from lissom.models.manifest import Manifest, Task
+from lissom.models.manifest import Manifest
 from lissom.models.students import config_values
+from lissom.tasks.kinds import AnyTask
 
 
-def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
-    """Load the base model and give it a head for the task's labels, initialised from `seed`.
+def load_base(params: BaseParams, task: AnyTask, seed: int) -> CompressedModel:
+    """Load the base model and give it a head for the task, initialised from `seed`.
 
     Raises:
         InputError: the source is not found, its digest differs, its family is unknown, or weights besides the head
@@ -50,11 +50,8 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
         raise InputError(
             f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}"
         )
-    config.num_labels = task.outputs
-    config.id2label = dict(enumerate(task.labels or ("value",)))
-    config.label2id = {label: index for index, label in config.id2label.items()}
-    if task.scale is not None:
-        config.problem_type = "regression"
+    for name, value in task.head_config().items():
+        setattr(config, name, value)
     # GPT-2 has no padding token; its end of text serves, since what is masked is not read.
     choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     config.pad_token_id = next((token for token in choices if token is not None), None)
@@ -65,7 +62,7 @@ def load_base(params: BaseParams, task: Task, seed: int) -> CompressedModel:
         )
     torch.manual_seed(seed)
     try:
-        network, info = AutoModelForSequenceClassification.from_pretrained(
+        network, info = task.auto_class.from_pretrained(
             source,
             revision=revision,
             config=config,
@@ -114,9 +111,9 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
     return loaded
 
 
-def _continue_from(source: Path, params: BaseParams, task: Task) -> CompressedModel:
+def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> CompressedModel:
     model = load(source)
-    if model.manifest.task.coding != task.coding:
+    if not model.manifest.task.same_question(task):
         raise InputError(
             f"base.model {params.model}: made for {model.manifest.task.describe()}, the data has {task.describe()}"
         )

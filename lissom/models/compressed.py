@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
-from lissom.models.edits import Edit, KeepVocabulary
+from lissom.models.edits import Edit
 from lissom.models.families import FAMILIES, exits_of
 from lissom.models.manifest import Manifest
-from lissom.models.vocabulary import trim_tokenizer
 
 
 @dataclass
@@ -38,8 +37,7 @@ class CompressedModel:
         """
         for edit in edits:
             edit.apply(self.network)
-            if isinstance(edit, KeepVocabulary):
-                self.tokenizer = trim_tokenizer(self.tokenizer, edit.kept)
+            self.tokenizer = edit.retokenize(self.tokenizer)
             self.manifest = self.manifest.model_copy(update={"edits": (*self.manifest.edits, edit)})
 
 
@@ -51,7 +49,7 @@ def input_names(network: PreTrainedModel) -> list[str]:
 
 def inputs_of(network: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     """Return what a network reads of a batch."""
-    return {name: getattr(batch, name) for name in input_names(network)}
+    return {name: batch.inputs[name] for name in input_names(network)}
 
 
 def logits_of(network: nn.Module, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, read_json, whole_folder, write_json
@@ -24,9 +24,7 @@ from lissom.models import bilstm  # noqa: F401  (makes its model type known)
 from lissom.models.compressed import CompressedModel
 from lissom.models.gpt2 import MODEL_TYPE, fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
-
-_ONLY_HERE = {"keep_heads", "factorize_word_table", "add_exits", "fake_quantize"}
-"""Edits whose result transformers' own classes cannot be configured to."""
+from lissom.models.tied import assign, untied
 
 
 def load(path: str | Path) -> CompressedModel:
@@ -64,7 +62,7 @@ def save(model: CompressedModel, path: str | Path) -> None:
 
 def write_model(model: CompressedModel, folder: Path) -> None:
     """Write the files of a model into an existing folder."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied(model.network).items()}
     if model.network.config.model_type == MODEL_TYPE:
         state = fused_state(state)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
@@ -85,11 +83,13 @@ def build(manifest: Manifest) -> PreTrainedModel:
     """
     config = AutoConfig.for_model(**manifest.base_config)
     with no_init_weights():
-        network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        network: PreTrainedModel = manifest.task.auto_class.from_config(config)
+    known: dict[int, nn.Parameter] = {}  # what is tied stays tied
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = nn.Parameter(parameter.to("meta"))
+                known.setdefault(id(parameter), nn.Parameter(parameter.to("meta")))
+                module._parameters[name] = known[id(parameter)]
     separate(network)
     for edit in manifest.edits:
         try:
@@ -112,7 +112,7 @@ def _fill(network: PreTrainedModel, weights: Path) -> None:
         raise ModelFormatError(f"{weights}: cannot be read: {error}; make or copy the model again") from None
     if network.config.model_type == MODEL_TYPE:
         state = separated_state(state)
-    wanted = network.state_dict()
+    wanted = untied(network)
     problems = [f"missing: {name}" for name in sorted(wanted.keys() - state.keys())]
     problems += [f"extra: {name}" for name in sorted(state.keys() - wanted.keys())]
     problems += [
@@ -125,7 +125,7 @@ def _fill(network: PreTrainedModel, weights: Path) -> None:
         raise ModelFormatError(
             f"{weights}: the tensors do not fit config and edits:\n  " + "\n  ".join(problems[:5]) + more
         )
-    network.load_state_dict(state, strict=True, assign=True)
+    assign(network, state)
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.dtype.is_floating_point)
     assert not any(tensor.device == torch.device("meta") for tensor in network.state_dict().values())
@@ -133,10 +133,7 @@ def _fill(network: PreTrainedModel, weights: Path) -> None:
 
 def _visible_config(model: CompressedModel) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(model.network.config.to_json_string(use_diff=False))
-    uneven = any(
-        edit.kind == "keep_neurons" and len({len(kept) for kept in edit.kept}) > 1 for edit in model.manifest.edits
-    )
-    if uneven or any(edit.kind in _ONLY_HERE for edit in model.manifest.edits):
+    if not all(edit.is_plain() for edit in model.manifest.edits):
         config["model_type"] = f"lissom-{config['model_type']}"
         config["lissom"] = "plain transformers cannot express this model; load it with lissom.load"
     return config

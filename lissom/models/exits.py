@@ -30,13 +30,13 @@ def all_logits(network: nn.Module, batch: Batch) -> list[Tensor]:
         return [logits_of(network, batch)]
     assert isinstance(network, PreTrainedModel)
     states = _behind_blocks(network, batch)
-    return [leave(hidden, batch.attention_mask) for leave, hidden in zip(network.exits, states, strict=True)]
+    return [leave(hidden, batch.mask) for leave, hidden in zip(network.exits, states, strict=True)]
 
 
 def all_features(network: PreTrainedModel, batch: Batch) -> list[Tensor]:
     """Return the features `[batch, size]` that every exit classifies."""
     states = _behind_blocks(network, batch)
-    return [leave.features(hidden, batch.attention_mask) for leave, hidden in zip(network.exits, states, strict=True)]
+    return [leave.features(hidden, batch.mask) for leave, hidden in zip(network.exits, states, strict=True)]
 
 
 def uncertainty(logits: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Early:
 def answer_early(network: PreTrainedModel, batch: Batch, speed: float) -> Early:
     """Run block after block on those examples that are not yet certain; an answer does not depend on its neighbours."""
     embed, steps = parts_of(network)
-    hidden, mask = embed(*inputs_of(network, batch).values()), batch.attention_mask
+    hidden, mask = embed(*inputs_of(network, batch).values()), batch.mask
     active = torch.arange(len(mask), device=mask.device)
     logits = torch.zeros(len(mask), network.config.num_labels, device=mask.device)
     depth = torch.zeros_like(active)
@@ -125,7 +125,7 @@ def _slice(network: PreTrainedModel, numbers: list[int]) -> PreTrainedModel:
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     part = copy.deepcopy(network, shared)
     part.exits = None
-    replace_module(part, family_of(part).blocks, nn.ModuleList(blocks_of(part)[number] for number in numbers))
+    replace_module(part, family_of(part).stack.blocks, nn.ModuleList(blocks_of(part)[number] for number in numbers))
     return part
 
 

@@ -1,10 +1,13 @@
-"""What differs between the families of Transformers, as one table.
+"""What differs between the families of Transformers, as one table of sites: the places where a network can be cut.
 
-Techniques work on this table, never on a class name. Paths are relative to the network (`blocks`,
-`word_table`) or to one block (everything else).
+Techniques loop over sites and never ask for a class name. A network is one or more stacks of blocks (an encoder, a
+decoder, or both); a block has attention sites, of its own tokens or of another stack's (cross-attention), and
+feed-forward sites. In the table, paths of sites are relative to a block; `attention_sites` and `ffn_sites` return them
+relative to the network.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,28 +17,59 @@ from lissom.models import gpt2
 
 
 @dataclass(frozen=True)
-class Family:
-    """Where the parts of a family's networks are."""
+class AttentionSite:
+    """One multi-head attention."""
 
-    blocks: str
-    """The ModuleList of Transformer blocks; empty for a network that is no Transformer."""
-    word_table: str
-    """The embedding of tokens."""
-    attention: str
+    module: str
     """The module that attention functions are given; it reads hidden states."""
     query: str
     key: str
     value: str
-    attention_output: str
+    output: str
     """The projection behind the concatenated heads: its input columns belong to heads."""
-    ffn_in: tuple[str, ...]
-    """Projections whose output rows belong to FFN neurons (gate and up in a gated FFN)."""
-    ffn_out: str
-    """The projection whose input columns belong to FFN neurons."""
-    config_blocks: str
+    kind: Literal["self", "cross"] = "self"
+    name: str = ""
+    """Where it is, for messages; set by `attention_sites`."""
+
+
+@dataclass(frozen=True)
+class FfnSite:
+    """One feed-forward network."""
+
+    inputs: tuple[str, ...]
+    """Projections whose output rows belong to neurons (gate and up in a gated one)."""
+    output: str
+    """The projection whose input columns belong to neurons."""
+    name: str = ""
+    """Where it is, for messages; set by `ffn_sites`."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A list of like blocks."""
+
+    blocks: str
+    """The ModuleList."""
+    attention: tuple[AttentionSite, ...]
+    ffn: tuple[FfnSite, ...]
+    config_blocks: str = "num_hidden_layers"
     """Name of the number of blocks in the config."""
-    config_neurons: str
-    """Name of the number of FFN neurons in the config."""
+    config_neurons: str = "intermediate_size"
+    """Name of the number of neurons in the config."""
+    more_ffn: tuple[str, ...] = ()
+    """Further feed-forward layers of a block, which no technique cuts."""
+    title: str = ""
+    """What the stack is called, where there are several."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of a family's networks are."""
+
+    stacks: tuple[Stack, ...]
+    """None for a network that is no Transformer."""
+    word_table: str
+    """The embedding of tokens."""
     embeddings: str
     """The module that token ids go into; for decoders the word table itself."""
     head: tuple[str, ...]
@@ -44,8 +78,6 @@ class Family:
     """The last projection, to the labels."""
     config_width: str = "hidden_size"
     """Name of the width of all heads together in the config."""
-    more_ffn: tuple[str, ...] = ()
-    """Further feed-forward layers of a block, which no technique cuts."""
     final_norm: str | None = None
     """The norm behind the last block, where there is one."""
     position_table: str | None = None
@@ -59,116 +91,113 @@ class Family:
     decoder: bool = False
     """Whether tokens see those before them only, and the network is pre-trained to predict the next."""
 
+    @property
+    def stack(self) -> Stack:
+        """Return the one stack of a network that has one.
+
+        Raises:
+            InputError: there is none, or there are several.
+        """
+        if len(self.stacks) != 1:
+            raise InputError(
+                f"a network of one stack of blocks is needed, this one has {len(self.stacks)}; use a technique that "
+                "works on every attention and feed-forward site"
+            )
+        return self.stacks[0]
+
 
 BILSTM = "lissom_bilstm"
 """Model type of the one network here that is no Transformer."""
 
-_ENCODER = Family(
-    blocks="{}.encoder.layer",
-    word_table="{}.embeddings.word_embeddings",
-    attention="attention.self",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    ffn_in=("intermediate.dense",),
-    ffn_out="output.dense",
-    config_blocks="num_hidden_layers",
-    config_neurons="intermediate_size",
-    head=("classifier",),
-    classifier="classifier",
-    embeddings="{}.embeddings",
-    position_table="{}.embeddings.position_embeddings",
-)
+
+def _encoder(trunk: str) -> Family:
+    """Return a family like BERT, given the name of the network's trunk."""
+    attention = AttentionSite(
+        "attention.self", "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"
+    )
+    return Family(
+        stacks=(Stack(f"{trunk}.encoder.layer", (attention,), (FfnSite(("intermediate.dense",), "output.dense"),)),),
+        word_table=f"{trunk}.embeddings.word_embeddings",
+        embeddings=f"{trunk}.embeddings",
+        head=("classifier",),
+        classifier="classifier",
+        position_table=f"{trunk}.embeddings.position_embeddings",
+    )
+
+
+_MOBILEBERT = _encoder("mobilebert")
 _LLAMA = Family(
-    blocks="model.layers",
+    stacks=(
+        Stack(
+            "model.layers",
+            (
+                AttentionSite(
+                    "self_attn", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
+                ),
+            ),
+            (FfnSite(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),),
+        ),
+    ),
     word_table="model.embed_tokens",
-    attention="self_attn",
-    query="self_attn.q_proj",
-    key="self_attn.k_proj",
-    value="self_attn.v_proj",
-    attention_output="self_attn.o_proj",
-    ffn_in=("mlp.gate_proj", "mlp.up_proj"),
-    ffn_out="mlp.down_proj",
-    config_blocks="num_hidden_layers",
-    config_neurons="intermediate_size",
+    embeddings="model.embed_tokens",
     head=("score",),
     classifier="score",
-    embeddings="model.embed_tokens",
     final_norm="model.norm",
     grouped=True,
     decoder=True,
 )
 
-
-_PREFIXED = ("blocks", "word_table", "embeddings", "position_table")
-
-
-def _below(prefix: str, family: Family) -> Family:
-    """Fill the name of the network's trunk into a family's paths."""
-    paths = {name: getattr(family, name).format(prefix) for name in _PREFIXED}
-    return replace(family, **paths)
-
-
 FAMILIES: dict[str, Family] = {
-    "bert": replace(_below("bert", _ENCODER), head=("classifier", "bert.pooler"), token_types=True),
-    "roberta": replace(_below("roberta", _ENCODER), classifier="classifier.out_proj"),
+    "bert": replace(_encoder("bert"), head=("classifier", "bert.pooler"), token_types=True),
+    "roberta": replace(_encoder("roberta"), classifier="classifier.out_proj"),
     "distilbert": Family(
-        blocks="distilbert.transformer.layer",
+        stacks=(
+            Stack(
+                "distilbert.transformer.layer",
+                (
+                    AttentionSite(
+                        "attention", "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"
+                    ),
+                ),
+                (FfnSite(("ffn.lin1",), "ffn.lin2"),),
+                config_blocks="n_layers",
+                config_neurons="hidden_dim",
+            ),
+        ),
         word_table="distilbert.embeddings.word_embeddings",
-        attention="attention",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_output="attention.out_lin",
-        ffn_in=("ffn.lin1",),
-        ffn_out="ffn.lin2",
-        config_blocks="n_layers",
-        config_neurons="hidden_dim",
+        embeddings="distilbert.embeddings",
         head=("pre_classifier", "classifier"),
         classifier="classifier",
-        embeddings="distilbert.embeddings",
         position_table="distilbert.embeddings.position_embeddings",
     ),
     "mobilebert": replace(
-        _below("mobilebert", _ENCODER),
+        _MOBILEBERT,
+        stacks=(replace(_MOBILEBERT.stack, more_ffn=("ffn",)),),
         head=("classifier", "mobilebert.pooler"),
         token_types=True,
         config_width="true_hidden_size",
-        more_ffn=("ffn",),
     ),
     BILSTM: Family(
-        blocks="",
+        stacks=(),
         word_table="embeddings.word_embeddings",
-        attention="",
-        query="",
-        key="",
-        value="",
-        attention_output="",
-        ffn_in=(),
-        ffn_out="",
-        config_blocks="",
-        config_neurons="",
+        embeddings="embeddings",
         head=("classifier",),
         classifier="classifier",
-        embeddings="embeddings",
         token_types=True,
     ),
     gpt2.MODEL_TYPE: Family(
-        blocks="transformer.h",
+        stacks=(
+            Stack(
+                "transformer.h",
+                (AttentionSite("attn", "attn.c_attn.query", "attn.c_attn.key", "attn.c_attn.value", "attn.c_proj"),),
+                (FfnSite(("mlp.c_fc",), "mlp.c_proj"),),
+                config_neurons="n_inner",
+            ),
+        ),
         word_table="transformer.wte",
-        attention="attn",
-        query="attn.c_attn.query",
-        key="attn.c_attn.key",
-        value="attn.c_attn.value",
-        attention_output="attn.c_proj",
-        ffn_in=("mlp.c_fc",),
-        ffn_out="mlp.c_proj",
-        config_blocks="num_hidden_layers",
-        config_neurons="n_inner",
+        embeddings="transformer.wte",
         head=("score",),
         classifier="score",
-        embeddings="transformer.wte",
         final_norm="transformer.ln_f",
         position_table="transformer.wpe",
         embedding_dropout="transformer.drop",
@@ -193,17 +222,68 @@ def family_of(network: PreTrainedModel) -> Family:
 
 
 def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
-    """Return the network's list of blocks.
+    """Return the blocks of a network that has one stack of them.
 
     Raises:
-        InputError: the network is no Transformer.
+        InputError: the network is no Transformer, or has several stacks.
     """
-    path = family_of(network).blocks
-    if not path:
+    family = family_of(network)
+    if not family.stacks:
         raise InputError(f"a {network.config.model_type} has no Transformer blocks; set method: none for this stage")
-    blocks = network.get_submodule(path)
+    return blocks_at(network, family.stack)
+
+
+def blocks_at(network: PreTrainedModel, stack: Stack) -> nn.ModuleList:
+    """Return the blocks of one stack."""
+    blocks = network.get_submodule(stack.blocks)
     assert isinstance(blocks, nn.ModuleList)
     return blocks
+
+
+def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
+    """Return all attention sites, stack by stack and block by block, with paths from the network's root."""
+    sites = []
+    for stack in family_of(network).stacks:
+        for number in range(len(blocks_at(network, stack))):
+            place, block = f"{stack.title} block {number}".strip(), f"{stack.blocks}.{number}"
+            sites += [
+                AttentionSite(
+                    module=f"{block}.{site.module}",
+                    query=f"{block}.{site.query}",
+                    key=f"{block}.{site.key}",
+                    value=f"{block}.{site.value}",
+                    output=f"{block}.{site.output}",
+                    kind=site.kind,
+                    name=place if site.kind == "self" else f"{place}, cross-attention",
+                )
+                for site in stack.attention
+            ]
+    return sites
+
+
+def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
+    """Return all feed-forward sites, stack by stack and block by block, with paths from the network's root."""
+    sites = []
+    for stack in family_of(network).stacks:
+        for number in range(len(blocks_at(network, stack))):
+            place, block = f"{stack.title} block {number}".strip(), f"{stack.blocks}.{number}"
+            sites += [
+                FfnSite(tuple(f"{block}.{path}" for path in site.inputs), f"{block}.{site.output}", place)
+                for site in stack.ffn
+            ]
+    return sites
+
+
+def tied_head(network: PreTrainedModel) -> str | None:
+    """Return the path of the projection to the vocabulary that shares the word table's weights; None without one."""
+    table = network.get_submodule(family_of(network).word_table)
+    weight = getattr(table, "weight", None)
+    found: list[str] = [
+        path
+        for path, module in network.named_modules()
+        if module is not table and weight is not None and getattr(module, "weight", None) is weight
+    ]
+    return found[0] if found else None
 
 
 def exits_of(network: nn.Module) -> nn.ModuleList | None:

@@ -6,46 +6,12 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from lissom.artifacts import MANIFEST, read_json
-from lissom.data.labels import Scale
 from lissom.errors import ModelFormatError
 from lissom.models.edits import Edit
 from lissom.section import Section
+from lissom.tasks.kinds import AnyTask
 
-FORMAT_VERSION = 1
-
-
-class Task(Section):
-    """What the model is asked."""
-
-    name: str
-    labels: tuple[str, ...]
-    """Names of the classes; empty where a number is predicted."""
-    scale: Scale | None
-    """Of the number to predict."""
-    pair: bool
-    """Whether a question is a pair of texts."""
-    max_length: int
-
-    @property
-    def outputs(self) -> int:
-        """Return the width of the network's answer."""
-        return len(self.labels) or 1
-
-    @property
-    def coding(self) -> tuple[str, ...] | Scale:
-        """Return how labels become what a training sees."""
-        return self.scale or self.labels
-
-    def describe(self) -> str:
-        """Return what is predicted, in words."""
-        if self.scale is not None:
-            return f"a number (mean {self.scale.mean:g}, deviation {self.scale.deviation:g})"
-        return f"the labels {', '.join(self.labels)}"
-
-    @property
-    def score(self) -> str:
-        """Return the name of the figure that models of this task are judged by."""
-        return "accuracy" if self.scale is None else "pearson"
+FORMAT_VERSION = 2
 
 
 class Step(Section):
@@ -53,8 +19,10 @@ class Step(Section):
 
     stage: str
     method: str
-    params: dict[str, Any] = Field(default_factory=dict)
-    metrics: dict[str, float | int | str | None] = Field(default_factory=dict)
+    params: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=dict)
+    """The stage's section; a list where its methods are one."""
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """As the stage's metrics.json has them, JSON values."""
     cost: dict[str, float | str | None] = Field(default_factory=dict)
     run_id: str | None = None
 
@@ -68,7 +36,7 @@ class Manifest(Section):
     base_sha256: str | None
     base_config: dict[str, Any]
     """The config that the network is built from before the edits."""
-    task: Task
+    task: AnyTask
     edits: tuple[Edit, ...] = ()
     steps: tuple[Step, ...] = ()
     weights_sha256: str | None = None

@@ -106,7 +106,7 @@ def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
     if not (wanted.hidden or wanted.scores):
         return
     model_type = network.config.model_type
-    if not family_of(network).blocks:
+    if not family_of(network).stacks:
         raise InputError(
             f"the {role} is a {model_type}, which has no Transformer blocks: this method compares hidden states "
             "or attention of blocks; use one that compares logits"
@@ -118,7 +118,7 @@ def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
 
 def _attention_of(network: PreTrainedModel, block: int) -> nn.Module:
     """Return the module of a block that attention functions are given."""
-    return blocks_of(network)[block].get_submodule(family_of(network).attention)
+    return blocks_of(network)[block].get_submodule(family_of(network).stack.attention[0].module)
 
 
 def _attention(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForSequenceClassification,
     DistilBertConfig,
     MobileBertConfig,
     PreTrainedConfig,
@@ -74,9 +73,9 @@ def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> Com
     """Return a model with the task, labels and tokenizer of `model` and a network of `config`, random from `seed`."""
     torch.manual_seed(seed)
     config = copy.deepcopy(config)
-    for name in ("num_labels", "id2label", "label2id", "problem_type", "pad_token_id"):
-        setattr(config, name, getattr(model.network.config, name))
-    network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    for name, value in {**model.manifest.task.head_config(), "pad_token_id": model.network.config.pad_token_id}.items():
+        setattr(config, name, value)
+    network: PreTrainedModel = model.manifest.task.auto_class.from_config(config, dtype=torch.float32)
     return CompressedModel(
         network=separate(network).eval(),
         tokenizer=copy.deepcopy(model.tokenizer),
@@ -119,13 +118,15 @@ def distilbert_student(teacher: CompressedModel, blocks: Sequence[int]) -> Compr
     with torch.no_grad():
         types = embeddings.token_type_embeddings.weight[0]
         tables.position_embeddings.weight.copy_(embeddings.position_embeddings.weight + types)
-    old, new = family_of(bert), family_of(student.network)
+    old, new = (family_of(network).stack for network in (bert, student.network))
     block_student(source.num_hidden_layers, blocks)  # refuses blocks that do not exist
     for block, target in zip(blocks, blocks_of(student.network), strict=True):
         origin = blocks_of(bert)[block]
-        for name in ("query", "key", "value", "attention_output", "ffn_out"):
-            _copy(origin.get_submodule(getattr(old, name)), target.get_submodule(getattr(new, name)))
-        _copy(origin.get_submodule(old.ffn_in[0]), target.get_submodule(new.ffn_in[0]))
+        for name in ("query", "key", "value", "output"):
+            paths = (getattr(stack.attention[0], name) for stack in (old, new))
+            _copy(origin.get_submodule(next(paths)), target.get_submodule(next(paths)))
+        _copy(origin.get_submodule(old.ffn[0].inputs[0]), target.get_submodule(new.ffn[0].inputs[0]))
+        _copy(origin.get_submodule(old.ffn[0].output), target.get_submodule(new.ffn[0].output))
         _copy(origin.get_submodule("attention.output.LayerNorm"), target.get_submodule("sa_layer_norm"))
         _copy(origin.get_submodule("output.LayerNorm"), target.get_submodule("output_layer_norm"))
     _copy(bert.bert.pooler.dense, student.network.pre_classifier)

@@ -12,16 +12,16 @@ from transformers import PreTrainedModel
 
 from lissom.console import note
 from lissom.data.encoding import Encoded
-from lissom.models.edits.quantizers import FakeQuantLinear
 from lissom.models.exits import early_exits
 from lissom.models.families import family_of
+from lissom.models.layers import has_indivisible
 from lissom.models.together import members_of
+from lissom.parallel.parts import Loss
 from lissom.parallel.pipeline import Pipeline
 from lissom.parallel.replicas import Replicas
 from lissom.parallel.sharding import twin_of
 from lissom.parallel.tensor import cut_network
 from lissom.parallel.world import Layout, World
-from lissom.training.losses import Loss
 
 
 class Engine(Protocol):
@@ -108,10 +108,10 @@ def _layout_for(network: nn.Module, world: World, looks_inside: bool) -> Layout:
         reasons.append("the loss needs more than logits")
     if any(early_exits(member) for member in members):
         reasons.append("every block has an exit")
-    if not all(isinstance(member, PreTrainedModel) and family_of(member).blocks for member in members):
+    if not all(isinstance(member, PreTrainedModel) and family_of(member).stacks for member in members):
         reasons.append("the network has parts without blocks")
     whole = list(reasons)
-    if any(isinstance(module, FakeQuantLinear) for module in network.modules()):
+    if has_indivisible(network):
         reasons.append("fake-quantised layers are not cut")
     layout = world.layout(tensor=not reasons, pipeline=not whole)
     if layout.params.factors != world.params.factors:

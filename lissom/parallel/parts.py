@@ -4,14 +4,18 @@ A loss is a mean over its batch. With every part's mean weighted by its share of
 pairs by theirs), the parts' gradients add up to the whole batch's, however ragged they are (SPECS §6.1, §6.3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from lissom.data.batches import Batch, collate
+from lissom.data.batches import Batch, Share, collate
 from lissom.data.encoding import Encoded
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""Maps a network and a batch, or a part of one, to a mean."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ def weighted(batch: Batch, lengths: NDArray[np.int64], whole: NDArray[np.int64])
     share = len(lengths) / len(whole)
     return replace(
         batch,
-        token_weight=float(lengths.sum() / whole.sum() / share),
-        pair_weight=float((lengths**2).sum() / (whole**2).sum() / share),
+        share=Share(
+            tokens=float(lengths.sum() / whole.sum() / share),
+            pairs=float((lengths**2).sum() / (whole**2).sum() / share),
+        ),
     )

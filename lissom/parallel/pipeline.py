@@ -20,16 +20,15 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
-from lissom.models.edits.quantizers import quantized_layers
+from lissom.models.layers import observers_of, tell_real_tokens
 from lissom.models.together import Together, members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
-from lissom.parallel.parts import weighted
+from lissom.parallel.parts import Loss, weighted
 from lissom.parallel.replicas import keep_activations, recompute_blocks, settle_ranges
 from lissom.parallel.runtime import RECOMPUTING, make_runtime
 from lissom.parallel.stages import Stretch, cut_blocks, stage_of
 from lissom.parallel.trace import Trace, TracedStage
 from lissom.parallel.world import Layout
-from lissom.training.losses import Loss
 
 _LENGTH_MULTIPLE = 8
 
@@ -52,7 +51,7 @@ class Pipeline:
         self._network, self._loss, self._precision = network, loss, precision
         self._data, self._pad = data, pad
         self._device = next(trained.parameters()).device
-        self._quantized = quantized_layers(trained)
+        self._observers = observers_of(trained)
         params, place = layout.params, layout.place("pipeline")
         self._cuts = cut_blocks(trained, params.stages)
         self._own = range(place, params.stages, params.pipeline)
@@ -81,13 +80,12 @@ class Pipeline:
         filled = np.concatenate([mine, np.repeat(members[:1], rows - len(mine))])
         batch = collate(self._data, filled, self._pad, _LENGTH_MULTIPLE).to(self._device)
         self._batch, self._members = batch, members
-        schedule = self._schedule(rows, batch.input_ids.shape[1])
-        inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
-        first = [batch.input_ids] if 0 in self._own else []
+        schedule = self._schedule(rows, batch.ids.shape[1])
+        first = [batch.ids] if 0 in self._own else []
         losses: list[Tensor] = []
         answers = params.stages - 1 in self._own
         schedule.step(
-            *first, **inputs, target=torch.arange(rows, device=self._device) if answers else None,
+            *first, **batch.inputs, target=torch.arange(rows, device=self._device) if answers else None,
             losses=losses if answers else None, return_outputs=False,
         )  # fmt: skip
         self.layout.world.watch.waiting("gradients of the other replicas")
@@ -95,7 +93,7 @@ class Pipeline:
         complete(own)
         if params.data > 1:
             sum_over(own, self.layout.group("data"))
-        settle_ranges(self._quantized, self.layout.group("data") if params.data > 1 else None)
+        settle_ranges(self._observers, self.layout.group("data") if params.data > 1 else None)
         return torch.stack(losses).sum().detach() if answers else torch.zeros((), device=self._device)
 
     def clip(self, limit: float) -> None:
@@ -137,6 +135,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Leave the network as it was, but for its weights."""
+        tell_real_tokens(self._observers, None)
         self.layout.world.watch.rest()
         keep_activations(self._network)
 
@@ -167,7 +166,7 @@ class Pipeline:
         part = weighted(part, self._data.lengths[part.indices.cpu().numpy()], self._data.lengths[self._members])
         known = [Known(member, answer[real]) for member, answer in zip(members_of(self.trained), answers, strict=True)]
         stand_in = Together(known) if isinstance(self.trained, Together) else known[0]
-        return self._loss(stand_in, part) * (len(part.labels) / len(self._members))
+        return self._loss(stand_in, part) * (len(part) / len(self._members))
 
     def _stage_of(self, name: str) -> int:
         return stage_of(name, self.trained, self._cuts)

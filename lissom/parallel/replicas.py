@@ -20,14 +20,13 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
-from lissom.models.edits.quantizers import FakeQuantLinear, quantized_layers, unobserved
 from lissom.models.families import family_of
+from lissom.models.layers import Observing, observers_of, tell_real_tokens, unobserved
 from lissom.models.together import members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
-from lissom.parallel.parts import cut_batch
+from lissom.parallel.parts import Loss, cut_batch
 from lissom.parallel.sharding import gather, let_go, shard
 from lissom.parallel.world import Layout
-from lissom.training.losses import Loss
 
 
 class Replicas:
@@ -59,7 +58,7 @@ class Replicas:
         self._data, self._pad = data, pad
         self._device = next(trained.parameters()).device
         self._compute: nn.Module = _Compute(trained, loss)
-        self._quantized = quantized_layers(trained)
+        self._observers = observers_of(trained)
         self._parts = 1 if layout is None else layout.params.parts
         self._own: range = range(1)
         self._multiple = 1
@@ -125,6 +124,7 @@ class Replicas:
 
     def close(self) -> None:
         """Leave the network as it was, but for its weights."""
+        tell_real_tokens(self._observers, None)
         if self.layout is not None:
             self.layout.world.watch.rest()
             keep_activations(self._network)
@@ -144,7 +144,7 @@ class Replicas:
             complete(self.trained.parameters())
             if replicas is not None:
                 sum_over(self.trained.parameters(), replicas)
-        settle_ranges(self._quantized, replicas)
+        settle_ranges(self._observers, replicas)
 
     def _say(self, *, waits: bool, on: str) -> None:
         if self.layout is not None:
@@ -159,22 +159,24 @@ class _Compute(nn.Module):
         super().__init__()
         self.network = network
         self._loss = loss
+        self._observers = observers_of(network)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss."""
+        tell_real_tokens(self._observers, batch.mask)
         return self._loss(self.network, batch)
 
 
 def recompute_blocks(network: nn.Module) -> None:
     """Let every block keep only its input, and compute the rest again in the backward pass, dropout included."""
     for member in members_of(network):
-        if isinstance(member, PreTrainedModel) and family_of(member).blocks:
-            layers = quantized_layers(member)  # generated kernels would stumble over a context that is not needed
+        if isinstance(member, PreTrainedModel) and family_of(member).stacks:
+            layers = observers_of(member)  # generated kernels would stumble over a context that is not needed
             surrounded = {"context_fn": partial(_again, layers)} if layers else {}
             member.activation_checkpointing_enable({"use_reentrant": False, **surrounded})
 
 
-def _again(layers: list[FakeQuantLinear]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _again(layers: list[Observing]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what surrounds a block's first pass and its second."""
     return nullcontext(), unobserved(layers)
 
@@ -186,7 +188,7 @@ def keep_activations(network: nn.Module) -> None:
             member.activation_checkpointing_disable()
 
 
-def settle_ranges(layers: list[FakeQuantLinear], group: dist.ProcessGroup | None) -> None:
+def settle_ranges(layers: list[Observing], group: dist.ProcessGroup | None) -> None:
     """Move the input ranges of quantised layers towards what the step has seen, on all replicas together."""
     ranges = [(layer, *layer.seen) for layer in layers if layer.seen is not None]
     if ranges and group is not None:

@@ -33,7 +33,7 @@ def shard(module: nn.Module, network: nn.Module, mesh: DeviceMesh, *, trained: b
     What is outside of blocks stays together between forward and backward pass, unless there is none.
     """
     for member in members_of(network):
-        if isinstance(member, PreTrainedModel) and family_of(member).blocks:
+        if isinstance(member, PreTrainedModel) and family_of(member).stacks:
             for block in blocks_of(member):
                 fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh, reshard_after_forward=not trained)

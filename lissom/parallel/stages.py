@@ -16,6 +16,7 @@ from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import input_names
 from lissom.models.families import blocks_of, family_of, replace_entry, replace_module
+from lissom.models.layers import observers_of, tell_real_tokens
 from lissom.models.together import Together, members_of
 
 
@@ -69,9 +70,10 @@ def stage_of(name: str, network: nn.Module, cuts: list[list[range]]) -> int:
         number, member = int(first), network[int(first)]
     assert isinstance(member, PreTrainedModel)
     family, stretches = family_of(member), cuts[number]
-    if name.startswith(f"{family.blocks}."):
-        block = int(name.removeprefix(f"{family.blocks}.").partition(".")[0])
-        return next(stage for stage, blocks in enumerate(stretches) if block in blocks)
+    blocks = f"{family.stack.blocks}."
+    if name.startswith(blocks):
+        block = int(name.removeprefix(blocks).partition(".")[0])
+        return next(stage for stage, stretch in enumerate(stretches) if block in stretch)
     entry = (f"{family.embeddings}.", f"{family.position_table}.")
     return 0 if name.startswith(entry) else len(stretches) - 1
 
@@ -92,11 +94,13 @@ class Stretch(nn.Module):
             _cut_out(member, blocks[stage], self.first, self.last) for member, blocks in zip(members, cuts, strict=True)
         ]
         self.parts = nn.ModuleList(parts)
+        self._observers = observers_of(self.parts)
         self._precision = precision
 
     def forward(self, *hidden: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
         """Map hidden states of every member (the first stage reads tokens only) to hidden states, or to logits."""
         outputs = []
+        tell_real_tokens(self._observers, inputs["attention_mask"])
         device = next(iter(inputs.values())).device
         with torch.autocast(device.type, dtype=self._precision or torch.bfloat16, enabled=self._precision is not None):
             for number, part in enumerate(self.parts):
@@ -126,7 +130,7 @@ def _cut_out(network: PreTrainedModel, blocks: range, first: bool, last: bool) -
     own: list[object] = [*network.parameters(), *network.buffers(), *blocks_of(network)]
     own += [module for module in network.modules() if not list(module.children())]
     part: PreTrainedModel = copy.deepcopy(network, {id(one): one for one in own})
-    replace_module(part, family.blocks, nn.ModuleList(blocks_of(network)[number] for number in blocks))
+    replace_module(part, family.stack.blocks, nn.ModuleList(blocks_of(network)[number] for number in blocks))
     if not first:
         replace_entry(part, _Entry())
     if not last:

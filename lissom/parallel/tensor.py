@@ -42,9 +42,10 @@ def cut_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = 
         plan, left = block_plan(network, block, mesh.size(), sequence=sequence)
         parallelize_module(block, mesh, plan)
         whole += [f"block {number}: {what}" for what in left]
-        if family.attention in plan:
-            output = block.get_submodule(family.attention_output)
-            _differ_until(block.get_submodule(family.attention), output, mesh.get_local_rank())
+        for site in family.stack.attention:
+            if site.module in plan:
+                output = block.get_submodule(site.output)
+                _differ_until(block.get_submodule(site.module), output, mesh.get_local_rank())
     table = network.get_submodule(family.word_table)
     if type(table) is nn.Embedding:
         parallelize_module(network, mesh, {family.word_table: RowwiseParallel(input_layouts=Replicate())})
@@ -60,30 +61,31 @@ def block_plan(
 
     Blocks may have been pruned unevenly, so each is looked at.
     """
-    family, left = family_of(network), []
+    stack, left = family_of(network).stack, []
     outside: Placement = Shard(_SEQUENCE) if sequence else Replicate()
     plan: dict[str, ParallelStyle] = {}
-    output = block.get_submodule(family.attention_output)
-    assert isinstance(output, nn.Linear)
-    heads = output.in_features // (head_size(network) * head_groups(network))
-    if heads % size == 0:
-        plan[family.attention] = _OneInput(outside)
-        plan |= {path: ColwiseParallel() for path in (family.query, family.key, family.value)}
-        plan[family.attention_output] = RowwiseParallel(output_layouts=outside)
-    else:
-        left.append(f"attention ({heads} heads)")
-    neurons = block.get_submodule(family.ffn_out)
-    assert isinstance(neurons, nn.Linear)
-    if neurons.in_features % size == 0 and not family.more_ffn:
-        feed = family.ffn_in[0].rpartition(".")[0]
-        if len(family.ffn_in) > 1:  # gate and up read the same input: gathered once, its gradient reduced once
-            plan[feed] = _OneInput(outside)
-            plan |= {path: ColwiseParallel() for path in family.ffn_in}
+    for site in stack.attention:
+        output = block.get_submodule(site.output)
+        assert isinstance(output, nn.Linear)
+        heads = output.in_features // (head_size(network) * head_groups(network))
+        if heads % size == 0:
+            plan[site.module] = _OneInput(outside)
+            plan |= {path: ColwiseParallel() for path in (site.query, site.key, site.value)}
+            plan[site.output] = RowwiseParallel(output_layouts=outside)
         else:
-            plan[family.ffn_in[0]] = ColwiseParallel(input_layouts=outside)
-        plan[family.ffn_out] = RowwiseParallel(output_layouts=outside)
-    else:
-        left.append(f"FFN ({neurons.in_features} neurons)")
+            left.append(f"attention ({heads} heads)")
+    for feed in stack.ffn:
+        neurons = block.get_submodule(feed.output)
+        assert isinstance(neurons, nn.Linear)
+        if neurons.in_features % size == 0 and not stack.more_ffn:
+            if len(feed.inputs) > 1:  # gate and up read the same input: gathered once, its gradient reduced once
+                plan[feed.inputs[0].rpartition(".")[0]] = _OneInput(outside)
+                plan |= {path: ColwiseParallel() for path in feed.inputs}
+            else:
+                plan[feed.inputs[0]] = ColwiseParallel(input_layouts=outside)
+            plan[feed.output] = RowwiseParallel(output_layouts=outside)
+        else:
+            left.append(f"FFN ({neurons.in_features} neurons)")
     if sequence:
         if left:
             left.append("sequence")

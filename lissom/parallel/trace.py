@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.pipelining import PipelineStage
 
-from lissom.models.edits.quantizers import quantized_layers, unobserved
+from lissom.models.layers import observers_of, unobserved
 from lissom.parallel.random_state import random_state, set_random_state
 from lissom.parallel.schedules import Kind, Operation
 from lissom.parallel.simulator import Event
@@ -54,12 +54,12 @@ class TracedStage(PipelineStage):
     ) -> None:
         super().__init__(*arguments, **named)
         self._trace, self._recompute, self._pace = trace, recompute, pace
-        self._quantized = quantized_layers(self.submod)
+        self._observers = observers_of(self.submod)
         self._again: dict[int, tuple[tuple[torch.Tensor, ...], tuple[Any, ...], dict[str, Any] | None]] = {}
 
     def _compute_outputs(self, *args: Any, module: torch.nn.Module, **kwargs: Any) -> Any:
         """Run a micro-batch of no meaning, from which torch learns shapes: nobody is to observe its values."""
-        with unobserved(quantized_layers(module)):
+        with unobserved(observers_of(module)):
             return super()._compute_outputs(*args, module=module, **kwargs)
 
     def forward_one_chunk(
@@ -84,7 +84,7 @@ class TracedStage(PipelineStage):
         state, args, kwargs = self._again.pop(chunk)
         now = random_state()
         set_random_state(state)
-        with unobserved(self._quantized):
+        with unobserved(self._observers):
             super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
         set_random_state(now)
         self._end("R", chunk, started)

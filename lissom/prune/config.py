@@ -1,17 +1,11 @@
-"""Params of pruning: a union on `method`."""
+"""Params of pruning: a list of methods."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from lissom.section import Section
+from lissom.section import Methods, Section
 from lissom.training.config import RecoveryParams
-
-
-class NoPruning(Section):
-    """Pass the model on."""
-
-    method: Literal["none"]
 
 
 class FirstOrderPruning(Section):
@@ -34,7 +28,11 @@ class FirstOrderPruning(Section):
     calibration_examples: int = Field(default=512, ge=1)
     """Training examples over which importance is averaged."""
 
-    training: RecoveryParams = RecoveryParams()
+    training: RecoveryParams | None = RecoveryParams()
+    """Of the pruned model against the teacher; null leaves it as it is."""
 
 
-PruneParams = Annotated[NoPruning | FirstOrderPruning, Field(discriminator="method")]
+PruneMethod = FirstOrderPruning
+"""All methods; with a second one a union, told apart by `method`."""
+
+PruneParams = Methods[PruneMethod]

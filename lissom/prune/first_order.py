@@ -1,7 +1,7 @@
 """Remove the heads and FFN neurons with the least first-order importance, to a budget over all blocks.
 
 Scores are normalised by their block's L2 norm, since blocks differ in the size of their gradients (Molchanov et al.
-2017); then one ranking over all blocks decides, so that blocks keep unequal counts. Returns edits.
+2017); then one ranking over all blocks decides, so that blocks keep unequal counts. Returns a recipe.
 """
 
 import math
@@ -9,35 +9,37 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from lissom.data.batches import sorted_batches
-from lissom.data.encoding import Encoded
+from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepHeads, KeepNeurons
 from lissom.prune.config import FirstOrderPruning
 from lissom.prune.importance import head_importance, neuron_importance
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
 
 _BATCH_SIZE = 32
 
 
-def plan(network: PreTrainedModel, data: Encoded, pad: int, params: FirstOrderPruning) -> list[Edit]:
-    """Return the edits that prune `network` to the budget.
+def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> Recipe:
+    """Return the recipe that prunes a model to the budget.
 
     Args:
-        network: the network to prune; not changed.
-        data: training examples; `calibration_examples` of the labelled ones are used.
-        pad: id of the padding token.
+        model: the model to prune; not changed.
+        lesson: its labelled training examples, `calibration_examples` of them, are what importance is averaged over.
         params: budget and calibration.
     """
+    network, loss = model.network, model.manifest.task.loss
+    data = lesson.texts(model)
     members = data.labelled(params.calibration_examples)
     edits: list[Edit] = []
     if params.heads < 1:
-        scores = head_importance(network, sorted_batches(data, _BATCH_SIZE, pad, members))
+        scores = head_importance(network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members), loss)
         edits.append(KeepHeads(kept=select(scores, params.heads, 1, uniform=params.uniform)))
     if params.neurons < 1:
-        scores = neuron_importance(network, sorted_batches(data, _BATCH_SIZE, pad, members))
+        scores = neuron_importance(network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members), loss)
         edits.append(KeepNeurons(kept=select(scores, params.neurons, params.neuron_multiple, uniform=params.uniform)))
-    return edits
+    return Recipe(edits=edits)
 
 
 def select(scores: Sequence[Tensor], share: float, multiple: int, *, uniform: bool) -> tuple[tuple[int, ...], ...]:

@@ -14,24 +14,27 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import logits_of
-from lissom.models.families import blocks_of, family_of, head_groups, head_size
-from lissom.training.losses import label_loss
+from lissom.models.families import attention_sites, ffn_sites, head_groups, head_size
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Maps answers `[batch, outputs]` and targets `[batch]` to their mean loss, as `Task.loss` does."""
 
 
-def head_importance(network: PreTrainedModel, batches: Iterable[Batch]) -> list[Tensor]:
-    """Return I_h of every head (of every group, where heads share keys and values): a tensor `[heads]` per block.
+def head_importance(network: PreTrainedModel, batches: Iterable[Batch], loss: Loss) -> list[Tensor]:
+    """Return I_h of every head (of every group, where heads share keys and values): a tensor `[heads]` per site.
 
     Args:
         network: in eval mode; its parameters get no gradients and are not changed.
-        batches: labelled examples; all must carry a label.
+        batches: examples that all have a target.
+        loss: what the gates are judged by.
     """
     width = head_size(network) * head_groups(network)
-    return _gate_importance(network, family_of(network).attention_output, width, batches)
+    return _gate_importance(network, [site.output for site in attention_sites(network)], width, batches, loss)
 
 
-def neuron_importance(network: PreTrainedModel, batches: Iterable[Batch]) -> list[Tensor]:
-    """Return the importance of every FFN neuron: a tensor `[neurons]` per block."""
-    return _gate_importance(network, family_of(network).ffn_out, 1, batches)
+def neuron_importance(network: PreTrainedModel, batches: Iterable[Batch], loss: Loss) -> list[Tensor]:
+    """Return the importance of every FFN neuron: a tensor `[neurons]` per site."""
+    return _gate_importance(network, [site.output for site in ffn_sites(network)], 1, batches, loss)
 
 
 @contextmanager
@@ -39,8 +42,8 @@ def gated(projections: Sequence[nn.Module], gates: list[Tensor], width: int) -> 
     """Multiply the inputs of projections by gates while the context lasts.
 
     Args:
-        projections: one for each block, with inputs `[batch, n, units * width]`.
-        gates: one for each block, `[batch, units]` or `[1, units]`.
+        projections: one for each site, with inputs `[batch, n, units * width]`.
+        gates: one for each site, `[batch, units]` or `[1, units]`.
         width: columns that share a gate.
     """
 
@@ -61,25 +64,27 @@ def gated(projections: Sequence[nn.Module], gates: list[Tensor], width: int) -> 
             handle.remove()
 
 
-def _gate_importance(network: PreTrainedModel, path: str, width: int, batches: Iterable[Batch]) -> list[Tensor]:
+def _gate_importance(
+    network: PreTrainedModel, paths: Sequence[str], width: int, batches: Iterable[Batch], loss: Loss
+) -> list[Tensor]:
     assert not network.training, "dropout would blur the scores"
-    projections = [_linear(block, path) for block in blocks_of(network)]
+    projections = [_linear(network, path) for path in paths]
     device = next(network.parameters()).device
     totals = [torch.zeros(projection.in_features // width) for projection in projections]
     examples = 0
     for batch in batches:
         batch = batch.to(device)
         # One gate per example: a single backward pass then gives the derivative of every example's own loss.
-        gates = [torch.ones(len(batch.labels), len(total), device=device, requires_grad=True) for total in totals]
+        gates = [torch.ones(len(batch), len(total), device=device, requires_grad=True) for total in totals]
         with gated(projections, gates, width):
-            loss = label_loss(logits_of(network, batch), batch.labels) * len(batch.labels)
-        for total, gradient in zip(totals, torch.autograd.grad(loss, gates), strict=True):
+            total_loss = loss(logits_of(network, batch), batch.targets) * len(batch)
+        for total, gradient in zip(totals, torch.autograd.grad(total_loss, gates), strict=True):
             total += gradient.abs().sum(0).cpu()
-        examples += len(batch.labels)
+        examples += len(batch)
     return [total / examples for total in totals]
 
 
-def _linear(block: nn.Module, path: str) -> nn.Linear:
-    projection = block.get_submodule(path)
+def _linear(network: nn.Module, path: str) -> nn.Linear:
+    projection = network.get_submodule(path)
     assert isinstance(projection, nn.Linear)
     return projection

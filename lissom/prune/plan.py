@@ -1,17 +1,14 @@
-"""Pruning: which structures to remove."""
+"""Pruning: every method behind one function."""
 
-from transformers import PreTrainedModel
-
-from lissom.data.encoding import Encoded
-from lissom.models.edits import Edit
+from lissom.models.compressed import CompressedModel
 from lissom.prune import first_order
-from lissom.prune.config import FirstOrderPruning, NoPruning, PruneParams
+from lissom.prune.config import FirstOrderPruning, PruneMethod
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
 
 
-def plan(network: PreTrainedModel, data: Encoded, pad: int, params: PruneParams) -> list[Edit]:
-    """Return the edits that a pruning method decides on; `data` are training examples, unlabelled ones among them."""
+def plan(model: CompressedModel, lesson: Lesson, params: PruneMethod) -> Recipe:
+    """Return the recipe of a method; the model is not changed."""
     match params:
-        case NoPruning():
-            return []
         case FirstOrderPruning():
-            return first_order.plan(network, data, pad, params)
+            return first_order.plan(model, lesson, params)

@@ -1,17 +1,11 @@
-"""Params of quantisation: a union on `method`."""
+"""Params of quantisation: a list of methods."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from lissom.section import Section
+from lissom.section import Methods, Section
 from lissom.training.config import RecoveryParams
-
-
-class NoQuantization(Section):
-    """Pass the model on."""
-
-    method: Literal["none"]
 
 
 class Int8TrainingParams(RecoveryParams):
@@ -44,7 +38,11 @@ class Int8Training(Section):
     calibration_examples: int = Field(default=256, ge=1)
     """Training examples that set the first activation ranges."""
 
-    training: Int8TrainingParams = Int8TrainingParams()
+    training: Int8TrainingParams | None = Int8TrainingParams()
+    """Of the fake-quantised model against the teacher; null quantises after training, by calibration alone."""
 
 
-QuantizeParams = Annotated[NoQuantization | Int8Training, Field(discriminator="method")]
+QuantizeMethod = Int8Training
+"""All methods; with a second one a union, told apart by `method`."""
+
+QuantizeParams = Methods[QuantizeMethod]

@@ -1,72 +1,82 @@
-"""8-bit quantisation-aware training (SPECS §3.3; Jacob et al. 2018, arXiv:1712.05877).
+"""8-bit quantisation-aware training (Jacob et al. 2018, arXiv:1712.05877, §3).
 
-`plan` decides on the edit, `calibrate` sets the first input ranges, `RangeSchedule` lets them follow the data for
-the first part of a training and freezes them for the rest. Converting to integers is the export's part
-(`lissom.export.integer`), on the same ranges and the same edit, so that training and export cannot disagree.
+Fake-quantised layers stand in for the matrix products; some training examples set the first input ranges, the ranges
+follow the data for the first part of the training, and stand still for the rest. Converting to integers is the layers'
+own part (`converted`), on the same ranges, so that training and export cannot disagree. Returns a recipe.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lissom.data.batches import Batch
-from lissom.models.edits.quantizers import quantized_layers
+from lissom.data.batches import Batch, sorted_batches
+from lissom.models.compressed import CompressedModel
+from lissom.models.edits import FakeQuantize
 from lissom.models.exits import all_logits
+from lissom.models.layers import observers_of, tell_real_tokens
+from lissom.quantize.config import Int8Training
 from lissom.training.hooks import Hook
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
+
+_BATCH_SIZE = 32
+
+
+def plan(_: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:
+    """Return the recipe."""
+
+    def first_ranges(model: CompressedModel) -> None:
+        data = lesson.texts(model)
+        members = data.labelled(params.calibration_examples)
+        calibrate(model.network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members))
+
+    return Recipe(
+        edits=[FakeQuantize(weight_bits=params.weight_bits)], calibrate=first_ranges,
+        hooks=[RangeSchedule(params.observe)],
+    )  # fmt: skip
 
 
 def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
-    """Observe the input range of every quantised layer on some examples, without dropout; real tokens only."""
+    """Observe the input range of every observing layer on some examples, without dropout; real tokens only."""
     network.eval()
-    layers = quantized_layers(network)
+    layers = observers_of(network)
     device = next(network.parameters()).device
     for layer in layers:
         layer.observing = True
-    with torch.no_grad(), real_tokens_only(network):
+    with torch.no_grad():
         for batch in batches:
-            all_logits(network, batch.to(device))
+            batch = batch.to(device)
+            tell_real_tokens(layers, batch.mask)
+            all_logits(network, batch)
             for layer in layers:
                 layer.settle()
+    tell_real_tokens(layers, None)
     for layer in layers:
         layer.observing = False
 
 
 class RangeSchedule(Hook):
-    """Ranges follow the training data up to a share of the steps, then stand still."""
+    """Ranges follow the training data up to a share of the steps, then stand still; between steps nothing is observed.
+
+    Args:
+        observe: the share.
+    """
 
     def __init__(self, observe: float) -> None:
         self._observe = observe
 
     def begin(self, network: nn.Module) -> None:
         """Find the layers."""
-        self._layers = quantized_layers(network)
+        self._layers = observers_of(network)
 
     def before_step(self, step: int, total: int) -> None:
         """Switch observation on or off."""
         for layer in self._layers:
             layer.observing = step < self._observe * total
 
-
-@contextmanager
-def real_tokens_only(network: nn.Module) -> Iterator[None]:
-    """Let the observers of a network leave out padding while the context lasts."""
-    layers = quantized_layers(network)
-
-    def note(_: nn.Module, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        mask = inputs["attention_mask"].bool()
-        for layer in layers:
-            layer.real_tokens = mask
-
-    trunk = network.base_model if isinstance(network, PreTrainedModel) else network
-    handle = trunk.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-        for layer in layers:
-            layer.real_tokens = None
+    def after_step(self, step: int, total: int) -> None:  # noqa: ARG002  (the hook's signature)
+        """Switch observation off: dev examples may come next."""
+        for layer in self._layers:
             layer.observing = False

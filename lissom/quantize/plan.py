@@ -1,13 +1,14 @@
-"""Quantisation: which layers get how many bits."""
+"""Quantisation: every method behind one function."""
 
-from lissom.models.edits import Edit, FakeQuantize
-from lissom.quantize.config import Int8Training, NoQuantization, QuantizeParams
+from lissom.models.compressed import CompressedModel
+from lissom.quantize import int8
+from lissom.quantize.config import Int8Training, QuantizeMethod
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
 
 
-def plan(params: QuantizeParams) -> list[Edit]:
-    """Return the edits that a quantisation method decides on."""
+def plan(model: CompressedModel, lesson: Lesson, params: QuantizeMethod) -> Recipe:
+    """Return the recipe of a method; the model is not changed."""
     match params:
-        case NoQuantization():
-            return []
-        case Int8Training(weight_bits=bits):
-            return [FakeQuantize(weight_bits=bits)]
+        case Int8Training():
+            return int8.plan(model, lesson, params)

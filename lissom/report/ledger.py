@@ -1,16 +1,21 @@
-"""The ledger: what every step gained and cost. Read from the stages' metrics; the page and the model card show it."""
+"""The ledger: what every step gained and cost; the page and the model card show it.
 
+Read from what travels with the artefacts: the manifest's steps, the export records, the evaluations.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lissom.artifacts import EMISSIONS, METRICS, VARIANTS, read_json
+from lissom.artifacts import EMISSIONS, FINAL, METRICS, TEACHER, read_json
 from lissom.emissions.payback import Interval, Payback
 from lissom.errors import InputError
-from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation, PlainInt8
+from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation, Floor, PlainInt8
 from lissom.section import Section
+from lissom.tasks.metric import Metric
 
-STEPS = VARIANTS[1:]
-"""The stages that compress."""
+if TYPE_CHECKING:
+    from lissom.models.manifest import Manifest, Step
 
 
 class Row(Section):
@@ -54,8 +59,8 @@ class Ledger(Section):
     """Everything that the report says in figures."""
 
     task: str
-    score: str
-    """What models of the task are judged by: accuracy, or pearson where a number is predicted."""
+    metric: Metric
+    """What models of the task are judged by."""
     headline: Headline
     rows: tuple[Row, ...]
     compressing_kwh: float
@@ -65,72 +70,75 @@ class Ledger(Section):
     country: str
     intensity_g_per_kwh: float
     energy_method: str
-    floor: dict[str, float]
+    floor: Floor | None
     plain_int8: PlainInt8
 
 
-def read_evaluations(metrics: Path) -> dict[str, Evaluation]:
-    """Return the evaluation of every variant.
+class EnergySpent(Section):
+    """kWh of all stages, by what they were for."""
+
+    compressing_kwh: float
+    """The four steps, the final export, and the teacher's logits."""
+    teacher_kwh: float
+    """Fine-tuning."""
+    measuring_kwh: float
+    """The other exports and all evaluations."""
+
+
+def read_evaluations(folder: Path, variants: Sequence[str]) -> dict[str, Evaluation]:
+    """Return the evaluation of every variant, from a folder that holds the metrics of each in one of its own.
 
     Raises:
         InputError: a variant has not been evaluated.
     """
     found = {}
-    for variant in VARIANTS:
-        values = _read(metrics / "evaluate" / variant / METRICS)
-        found[variant] = Evaluation.model_validate({key: values[key] for key in Evaluation.model_fields})
+    for variant in variants:
+        cost = _read(folder / variant / EMISSIONS)["energy_kwh"]
+        found[variant] = Evaluation.model_validate(_read(folder / variant / METRICS) | {"kwh": cost})
     return found
 
 
-def compressing_energy(metrics: Path) -> tuple[float, float, float]:
-    """Return the kWh of compressing, of the teacher's fine-tuning, and of measuring.
+def energy_spent(manifest: "Manifest", evaluations: Mapping[str, Evaluation]) -> EnergySpent:
+    """Return the energy of all stages, from the costs that travel with the model, the files and the evaluations.
 
-    Compressing is the four steps, the final export, and the teacher's logits (the part of the teacher stage's energy
-    that matches their part of its time). The other exports and all evaluations are measuring.
+    Of the teacher stage, the part that matches the logits' part of its time counts as compressing.
     """
-    teacher = _read(metrics / "teacher" / EMISSIONS)
-    share = min(1.0, _read(metrics / "teacher" / METRICS)["logits_seconds"] / teacher["seconds"])
-    compressing = teacher["energy_kwh"] * share
-    compressing += sum(_read(metrics / step / EMISSIONS)["energy_kwh"] for step in STEPS)
-    compressing += _read(metrics / "export" / VARIANTS[-1] / EMISSIONS)["energy_kwh"]
-    measuring = sum(_read(metrics / "export" / variant / EMISSIONS)["energy_kwh"] for variant in VARIANTS[:-1])
-    measuring += sum(_read(metrics / "evaluate" / variant / EMISSIONS)["energy_kwh"] for variant in VARIANTS)
-    return compressing, teacher["energy_kwh"] * (1 - share), measuring
-
-
-def build_ledger(metrics: Path) -> Ledger:
-    """Read the metrics of all stages up to `emissions`."""
-    evaluations = read_evaluations(metrics)
-    rows = tuple(_row(metrics, variant, evaluations[variant]) for variant in VARIANTS)
-    energy = _read(metrics / "emissions" / METRICS)
-    cost = _read(metrics / "teacher" / EMISSIONS)
-    beside_teacher = _read(metrics / "evaluate" / VARIANTS[0] / METRICS)
-    first, last = rows[0], rows[-1]
-    return Ledger(
-        task=_read(metrics / "prepare" / METRICS)["name"],
-        score="accuracy" if evaluations[VARIANTS[0]].quality.task == "classification" else "pearson",
-        headline=Headline(
-            score_kept=last.score / first.score,
-            speedup=last.speedup,
-            times_smaller=first.megabytes / last.megabytes,
-            payback=Payback.model_validate(energy["payback"]),
-        ),
-        rows=rows,
-        compressing_kwh=energy["compressing_kwh"],
-        teacher_kwh=energy["teacher_kwh"],
-        measuring_kwh=energy["measuring_kwh"],
-        inference=EnergyOfInference.model_validate(energy["inference"]),
-        country=cost["country"],
-        intensity_g_per_kwh=cost["intensity_g_per_kwh"],
-        energy_method=cost["method"],
-        floor=beside_teacher["floor"],
-        plain_int8=PlainInt8.model_validate(beside_teacher["plain_int8"]),
+    steps = {step.stage: step for step in manifest.steps}
+    teacher = steps[TEACHER]
+    share = min(1.0, teacher.metrics["logits_seconds"] / float(teacher.cost["seconds"] or 1))
+    costs = {name: float(step.cost["energy_kwh"] or 0) for name, step in steps.items()}
+    exports = {variant: float(one.exported.cost["energy_kwh"]) for variant, one in evaluations.items()}
+    return EnergySpent(
+        compressing_kwh=costs[TEACHER] * share + sum(costs.values()) - costs[TEACHER] + exports[FINAL],
+        teacher_kwh=costs[TEACHER] * (1 - share),
+        measuring_kwh=sum(exports.values()) - exports[FINAL] + sum(one.kwh for one in evaluations.values()),
     )
 
 
-def shown_score(name: str, value: float) -> str:
-    """Return a score as people write it: accuracies as percentages, correlations as they are."""
-    return f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
+def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], energy: Mapping[str, Any]) -> Ledger:
+    """Put together what the final model, all evaluations and the stage `emissions` say."""
+    steps = {step.stage: step for step in manifest.steps}
+    teacher, final = evaluations[TEACHER], evaluations[FINAL]
+    assert teacher.plain_int8 is not None, "measured beside the teacher"
+    cost, metric = steps[TEACHER].cost, teacher.metric
+    return Ledger(
+        task=manifest.task.name,
+        metric=metric,
+        headline=Headline(
+            score_kept=metric.kept(teacher.quality.score, final.quality.score),
+            speedup=final.headline.speedup_eager,
+            times_smaller=teacher.megabytes / final.megabytes,
+            payback=Payback.model_validate(energy["payback"]),
+        ),
+        rows=tuple(_row(steps[variant], evaluation) for variant, evaluation in evaluations.items()),
+        **{name: energy[name] for name in EnergySpent.model_fields},
+        inference=EnergyOfInference.model_validate(energy["inference"]),
+        country=str(cost["country"]),
+        intensity_g_per_kwh=float(cost["intensity_g_per_kwh"] or 0),
+        energy_method=str(cost["method"]),
+        floor=teacher.floor,
+        plain_int8=teacher.plain_int8,
+    )
 
 
 def eager_milliseconds(evaluation: Evaluation) -> float:
@@ -138,19 +146,16 @@ def eager_milliseconds(evaluation: Evaluation) -> float:
     return evaluation.headline.runners[TEACHER_EAGER].p50
 
 
-def _row(metrics: Path, variant: str, evaluation: Evaluation) -> Row:
-    cost = _read(metrics / variant / EMISSIONS)
+def _row(step: "Step", evaluation: Evaluation) -> Row:
     return Row(
-        step=variant,
-        method=_read(metrics / variant / METRICS).get("method", "fine_tune"),
+        step=step.stage,
+        method=step.method,
         score=evaluation.quality.score,
         milliseconds=evaluation.headline.runners[VARIANT].p50,
         speedup=evaluation.headline.speedup_eager,
         megabytes=evaluation.megabytes,
         parameters=evaluation.anatomy.total,
-        energy_kwh=cost["energy_kwh"],
-        co2e_g=cost["co2e_g"],
-        seconds=cost["seconds"],
+        **{name: float(step.cost[name] or 0) for name in ("energy_kwh", "co2e_g", "seconds")},
     )
 
 

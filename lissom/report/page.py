@@ -1,31 +1,31 @@
 """The page that a person reads: one self-contained HTML file that works offline."""
 
+from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from lissom.artifacts import METRICS, VARIANTS, read_json
+from lissom.artifacts import FINAL, TEACHER
+from lissom.data.prepare import DataCard
 from lissom.evaluate.figures import Evaluation
-from lissom.evaluate.quality import AnyQuality
-from lissom.models.manifest import Manifest
+from lissom.models.manifest import Manifest, Step
 from lissom.report import plots, tables
 from lissom.report.ledger import Ledger, eager_milliseconds
 
 
-def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Manifest, metrics: Path) -> str:
+def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Manifest, data: DataCard) -> str:
     """Return the HTML of the report.
 
     Args:
         ledger: the figures.
         evaluations: all variants.
-        manifest: of the final model, for its lineage.
-        metrics: folder of the stages' metrics, for the data card and the tokenizer's changes.
+        manifest: of the final model, for its lineage and what its steps say.
+        data: what is known of the data.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("lissom.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
-    teacher, final = evaluations[VARIANTS[0]], evaluations[VARIANTS[-1]]
+    teacher, final = evaluations[TEACHER], evaluations[FINAL]
     return template.render(
         ledger=ledger,
         headline=_headline(ledger),
@@ -38,13 +38,14 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         teacher=teacher,
         final=final,
         bottlenecks=_bottlenecks(teacher, final),
-        labels=_labels(teacher.quality, final.quality),
         settings=final.settings,
-        distilled=_told(read_json(metrics / "distill" / METRICS)),
+        told=_told(manifest.steps),
         manifest=manifest,
-        data=read_json(metrics / "prepare" / METRICS),
-        vocabulary=read_json(metrics / "factorize" / METRICS).get("test_tokens"),
-        export=read_json(metrics / "export" / VARIANTS[-1] / METRICS),
+        data=data,
+        vocabulary=next(
+            (step.metrics["test_tokens"] for step in manifest.steps if "test_tokens" in step.metrics), None
+        ),
+        export=final.exported,
     )
 
 
@@ -74,9 +75,14 @@ def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, floa
     return [(name, old / 1e6, new / 1e6) for name, old, new in parts]
 
 
-def _told(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what a method of distillation tells besides its training: the peers, the layer map and so on."""
-    tables = [(name, values) for name, values in metrics.items() if isinstance(values, dict)]
+def _told(steps: Sequence[Step]) -> list[tuple[str, str]]:
+    """Return what methods say of themselves besides their training: the peers, the layer map and so on."""
+    tables = [
+        (name, values)
+        for step in steps
+        for name, values in step.metrics.items()
+        if isinstance(values, dict) and name != "test_tokens"
+    ]
     return [
         (f"{title.replace('_', ' ')}, {name}", _in_words(row)) for title, rows in tables for name, row in rows.items()
     ]
@@ -86,12 +92,3 @@ def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_in_words(part)}" for name, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _labels(teacher: AnyQuality, final: AnyQuality) -> list[dict[str, Any]]:
-    if teacher.task == "regression" or final.task == "regression":
-        return []
-    return [
-        {"name": name, "support": old.support, "before": old.f1, "after": final.per_label[name].f1}
-        for name, old in teacher.per_label.items()
-    ]

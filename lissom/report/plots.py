@@ -33,7 +33,7 @@ _LEAST_GAP_POINTS = 0.35
 
 def pareto(ledger: Ledger, eager_ms: float) -> str:
     """Score over latency: the chain of steps, and the baselines that need no training."""
-    percent = ledger.score == "accuracy"
+    percent = ledger.metric.form == "percent"
     unit = 100 if percent else 1
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
@@ -49,15 +49,19 @@ def pareto(ledger: Ledger, eager_ms: float) -> str:
         for x, y, _, color in points[len(chain) :]:
             axes.plot([x], [y], "s", color=color, zorder=3)
         _label(axes, points)
-        floor = ledger.floor["score"] * unit
-        axes.axhline(floor, color=_GREY, linestyle="--", linewidth=1)
-        axes.annotate(
-            "linear floor", (1.0, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#64748b"
-        )
+        if ledger.floor is not None:
+            floor = ledger.floor.score * unit
+            axes.axhline(floor, color=_GREY, linestyle="--", linewidth=1)
+            axes.annotate(
+                "linear floor", (1.0, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                color="#64748b",
+            )  # fmt: skip
+        if not ledger.metric.higher_is_better:
+            axes.invert_yaxis()  # so that up is better
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.15)
         axes.set_xlabel("median latency, ms (batch 1, log scale)")
-        axes.set_ylabel("test accuracy, %" if percent else "test correlation (Pearson)")
+        axes.set_ylabel(f"test {ledger.metric.name}" + (", %" if percent else ""))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         return _svg(figure)

@@ -2,21 +2,22 @@
 
 from rich.table import Table
 
-from lissom.report.ledger import Ledger, Row, shown_score
+from lissom.report.ledger import Ledger, Row
+from lissom.tasks.metric import Metric
 
 _COLUMNS = ("ms", "faster", "MB", "parameters", "Wh", "g CO2e")
 
 
 def columns(ledger: Ledger) -> tuple[str, ...]:
     """Return the headings of the ledger's table."""
-    return ("step", ledger.score, *_COLUMNS)
+    return ("step", ledger.metric.name, *_COLUMNS)
 
 
 def cells(ledger: Ledger) -> list[tuple[str, ...]]:
     """Return the ledger's rows, each figure with the change that the step made."""
     result, before = [], None
     for row in ledger.rows:
-        result.append(_cells(ledger.score, row, before))
+        result.append(_cells(ledger.metric, row, before))
         before = row
     return result
 
@@ -50,10 +51,7 @@ def headline(ledger: Ledger) -> list[tuple[str, str]]:
     figures = ledger.headline
     payback = figures.payback
     return [
-        (
-            f"{figures.score_kept:.1%}",
-            f"of the teacher's {'accuracy' if ledger.score == 'accuracy' else 'correlation'} kept",
-        ),
+        (f"{figures.score_kept:.1%}", f"of the teacher's {ledger.metric.name} kept"),
         (f"{figures.speedup:.1f}x", "faster than the eager fp32 teacher, batch 1"),
         (f"{figures.times_smaller:.1f}x", "smaller file"),
         (count(payback.inferences), "inferences until compressing has paid back its energy"),
@@ -62,22 +60,25 @@ def headline(ledger: Ledger) -> list[tuple[str, str]]:
 
 def notes(ledger: Ledger) -> list[str]:
     """Return what must be said beside the ledger."""
-    payback, floor, plain = ledger.headline.payback, ledger.floor, ledger.plain_int8
+    payback, floor, plain, metric = ledger.headline.payback, ledger.floor, ledger.plain_int8, ledger.metric
     spent = [f"{kwh * 1000:.3g}" for kwh in (ledger.compressing_kwh, ledger.teacher_kwh, ledger.measuring_kwh)]
     days = payback.days
     at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
-    advice = "; it beats the compressed model: use it" if floor["score"] >= ledger.rows[-1].score else ""
-    return [
+    said = [
         f"payback: {count(payback.inferences)} inferences "
         f"(95 % interval {count(payback.low)} to {count(payback.high)}){at_rate}",
         f"energy: {spent[0]} Wh for compressing, {spent[1]} Wh for the teacher's fine-tuning, {spent[2]} Wh for "
         f"measuring; {ledger.energy_method}, {ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
-        f"linear floor (TF-IDF + {'logistic' if ledger.score == 'accuracy' else 'ridge'} regression): {ledger.score} "
-        f"{shown_score(ledger.score, floor['score'])}, "
-        f"{floor['megabytes']:.1f} MB{advice}",
-        f"plain dynamic int8 of the teacher: {ledger.score} {shown_score(ledger.score, plain.quality.score)}, "
+        f"plain dynamic int8 of the teacher: {metric.name} {metric.show(plain.quality.score)}, "
         f"{plain.setting.speedup_eager:.1f}x faster, {plain.megabytes:.1f} MB",
     ]
+    if floor is not None:
+        beaten = metric.improves(ledger.rows[-1].score, floor.score)
+        said.append(
+            f"linear floor ({floor.model}): {metric.name} {metric.show(floor.score)}, {floor.megabytes:.1f} MB"
+            + ("" if beaten else "; it is as good as the compressed model: use it")
+        )
+    return said
 
 
 def count(value: float | None) -> str:
@@ -90,15 +91,17 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def _cells(score: str, row: Row, before: Row | None) -> tuple[str, ...]:
+def _cells(metric: Metric, row: Row, before: Row | None) -> tuple[str, ...]:
     def changed(value: str, now: float, then: float | None, form: str) -> str:
         return value if then is None or now == then else f"{value} ({format(now - then, form)})"
 
-    unit, form = (100, "+.1f") if score == "accuracy" else (1, "+.3f")
+    score = metric.show(row.score)
+    if before is not None and before.score != row.score:
+        score += f" ({metric.show_change(before.score, row.score)})"
     passed = "" if row.method == "none" else f" ({row.method})"
     return (
         row.step + (passed or " (none)"),
-        changed(shown_score(score, row.score), row.score * unit, None if before is None else before.score * unit, form),
+        score,
         changed(f"{row.milliseconds:.2f}", row.milliseconds, None if before is None else before.milliseconds, "+.2f"),
         f"{row.speedup:.1f}x",
         changed(f"{row.megabytes:.1f}", row.megabytes, None if before is None else before.megabytes, "+.1f"),

@@ -1,4 +1,4 @@
-"""Raw text in, labels with probabilities (or a number) out: an exported folder run by onnxruntime.
+"""Raw text in, answers out: an exported folder run by onnxruntime.
 
 Needs numpy, onnxruntime and tokenizers, and nothing else of lissom: this is what a served model consists of.
 """
@@ -13,8 +13,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-VALUE = "value"
-"""The one entry of an answer where a number is predicted."""
+from lissom.serving import classification, regression
+
+Answer = dict[str, Any]
+"""`label` and `probabilities`, or `value`: what one text is answered with, by the task's kind."""
 
 
 class OnnxClassifier:
@@ -40,7 +42,6 @@ class OnnxClassifier:
     ) -> None:
         folder = Path(folder)
         self.serving: Mapping[str, Any] = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
-        self.labels: tuple[str, ...] = tuple(self.serving["labels"])
         self.speed: float | None = self.serving.get("speed") if speed is None else self._checked(speed)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -55,8 +56,8 @@ class OnnxClassifier:
 
     def predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, speed: float | None = None
-    ) -> list[dict[str, float]]:
-        """Return the probability of every label for every text (or pair); where a number is predicted, `value`.
+    ) -> list[Answer]:
+        """Return an answer to every text (or pair).
 
         Raises:
             ValueError: pairs are missing for a task on pairs, or given for one on single texts; or a speed is given
@@ -64,10 +65,7 @@ class OnnxClassifier:
         """
         if not texts:
             return []
-        logits = self.logits(self.encode(texts, pairs), speed)
-        if (scale := self.serving["scale"]) is not None:
-            return [{VALUE: float(number) * scale["deviation"] + scale["mean"]} for number in logits[:, 0]]
-        return [dict(zip(self.labels, row.tolist(), strict=True)) for row in softmax(logits)]
+        return to_answers(self.logits(self.encode(texts, pairs), speed), self.serving)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Return the tensors `[batch, n]` that the graph reads."""
@@ -109,7 +107,12 @@ class OnnxClassifier:
         return speed
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return probabilities over the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list[Answer]:
+    """Return the answers that outputs `[batch, outputs]` stand for; `serving` is what the task says of itself."""
+    match serving["kind"]:
+        case "classification":
+            return classification.answers(outputs, serving)
+        case "regression":
+            return regression.answers(outputs, serving)
+        case kind:
+            raise ValueError(f"serving.json: kind {kind!r} is not known; update lissom")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import lissom
-from lissom.serving.classifier import VALUE, OnnxClassifier
+from lissom.serving.classifier import OnnxClassifier
 
 _DRAINED = 32  # times the limit that is read and thrown away, so that a client that is still sending hears the answer
 _SECONDS_TO_FINISH = 30
@@ -86,7 +86,7 @@ def create_app(classifier: OnnxClassifier, name: str, limits: Limits | None = No
             found = classifier.predict(asked.texts, asked.pairs, asked.speed)  # type: ignore[attr-defined]
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        return Answer(predictions=[_prediction(one) for one in found])
+        return Answer(predictions=[Prediction(**answer) for answer in found])
 
     return app
 
@@ -114,12 +114,6 @@ def _question(limits: Limits) -> type[BaseModel]:
         pairs=(pairs | None, Field(None, description="Second texts, for tasks on pairs.")),
         speed=(speed | None, Field(None, description="Models with exits: leave at an uncertainty up to this.")),
     )
-
-
-def _prediction(found: Mapping[str, float]) -> Prediction:
-    if VALUE in found:
-        return Prediction(value=found[VALUE])
-    return Prediction(label=max(found, key=found.__getitem__), probabilities=dict(found))
 
 
 async def _refuse(_: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from lissom.serving.classifier import VALUE, OnnxClassifier
+from lissom.serving.classifier import OnnxClassifier
 
 ARTIFACT = "exported"
 
@@ -32,15 +32,16 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         pairs = model_input["text_pair"].tolist() if "text_pair" in model_input else None
         speed = params.get("speed") if params else None
         answers = self._classifier.predict(model_input["text"].tolist(), pairs, speed)
-        if not self._classifier.labels:
-            return pd.DataFrame({VALUE: [answer[VALUE] for answer in answers]})
-        best = [max(answer, key=answer.__getitem__) for answer in answers]
-        columns = {
-            "label": best,
-            "probability": [answer[label] for answer, label in zip(answers, best, strict=True)],
-            **{f"probability_of_{label}": [answer[label] for answer in answers] for label in self._classifier.labels},
-        }
-        return pd.DataFrame(columns)
+        return pd.DataFrame([_row(answer) for answer in answers])
+
+
+def _row(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer as one row: a column for every figure."""
+    row = {name: value for name, value in answer.items() if name != "probabilities"}
+    if (probabilities := answer.get("probabilities")) is not None:
+        row["probability"] = probabilities[answer["label"]]
+        row |= {f"probability_of_{label}": value for label, value in probabilities.items()}
+    return row
 
 
 mlflow.models.set_model(TextClassifier())

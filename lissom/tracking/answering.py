@@ -3,18 +3,19 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lissom.artifacts import MANIFEST, SERVING
 from lissom.errors import InputError
-from lissom.serving.classifier import VALUE, OnnxClassifier
+from lissom.serving.classifier import Answer, OnnxClassifier, to_answers
 
 _PREFIX = "lissom-"
 
 
 def answer(
     texts: Sequence[str], pairs: Sequence[str] | None, model: str | None, speed: float | None = None
-) -> tuple[str, list[dict[str, float]]]:
-    """Return what answered, and the probability of every label for every text; where a number is predicted, `value`.
+) -> tuple[str, list[Answer]]:
+    """Return what answered, and its answer to every text.
 
     Args:
         texts: the texts.
@@ -43,9 +44,7 @@ def answer(
     )
 
 
-def _ask_registry(
-    uri: str, texts: Sequence[str], pairs: Sequence[str] | None, speed: float | None
-) -> list[dict[str, float]]:
+def _ask_registry(uri: str, texts: Sequence[str], pairs: Sequence[str] | None, speed: float | None) -> list[Answer]:
     import mlflow
     import pandas as pd
     from mlflow.exceptions import MlflowException
@@ -61,19 +60,20 @@ def _ask_registry(
     except MlflowException as error:
         hint = "; this model classifies pairs: give the second text with --pair" if "text_pair" in str(error) else ""
         raise InputError(f"{uri}: {str(error).splitlines()[0]}{hint}") from None
-    if VALUE in table:
-        return [{VALUE: float(number)} for number in table[VALUE]]
+    return [_from_row(row) for row in table.to_dict("records")]
+
+
+def _from_row(row: dict[str, Any]) -> Answer:
+    """Return the answer that a registered model's row stands for (`lissom.serving.pyfunc`)."""
     prefix = "probability_of_"
-    labels = [column for column in table.columns if column.startswith(prefix)]
-    return [{label.removeprefix(prefix): float(row[label]) for label in labels} for _, row in table.iterrows()]
+    answer = {name: value for name, value in row.items() if not name.startswith("probability")}
+    probabilities = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+    return answer | ({"probabilities": probabilities} if probabilities else {})
 
 
-def _ask_torch(
-    folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, speed: float | None
-) -> list[dict[str, float]]:
+def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, speed: float | None) -> list[Answer]:
     import tempfile
 
-    from lissom.data.encoding import encode
     from lissom.data.tables import Row, write_table
     from lissom.models.directory import load
     from lissom.training.predicting import predict
@@ -88,11 +88,8 @@ def _ask_torch(
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
         table = write_table(Path(scratch) / "texts.arrow", rows)
-        data = encode([table], model.tokenizer, task.max_length, task.coding, Path(scratch) / "tokens")
-        logits = predict(model.network, data, model.pad_id)
-    if task.scale is not None:
-        return [{VALUE: float(number) * task.scale.deviation + task.scale.mean} for number in logits[:, 0]]
-    return [dict(zip(task.labels, row.tolist(), strict=True)) for row in logits.softmax(-1)]
+        data = task.encode([table], model.tokenizer, Path(scratch) / "tokens")
+        return to_answers(predict(model.network, data, model.pad_id).numpy(), task.serving())
 
 
 def champion() -> str:

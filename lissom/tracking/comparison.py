@@ -42,7 +42,7 @@ def _lineage(manifest: Manifest) -> list[str]:
     lines = []
     for step in manifest.steps:
         score = step.metrics.get("dev_score")
-        shown = f", dev {manifest.task.score} {score:.3f}" if isinstance(score, float) else ""
+        shown = f", dev {manifest.task.metric.name} {score:.3f}" if isinstance(score, float) else ""
         lines.append(f"{step.stage} ({step.method}){shown}, {_watt_hours(step):.3g} Wh, run {step.run_id}")
     return lines
 

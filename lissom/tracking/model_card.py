@@ -2,8 +2,9 @@
 
 from lissom.evaluate.figures import VARIANT, Evaluation
 from lissom.models.manifest import Manifest
-from lissom.report.ledger import Ledger, shown_score
+from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown
+from lissom.tasks.kinds import AnyTask
 
 
 def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict[str, int]) -> str:
@@ -18,7 +19,7 @@ def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict
 ## Use
 
 Takes {kind} and predicts {task.describe()}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
-output: {"`label`, `probability` and `probability_of_<label>`" if task.labels else "`value`"}.{_early(final)}
+output: {_output(task)}.{_early(final)}
 
 ## Data
 
@@ -34,7 +35,7 @@ output: {"`label`, `probability` and `probability_of_<label>`" if task.labels el
 
 ## Size and speed
 
-{final.megabytes:.2f} MB (tokenizer {final.tokenizer_megabytes:.2f} MB), {final.anatomy.total:,} parameters, {final.integer_kernels} integer kernels,
+{final.megabytes:.2f} MB (tokenizer {final.tokenizer_megabytes:.2f} MB), {final.anatomy.total:,} parameters, {final.exported.integer_kernels} integer kernels,
 {final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {machine["cpu"]} ({", ".join(machine["cpu_flags"])}), {setting.threads} threads, one text:
 {latency.p50:.2f} ms median. Other machines differ; ratios travel better than milliseconds.
 
@@ -45,9 +46,17 @@ output: {"`label`, `probability` and `probability_of_<label>`" if task.labels el
 
 ## Limits
 
-Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; {task.score} is
-{shown_score(task.score, final.quality.score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
+Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; {task.metric.name} is
+{task.metric.show(final.quality.score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
 """
+
+
+def _output(task: AnyTask) -> str:
+    match task.kind:
+        case "classification":
+            return "`label`, `probability` and `probability_of_<label>`"
+        case "regression":
+            return "`value`"
 
 
 def _early(final: Evaluation) -> str:

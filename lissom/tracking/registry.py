@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 import lissom
-from lissom.artifacts import ONNX, SERVING, read_json, write_json
+from lissom.artifacts import SERVING, read_json
 from lissom.errors import GateError, InputError
+from lissom.export.exported import read_record
 from lissom.models.directory import file_sha256
 from lissom.report.ledger import Ledger
 from lissom.section import Section
@@ -43,10 +44,13 @@ class Registered(Section):
 def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
     """Return a sentence for every gate that the final artefact does not pass."""
     teacher, final = ledger.rows[0], ledger.rows[-1]
-    drop = teacher.score - final.score
+    drop = ledger.metric.drop(teacher.score, final.score)
     failures = []
     if drop > gates.max_score_drop:
-        failures.append(f"{ledger.score} dropped by {drop:.4f}, gates.max_score_drop is {gates.max_score_drop}")
+        failures.append(
+            f"{ledger.metric.name} is worse than the teacher's by {drop:.4f}, gates.max_score_drop is "
+            f"{gates.max_score_drop}"
+        )
     if final.speedup < gates.min_speedup:
         failures.append(f"{final.speedup:.2f}x faster than the teacher, gates.min_speedup is {gates.min_speedup}")
     if final.megabytes > gates.max_megabytes:
@@ -89,16 +93,6 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
     for key, value in tags.items():
         client.set_model_version_tag(name, known, f"lissom.{key}", value)
     return known
-
-
-def at_speed(exported: Path, speed: float | None, folder: Path) -> Path:
-    """Return the exported folder, or, where there is a speed, a copy below `folder` that answers at it by default."""
-    if speed is None:
-        return exported
-    copied = folder / exported.name
-    shutil.copytree(exported, copied)
-    write_json(copied / SERVING, read_json(exported / SERVING) | {"speed": speed})
-    return copied
 
 
 def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> None:
@@ -168,11 +162,11 @@ def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
     teacher, final = ledger.rows[0], ledger.rows[-1]
     return {
         "score": f"{final.score:.6f}",
-        "score_name": ledger.score,
-        "score_drop": f"{teacher.score - final.score:.6f}",
+        "score_name": ledger.metric.name,
+        "score_drop": f"{ledger.metric.drop(teacher.score, final.score):.6f}",
         "speedup": f"{final.speedup:.3f}",
         "megabytes": f"{final.megabytes:.6f}",
-        "sha256": file_sha256(exported / ONNX),
+        "sha256": file_sha256(exported / next(iter(read_record(exported).files))),
         "speed": str(read_json(exported / SERVING).get("speed")),
         "task": ledger.task,
         "base": base,
@@ -181,22 +175,23 @@ def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
 
 
 def _beats(champion: Mapping[str, str], ledger: Ledger) -> tuple[bool, str]:
-    """Tell whether the final artefact is no less accurate than the champion and better in score, speed or size."""
-    final = ledger.rows[-1]
+    """Return whether the final artefact is no worse than the champion and better in score, speed or size; and why."""
+    final, metric = ledger.rows[-1], ledger.metric
     score, speedup, megabytes = (float(champion[f"lissom.{key}"]) for key in ("score", "speedup", "megabytes"))
-    if round(final.score, 6) < score:
-        return False, f"{ledger.score} {final.score:.4f} is below the champion's {score:.4f}"
+    own = round(final.score, 6)
+    if metric.improves(score, own):
+        return False, f"{metric.name} {final.score:.4f} is worse than the champion's {score:.4f}"
     better = [
         what
         for what, wins in (
-            ("more accurate", round(final.score, 6) > score),
+            (f"better in {metric.name}", metric.improves(own, score)),
             ("faster", final.speedup > speedup),
             ("smaller", round(final.megabytes, 6) < megabytes),
         )
         if wins
     ]
     if better:
-        return True, f"{' and '.join(better)} than the champion before, and not less accurate"
+        return True, f"{' and '.join(better)} than the champion before, and not worse in {metric.name}"
     return False, "equal to the champion, but neither faster nor smaller"
 
 

@@ -16,8 +16,12 @@ from lissom.tracking.config import TrackingParams
 from lissom.training.hooks import Hook
 
 STAGE_TAG = "lissom.stage"
+VARIANT_TAG = "lissom.variant"
 PIPELINE_RUN_TAG = "lissom.pipeline_run"
-"""Kubeflow's id of the run that the stage belongs to."""
+"""What all stages of one pipeline run share; the parent run carries it, too."""
+
+PIPELINE = "pipeline"
+"""Name, and value of the stage's tag, of the parent run."""
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 
@@ -30,8 +34,10 @@ _SECONDS_BETWEEN_SYSTEM_METRICS = 2
 class Run:
     """The open run of a stage."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, parent: str | None = None) -> None:
         self.id = run_id
+        self.parent = parent
+        """Run of the whole pipeline; None for a stage that runs by itself."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested params under dotted names."""
@@ -69,6 +75,23 @@ class Run:
 
         mlflow.set_tags(dict(tags))
 
+    def log_to_parent(
+        self, *paths: Path, metrics: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Log files, numbers and tags to the run of the whole pipeline, where there is one."""
+        import mlflow
+
+        if self.parent is None:
+            return
+        client = mlflow.MlflowClient()
+        for path in paths:
+            client.log_artifact(self.parent, str(path))
+        for name, value in flatten(metrics or {}):
+            if isinstance(value, int | float):
+                client.log_metric(self.parent, name, float(value))
+        for name, value in (tags or {}).items():
+            client.set_tag(self.parent, name, value)
+
 
 class SilentRun(Run):
     """For processes that take part in a stage whose first process logs: nothing is logged twice."""
@@ -91,6 +114,11 @@ class SilentRun(Run):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Log nothing."""
 
+    def log_to_parent(
+        self, *paths: Path, metrics: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Log nothing."""
+
 
 class RunMetrics(Hook):
     """Send a training's records to its run as they come; `phase` sets apart those of several trainings in one run."""
@@ -106,8 +134,12 @@ class RunMetrics(Hook):
 
 
 @contextmanager
-def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str], again: str | None = None) -> Iterator[Run]:
+def open_run(
+    stage: str, params: TrackingParams, tags: Mapping[str, str], again: str | None = None, pipeline: str = ""
+) -> Iterator[Run]:
     """Open the run of a stage, or `again` an earlier attempt's; it ends as FINISHED, or as FAILED if the block raises.
+
+    With `pipeline`, it is a child of the one run that all stages of this pipeline run have for a parent.
 
     A server that is not there at the start is most likely named wrongly, and is soon given up. One that goes away later
     is most likely restarting, and is waited for.
@@ -123,10 +155,13 @@ def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str], again:
     from mlflow.exceptions import MlflowException
 
     try:
-        mlflow.set_experiment(params.experiment)
+        experiment = mlflow.set_experiment(params.experiment)
+        parent = _parent_run(experiment.experiment_id, pipeline) if pipeline else None
+        own = {**tags, PIPELINE_RUN_TAG: pipeline} if pipeline else dict(tags)
         active = mlflow.start_run(
-            run_id=again, run_name=stage, tags=dict(tags), log_system_metrics=params.system_metrics
-        )
+            run_id=again, run_name=stage, tags=own, log_system_metrics=params.system_metrics,
+            parent_run_id=None if again else parent,
+        )  # fmt: skip
     except MlflowException as error:
         raise InputError(
             f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} cannot be used: {str(error).splitlines()[0]}\n"
@@ -135,9 +170,9 @@ def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str], again:
     before = os.environ[_RETRIES]
     os.environ |= patience
     try:
-        with active:
+        with active, _counted_in(parent):
             try:
-                yield Run(active.info.run_id)
+                yield Run(active.info.run_id, parent)
             except MlflowException:
                 os.environ[_RETRIES] = "0"  # it has been waited for; nor will it hear that the run failed
                 raise
@@ -149,6 +184,38 @@ def open_run(stage: str, params: TrackingParams, tags: Mapping[str, str], again:
         ) from None
     finally:
         os.environ[_RETRIES] = before
+
+
+def _parent_run(experiment: str, pipeline: str) -> str:
+    """Return the id of the run of a whole pipeline; its first stage creates it."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    known = client.search_runs(
+        [experiment], f"tags.`{PIPELINE_RUN_TAG}` = '{pipeline}' and tags.`{STAGE_TAG}` = '{PIPELINE}'", max_results=1
+    )
+    if known:
+        return str(known[0].info.run_id)
+    tags = {PIPELINE_RUN_TAG: pipeline, STAGE_TAG: PIPELINE}
+    return str(client.create_run(experiment, tags=tags, run_name=PIPELINE).info.run_id)
+
+
+@contextmanager
+def _counted_in(parent: str | None) -> Iterator[None]:
+    """Let a stage decide the status of its pipeline's run: running with it, then as good as its end."""
+    import mlflow
+
+    if parent is None:
+        yield
+        return
+    client = mlflow.MlflowClient()
+    client.update_run(parent, "RUNNING")
+    try:
+        yield
+    except BaseException:
+        client.set_terminated(parent, "FAILED")
+        raise
+    client.set_terminated(parent, "FINISHED")
 
 
 def use_store() -> None:
@@ -168,5 +235,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         name = f"{prefix}{key}".replace(":", "_")
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
+        elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+            yield from flatten({str(number): part for number, part in enumerate(value)}, f"{name}.")
         else:
             yield name, value

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lissom.artifacts import read_json, whole_folder, write_json
 from lissom.data.encoding import Encoded
+from lissom.models.tied import untied, whole
 from lissom.training.config import TrainingParams
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
@@ -102,7 +103,7 @@ class Checkpoints:
         self._written = time.monotonic()
         if not self._writes:
             return
-        tensors |= {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors |= {f"network/{name}": tensor for name, tensor in untied(network).items()}
         tensors |= {f"best/{name}": tensor for name, tensor in progress.best_weights.items()}
         with whole_folder(self._folder) as folder:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
@@ -118,7 +119,7 @@ class Checkpoints:
         if state["identity"] != identity:
             return None
         tensors = load_file(self._folder / _TENSORS)
-        network.load_state_dict(_below("network/", tensors))
+        network.load_state_dict(whole(network, _below("network/", tensors)))
         moments: dict[str, dict[str, Tensor]] = {}
         for name, tensor in _below("optimizer/", tensors).items():
             parameter, _, key = name.rpartition("/")
@@ -144,7 +145,7 @@ def identity_of(network: nn.Module, data: Encoded, params: TrainingParams, extra
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for array in (data.tokens, data.types, data.offsets, data.labels):
+    for array in (data.tokens, data.types, data.offsets, data.targets):
         digest.update(array)  # type: ignore[arg-type]
     digest.update(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode())
     digest.update(extra.encode())

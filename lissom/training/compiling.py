@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from lissom.console import note
 from lissom.errors import InputError
-from lissom.models.edits.quantizers import FakeQuantLinear
 from lissom.models.families import blocks_of, family_of
+from lissom.models.layers import has_indivisible
 from lissom.models.together import members_of
 from lissom.parallel.schedules import SPLITTING
 from lissom.parallel.world import Layout
@@ -33,10 +33,10 @@ def compiled(network: nn.Module, layout: Layout | None) -> Iterator[None]:
     found = [
         block
         for member in members_of(network)
-        if isinstance(member, PreTrainedModel) and family_of(member).blocks
+        if isinstance(member, PreTrainedModel) and family_of(member).stacks
         for block in blocks_of(member)
     ]
-    blocks = [block for block in found if not any(isinstance(module, FakeQuantLinear) for module in block.modules())]
+    blocks = [block for block in found if not has_indivisible(block)]
     if reason := _unfit(layout):
         note(f"compile: {reason}: blocks stay as they are")
         blocks = []

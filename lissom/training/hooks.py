@@ -12,6 +12,9 @@ class Hook:
     def begin(self, network: "nn.Module") -> None:
         """Run before the first step; `network` is what is trained: the given one, or a copy cut over processes."""
 
+    def on_gradients(self) -> None:
+        """Run when a step's gradients are complete, before they are clipped."""
+
     def before_step(self, step: int, total: int) -> None:
         """Run before optimiser step `step` (0-based) of `total`."""
 
@@ -20,3 +23,6 @@ class Hook:
 
     def on_record(self, record: dict[str, float]) -> None:
         """Run when figures are recorded: `step`, `epoch`, and `loss` with `learning_rate`, or `dev_score`."""
+
+    def end(self) -> None:
+        """Run once after the last step, also of a training that failed after `begin`."""

@@ -6,8 +6,8 @@ business (`lissom.parallel.engine`).
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from lissom.data.encoding import Encoded
 from lissom.errors import DivergenceError
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
+from lissom.models.tied import untied, whole
 from lissom.parallel.engine import Engine, make_engine
 from lissom.parallel.gradients import like
 from lissom.parallel.world import Layout, World
@@ -27,8 +28,9 @@ from lissom.training.checkpoint import Checkpoints, Progress, Restored, identity
 from lissom.training.compiling import compiled
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
-from lissom.training.losses import Loss
+from lissom.training.objective import Objective
 from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from lissom.training.predicting import Scorer
 from lissom.training.preparing import prepared
 from lissom.training.stopping import Stopped, listening
 
@@ -49,15 +51,15 @@ def fit(
     network: nn.Module,
     data: Encoded,
     pad: int,
-    loss: Loss,
+    objective: Objective,
     params: TrainingParams,
     *,
-    score: Callable[[], float] | None = None,
+    score: Scorer | None = None,
     hooks: Sequence[Hook] = (),
     checkpoints: Checkpoints | None = None,
     identity: str = "",
     world: World | None = None,
-    looks_inside: bool = False,
+    rates: Mapping[str, float] | None = None,
 ) -> Fitted:
     """Train `network` in place and leave it in eval mode with the weights that `params.keep` asks for.
 
@@ -68,14 +70,14 @@ def fit(
         network: the network, or several `Together`; edits must be made before, since the optimiser is built here.
         data: training examples.
         pad: id of the padding token.
-        loss: maps network and batch to the mean loss of the batch's examples.
+        objective: what is minimised.
         params: epochs, rates, seed and so on.
-        score: dev score of the network as it is (higher is better), asked after every epoch.
+        score: dev score of the network as it is, asked after every epoch.
         hooks: called around steps, in order.
         checkpoints: where to checkpoint to and resume from.
-        identity: whatever else decides the training (the loss, say); a checkpoint of another identity is ignored.
+        identity: whatever else decides the training (what hooks do, say); a checkpoint of another one is ignored.
         world: the processes that share the work, each of which makes the same call; None for this one alone.
-        looks_inside: whether the loss looks at hidden states or attention: that limits how the network can be cut.
+        rates: factors of the learning rate by regular expressions over names of parameters.
 
     Raises:
         DivergenceError: the loss is no longer finite.
@@ -83,24 +85,28 @@ def fit(
     """
     network.to(accelerator())
     with prepared(network, params):
-        identity = identity_of(network, data, params, identity)
+        identity = identity_of(network, data, params, f"{objective.identity} {identity} {dict(rates or {})}")
         if world is not None:
             world.agree(identity, "the training")
         restored = checkpoints.restore(identity, network) if checkpoints else None
         precision = autocast_type(params.precision)
-        engine = make_engine(network, loss, data, pad, precision, world, looks_inside=looks_inside)
+        engine = make_engine(
+            network, objective, data, pad, precision, world, looks_inside=objective.looks_inside
+        )  # fmt: skip
         engine.trained.train()
-        optimizer = make_optimizer(engine.parameters().values(), params)
+        optimizer = make_optimizer(engine.parameters(), params, rates or {})
         progress = Progress() if restored is None else _take_up(restored, engine, optimizer)
+        ending = ExitStack()
         for hook in hooks:
             hook.begin(engine.trained)
+            ending.callback(hook.end)
             for record in progress.records:  # the run that was told of them may have been another one
                 hook.on_record(record)
         per_epoch = math.ceil(len(data) / params.batch_size)
         total = max(1, round(params.epochs * per_epoch))
         started = time.monotonic() - progress.seconds
         kernels = compiled(engine.trained, engine.layout) if params.compile else nullcontext()
-        with listening() as asked, kernels:
+        with ending, listening() as asked, kernels:
             for step, members in _batches(data, params, progress.step, total):
                 for hook in hooks:
                     hook.before_step(step, total)
@@ -109,6 +115,8 @@ def fit(
                 torch.manual_seed(_step_seed(params.seed, step, engine.layout))
                 optimizer.zero_grad(set_to_none=True)
                 progress.losses.append(engine.gradients(members))
+                for hook in hooks:
+                    hook.on_gradients()
                 engine.clip(params.max_grad_norm)
                 optimizer.step()
                 for hook in hooks:
@@ -123,7 +131,7 @@ def fit(
                     _record(record, progress, hooks)
                 if score and (progress.step % per_epoch == 0 or progress.step == total):
                     engine.gather()
-                    _look_at_dev(score(), epoch, network, params, progress, hooks)
+                    _look_at_dev(score, epoch, network, params, progress, hooks)
                     engine.trained.train()
                 stop, due = _any(world, asked(), checkpoints is not None and checkpoints.due())
                 if checkpoints and (stop or due):
@@ -135,7 +143,7 @@ def fit(
         engine.gather()
         engine.close()
     if progress.best_weights:
-        network.load_state_dict(progress.best_weights)
+        network.load_state_dict(whole(network, progress.best_weights))
     done = total * params.batch_size / max(progress.seconds, 1e-9)
     return Fitted(total, done, progress.best_score, progress.records)
 
@@ -150,6 +158,11 @@ def autocast_type(precision: str) -> torch.dtype | None:
         fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool(native)
         precision = "bfloat16" if fast else "float32"
     return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def precision_name(params: TrainingParams) -> str:
+    """Return the type that a training multiplies in."""
+    return str(autocast_type(params.precision) or torch.float32).removeprefix("torch.")
 
 
 def _batches(data: Encoded, params: TrainingParams, first: int, total: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -215,14 +228,15 @@ def _any(world: World | None, *values: bool) -> list[bool]:
 
 
 def _look_at_dev(
-    score: float, epoch: float, network: nn.Module, params: TrainingParams, progress: Progress, hooks: Sequence[Hook]
+    scorer: Scorer, epoch: float, network: nn.Module, params: TrainingParams, progress: Progress, hooks: Sequence[Hook]
 ) -> None:
+    score = scorer()
     _record({"step": progress.step, "epoch": epoch, "dev_score": score}, progress, hooks)
-    if progress.best_score is None or score > progress.best_score:
+    if progress.best_score is None or scorer.metric.improves(score, progress.best_score):
         progress.best_score = score
         if params.keep == "best":
             progress.best_weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in untied(network).items()
             }
 
 

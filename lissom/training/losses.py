@@ -1,35 +1,51 @@
-"""The loss against labels. A loss maps a network and a batch to one number, averaged over the batch's examples."""
-
-from collections.abc import Callable
+"""Objectives that every stage needs: against the task's targets, and against a teacher's answers."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lissom.data.batches import Batch
-from lissom.data.labels import UNLABELLED
 from lissom.models.compressed import logits_of
+from lissom.models.exits import all_logits
+from lissom.tasks.task import Task
+from lissom.training.config import LogitsLossParams
+from lissom.training.objective import Objective, objective
+from lissom.training.teacher import Teacher
 
-Loss = Callable[[nn.Module, Batch], Tensor]
+
+def against_targets(task: Task) -> Objective:
+    """Return the task's own loss."""
+    return objective(lambda network, batch: task.loss(logits_of(network, batch), batch.targets), "targets")
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy, or the squared error of a number, in float32, averaged over examples.
+def distillation_loss(
+    task: Task, student: Tensor, teacher: Tensor, targets: Tensor, params: LogitsLossParams
+) -> Tensor:
+    """Return hard + alpha soft, or its convex form (1 - alpha) hard + alpha soft; averaged over examples.
 
-    Unlabelled examples (-1, or NaN) add nothing but count in the mean: so an example's weight is the same in every
-    batch, however many of its neighbours are labelled.
+    Hard is the loss against targets, to which examples without one add nothing; soft is the loss against the teacher
+    (Hinton et al. 2015, arXiv:1503.02531).
 
     Args:
-        logits: `[batch, labels]`, or `[batch, 1]` for a number.
-        labels: `[batch]`, indices or numbers.
+        task: what is asked.
+        student: answers `[batch, outputs]`.
+        teacher: the teacher's, the same; no gradient flows into them.
+        targets: `[batch]`.
+        params: weights and temperature.
     """
-    if labels.is_floating_point():
-        # Masked with `where` before the square: NaN times zero would be NaN, in the gradient too.
-        error = torch.where(labels.isnan(), 0.0, logits.float().squeeze(-1) - labels.nan_to_num())
-        return error.square().sum() / max(1, len(labels))
-    return F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED, reduction="sum") / max(1, len(labels))
+    hard_weight = 1 - params.alpha if params.mixing == "convex" else 1.0
+    soft = task.soft_loss(student, teacher, params.temperature)
+    return hard_weight * task.loss(student, targets) + params.alpha * soft
 
 
-def task_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """Return the loss of a batch against its labels."""
-    return label_loss(logits_of(network, batch), batch.labels)
+def against_teacher(teacher: Teacher, params: LogitsLossParams, task: Task) -> Objective:
+    """Return the distillation loss of a network against a teacher; with exits, the mean over all of them."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            target = teacher.signals(batch).logits
+        losses = [
+            distillation_loss(task, logits, target, batch.targets, params) for logits in all_logits(network, batch)
+        ]
+        return torch.stack(losses).mean()
+
+    return objective(loss, f"teacher {params.model_dump_json()}")

@@ -1,7 +1,8 @@
 """AdamW with its parameter groups, and the course of the learning rate."""
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -11,21 +12,32 @@ from torch.optim import AdamW
 from lissom.training.config import TrainingParams
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], params: TrainingParams) -> AdamW:
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], params: TrainingParams, rates: Mapping[str, float] | None = None
+) -> AdamW:
     """Return a fused AdamW over the trainable parameters; vectors (biases, norms) get no weight decay.
 
     Parameters that are pieces of a larger one have groups of their own: fused kernels do not mix them with others.
+
+    Args:
+        parameters: by name.
+        params: learning rate and weight decay.
+        rates: factors of the learning rate by regular expressions over names; the first that is found counts.
     """
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    groups = [
-        {
-            "params": [one for one in trainable if (one.ndim > 1) == matrix and isinstance(one, DTensor) == piece],
-            "weight_decay": params.weight_decay if matrix else 0.0,
-        }
-        for matrix in (True, False)
-        for piece in (False, True)
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=params.learning_rate, fused=True)
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            factor = next((factor for pattern, factor in (rates or {}).items() if re.search(pattern, name)), 1.0)
+            key = (parameter.ndim > 1, isinstance(parameter, DTensor), factor)
+            groups.setdefault(key, []).append(parameter)
+    return AdamW(
+        [
+            {"params": groups[key], "weight_decay": params.weight_decay if key[0] else 0.0, "factor": key[2]}
+            for key in sorted(groups, key=lambda key: (not key[0], key[1], key[2]))
+        ],
+        lr=params.learning_rate,
+        fused=True,
+    )
 
 
 def learning_rate(step: int, total: int, params: TrainingParams) -> float:
@@ -44,6 +56,6 @@ def learning_rate(step: int, total: int, params: TrainingParams) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group, times the group's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group["factor"]

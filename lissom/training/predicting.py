@@ -1,7 +1,9 @@
 """Running a network over a whole split."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -10,10 +12,24 @@ from torch import Tensor, nn
 from lissom.console import track
 from lissom.data.batches import Batch, sorted_batches
 from lissom.data.encoding import Encoded
-from lissom.data.score import score_of
 from lissom.models.compressed import logits_of
+from lissom.tasks.meter import Meter
+from lissom.tasks.metric import Metric
+from lissom.tasks.task import Task
 
 _BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Computes the dev score of a network as it is, and knows what it is in."""
+
+    metric: Metric
+    value: Callable[[], float]
+
+    def __call__(self) -> float:
+        """Return the score."""
+        return self.value()
 
 
 def predict(
@@ -31,15 +47,12 @@ def predict(
         description: what to call the work in a progress bar; None shows none.
     """
     device = next(network.parameters()).device
-    training = network.training
-    network.eval()
-    autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
     logits: Tensor | None = None
     batches: Iterable[tuple[int, Batch]] = enumerate(sorted_batches(data, _BATCH_SIZE, pad))
     if description is not None:
         batches = track(batches, description, math.ceil(len(data) / _BATCH_SIZE))
-    processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    with torch.inference_mode(), autocast:
+    processes, rank = _place()
+    with _asking(network, precision):
         for number, batch in batches:
             if number % processes == rank or logits is None:
                 found = logits_of(network, batch.to(device)).float()
@@ -49,10 +62,38 @@ def predict(
         assert logits is not None, "there are no examples"
         if processes > 1:
             dist.all_reduce(logits)  # every example was computed by one process, and is 0 elsewhere
-    network.train(training)
     return logits.cpu().clone()
 
 
-def score(network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None) -> float:
-    """Return the accuracy of a network, or its correlation with the numbers to predict."""
-    return score_of(predict(network, data, pad, precision).numpy(), data.labels)
+def score(network: nn.Module, data: Encoded, pad: int, task: Task, precision: torch.dtype | None = None) -> float:
+    """Return what models of the task are judged by, over a split whose targets are all known; as for `predict`."""
+    device, meter = next(network.parameters()).device, task.meter()
+    processes, rank = _place()
+    with _asking(network, precision):
+        for number, batch in enumerate(sorted_batches(data, _BATCH_SIZE, pad)):
+            if number % processes == rank:
+                meter.add(logits_of(network, batch.to(device)).float().cpu().numpy(), batch.targets.numpy())
+    if processes > 1:
+        meters: list[Meter | None] = [None] * processes
+        dist.all_gather_object(meters, meter)
+        meter = task.meter()
+        for part in meters:
+            assert part is not None
+            meter.merge(part)
+    return meter.result()
+
+
+def _place() -> tuple[int, int]:
+    """Return the number of processes that share the work, and the number of this one."""
+    return (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+
+
+@contextmanager
+def _asking(network: nn.Module, precision: torch.dtype | None) -> Iterator[None]:
+    """Put a network into eval mode, without gradients, while the context lasts."""
+    device, training = next(network.parameters()).device, network.training
+    network.eval()
+    autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
+    with torch.inference_mode(), autocast:
+        yield
+    network.train(training)

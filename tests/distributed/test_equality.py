@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 import torch
+from lissom.distill.teacher import CachedLogits, LiveTeacher
 
 from lissom.distill.distilbert import cosine_loss
 from lissom.distill.logits import against_teacher
 from lissom.distill.mutual import MutualLoss
 from lissom.distill.offline_config import DistilBertDistillation
-from lissom.distill.teacher import CachedLogits, LiveTeacher
 from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
 from lissom.models.signals import Wanted
 from lissom.models.together import Together

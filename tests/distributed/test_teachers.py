@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from lissom.distill.teacher import LiveTeacher
 
 from lissom.distill.material import Material
 from lissom.distill.run import distill
-from lissom.distill.teacher import LiveTeacher
 from lissom.models.signals import Wanted, expose_scores
 from lissom.parallel.gradients import local
 from lissom.parallel.sharding import sharded

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
+from lissom.distill.teacher import CachedLogits, LiveTeacher
 from torch.nn import functional as F
 
 from lissom.distill.logits import against_teacher, distillation_loss, soft_target_loss
-from lissom.distill.teacher import CachedLogits, LiveTeacher
 from lissom.models.compressed import logits_of
 from lissom.training.config import LogitsLossParams
 from lissom.training.losses import label_loss

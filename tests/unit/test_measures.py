@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lissom.evaluate.quality import expected_calibration_error, measure_quality
 
 from lissom.data.tables import Row, write_table
 from lissom.emissions.payback import Interval, interval, payback
 from lissom.evaluate.floor import linear_floor
 from lissom.evaluate.latency import measure_latency, summarize
-from lissom.evaluate.quality import expected_calibration_error, measure_quality
 
 
 def logits_for(labels, classes=3, margin=5.0):

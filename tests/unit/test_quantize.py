@@ -2,10 +2,10 @@ import copy
 
 import pytest
 import torch
+from lissom.export.integer import IntegerEmbedding, IntegerLinear, to_integer
 from torch import nn
 
 from lissom.data.batches import Batch
-from lissom.export.integer import IntegerEmbedding, IntegerLinear, to_integer
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize
 from lissom.models.edits.quantizers import (

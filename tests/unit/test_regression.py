@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lissom.data.score import pearson, score_of
+from lissom.evaluate.quality import measure_quality
 
 from lissom.data.config import DataParams
 from lissom.data.encoding import encode
 from lissom.data.labels import Scale, label_codes
 from lissom.data.prepare import load_table, prepare
-from lissom.data.score import pearson, score_of
 from lissom.data.tables import Row, write_table
 from lissom.distill.logits import soft_target_loss
 from lissom.distill.material import Material
@@ -21,7 +22,6 @@ from lissom.distill.run import distill
 from lissom.distill.tinybert import soft_cross_entropy
 from lissom.errors import DataError, ParamsError
 from lissom.evaluate.floor import linear_floor
-from lissom.evaluate.quality import measure_quality
 from lissom.export.config import ExportParams
 from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity

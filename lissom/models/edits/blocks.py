@@ -5,12 +5,12 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
+from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_kept
 from lissom.models.families import blocks_of, exits_of, family_of, replace_module
-from lissom.section import Section
 
 
-class KeepBlocks(Section):
+class KeepBlocks(StructureEdit):
     """Drop all blocks but these; the kept ones move together in their order."""
 
     kind: Literal["keep_blocks"] = "keep_blocks"
@@ -19,19 +19,23 @@ class KeepBlocks(Section):
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` for blocks that the network does not have."""
-        family, blocks = family_of(network), blocks_of(network)
+        stack, blocks = family_of(network).stack, blocks_of(network)
         check_kept("keep_blocks", self.kept, len(blocks))
         kept = nn.ModuleList(blocks[index] for index in self.kept)
         for index, block in enumerate(kept):
             for module in block.modules():
                 if hasattr(module, "layer_idx"):  # the key of a decoder's cache
                     setattr(module, "layer_idx", index)  # noqa: B010  (a module's attributes are not typed)
-        replace_module(network, family.blocks, kept)
+        replace_module(network, stack.blocks, kept)
         if getattr(network.config, "layer_types", None):
             network.config.layer_types = [network.config.layer_types[index] for index in self.kept]
-        setattr(network.config, family.config_blocks, len(kept))
+        setattr(network.config, stack.config_blocks, len(kept))
         if (exits := exits_of(network)) is not None and len(exits) == len(blocks):
             network.exits = nn.ModuleList(exits[index] for index in self.kept)
+
+    def is_plain(self) -> bool:
+        """Return true: a config names the number of blocks."""
+        return True
 
     def describe(self) -> str:
         """Return the edit in a few words."""

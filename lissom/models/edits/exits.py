@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.edits.edit import StructureEdit
 from lissom.models.families import blocks_of, exits_of, family_of, replace_module
-from lissom.section import Section
 
 _HEADS = 2
 
@@ -60,7 +60,7 @@ class Exit(nn.Module):
         return logits
 
 
-class AddExits(Section):
+class AddExits(StructureEdit):
     """Put an exit behind every block, and drop the network's own head."""
 
     kind: Literal["add_exits"] = "add_exits"
@@ -88,7 +88,7 @@ class AddExits(Section):
         return f"an exit of width {self.size} after every block"
 
 
-class DropExits(Section):
+class DropExits(StructureEdit):
     """Keep the last exit alone: the answer of the full depth stays as it is."""
 
     kind: Literal["drop_exits"] = "drop_exits"

@@ -1,37 +1,39 @@
-"""Keep some of the FFN neurons of every block (SPECS §2.8)."""
+"""Keep some of the FFN neurons of every site."""
 
 from typing import Literal
 
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_kept, cut_linear
-from lissom.models.families import blocks_of, family_of, replace_module
-from lissom.section import Section
+from lissom.models.families import family_of, ffn_sites, replace_module
 
 
-class KeepNeurons(Section):
+class KeepNeurons(StructureEdit):
     """Drop all intermediate neurons but these."""
 
     kind: Literal["keep_neurons"] = "keep_neurons"
     kept: tuple[tuple[int, ...], ...]
-    """For every block, the numbers of the kept neurons, 0-based, ascending."""
+    """For every feed-forward site, block by block, the numbers of the kept neurons, 0-based, ascending."""
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` where it does not fit the network."""
-        family, blocks = family_of(network), blocks_of(network)
-        if len(self.kept) != len(blocks):
-            raise InputError(f"keep_neurons: {len(self.kept)} blocks in the edit, {len(blocks)} in the network")
-        for number, kept in enumerate(self.kept):
-            block = f"{family.blocks}.{number}"
-            path_out = f"{block}.{family.ffn_out}"
-            check_kept(f"keep_neurons, block {number}", kept, network.get_submodule(path_out).in_features)
-            for path_in in (f"{block}.{name}" for name in family.ffn_in):
-                replace_module(network, path_in, cut_linear(network, path_in, rows=kept))
-            replace_module(network, path_out, cut_linear(network, path_out, columns=kept))
-        counts = {len(kept) for kept in self.kept}
-        if len(counts) == 1:
-            setattr(network.config, family.config_neurons, counts.pop())
+        sites = ffn_sites(network)
+        if len(self.kept) != len(sites):
+            raise InputError(f"keep_neurons: {len(self.kept)} sites in the edit, {len(sites)} in the network")
+        for site, kept in zip(sites, self.kept, strict=True):
+            check_kept(f"keep_neurons, {site.name}", kept, network.get_submodule(site.output).in_features)
+            for path in site.inputs:
+                replace_module(network, path, cut_linear(network, path, rows=kept))
+            replace_module(network, site.output, cut_linear(network, site.output, columns=kept))
+        if self.is_plain():
+            for stack in family_of(network).stacks:
+                setattr(network.config, stack.config_neurons, len(self.kept[0]))
+
+    def is_plain(self) -> bool:
+        """Return whether all blocks have kept as many: a config names one number for all."""
+        return len({len(kept) for kept in self.kept}) == 1
 
     def describe(self) -> str:
         """Return the edit in a few words."""

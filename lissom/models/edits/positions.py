@@ -6,12 +6,12 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import cut_rows
 from lissom.models.families import family_of, replace_module
-from lissom.section import Section
 
 
-class KeepPositions(Section):
+class KeepPositions(StructureEdit):
     """Drop the positions beyond a length."""
 
     kind: Literal["keep_positions"] = "keep_positions"
@@ -30,6 +30,10 @@ class KeepPositions(Section):
             raise InputError(f"keep_positions: {rows} rows asked for, the table has {table.num_embeddings}")
         replace_module(network, family.position_table, cut_rows(table, range(rows)))
         network.config.max_position_embeddings = rows
+
+    def is_plain(self) -> bool:
+        """Return true: a config names the number of positions."""
+        return True
 
     def describe(self) -> str:
         """Return the edit in a few words."""

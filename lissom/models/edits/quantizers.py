@@ -1,4 +1,4 @@
-"""Fake quantisation: layers that compute in float with values that integers can hold (SPECS §3.1, §3.3).
+"""Fake quantisation: layers that compute in float with values that integers can hold (Jacob et al. 2018).
 
 Weights: symmetric per output row, scale from the row itself at every step. Inputs: affine, unsigned 8-bit, one
 scale per layer that follows a moving average of the data until it is frozen; it moves between steps, never within
@@ -6,8 +6,6 @@ one, so that a step is the same in however many parts it is computed. Word table
 Gradients pass where a value was not clipped and stop where it was (clipped straight-through estimator).
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -15,43 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import rows_of
-from lissom.models.families import family_of, replace_module
-from lissom.section import Section
-
-ACTIVATION_HIGH = 255
-TABLE_HIGH = 127
+from lissom.models.families import family_of, replace_module, tied_head
+from lissom.models.grid import ACTIVATION_HIGH, TABLE_HIGH, affine_range, fake_quantize_rows, weight_high
+from lissom.models.integers import IntegerEmbedding, IntegerLinear
+from lissom.models.layers import Indivisible
 
 _MOMENTUM = 0.01
-_SMALLEST_SCALE = 1e-8
 
 
-def weight_high(bits: int) -> int:
-    """Return the largest integer of a symmetric b-bit weight: 2^(b-1) - 1."""
-    return int(2 ** (bits - 1) - 1)
-
-
-def row_scales(weight: Tensor, high: int) -> Tensor:
-    """Return the scale of every row of `weight` `[rows, columns]`: max|w| / high, never 0. `[rows]`."""
-    return (weight.detach().abs().amax(dim=-1) / high).clamp_min(_SMALLEST_SCALE)
-
-
-def fake_quantize_rows(weight: Tensor, high: int) -> Tensor:
-    """Round every row of `weight` `[rows, columns]` to its own symmetric grid of 2 high + 1 levels."""
-    scales = row_scales(weight, high)
-    zeros = torch.zeros_like(scales, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -high, high)
-
-
-def affine_range(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale (float) and zero point (int32) of the 8-bit affine grid over [low, high], widened to hold 0."""
-    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-    scale = ((high - low) / ACTIVATION_HIGH).clamp_min(_SMALLEST_SCALE)
-    zero_point = (-low / scale).round().clamp(0, ACTIVATION_HIGH).to(torch.int32)
-    return scale, zero_point
-
-
-class FakeQuantLinear(nn.Linear):
+class FakeQuantLinear(nn.Linear, Indivisible):
     """A Linear on quantised inputs and weights; disabled until its input range has been observed, and settled."""
 
     low: Tensor
@@ -97,23 +69,10 @@ class FakeQuantLinear(nn.Linear):
         self.observed.fill_(True)
         self.seen = None
 
-
-def quantized_layers(network: nn.Module) -> list[FakeQuantLinear]:
-    """Return the layers that quantise their inputs."""
-    return [module for module in network.modules() if isinstance(module, FakeQuantLinear)]
-
-
-@contextmanager
-def unobserved(layers: Iterable[FakeQuantLinear]) -> Iterator[None]:
-    """Let layers run on what is not to be observed: values of no meaning, or the same ones again."""
-    observing = [layer for layer in layers if layer.observing]
-    for layer in observing:
-        layer.observing = False
-    try:
-        yield
-    finally:
-        for layer in observing:
-            layer.observing = True
+    def converted(self) -> IntegerLinear:
+        """Return the layer that computes with integers on the same grids."""
+        assert bool(self.observed), "the input range must be observed before conversion"
+        return IntegerLinear(self.weight, self.bias, self.weight_high, *affine_range(self.low, self.high))
 
 
 class FakeQuantEmbedding(nn.Embedding):
@@ -129,8 +88,12 @@ class FakeQuantEmbedding(nn.Embedding):
         rows = vectors.flatten(0, -2)
         return fake_quantize_rows(rows, TABLE_HIGH).view_as(vectors)
 
+    def converted(self) -> IntegerEmbedding:
+        """Return the embedding with rows of int8."""
+        return IntegerEmbedding(self.weight)
 
-class FakeQuantize(Section):
+
+class FakeQuantize(StructureEdit):
     """Quantise all matrix products but those that give the logits, and the word table; the weights stay floats."""
 
     kind: Literal["fake_quantize"] = "fake_quantize"
@@ -138,10 +101,11 @@ class FakeQuantize(Section):
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; the input ranges are to be observed, or loaded, afterwards."""
-        family = family_of(network)
+        family, head = family_of(network), tied_head(network)
         table = rows_of(network, family.word_table)
         for path, module in list(network.named_modules()):
-            answers = path == family.classifier or (path.startswith("exits.") and path.endswith(".classifier"))
+            # A tied head reads the table's own floats: its logits decide, and rounding them is the table's matter.
+            answers = path in (family.classifier, head) or (path.startswith("exits.") and path.endswith(".classifier"))
             if type(module) is nn.Linear and not answers:
                 replace_module(network, path, FakeQuantLinear(module, self.weight_bits).train(module.training))
             elif type(module) is nn.Embedding and path == table:  # positions and segments are a few rows

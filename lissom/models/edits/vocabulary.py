@@ -1,19 +1,24 @@
 """Keep some rows of the word table, together with the tokenizer that only makes these tokens."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_kept, cut_rows
 from lissom.models.edits.word_table import rows_of
-from lissom.models.families import family_of, replace_module
-from lissom.section import Section
+from lissom.models.families import family_of, replace_module, tied_head
+from lissom.models.vocabulary import trim_tokenizer
 
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
 
 
-class KeepVocabulary(Section):
+class KeepVocabulary(StructureEdit):
     """Drop all tokens but these; the kept ones are renumbered in their order."""
 
     kind: Literal["keep_vocabulary"] = "keep_vocabulary"
@@ -30,15 +35,38 @@ class KeepVocabulary(Section):
             old = getattr(network.config, name, None)
             if old is None:
                 continue
-            if old not in new_id:
-                raise InputError(f"keep_vocabulary: {name} {old} is not among the kept tokens")
-            setattr(network.config, name, new_id[old])
+            several = list(old) if isinstance(old, list | tuple) else [old]
+            if missing := [number for number in several if number not in new_id]:
+                raise InputError(f"keep_vocabulary: {name} {missing[0]} is not among the kept tokens")
+            renumbered = [new_id[number] for number in several]
+            setattr(network.config, name, renumbered if isinstance(old, list | tuple) else renumbered[0])
         if table.padding_idx is not None and new_id[table.padding_idx] != table.padding_idx:
             # RoBERTa derives positions from the number of the padding token.
             raise InputError(f"keep_vocabulary: tokens before the padding token {table.padding_idx} must be kept")
-        replace_module(network, path, cut_rows(table, self.kept))
+        head, smaller = tied_head(network), cut_rows(table, self.kept)
+        replace_module(network, path, smaller)
+        if head is not None:
+            replace_module(network, head, _tied_to(smaller, network.get_submodule(head).bias, self.kept))
         network.config.vocab_size = len(self.kept)
+
+    def retokenize(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Return the tokenizer that only makes the kept tokens."""
+        return trim_tokenizer(tokenizer, self.kept)
+
+    def is_plain(self) -> bool:
+        """Return true: a config names the size of the vocabulary."""
+        return True
 
     def describe(self) -> str:
         """Return the edit in a few words."""
         return f"kept {len(self.kept):,} tokens"
+
+
+def _tied_to(table: nn.Embedding, bias: Tensor | None, kept: Sequence[int]) -> nn.Linear:
+    """Return a projection to the vocabulary on the table's own weights, with the kept entries of the old bias."""
+    head = nn.Linear(table.embedding_dim, table.num_embeddings, bias=bias is not None, device="meta")
+    head.weight = table.weight
+    if bias is not None:
+        index = torch.tensor(kept, dtype=torch.long, device=bias.device)
+        head.bias = nn.Parameter(bias.detach()[index].contiguous())
+    return head

@@ -1,15 +1,16 @@
-"""Factorise the word table by truncated SVD (SPECS §4.1): V x d becomes V x r times r x d."""
+"""Factorise the word table by truncated SVD: V x d becomes V x r times r x d; a tied head goes the same way back."""
 
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models.families import family_of, replace_module
-from lissom.section import Section
+from lissom.models.edits.edit import StructureEdit
+from lissom.models.families import family_of, replace_module, tied_head
 
 
 class FactorizedEmbedding(nn.Module):
@@ -26,7 +27,20 @@ class FactorizedEmbedding(nn.Module):
         return vectors
 
 
-class FactorizeWordTable(Section):
+class FactorizedHead(nn.Module):
+    """The projection to the vocabulary that is tied to a factorised table: hidden states go the way back."""
+
+    def __init__(self, embedding: FactorizedEmbedding, bias: Tensor | None) -> None:
+        super().__init__()
+        self.table, self.projection = embedding.table, embedding.projection
+        self.bias = bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map hidden states `[..., d]` to logits `[..., V]`."""
+        return F.linear(F.linear(hidden, self.projection.weight.T), self.table.weight, self.bias)
+
+
+class FactorizeWordTable(StructureEdit):
     """Give the word table a rank."""
 
     kind: Literal["factorize_word_table"] = "factorize_word_table"
@@ -48,11 +62,15 @@ class FactorizeWordTable(Section):
             raise InputError(
                 f"factorize_word_table: rank {self.rank} saves nothing on {rows} x {width}; largest: {largest}"
             )
+        head = tied_head(network)
         left, right = truncated_svd(table.weight.detach(), self.rank)
         thin = nn.Embedding(rows, self.rank, padding_idx=table.padding_idx, device="meta")
         projection = nn.Linear(self.rank, width, bias=False, device="meta")
         thin.weight, projection.weight = nn.Parameter(left), nn.Parameter(right)
-        replace_module(network, path, FactorizedEmbedding(thin, projection))
+        factorized = FactorizedEmbedding(thin, projection)
+        replace_module(network, path, factorized)
+        if head is not None:
+            replace_module(network, head, FactorizedHead(factorized, network.get_submodule(head).bias))
 
     def describe(self) -> str:
         """Return the edit in a few words."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lissom.distill.teacher import LiveTeacher
 
 from lissom.data.batches import collate, shuffled_batches
 from lissom.distill.cache import cache_signals, estimate_bytes
@@ -16,7 +17,6 @@ from lissom.distill.offline_config import (
 )
 from lissom.distill.patient import patient_loss
 from lissom.distill.run import distill
-from lissom.distill.teacher import LiveTeacher
 from lissom.distill.tinybert import Projections, layers_loss, make_student, prediction_loss
 from lissom.errors import InputError
 from lissom.models.signals import Wanted, expose_scores, signals_of

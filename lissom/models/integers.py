@@ -1,29 +1,18 @@
-"""From fake quantisation to integers: the same scales and ranges, now with int8 weights and integer products.
+"""Layers that compute with integers: int8 weights, uint8 inputs, int8 tables.
 
 In torch the layers compute what the exported kernels compute, exactly (integers in float64); inside an export they
 emit onnxruntime's kernels: `MatMulIntegerToFloat` takes uint8 inputs and int8 weights, accumulates in int32 and scales.
 """
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
-from lissom.models.edits.quantizers import (
-    ACTIVATION_HIGH,
-    TABLE_HIGH,
-    FakeQuantEmbedding,
-    FakeQuantLinear,
-    affine_range,
-    row_scales,
-)
-from lissom.models.families import replace_module
+from lissom.models.grid import ACTIVATION_HIGH, TABLE_HIGH, row_scales
 
 
 class IntegerLinear(nn.Module):
-    """y = s_x s_w (sum (q_x - z_x) q_w) + b, with q_x uint8 and q_w int8 (SPECS §3.1)."""
+    """y = s_x s_w (sum (q_x - z_x) q_w) + b, with q_x uint8 and q_w int8 (Jacob et al. 2018, §2.2)."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -32,18 +21,17 @@ class IntegerLinear(nn.Module):
     input_zero_point: Tensor
     bias: Tensor | None
 
-    def __init__(self, layer: FakeQuantLinear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, high: int, scale: Tensor, zero_point: Tensor) -> None:
+        """Round `weight` `[out, in]` to -high..high per row; scale and zero point are the inputs'."""
         super().__init__()
-        assert bool(layer.observed), "the input range must be observed before conversion"
-        scale, zero_point = affine_range(layer.low, layer.high)
-        weight_scale = row_scales(layer.weight, layer.weight_high)
-        integers = (layer.weight.detach() / weight_scale[:, None]).round().clamp(-layer.weight_high, layer.weight_high)
+        weight_scale = row_scales(weight, high)
+        integers = (weight.detach() / weight_scale[:, None]).round().clamp(-high, high)
         self.register_buffer("weight", integers.to(torch.int8).T.contiguous())  # [in, out], as MatMul wants it
         self.register_buffer("weight_scale", weight_scale)
         self.register_buffer("weight_zero_point", torch.zeros(len(weight_scale), dtype=torch.int8))
         self.register_buffer("input_scale", scale)
         self.register_buffer("input_zero_point", zero_point.to(torch.uint8))
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def forward(self, input: Tensor) -> Tensor:
         """Map `[..., in]` to `[..., out]`."""
@@ -79,24 +67,14 @@ class IntegerEmbedding(nn.Module):
     rows: Tensor
     scales: Tensor
 
-    def __init__(self, table: FakeQuantEmbedding) -> None:
+    def __init__(self, weight: Tensor) -> None:
+        """Round every row of `weight` `[rows, d]`."""
         super().__init__()
-        scales = row_scales(table.weight, TABLE_HIGH)
-        integers = (table.weight.detach() / scales[:, None]).round().clamp(-TABLE_HIGH, TABLE_HIGH)
+        scales = row_scales(weight, TABLE_HIGH)
+        integers = (weight.detach() / scales[:, None]).round().clamp(-TABLE_HIGH, TABLE_HIGH)
         self.register_buffer("rows", integers.to(torch.int8))
         self.register_buffer("scales", scales[:, None])
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ids `[...]` to vectors `[..., d]`."""
         return F.embedding(input, self.rows).to(self.scales.dtype) * F.embedding(input, self.scales)
-
-
-def to_integer(network: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of the network whose fake-quantised layers compute with integers; other layers are as they were."""
-    converted = copy.deepcopy(network).eval()
-    for path, module in list(converted.named_modules()):
-        if isinstance(module, FakeQuantLinear):
-            replace_module(converted, path, IntegerLinear(module))
-        elif isinstance(module, FakeQuantEmbedding):
-            replace_module(converted, path, IntegerEmbedding(module))
-    return converted

@@ -51,7 +51,7 @@ class CachedLogits:
 
     def signals(self, batch: Batch) -> Signals:
         """Look up the batch's examples."""
-        return Signals(self.values[batch.indices.cpu()].to(batch.labels.device))
+        return Signals(self.values[batch.indices.cpu()].to(batch.indices.device))
 
 
 def cache_logits(network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:

@@ -1,0 +1,61 @@
+"""What prune, factorize and quantize share: their methods one after the other, each a recipe that is carried out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from components.stage import Outcome, Stage
+from lissom.data.prepare import load_table
+from lissom.models.compressed import CompressedModel
+from lissom.models.vocabulary import changed_tokens
+from lissom.training.compress import compress
+from lissom.training.config import RecoveryParams
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
+from lissom.training.teacher import load_logits
+
+
+class Method(Protocol):
+    """Params of one method of a stage."""
+
+    @property
+    def method(self) -> str:
+        """Return its name."""
+        ...
+
+    @property
+    def training(self) -> RecoveryParams | None:
+        """Return the training after its edits, if any."""
+        ...
+
+    def model_dump_json(self) -> str:
+        """Return the params as JSON."""
+        ...
+
+
+M = TypeVar("M", bound=Method)
+
+
+def carry_out(stage: Stage, methods: Sequence[M], plan: Callable[[CompressedModel, Lesson, M], Recipe]) -> Outcome:
+    """Plan and carry out every method on the model that the one before has left; without any, pass the model on."""
+    model, lesson = stage.load("model"), stage.lesson()
+    before, outcome = model.tokenizer, Outcome(metrics={"method": "none"}, model=model, method="none")
+    history: list[dict[str, float]] = []
+    metrics: dict[str, Any] = {}
+    for number, params in enumerate(methods, 1):
+        recipe = plan(model, lesson, params)
+        teacher = load_logits(stage.inputs["logits"], sum(len(lesson.tables[name]) for name in ("train", "transfer")))
+        phase = "training" if len(methods) == 1 else f"{number}-{params.method}"
+        done = compress(
+            model, recipe, lesson, teacher, params.training, phase=phase, identity=params.model_dump_json()
+        )  # fmt: skip
+        steps = int(history[-1]["step"]) if history else 0
+        records = [] if done.fitted is None else done.fitted.records
+        history += [{**record, "step": record["step"] + steps} for record in records]
+        metrics |= done.metrics if len(methods) == 1 else {phase: done.metrics, "dev_score": done.metrics["dev_score"]}
+    if methods:
+        name = "+".join(params.method for params in methods)
+        outcome = Outcome({"method": name, **metrics}, history, model, name)
+    if model.tokenizer is not before:
+        texts = load_table(stage.inputs["data"], "test").texts()
+        outcome.metrics["test_tokens"] = changed_tokens(before, model.tokenizer, texts)
+    return outcome

@@ -1,0 +1,28 @@
+"""The work of the stage: write the file, compare it with torch, and choose the speed of one that can leave early."""
+
+from components.stage import Outcome, Stage
+from lissom.artifacts import EXPORT_RECORD, write_json
+from lissom.evaluate.exits import try_speeds
+from lissom.export.exported import ExportRecord, TriedSpeed
+from lissom.export.onnx import export_onnx, set_speed
+from lissom.export.parity import check_parity
+from lissom.models.exits import early_exits
+
+
+def export(stage: Stage) -> Outcome:
+    """Write the graph, then compare its answers on the whole dev set; what is registered is what is measured."""
+    model, folder, params = stage.load("model"), stage.outputs["export"], stage.params.export
+    exported, dev = export_onnx(model, folder), stage.encode(model, "dev")
+    parity = check_parity(model, exported, dev, params)
+    tried: list[TriedSpeed] = []
+    if early_exits(model.network):
+        reference = float(model.manifest.steps[0].metrics["dev_score"])  # the teacher's
+        speed, tried = try_speeds(model, folder, dev, reference, params)
+        set_speed(folder, speed)
+    record = ExportRecord(
+        format="onnx", files=dict(exported.files), integer_kernels=exported.kernels(), parity=parity,
+        tried_speeds=tuple(tried),
+    )  # fmt: skip
+    write_json(folder / EXPORT_RECORD, record.model_dump(mode="json"))
+    megabytes = next(iter(record.files.values())) / 1e6
+    return Outcome(metrics={"megabytes": megabytes, **record.model_dump(mode="json", exclude={"files", "cost"})})

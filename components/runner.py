@@ -1,0 +1,208 @@
+"""The frame of every stage: `python -m components.<stage>` with the same options under DVC and Kubeflow.
+
+It reads the params, opens the MLflow run, measures the energy, lets the stage work in temporary folders, and moves
+these into place when all is complete.
+"""
+
+import hashlib
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.arguments import input_folders, parse, read_params
+from components.executor import tell
+from components.layout import layout_of
+from components.pipeline_run import check_watched, pipeline_run
+from components.specs import METRICS_FOLDER, StageSpec, spec_of
+from components.stage import Outcome, Stage
+from components.trainjob import is_wanted, run_as_trainjob
+from lissom.artifacts import (
+    EMISSIONS,
+    EXPORT_RECORD,
+    HISTORY,
+    METRICS,
+    REPORT_PAGE,
+    read_json,
+    whole_folder,
+    write_json,
+    write_text,
+)
+from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
+from lissom.errors import InputError, advice_for
+from lissom.parallel.config import ParallelParams
+from lissom.parallel.launch import joined, launch, remember_run, remembered_run, say
+from lissom.params import Params
+from lissom.tracking.runs import STAGE_TAG, VARIANT_TAG, Run, SilentRun, flatten, open_run
+from lissom.training.stopping import Stopped
+
+if TYPE_CHECKING:
+    from lissom.parallel.world import World
+
+
+def run_stage(name: str) -> None:
+    """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1.
+
+    A stage that trains runs in as many processes as `parallel` says: this one starts them, and waits.
+    """
+    spec = spec_of(name)
+    arguments = parse(spec)
+    try:
+        params = read_params(arguments)
+        check_watched(spec, params)
+        layout, chosen = layout_of(spec, params, arguments) if spec.trains else (ParallelParams(), [])
+        if joined():
+            _take_part(spec, params, layout, arguments)
+        elif is_wanted(layout):
+            run_as_trainjob(name, layout, arguments, tuple(spec.inputs), (*spec.outputs, METRICS_FOLDER))
+        elif layout.spreads:
+            launch(f"components.{name}", [*sys.argv[1:], *chosen], layout)
+        else:
+            _run(spec, params, None, arguments)
+    except Stopped as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    except InputError as error:
+        sys.exit(f"{name}: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"{name}: {advice_for(error)}")
+
+
+def work_of(name: str) -> Callable[[Stage], Outcome]:
+    """Return what a stage does. Imported only now, so that params are checked and processes started without torch."""
+    match name:
+        case "prepare":
+            from components.prepare.work import prepare as work
+        case "teacher":
+            from components.teacher.work import fine_tune as work
+        case "distill":
+            from components.distill.work import make_student as work
+        case "prune":
+            from components.prune.work import prune as work
+        case "factorize":
+            from components.factorize.work import factorize as work
+        case "quantize":
+            from components.quantize.work import quantize as work
+        case "export":
+            from components.export.work import export as work
+        case "evaluate":
+            from components.evaluate.work import evaluate as work
+        case "emissions":
+            from components.emissions.work import measure_emissions as work
+        case "report":
+            from components.report.work import write_report as work
+        case "register":
+            from components.register.work import register_model as work
+        case _:
+            raise AssertionError(name)
+    return work
+
+
+def _take_part(spec: StageSpec, params: Params, layout: ParallelParams, arguments: dict[str, Any]) -> None:
+    """Run a stage as one of several processes; messages to the user go to the process that launched them."""
+    from lissom.parallel.world import join
+
+    try:
+        with join(layout) as world:
+            _run(spec, params, world, arguments)
+    except (InputError, Stopped) as error:
+        say(str(error))
+        sys.exit(1)
+
+
+def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict[str, Any]) -> None:
+    with _frame(spec, params, world, arguments) as stage:
+        outcome, reading = _measured(stage)
+        _write(stage, outcome, reading)
+    if world is not None and not world.is_main:
+        return
+    if arguments.get("page_output"):
+        page = (arguments["report_output"] / REPORT_PAGE).read_text(encoding="utf-8")
+        write_text(arguments["page_output"], page)
+    if arguments["executor_input"]:
+        costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
+        facts = {"stage": spec.name, "method": outcome.method, "mlflow_run": stage.run.id}
+        tell(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
+    shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
+
+
+@contextmanager
+def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: dict[str, Any]) -> Iterator[Stage]:
+    variant = arguments["variant"] if spec.per_variant else ""
+    title = f"{spec.name}@{variant}" if variant else spec.name
+    is_main = world is None or world.is_main
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
+        sources = input_folders(spec, arguments, scratch)
+        run: Run = SilentRun()
+        if is_main:
+            tags = {STAGE_TAG: spec.name, VARIANT_TAG: variant}
+            parent = pipeline_run(arguments)
+            run = stack.enter_context(open_run(title, params.tracking, tags, remembered_run(), parent))
+            if world is not None:
+                remember_run(run.id)
+        folders = {}
+        for name in (*spec.outputs, METRICS_FOLDER):
+            target = arguments[f"{name}_output"]
+            # The others write as well, and what they write goes with their scratch.
+            folders[name] = stack.enter_context(whole_folder(target if is_main else scratch / "outputs" / name))
+        checkpoints = arguments["checkpoints"] / title.replace("@", "-")
+        seconds = arguments["checkpoint_seconds"]
+        yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
+
+
+def _measured(stage: Stage) -> tuple[Outcome, EnergyReading]:
+    stage.run.log_params({stage.name: stage.section()})
+    if "data" in stage.inputs:
+        _log_data(stage.run, stage.inputs["data"])
+    work = work_of(stage.name)
+    meter = EnergyMeter(stage.params.emissions.country)
+    counts = stage.world is None or stage.world.local_rank == 0  # a meter counts its whole machine
+    context: AbstractContextManager[object] = meter if counts else nullcontext()
+    with context:
+        outcome = work(stage)
+    if stage.world is None:
+        return outcome, meter.reading
+    return outcome, sum_of(stage.world.collect(meter.reading if counts else None))
+
+
+def _log_data(run: Run, folder: Path) -> None:
+    """Log which data the stage reads, by a digest of all splits."""
+    from lissom.data.prepare import load_card
+
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    card = load_card(folder)
+    run.log_dataset(card.name, card.source, digest.hexdigest(), context="compression")
+
+
+def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
+    cost = reading.model_dump(mode="json")
+    if outcome.model is not None:
+        from lissom.models.directory import write_model
+        from lissom.models.manifest import Step
+
+        step = Step(
+            stage=stage.name, method=outcome.method, params=stage.section(), metrics=outcome.metrics, cost=cost,
+            run_id=stage.run.id,
+        )  # fmt: skip
+        upstream = [earlier.run_id for earlier in outcome.model.manifest.steps if earlier.run_id]
+        outcome.model.manifest = outcome.model.manifest.with_step(step)
+        write_model(outcome.model, stage.outputs["model"])
+        if upstream:
+            stage.run.set_tags({"lissom.upstream_run": upstream[-1]})
+    if "export" in stage.outputs:  # so that the cost travels with the file, as a model's does with the manifest
+        record = stage.outputs["export"] / EXPORT_RECORD
+        write_json(record, read_json(record) | {"cost": cost})
+    folder = stage.outputs[METRICS_FOLDER]
+    write_json(folder / METRICS, outcome.metrics)
+    write_json(folder / EMISSIONS, cost)
+    write_json(folder / HISTORY, outcome.history)
+    stage.run.log_metrics({stage.name: outcome.metrics, "cost": cost})
+    stage.run.log_files(*sorted(folder.iterdir()))

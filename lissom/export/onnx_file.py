@@ -1,0 +1,68 @@
+"""An exported folder in ONNX, run by onnxruntime."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lissom.artifacts import ONNX, SERVING, TOKENIZER
+from lissom.data.batches import Batch
+from lissom.export.exported import Runner
+from lissom.export.kernels import integer_kernels
+from lissom.serving.classifier import OnnxClassifier
+
+
+class OnnxFile:
+    """Implements `Exported`.
+
+    Args:
+        folder: holds the graph, tokenizer.json and serving.json.
+        graph: name of the graph.
+        speed: for a model with exits, another speed than the folder's own.
+    """
+
+    def __init__(self, folder: Path, graph: str = ONNX, speed: float | None = None) -> None:
+        self.folder = folder
+        self._graph, self._speed = graph, speed
+
+    @cached_property
+    def _session(self) -> OnnxClassifier:
+        return OnnxClassifier(self.folder, graph=self._graph, speed=self._speed)
+
+    @property
+    def serving(self) -> Mapping[str, Any]:
+        """Return what serving.json says."""
+        return self._session.serving
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Return the bytes of graph, tokenizer and serving.json."""
+        return {name: (self.folder / name).stat().st_size for name in (self._graph, TOKENIZER, SERVING)}
+
+    def kernels(self) -> int:
+        """Count the integer matrix products that onnxruntime runs on this machine."""
+        return integer_kernels(self.folder / self._graph)
+
+    def answers(self, batch: Batch) -> NDArray[np.float32]:
+        """Answer a batch: `[batch, outputs]`."""
+        return self._session.logits(self._inputs(batch))
+
+    def depths(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Answer a batch with a graph that has exits: answers, and how many blocks each example took, `[batch]`."""
+        return self._session.answer(self._inputs(batch))
+
+    def runner(self, batches: Sequence[Batch], threads: int) -> Runner:
+        """Return what answers prepared batches with a number of threads."""
+        session = OnnxClassifier(self.folder, threads, self._graph, speed=self._speed, spin=False)
+        inputs = [self._inputs(batch) for batch in batches]
+
+        def run(number: int) -> None:
+            session.logits(inputs[number])
+
+        return run
+
+    def _inputs(self, batch: Batch) -> dict[str, NDArray[np.int64]]:
+        return {name: batch.inputs[name].numpy() for name in self.serving["inputs"]}

@@ -1,0 +1,149 @@
+"""One label out of several for every text or pair of texts; judged by accuracy."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
+
+from lissom.data.labels import UNLABELLED
+from lissom.serving.classification import softmax
+from lissom.tasks.meter import AccuracyMeter
+from lissom.tasks.metric import ACCURACY, Metric
+from lissom.tasks.quality import Quality
+from lissom.tasks.task import Task
+
+
+class Classification(Task):
+    """Names of the classes are the outputs' names, in their order."""
+
+    kind: Literal["classification"] = "classification"
+    labels: tuple[str, ...]
+
+    @property
+    def metric(self) -> Metric:
+        """Return accuracy."""
+        return ACCURACY
+
+    @property
+    def outputs(self) -> int:
+        """Return the number of labels."""
+        return len(self.labels)
+
+    @property
+    def is_distribution(self) -> bool:
+        """Return true: the logits are those of one distribution over the labels."""
+        return True
+
+    @property
+    def auto_class(self) -> Any:
+        """Return transformers' class of sequence classifiers."""
+        return AutoModelForSequenceClassification
+
+    def head_config(self) -> dict[str, Any]:
+        """Return number and names of the labels."""
+        names = dict(enumerate(self.labels))
+        return {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+
+    def targets(self, texts: Sequence[str | None]) -> NDArray[Any]:
+        """Return indices into the labels, int64; -1 where there is none."""
+        index = {name: number for number, name in enumerate(self.labels)}
+        return np.asarray([UNLABELLED if text is None else index[text] for text in texts], dtype=np.int64)
+
+    def loss(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy in float32."""
+        total = F.cross_entropy(answers.float(), targets, ignore_index=UNLABELLED, reduction="sum")
+        return total / max(1, len(targets))
+
+    def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return T^2 KL(softmax(teacher / T) || softmax(answers / T)), summed over labels (Hinton et al. 2015, §2).
+
+        The factor T^2 keeps the gradient's size the same at every temperature: T (p_s - p_t) per example.
+        """
+        return soft_target_loss(answers, teacher, temperature)
+
+    def meter(self) -> AccuracyMeter:
+        """Return a meter of the accuracy."""
+        return AccuracyMeter()
+
+    def agreement(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
+        """Return the share of examples with the same label."""
+        return float((expected.argmax(1) == found.argmax(1)).mean())
+
+    def quality(
+        self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any], bins: int
+    ) -> Quality:
+        """Return accuracy, F1, calibration, and how the labels differ from the teacher's.
+
+        `flip_rate` is the share of examples that the teacher has right and the variant wrong, `gain_rate` the reverse.
+        """
+        from sklearn.metrics import precision_recall_fscore_support
+
+        predicted, teachers = answers.argmax(1), teacher.argmax(1)
+        right, teacher_right = predicted == targets, teachers == targets
+        numbers = list(range(len(self.labels)))
+        rows = zip(*precision_recall_fscore_support(targets, predicted, labels=numbers, zero_division=0), strict=True)
+        per_label = {
+            label: {"precision": float(p), "recall": float(r), "f1": float(f1), "support": int(support)}
+            for label, (p, r, f1, support) in zip(self.labels, rows, strict=True)
+        }
+        accuracy = float(right.mean())
+        figures = {
+            "accuracy": accuracy,
+            "macro_f1": float(np.mean([row["f1"] for row in per_label.values()])),
+            "calibration_error": expected_calibration_error(softmax(answers), targets, bins),
+            "flip_rate": float((teacher_right & ~right).mean()),
+            "gain_rate": float((right & ~teacher_right).mean()),
+        }
+        return Quality(
+            examples=len(targets), score=accuracy, agreement=float((predicted == teachers).mean()), figures=figures,
+            per_label=per_label,
+        )  # fmt: skip
+
+    def linear_model(self, strength: float) -> Any:
+        """Return logistic regression."""
+        from sklearn.linear_model import LogisticRegression
+
+        solver = "liblinear" if self.outputs == 2 else "lbfgs"
+        return LogisticRegression(C=strength, max_iter=300, solver=solver)
+
+    def linear_answers(self, predicted: NDArray[Any]) -> NDArray[np.float32]:
+        """Return one-hot rows."""
+        rows: NDArray[np.float32] = np.eye(self.outputs, dtype=np.float32)[predicted]
+        return rows
+
+    def same_question(self, other: Task) -> bool:
+        """Return whether the labels are the same, in the same order."""
+        return isinstance(other, Classification) and other.labels == self.labels
+
+    def describe(self) -> str:
+        """Return the labels."""
+        return f"the labels {', '.join(self.labels)}"
+
+    def serving(self) -> dict[str, Any]:
+        """Return the labels besides what every task tells."""
+        return {**super().serving(), "labels": self.labels}
+
+
+def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of logits `[rows, classes]`, averaged over rows."""
+    soft_student = F.log_softmax(student.float() / temperature, dim=-1)
+    soft_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(soft_student, soft_teacher, reduction="batchmean", log_target=True)
+
+
+def expected_calibration_error(probabilities: NDArray[np.float32], labels: NDArray[Any], bins: int) -> float:
+    """Return sum over bins of |accuracy - confidence| weighted by the bin's share (Guo et al. 2017, eq. 3).
+
+    Bins are of equal width over (0, 1], closed on the right.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    members = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    error = 0.0
+    for number in np.unique(members):
+        inside = members == number
+        error += float(inside.mean()) * abs(float(right[inside].mean()) - float(confidence[inside].mean()))
+    return error

@@ -1,0 +1,21 @@
+"""All tasks: the union that manifests hold, and the task of a prepared data set."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lissom.data.prepare import DataCard
+from lissom.tasks.classification import Classification
+from lissom.tasks.regression import Regression
+
+AnyTask = Annotated[Classification | Regression, Field(discriminator="kind")]
+
+
+def task_of(card: DataCard, max_length: int) -> Classification | Regression:
+    """Return the task that a prepared data set asks, with inputs of at most `max_length` tokens."""
+    match card.task:
+        case "classification":
+            return Classification(name=card.name, labels=card.labels, pair=card.pair, max_length=max_length)
+        case "regression":
+            assert card.scale is not None
+            return Regression(name=card.name, scale=card.scale, pair=card.pair, max_length=max_length)

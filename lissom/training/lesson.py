@@ -1,0 +1,72 @@
+"""What every training of a stage shares: its texts, its checkpoints, its processes, and who hears of its progress."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lissom.data.encoding import Encoded
+from lissom.data.tables import Table
+from lissom.models.compressed import CompressedModel
+from lissom.parallel.world import World
+from lissom.training.checkpoint import Checkpoints
+from lissom.training.config import TrainingParams
+from lissom.training.hooks import Hook
+from lissom.training.loop import Fitted, autocast_type, fit
+from lissom.training.objective import Objective
+from lissom.training.predicting import Scorer, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """The data that trainings see, and the circumstances under which they run."""
+
+    tables: Mapping[str, Table]
+    """`train`, `transfer` (unlabelled) and `dev`."""
+    scratch: Path
+    """A folder for temporary files."""
+    hooks: Callable[[str], Sequence[Hook]] = lambda _: ()
+    """Makes the hooks that report a training, given its phase."""
+    checkpoints: Checkpoints | None = None
+    world: World | None = None
+    """The processes that share the trainings; None for this one alone."""
+
+    def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
+        """Tokenise tables for a model, one after the other."""
+        task = model.manifest.task
+        tables = [self.tables[name] for name in names] + ([] if more is None else [more])
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        return task.encode(tables, model.tokenizer, folder)
+
+    def texts(self, model: CompressedModel, more: Table | None = None) -> Encoded:
+        """Tokenise what a model learns from: train and transfer texts, and `more` behind them."""
+        return self.encode(model, "train", "transfer", more=more)
+
+    def scorer(self, model: CompressedModel, params: TrainingParams) -> Scorer:
+        """Return what computes the dev score of a model as it is."""
+        dev, precision, task = self.encode(model, "dev"), autocast_type(params.precision), model.manifest.task
+        return Scorer(task.metric, lambda: score(model.network, dev, model.pad_id, task, precision))
+
+    def train(
+        self,
+        phase: str,
+        network: nn.Module,
+        data: Encoded,
+        pad: int,
+        objective: Objective,
+        params: TrainingParams,
+        *,
+        identity: str,
+        score: Scorer | None = None,
+        hooks: Sequence[Hook] = (),
+        rates: Mapping[str, float] | None = None,
+    ) -> Fitted:
+        """Run one training; `phase` names it among those of the stage, `identity` is what else decides it."""
+        checkpoints = None if self.checkpoints is None else self.checkpoints.phase(phase)
+        return fit(
+            network, data, pad, objective, params,
+            score=score, hooks=[*hooks, *self.hooks(phase)], checkpoints=checkpoints, identity=f"{phase} {identity}",
+            world=self.world, rates=rates,
+        )  # fmt: skip

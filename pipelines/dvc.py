@@ -1,0 +1,75 @@
+"""dvc.yaml, written from the stages' specs and the params: DVC runs a stage again when what it reads has changed."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.pipeline_run import watched_files
+from components.specs import EVERY, METRICS_FOLDER, OWN, STAGES, Source, StageSpec, option, place_of
+from lissom.artifacts import STEPS, write_text
+from lissom.params import Params
+from pipelines.imports import code_of
+
+_HEAD = """\
+# The pipeline for DVC: `dvc repro` runs what is out of date. Written by `python -m pipelines dvc` from
+# components/specs.py and params.yaml; run it again after a change of the data's or the base model's place.
+"""
+_ITEM = "${item.variant}"
+
+
+def write_dvc(params: Params, target: Path, root: Path) -> None:
+    """Write dvc.yaml, whole or not at all.
+
+    Args:
+        params: name the user's files that stages read.
+        target: where to.
+        root: folder that holds the project's code.
+    """
+    text = yaml.dump(pipeline(params, root), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
+    write_text(target, _HEAD + text)
+
+
+def pipeline(params: Params, root: Path) -> dict[str, Any]:
+    """Return dvc.yaml as values."""
+    curves = {f"metrics/{step}/history.json": "loss" for step in STEPS}
+    return {
+        "stages": {spec.name: _stage(spec, params, root) for spec in STAGES},
+        "metrics": ["metrics/report/metrics.json", "metrics/emissions/metrics.json"],
+        "plots": [{"training": {"x": "step", "y": curves, "title": "Loss over steps"}}],
+    }
+
+
+def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:
+    own = _ITEM if spec.per_variant else ""
+    command = [f"python -m components.{spec.name}"]
+    command += [f"--variant {_ITEM}"] if spec.per_variant else []
+    command += [f"{option(name, 'input')} {_folder(source)}" for name, source in spec.inputs.items()]
+    outputs = {name: place_of(spec.name, name, own) for name in (*spec.outputs, METRICS_FOLDER)}
+    command += [f"{option(name, 'output')} {folder}" for name, folder in outputs.items()]
+    artefacts = list(dict.fromkeys(_folder(source) for source in spec.inputs.values()))
+    stage: dict[str, Any] = {"matrix": {"variant": "${variants}"}} if spec.per_variant else {}
+    stage["cmd"] = " ".join(command)
+    if spec.sections:
+        stage["params"] = list(spec.sections)
+    stage["deps"] = [*code_of(spec.name, root), *watched_files(spec, params), *artefacts]
+    stage["outs"] = [
+        {folder: {"cache": False}} if name == METRICS_FOLDER else folder for name, folder in outputs.items()
+    ]
+    return stage
+
+
+def _folder(source: Source) -> str:
+    """Return the folder that an input is read from; for all variants, the folder of their folders."""
+    stage = _ITEM if source.stage == OWN else source.stage
+    if source.stage == OWN:
+        return f"artifacts/{stage}"
+    variant = {OWN: _ITEM, EVERY: ""}.get(source.variant, source.variant)
+    return place_of(stage, source.output, variant)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indents lists, as people write them."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
