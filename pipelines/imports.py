@@ -1,6 +1,7 @@
 """Which modules of the project does a stage import? What DVC must watch, and what tests hold to the layers."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 # The frame (params, energy, runs, console) does not change what a stage computes.
@@ -15,10 +16,12 @@ OWN_FRAME = {"register": {"tracking"}, "emissions": {"emissions"}, "report": {"e
 
 
 def imports(path: Path, root: Path) -> set[str]:
-    """Return the modules of the project that a file imports anywhere in it."""
+    """Return the modules of the project that a file imports anywhere in it, but for types alone."""
     found: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    # What a stage is given imports lazily what some stages ask it for: those import the same by themselves.
+    lazy = path == root / "components" / "stage.py"
+    for node in tree.body if lazy else _walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
@@ -27,6 +30,15 @@ def imports(path: Path, root: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
     return {name for name in found if name.split(".")[0] in ("lissom", "components", "pipelines")}
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a tree's nodes, those below `if TYPE_CHECKING` left out."""
+    yield node
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child)
 
 
 def used_by(stage: str, root: Path) -> set[str]:

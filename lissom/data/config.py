@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from lissom.section import Section
 
-DataSource = Annotated[str, StringConstraints(pattern=r"^(embedded|files|hub):\S+$")]
+DataSource = Annotated[str, StringConstraints(pattern=r"^(embedded|files|hub):\S.*$")]
 
 
 class DataParams(Section):

@@ -126,7 +126,7 @@ def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> T
 
 
 class FixedChannel(Hook):
-    """Keeps the first columns of the word table as they were: neither gradients nor weight decay reach them.
+    """Keeps the first columns of the word table as they are (there is no weight decay, see the params).
 
     Args:
         size: number of columns.
@@ -136,18 +136,12 @@ class FixedChannel(Hook):
         self._size = size
 
     def begin(self, network: nn.Module) -> None:
-        """Remember the columns; of a table in pieces, this process's rows."""
+        """Find the table."""
         table = network.get_submodule("embeddings.word_embeddings")
         assert isinstance(table, nn.Embedding)
         self._table: Tensor = table.weight
-        self._fixed = local(self._table).detach()[:, : self._size].clone()
 
     def on_gradients(self) -> None:
-        """Clear their gradients, which would otherwise count in the norm."""
+        """Clear the columns' gradients; of a table in pieces, those of this process's rows."""
         if self._table.grad is not None:
             local(self._table.grad)[:, : self._size] = 0
-
-    def after_step(self, step: int, total: int) -> None:  # noqa: ARG002  (the hook's signature)
-        """Undo what weight decay did."""
-        with torch.no_grad():
-            local(self._table)[:, : self._size] = self._fixed

@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from lissom.section import Section
 
-BaseModelSource = Annotated[str, StringConstraints(pattern=r"^(package|hub|dir):\S+$")]
+BaseModelSource = Annotated[str, StringConstraints(pattern=r"^(package|hub|dir):\S.*$")]
 
 
 class BaseParams(Section):

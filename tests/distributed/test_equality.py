@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from lissom.distill.teacher import CachedLogits, LiveTeacher
 
 from lissom.distill.distilbert import cosine_loss
 from lissom.distill.logits import against_teacher
@@ -18,7 +17,7 @@ from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
 from lissom.training.config import LogitsLossParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
+from lissom.training.teacher import CachedLogits, LiveTeacher
 from tests.distributed.processes import spread
 from tests.distributed.training import DATA, PARAMS, compare, quiet, train, weights
 from tests.unit import tiny
@@ -67,7 +66,7 @@ def train_and_weigh(world):
         def after_step(self, step, total):
             whole.append(sum(parameter.untyped_storage().nbytes() for parameter in network.parameters()))
 
-    fit(network, DATA, 0, task_loss, PARAMS, hooks=[Weigh()], world=world)
+    fit(network, DATA, 0, tiny.LOSS, PARAMS, hooks=[Weigh()], world=world)
     return whole, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
@@ -156,7 +155,7 @@ def train_quantized(world):
     model.edit([FakeQuantize()])
     calibrate(model.network, [tiny.batch("bert")])
     with real_tokens_only(model.network):
-        fitted = fit(model.network, DATA, 0, task_loss, PARAMS, hooks=[RangeSchedule(0.5)], world=world)
+        fitted = fit(model.network, DATA, 0, tiny.LOSS, PARAMS, hooks=[RangeSchedule(0.5)], world=world)
     return weights(model.network), fitted.records
 
 

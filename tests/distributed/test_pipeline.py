@@ -13,7 +13,6 @@ from lissom.models.edits import KeepHeads, KeepNeurons
 from lissom.parallel.engine import make_engine
 from lissom.parallel.schedules import make_schedule
 from lissom.parallel.stages import balanced, cut_blocks, stage_of
-from lissom.training.losses import task_loss
 from tests.distributed.processes import spread
 from tests.distributed.training import DATA, PARAMS, train
 from tests.unit import tiny
@@ -58,7 +57,7 @@ def test_every_parameter_has_its_stage(family):
 def traced(world):
     """One step; return what ran where, in order, and how it was cut."""
     network = tiny.model("bert").network
-    engine = make_engine(network, task_loss, DATA, 0, None, world, looks_inside=False)
+    engine = make_engine(network, tiny.LOSS, DATA, 0, None, world, looks_inside=False)
     engine.gradients(np.arange(8))
     engine.trace.events.clear()
     engine.gradients(np.arange(8))
@@ -116,7 +115,7 @@ def noisy(model):
 )
 def test_recomputed_activations_are_the_same_dropout_included(plain, recomputed):
     expected, found = (
-        spread(train, "bert", (), task_loss, PARAMS, noisy, **layout) for layout in (plain, {**plain, **recomputed})
+        spread(train, "bert", (), None, PARAMS, noisy, **layout) for layout in (plain, {**plain, **recomputed})
     )
     for (state, _), (own, _) in zip(expected, found, strict=True):
         for name in state:
@@ -126,7 +125,7 @@ def test_recomputed_activations_are_the_same_dropout_included(plain, recomputed)
 def held(world):
     """The largest number of bytes that autograd keeps for the backward pass, on this process."""
     network = tiny.model("bert").network
-    engine = make_engine(network, task_loss, DATA, 0, None, world, looks_inside=False)
+    engine = make_engine(network, tiny.LOSS, DATA, 0, None, world, looks_inside=False)
     engine.gradients(np.arange(24))
     now, most, parameters = [0], [0], {parameter.data_ptr() for parameter in network.parameters()}
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from lissom.distill.teacher import LiveTeacher
 
 from lissom.distill.material import Material
 from lissom.distill.run import distill
 from lissom.models.signals import Wanted, expose_scores
 from lissom.parallel.gradients import local
 from lissom.parallel.sharding import sharded
+from lissom.training.teacher import LiveTeacher
 from tests.distributed.processes import spread
 from tests.distributed.training import weights
 from tests.unit import tiny

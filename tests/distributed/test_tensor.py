@@ -11,7 +11,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, loss_parallel, parallelize_module
 
 from lissom.models.compressed import logits_of
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import attention_sites, blocks_of
 from lissom.parallel.gradients import clip, complete, local, whole
 from lissom.parallel.tensor import cut_network
 from lissom.training.losses import label_loss
@@ -34,7 +34,7 @@ def gradients_of_pieces(world, family, size, sequence):
     batch = tiny.batch(family, length=8)
     losses = []
     for one in (network, cut):
-        loss = label_loss(logits_of(one, batch), batch.labels)
+        loss = label_loss(logits_of(one, batch), batch.targets)
         loss.backward()
         losses.append(float(loss))
     complete(cut.parameters())
@@ -153,7 +153,7 @@ def norm_of_pieces(world):
     network, cut = cut_and_whole(world, "bert")
     batch = tiny.batch("bert", length=8)
     for one in (network, cut):
-        (label_loss(logits_of(one, batch), batch.labels) * 100).backward()
+        (label_loss(logits_of(one, batch), batch.targets) * 100).backward()
     clip(network.parameters(), 0.5)
     clip(cut.parameters(), 0.5)
     for name, parameter in network.named_parameters():
@@ -170,7 +170,7 @@ def masks(world, family):
     network = tiny.model(family).network.train()
     cut_network(network, world.layout().mesh["tensor"])
     drawn = []
-    attention = blocks_of(network)[0].get_submodule(family_of(network).attention)
+    attention = network.get_submodule(attention_sites(network)[0].module)
     attention.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
     torch.manual_seed(1)
     batch = tiny.batch(family, length=8)

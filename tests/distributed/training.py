@@ -6,8 +6,6 @@ import torch
 
 from lissom.training.config import TrainingParams
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
-from lissom.training.predicting import score
 from tests.unit import tiny
 from tests.unit.test_loop import examples
 
@@ -27,12 +25,12 @@ def quiet(model):
     return model
 
 
-def train(world, family="bert", edits=(), loss=task_loss, params=PARAMS, prepare=quiet, **named):
+def train(world, family="bert", edits=(), loss=None, params=PARAMS, prepare=quiet, **named):
     """Train; return the weights and the records."""
     model = prepare(tiny.model(family))
     model.edit(edits)
-    look = lambda: score(model.network, DATA, model.pad_id)  # noqa: E731
-    fitted = fit(model.network, DATA, model.pad_id, loss, params, score=look, world=world, **named)
+    look = tiny.scorer(model, DATA)
+    fitted = fit(model.network, DATA, model.pad_id, loss or tiny.LOSS, params, score=look, world=world, **named)
     return weights(model.network), fitted.records
 
 

@@ -13,8 +13,7 @@ from lissom.models.signals import Wanted, signals_of
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.compiling import compiled
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
-from lissom.training.predicting import score
+from lissom.training.objective import objective
 from tests.distributed.training import DATA, PARAMS, quiet, weights
 from tests.unit import tiny
 from tests.unit.test_loop import KillAt, Killed
@@ -28,11 +27,10 @@ def train(compile_blocks: bool):
 
     def loss(network, batch):
         signals = signals_of(network, batch, Wanted(hidden=(0, 2)))
-        return torch.nn.functional.cross_entropy(signals.logits, batch.labels) + signals.hidden[2].square().mean()
+        return torch.nn.functional.cross_entropy(signals.logits, batch.targets) + signals.hidden[2].square().mean()
 
     params = PARAMS.model_copy(update={"compile": compile_blocks})
-    look = lambda: score(model.network, DATA, 0)  # noqa: E731
-    fitted = fit(model.network, DATA, 0, loss, params, score=look)
+    fitted = fit(model.network, DATA, 0, objective(loss, looks_inside=True), params, score=tiny.scorer(model, DATA))
     assert not any("forward" in vars(block) for block in blocks_of(model.network))
     return weights(model.network), fitted.records
 
@@ -60,7 +58,7 @@ def test_masks_of_generated_kernels_follow_from_the_step(tmp_path):
     def run(*hooks):
         network = tiny.model("bert").network  # has dropout
         checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
-        fit(network, DATA, 0, task_loss, params, hooks=hooks, checkpoints=checkpoints)
+        fit(network, DATA, 0, tiny.LOSS, params, hooks=hooks, checkpoints=checkpoints)
         checkpoints.clear()
         return weights(network)
 
@@ -83,4 +81,4 @@ def test_quantised_blocks_stay_as_they_are_and_that_is_told(capsys):
 def test_without_a_compiler_it_is_told_what_to_change(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="there is no no-such-compiler; set compile: false"):
-        fit(tiny.model("bert").network, DATA, 0, lambda *_: None, PARAMS.model_copy(update={"compile": True}))
+        fit(tiny.model("bert").network, DATA, 0, tiny.LOSS, PARAMS.model_copy(update={"compile": True}))

@@ -15,6 +15,7 @@ from lissom.data.encoding import encode
 from lissom.data.prepare import load_card, load_table, prepare
 from lissom.data.tables import Row, write_table
 from lissom.errors import DataError
+from lissom.tasks.kinds import task_of
 from tests.unit import tiny
 
 ROWS = [(f"text number {n} says {word}", word) for n, word in enumerate(["yes", "no"] * 20)]
@@ -125,8 +126,8 @@ def test_transfer_texts_carry_no_label(tmp_path):
     table = load_table(output, "transfer")
     assert [(row.text, row.label) for row in table.rows()] == [("hello", None), ("world", None)]
     tokenizer = tiny.tokenizer()
-    data = encode([load_table(output, "train"), table], tokenizer, 16, card.labels, tmp_path / "tokens")
-    assert data.labels[-2:].tolist() == [-1, -1] and len(data) == 42
+    data = encode([load_table(output, "train"), table], tokenizer, 16, task_of(card, 16).targets, tmp_path / "tokens")
+    assert data.targets[-2:].tolist() == [-1, -1] and len(data) == 42
     assert load_card(output) == card
 
 
@@ -151,7 +152,7 @@ def test_python_docs_does_not_leak():
 def test_encoding_stays_on_disk(tmp_path):
     table = write_table(tmp_path / "t.arrow", (Row("the good film " * 50, None, "good") for _ in range(20_000)))
     tracemalloc.start()
-    data = encode([table], tiny.tokenizer(), 160, tiny.TASK.labels, tmp_path / "tokens")
+    data = encode([table], tiny.tokenizer(), 160, tiny.TASK.targets, tmp_path / "tokens")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert data.tokens.nbytes > 12e6

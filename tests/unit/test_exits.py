@@ -1,6 +1,6 @@
 """Exits: in torch, on disk and in the exported graph."""
 
-import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,15 +13,16 @@ from lissom.distill.fastbert import divergence, exits_loss
 from lissom.distill.self_config import DeepToShallowDistillation
 from lissom.errors import InputError
 from lissom.evaluate.exits import choose
-from lissom.evaluate.figures import ExitSetting
-from lissom.evaluate.latency import summarize
-from lissom.export.onnx import FULL_DEPTH, count_kernels, export_onnx
+from lissom.export.exported import TriedSpeed
+from lissom.export.kernels import count_kernels
+from lissom.export.onnx import FULL_DEPTH, export_onnx
 from lissom.models.compressed import logits_of
 from lissom.models.edits import AddExits, DropExits, FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads
 from lissom.models.exits import all_logits, answer_early, uncertainty
 from lissom.models.flops import flops_by_depth
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
+from lissom.tasks.metric import ACCURACY, Metric
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -38,9 +39,9 @@ def with_exits(family: str, seed: int = 0, *edits):
 
 
 def row_of(batch, row: int):
-    length = int(batch.attention_mask[row].sum())
-    tensors = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
-    return type(batch)(*(t[row : row + 1, :length] for t in tensors), batch.labels[row : row + 1], batch.indices[:1])
+    length = int(batch.mask[row].sum())
+    alone = batch.rows(torch.tensor([row]))
+    return replace(alone, inputs={name: tensor[:, :length] for name, tensor in alone.inputs.items()})
 
 
 def test_uncertainty_is_normalised():
@@ -85,13 +86,13 @@ def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
     if quantize:
         model.edit([FactorizeWordTable(rank=8), FakeQuantize()])
         calibrate(model.network, [tiny.batch(family)])
-    kernels = export_onnx(model, tmp_path)
+    kernels = export_onnx(model, tmp_path).kernels()
     assert (kernels > 10) == quantize
     classifier = OnnxClassifier(tmp_path)
     assert classifier.speed == FULL_DEPTH
     for size, length in ((1, 3), (7, 12)):
         batch = tiny.batch(family, size, length)
-        inputs = {name: getattr(batch, name).numpy() for name in classifier.serving["inputs"]}
+        inputs = {name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]}
         for speed in SPEEDS:
             with torch.no_grad():
                 expected = answer_early(model.network, batch, speed)
@@ -169,11 +170,11 @@ def test_the_deepest_exit_teaches_and_is_not_taught():
     )
     model.network.train()
     torch.manual_seed(0)
-    deep_loss(params)(model.network, batch).backward()
+    deep_loss(params, tiny.TASK)(model.network, batch).backward()
     gradient = model.network.exits[-1].classifier.weight.grad.clone()
     model.network.zero_grad()
     torch.manual_seed(0)
-    alone = torch.nn.functional.cross_entropy(all_logits(model.network, batch)[-1], batch.labels)
+    alone = torch.nn.functional.cross_entropy(all_logits(model.network, batch)[-1], batch.targets)
     alone.backward()
     assert torch.allclose(model.network.exits[-1].classifier.weight.grad, gradient, atol=1e-6)
 
@@ -189,14 +190,21 @@ def test_operations_are_counted_as_executed():
     assert flops_by_depth(plain.network, [length]) == {length: [4 * block + 2 * d * d + 2 * d * labels]}
 
 
-def setting(speed, dev, milliseconds):
-    latency = summarize([milliseconds / 1000] * 10, 1)
-    return ExitSetting(speed=speed, accuracy=0, dev_accuracy=dev, mean_depth=1, flops=1, flops_ratio=1, latency=latency)
+def test_the_fastest_speed_that_costs_little_enough_is_chosen():
+    tried = [
+        TriedSpeed(speed=speed, dev_score=dev, milliseconds=ms)
+        for speed, dev, ms in ((-1, 0.90, 3), (0.2, 0.895, 2), (0.5, 0.85, 1))
+    ]
+    assert choose(tried, 0.90, 0.02, ACCURACY) == 0.2
+    assert choose(tried, 0.90, 0.10, ACCURACY) == 0.5
+    assert choose(tried, 0.97, 0.02, ACCURACY) == -1  # none is good enough: the best
 
 
-def test_the_fastest_speed_within_the_gate_is_chosen():
-    settings = [setting(-1, 0.90, 3), setting(0.2, 0.895, 2), setting(0.5, 0.85, 1)]
-    assert choose(settings, 0.88) == 0.2
-    assert choose(settings, 0.80) == 0.5
-    assert choose(settings, 0.95) == -1
-    assert math.isclose(settings[0].latency.mean, 3)
+def test_a_speed_is_chosen_by_a_metric_that_is_better_when_lower():
+    perplexity = Metric(name="perplexity", higher_is_better=False)
+    tried = [
+        TriedSpeed(speed=speed, dev_score=dev, milliseconds=ms)
+        for speed, dev, ms in ((-1, 20.0, 3), (0.2, 20.5, 2), (0.5, 26.0, 1))
+    ]
+    assert choose(tried, 20.0, 0.05, perplexity) == 0.2  # 2.5 % worse; 26 is 30 % worse
+    assert choose(tried, 15.0, 0.05, perplexity) == -1

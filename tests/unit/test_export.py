@@ -7,7 +7,8 @@ from lissom.data.encoding import encode
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
 from lissom.export.config import ExportParams
-from lissom.export.onnx import count_kernels, export_onnx
+from lissom.export.kernels import count_kernels
+from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
@@ -30,13 +31,13 @@ def test_the_file_answers_as_torch_at_any_shape(family, quantize, tmp_path):
     if quantize:
         model.edit([FactorizeWordTable(rank=8), FakeQuantize()])
         calibrate(model.network, [tiny.batch(family)])
-    kernels = export_onnx(model, tmp_path)
+    kernels = export_onnx(model, tmp_path).kernels()
     # Per block query, key and value in one, attention's output, two of the FFN; then the table's and the head's.
     assert (kernels >= 9) == quantize and (kernels == 0) == (not quantize)
     classifier = OnnxClassifier(tmp_path)
     for size, length in ((1, 2), (1, 16), (5, 9)):
         batch = tiny.batch(family, size, length)
-        found = classifier.logits({name: getattr(batch, name).numpy() for name in classifier.serving["inputs"]})
+        found = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
         with torch.no_grad():
             expected = logits_of(model.network, batch)
         assert np.abs(found - expected.numpy()).max() < 1e-3
@@ -59,30 +60,33 @@ def exported(tmp_path):
     model = tiny.model("bert")
     folder = tmp_path / "export"
     folder.mkdir()
-    export_onnx(model, folder)
+    file = export_onnx(model, folder)
     table = write_table(tmp_path / "dev.arrow", [Row(f"the {word} film", None, "good") for word in tiny.WORDS])
-    return model, folder, encode([table], model.tokenizer, 16, tiny.TASK.labels, tmp_path / "tokens")
+    return model, file, encode([table], model.tokenizer, 16, tiny.TASK.targets, tmp_path / "tokens")
 
 
 def test_parity_is_measured_over_the_dev_set(exported):
     parity = check_parity(*exported, ExportParams())
     assert parity.tolerance_name == "float_tolerance"
     assert parity.examples == len(tiny.WORDS)
-    assert parity.max_logit_difference < 1e-4 and parity.label_agreement == 1
+    assert parity.max_logit_difference < 1e-4 and parity.agreement == 1
 
 
 def test_a_file_that_answers_otherwise_is_an_error(exported):
-    model, folder, dev = exported
+    model, file, dev = exported
     model.network.classifier.bias.data += 1
     with pytest.raises(InputError, match=r"export\.float_tolerance"):
-        check_parity(model, folder, dev, ExportParams())
+        check_parity(model, file, dev, ExportParams())
 
 
 def test_raw_text_in_probabilities_out(exported):
-    classifier = OnnxClassifier(exported[1])
-    single = classifier.predict(["the good film"])[0]
+    classifier = OnnxClassifier(exported[1].folder)
+    answer = classifier.predict(["the good film"])[0]
+    single = answer["probabilities"]
     assert sum(single.values()) == pytest.approx(1, abs=1e-6) and set(single) == set(tiny.TASK.labels)
-    beside_longer = classifier.predict(["the good film", "the very dull plot was not a great movie"])[0]
+    assert single[answer["label"]] == max(single.values())
+    longer = ["the good film", "the very dull plot was not a great movie"]
+    beside_longer = classifier.predict(longer)[0]["probabilities"]
     assert beside_longer == pytest.approx(single, abs=1e-5)
     assert classifier.predict([]) == []
     with pytest.raises(ValueError, match="classifies single texts"):
@@ -90,5 +94,5 @@ def test_raw_text_in_probabilities_out(exported):
 
 
 def test_long_texts_are_cut(exported):
-    classifier = OnnxClassifier(exported[1])
+    classifier = OnnxClassifier(exported[1].folder)
     assert classifier.encode(["film " * 100])["input_ids"].shape == (1, 16)

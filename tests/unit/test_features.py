@@ -1,6 +1,7 @@
 """Losses between inner signals, and the maps that say which blocks they compare."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,14 +123,14 @@ def test_signals_are_those_of_transformers(family):
         found = signals_of(model.network, batch, wanted)
     network = tiny.model(family).network
     network.set_attn_implementation("eager")
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
     with torch.no_grad():
         expected = network(**inputs, output_hidden_states=True, output_attentions=True)
     assert torch.allclose(found.logits, expected.logits, atol=1e-5)
     for entry, hidden in found.hidden.items():
         if entry < 4:  # a decoder's last entry is that behind its final norm
             assert torch.allclose(hidden, expected.hidden_states[entry], atol=1e-5)
-    real = batch.attention_mask.bool()
+    real = batch.mask.bool()
     hidden_keys = ~real[:, None, None, :].expand(-1, -1, real.shape[1], -1)
     if family_of(model.network).decoder:
         hidden_keys = hidden_keys | torch.ones(real.shape[1], real.shape[1]).triu(1).bool()
@@ -148,8 +149,6 @@ def test_exposing_scores_ends_with_the_context():
 
 
 def longer(batch: Batch, pad: int, by: int = 4) -> Batch:
-    zeros = torch.zeros(len(batch.labels), by, dtype=torch.int64)
-    return Batch(
-        torch.cat([batch.input_ids, zeros + pad], 1), torch.cat([batch.attention_mask, zeros], 1),
-        torch.cat([batch.token_type_ids, zeros], 1), batch.labels, batch.indices,
-    )  # fmt: skip
+    zeros = torch.zeros(len(batch), by, dtype=torch.int64)
+    more = {"input_ids": zeros + pad, "attention_mask": zeros, "token_type_ids": zeros}
+    return replace(batch, inputs={name: torch.cat([batch.inputs[name], more[name]], 1) for name in more})

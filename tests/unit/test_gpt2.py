@@ -24,7 +24,7 @@ def original():
 def logits(network):
     batch = tiny.batch("gpt2")
     with torch.no_grad():
-        return network(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return network(input_ids=batch.ids, attention_mask=batch.mask).logits
 
 
 def test_separate_layers_answer_as_the_fused_ones():

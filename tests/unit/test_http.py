@@ -41,14 +41,18 @@ def test_it_answers_what_the_classifier_answers(client, exported):
     texts = ["the film was good", "a dull story", ""]
     expected = OnnxClassifier(exported).predict(texts)
     answer = ask(client, texts=texts).json()["predictions"]
-    assert [one["probabilities"] for one in answer] == [pytest.approx(found) for found in expected]
+    assert [one["probabilities"] for one in answer] == [pytest.approx(found["probabilities"]) for found in expected]
     assert [one["label"] for one in answer] == [max(found, key=found.get) for found in expected]
 
 
 def test_health_model_and_schema(client, exported):
     assert client.get("/health").json() == {"status": "ok"}
     told = client.get("/model").json()
-    assert told["model"] == "tiny" and told["labels"] == list(OnnxClassifier(exported).labels) and told["pair"] is False
+    assert (
+        told["model"] == "tiny"
+        and told["labels"] == list(OnnxClassifier(exported).serving["labels"])
+        and told["pair"] is False
+    )
     schema = client.get("/openapi.json").json()["components"]["schemas"]["Question"]
     assert schema["properties"]["texts"]["maxItems"] == LIMITS.texts
 

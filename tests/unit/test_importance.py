@@ -4,35 +4,36 @@ from torch.nn import functional as F
 
 from lissom.models.compressed import logits_of
 from lissom.models.edits import KeepHeads
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import attention_sites, blocks_of
 from lissom.prune.first_order import select
 from lissom.prune.importance import gated, head_importance, neuron_importance
 from tests.unit import tiny
 
+LOSS = tiny.TASK.loss
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 
 
 def one_by_one(batch):
-    return [batch.rows(torch.tensor([i])) for i in range(len(batch.labels))]
+    return [batch.rows(torch.tensor([i])) for i in range(len(batch))]
 
 
 @families
 def test_gate_gradient_is_activation_times_gradient(family):
-    """|dL/dxi| of one example equals |sum over tokens and columns of a * dL/da| (SPECS §2.5, §2.2)."""
+    """|dL/dxi| of one example equals |sum over tokens and columns of a * dL/da| (Michel et al. 2019, §2.2)."""
     model = tiny.model(family)
-    row, batch = family_of(model.network), one_by_one(tiny.batch(family))[0]
+    batch = one_by_one(tiny.batch(family))[0]
     inputs = []
     handles = [
-        block.get_submodule(row.attention_output).register_forward_pre_hook(
+        model.network.get_submodule(site.output).register_forward_pre_hook(
             lambda _, args: (args[0].retain_grad(), inputs.append(args[0]))[2:] or None
         )
-        for block in blocks_of(model.network)
+        for site in attention_sites(model.network)
     ]
-    F.cross_entropy(logits_of(model.network, batch), batch.labels).backward()
+    F.cross_entropy(logits_of(model.network, batch), batch.targets).backward()
     for handle in handles:
         handle.remove()
     units = tiny.units(model.network)
-    for score, tensor in zip(head_importance(model.network, [batch]), inputs, strict=True):
+    for score, tensor in zip(head_importance(model.network, [batch], LOSS), inputs, strict=True):
         by_hand = (tensor * tensor.grad).view(1, -1, units, tensor.shape[-1] // units).sum((0, 1, 3)).abs()
         assert torch.allclose(score, by_hand.detach(), atol=1e-6)
 
@@ -41,8 +42,8 @@ def test_gate_gradient_is_activation_times_gradient(family):
 @pytest.mark.parametrize("measure", [head_importance, neuron_importance])
 def test_absolute_values_are_per_example(family, measure):
     model, batch = tiny.model(family), tiny.batch(family)
-    together = measure(model.network, [batch])
-    apart = measure(model.network, one_by_one(batch))
+    together = measure(model.network, [batch], LOSS)
+    apart = measure(model.network, one_by_one(batch), LOSS)
     for left, right in zip(together, apart, strict=True):
         assert torch.allclose(left, right, atol=1e-6)
 
@@ -52,14 +53,14 @@ def test_mean_of_absolutes_is_at_least_the_absolute_of_the_mean():
     gates = [torch.ones(1, 4, requires_grad=True) for _ in range(4)]
     projections = [block.attention.output.dense for block in blocks_of(model.network)]
     with gated(projections, gates, 8):
-        F.cross_entropy(logits_of(model.network, batch), batch.labels).backward()
-    for score, gate in zip(head_importance(model.network, [batch]), gates, strict=True):
+        F.cross_entropy(logits_of(model.network, batch), batch.targets).backward()
+    for score, gate in zip(head_importance(model.network, [batch], LOSS), gates, strict=True):
         assert (score >= gate.grad.abs()[0] - 1e-7).all()
 
 
 def test_permuting_heads_permutes_importance():
     model, batch = tiny.model("bert"), tiny.batch("bert")
-    before = head_importance(model.network, [batch])
+    before = head_importance(model.network, [batch], LOSS)
     order = [2, 0, 3, 1]
     rows = torch.tensor([head * 8 + i for head in order for i in range(8)])
     for block in blocks_of(model.network):
@@ -67,7 +68,7 @@ def test_permuting_heads_permutes_importance():
         for linear in (attention.query, attention.key, attention.value):
             linear.weight.data, linear.bias.data = linear.weight.data[rows], linear.bias.data[rows]
         block.attention.output.dense.weight.data = block.attention.output.dense.weight.data[:, rows]
-    for old, new in zip(before, head_importance(model.network, [batch]), strict=True):
+    for old, new in zip(before, head_importance(model.network, [batch], LOSS), strict=True):
         assert torch.allclose(old[order], new, atol=1e-6)
 
 
@@ -81,7 +82,7 @@ def test_parameters_removed_per_head():
 
 def test_importance_leaves_no_gradients_and_no_hooks():
     model, batch = tiny.model("bert"), tiny.batch("bert")
-    head_importance(model.network, [batch])
+    head_importance(model.network, [batch], LOSS)
     assert all(parameter.grad is None for parameter in model.network.parameters())
     assert not any(module._forward_pre_hooks for module in model.network.modules())
 

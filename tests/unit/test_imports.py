@@ -1,6 +1,5 @@
 """Imports point downwards, edges are light, and dvc.yaml knows what every stage imports."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,20 +7,36 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import specs
+from lissom.params import load_params
+from pipelines import dvc
+from pipelines.imports import imports
+
 ROOT = Path(__file__).parents[2]
 
-# Bottom first: a folder imports only from rows above its own, or within its row.
+# Bottom first, one row per package: a module imports from its own row and from rows above it.
 LAYERS = [
-    ["errors", "section", "artifacts", "machine", "cluster"],
-    ["data", "models", "training", "parallel", "console", "serving"],
-    ["distill", "prune", "factorize", "quantize"],
+    ["errors", "section", "artifacts", "machine", "cluster", "console"],
+    ["serving"],
+    ["data"],
+    ["tasks"],
+    ["models"],
+    ["parallel"],
+    ["training"],
+    ["distill"],
+    ["prune"],
+    ["factorize"],
+    ["quantize"],
     ["export"],
     ["evaluate"],
     ["emissions"],
     ["report"],
     ["tracking"],
-    ["params", "reference", "cli"],
+    ["params", "reference"],
+    ["cli"],
 ]
+SIDE_BY_SIDE = ("distill", "prune", "factorize", "quantize")
+"""None of these imports another."""
 # Configs are values without behaviour, and hooks are a base class: anybody may name them.
 EVERYBODY = ("config", "hooks")
 
@@ -29,28 +44,6 @@ EVERYBODY = ("config", "hooks")
 def layer(module: str) -> int:
     name = module.split(".")[1]
     return next(number for number, names in enumerate(LAYERS) if name in names)
-
-
-def imports(path: Path) -> set[str]:
-    """Modules of the project that a file imports anywhere in it."""
-    found: set[str] = set()
-    tree = ast.parse(path.read_text())
-    # The frame's lazy imports run for stages that use them, and those import the same by themselves.
-    frame = path.parent == ROOT / "components" and path.name in ("stage.py", "layout.py")
-    nodes = tree.body if frame else ast.walk(tree)
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found.update(
-                name
-                if (ROOT / name.replace(".", "/")).with_suffix(".py").exists()
-                or (ROOT / name.replace(".", "/")).is_dir()
-                else node.module
-                for name in names
-            )
-        elif isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-    return {name for name in found if name.split(".")[0] in ("lissom", "components", "pipelines")}
 
 
 def module_of(path: Path) -> str:
@@ -63,11 +56,24 @@ LIBRARY = sorted((ROOT / "lissom").rglob("*.py"))
 @pytest.mark.parametrize("path", LIBRARY, ids=module_of)
 def test_imports_point_down(path):
     module = module_of(path)
-    for name in imports(path):
+    for name in imports(path, ROOT):
         assert name.startswith("lissom"), f"the library imports {name}"
         if module.count(".") == 0 or name.count(".") == 0 or name.endswith(EVERYBODY):
             continue
         assert layer(name) <= layer(module), f"{module} imports {name} from a higher layer"
+        beside = {one.split(".")[1] for one in (name, module)} & set(SIDE_BY_SIDE)
+        assert len(beside) < 2, f"{module} imports {name} from beside it"
+
+
+def test_every_package_has_its_row():
+    packages = {path.name for path in (ROOT / "lissom").iterdir() if (path / "__init__.py").exists()}
+    assert packages <= {name for names in LAYERS for name in names}
+
+
+def test_serving_stands_on_nothing_but_itself():
+    """It is copied into the registry, and runs without torch, transformers or pydantic."""
+    for path in (ROOT / "lissom" / "serving").glob("*.py"):
+        assert {name.split(".")[1] for name in imports(path, ROOT) if "." in name} <= {"serving"}, path
 
 
 def run(code: str) -> str:
@@ -98,40 +104,45 @@ def test_edges_do_not_load_torch(module):
     assert heavy == "[]"
 
 
-# The frame (params, energy, runs, console) does not change what a stage computes.
-FRAME = {"params", "errors", "section", "artifacts", "machine", "console", "tracking", "emissions", "cluster", "cli"}
-FRAME_MODULES = {"lissom.parallel.launch", "lissom.training.stopping"}
+STAGES = [spec.name for spec in specs.STAGES]
 
 
-def stage_imports(stage: str) -> set[str]:
-    """Folders that a stage imports, directly or not, through the project's modules."""
-    seen, queue = set(), [ROOT / "components" / stage / "__main__.py"]
-    while queue:
-        path = queue.pop()
-        for name in imports(path):
-            if name in seen:
-                continue
-            seen.add(name)
-            if name.split(".")[1] in FRAME or name in FRAME_MODULES:
-                continue
-            target = (ROOT / name.replace(".", "/")).with_suffix(".py")
-            queue.append(target if target.exists() else ROOT / name.replace(".", "/") / "__init__.py")
-    return seen
+def test_dvc_yaml_is_what_the_specs_say():
+    """After a change of imports, specs or params: python -m pipelines dvc."""
+    written = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert written == dvc.pipeline(load_params(ROOT / "params.yaml"), ROOT)
 
 
-@pytest.mark.parametrize("stage", sorted(path.parent.name for path in (ROOT / "components").glob("*/__main__.py")))
-def test_dvc_depends_on_every_folder_that_a_stage_imports(stage):
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    listed = {dep for dep in pipeline[stage]["deps"] if dep.startswith("lissom/")}
-    needed = set()
-    for name in stage_imports(stage):
-        parts = name.split(".")
-        if parts[0] == "lissom" and len(parts) > 1 and not name.endswith("config") and name not in FRAME_MODULES:
-            needed.add(f"lissom/{parts[1]}")
-    needed -= {f"lissom/{name}" for name in FRAME}
-    assert needed <= listed, f"{stage} imports {sorted(needed - listed)}"
-    folders = {path.name for path in (ROOT / "lissom").iterdir() if path.is_dir()}
-    assert {dep.split("/")[1] for dep in listed} <= folders
+@pytest.mark.parametrize(
+    ("module", "runs", "does_not_run"),
+    [
+        ("lissom/distill/tinybert.py", {"distill"}, {"prepare", "teacher", "prune"}),
+        ("lissom/prune/first_order.py", {"prune"}, {"teacher", "distill", "factorize", "quantize"}),
+        ("lissom/quantize/int8.py", {"quantize"}, {"teacher", "distill", "prune", "factorize", "export"}),
+        ("lissom/training/loop.py", {"teacher", "distill", "prune", "factorize", "quantize"}, {"prepare", "report"}),
+        ("lissom/tracking/registry.py", {"register"}, {"teacher", "report", "evaluate"}),
+        ("components/runner.py", set(), set(STAGES)),
+    ],
+)
+def test_a_change_runs_what_uses_it_and_nothing_else(module, runs, does_not_run):
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    watching = {name for name in STAGES if any(f"{module}/".startswith(f"{dep}/") for dep in stages[name]["deps"])}
+    assert runs <= watching and not does_not_run & watching
+
+
+def test_the_users_own_files_are_watched(tmp_path):
+    (tmp_path / "params.yaml").write_text(
+        "base: {model: 'dir:my base'}\ndata: {source: 'files:my data', transfer: more.tsv}\n"
+    )
+    stages = dvc.pipeline(load_params(tmp_path / "params.yaml"), ROOT)["stages"]
+    assert {"my data", "more.tsv"} <= set(stages["prepare"]["deps"])
+    assert all("my base" in stages[name]["deps"] for name in ("teacher", "distill"))
+    assert "my base" not in stages["prune"]["deps"]
+
+
+def test_a_change_of_the_gates_judges_again_and_measures_nothing():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert [name for name in STAGES if "gates" in stages[name].get("params", ())] == ["register"]
 
 
 def test_a_missing_extra_is_named():

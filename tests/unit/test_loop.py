@@ -5,12 +5,14 @@ import torch
 from lissom.data.batches import collate, shuffled_batches, sorted_batches
 from lissom.data.encoding import Encoded
 from lissom.errors import DivergenceError
+from lissom.tasks.metric import ACCURACY, Metric
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
+from lissom.training.objective import objective
 from lissom.training.optimizer import learning_rate
+from lissom.training.predicting import Scorer
 from tests.unit import tiny
 
 PARAMS = TrainingParams(epochs=3, batch_size=8, learning_rate=1e-2, precision="float32", seed=3)
@@ -57,17 +59,14 @@ def test_collate_pads_and_masks():
     batch = collate(data, np.array([3, 0]), pad=0)
     for row, index in enumerate((3, 0)):
         length = int(data.lengths[index])
-        assert batch.attention_mask[row].tolist() == [1] * length + [0] * (batch.input_ids.shape[1] - length)
-        assert (
-            batch.input_ids[row, :length].tolist()
-            == data.tokens[data.offsets[index] : data.offsets[index + 1]].tolist()
-        )
+        assert batch.mask[row].tolist() == [1] * length + [0] * (batch.ids.shape[1] - length)
+        assert batch.ids[row, :length].tolist() == data.tokens[data.offsets[index] : data.offsets[index + 1]].tolist()
     assert sorted(int(i) for b in sorted_batches(data, 7, 0) for i in b.indices) == list(range(40))
 
 
 def test_labelled_examples_are_spread_over_the_file():
     data = examples()
-    data.labels[20:] = -1
+    data.targets[20:] = -1
     chosen = data.labelled(5)
     assert chosen[0] == 0 and chosen[-1] == 19 and len(set(chosen)) == 5
     assert len(data.labelled(100)) == 20
@@ -77,7 +76,7 @@ def test_it_learns_and_is_deterministic():
     runs = []
     for _ in range(2):
         network = tiny.model("bert").network
-        fitted = fit(network, examples(), 0, task_loss, PARAMS)
+        fitted = fit(network, examples(), 0, tiny.LOSS, PARAMS)
         runs.append(weights(network))
         losses = [record["loss"] for record in fitted.records]
         assert losses[-1] < losses[0]
@@ -105,9 +104,9 @@ def test_a_killed_training_resumes_to_the_same_weights(step, keep, tmp_path):
 
     def run(hooks=()):
         network = tiny.model("bert").network  # has dropout, so that the state of the generator matters
-        scores = lambda: -float(network.classifier.weight.detach().sum())  # noqa: E731
+        scores = Scorer(ACCURACY, lambda: -float(network.classifier.weight.detach().sum()))
         checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
-        fitted = fit(network, examples(), 0, task_loss, params, score=scores, hooks=hooks, checkpoints=checkpoints)
+        fitted = fit(network, examples(), 0, tiny.LOSS, params, score=scores, hooks=hooks, checkpoints=checkpoints)
         checkpoints.clear()
         return weights(network), fitted
 
@@ -122,18 +121,18 @@ def test_a_killed_training_resumes_to_the_same_weights(step, keep, tmp_path):
 def test_a_checkpoint_of_another_training_is_ignored(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
     with pytest.raises(Killed):
-        fit(tiny.model("bert").network, examples(), 0, task_loss, PARAMS, hooks=[KillAt(5)], checkpoints=checkpoints)
+        fit(tiny.model("bert").network, examples(), 0, tiny.LOSS, PARAMS, hooks=[KillAt(5)], checkpoints=checkpoints)
     other = PARAMS.model_copy(update={"learning_rate": 1e-3})
     fresh, resumed = tiny.model("bert").network, tiny.model("bert").network
-    fit(fresh, examples(), 0, task_loss, other)
-    fit(resumed, examples(), 0, task_loss, other, checkpoints=checkpoints)
+    fit(fresh, examples(), 0, tiny.LOSS, other)
+    fit(resumed, examples(), 0, tiny.LOSS, other, checkpoints=checkpoints)
     assert same(weights(fresh), weights(resumed))
 
 
 def test_frozen_table_keeps_its_values_and_everything_else_learns():
     network = tiny.model("bert").network
     before = weights(network)
-    fit(network, examples(), 0, task_loss, PARAMS)
+    fit(network, examples(), 0, tiny.LOSS, PARAMS)
     table = "bert.embeddings.word_embeddings.weight"
     changed = {name for name, tensor in weights(network).items() if not torch.equal(tensor, before[name])}
     assert table not in changed
@@ -150,9 +149,16 @@ def test_best_weights_are_kept():
         seen.append((value, weights(network)))
         return value
 
-    fitted = fit(network, examples(), 0, task_loss, PARAMS, score=score)
+    fitted = fit(network, examples(), 0, tiny.LOSS, PARAMS, score=Scorer(ACCURACY, score))
     assert fitted.best_score == 0.9
     assert same(seen[1][1], weights(network))
+
+
+def test_best_is_lowest_where_lower_is_better():
+    network, values = tiny.model("bert").network, iter([30.0, 20.0, 25.0])
+    perplexity = Metric(name="perplexity", higher_is_better=False)
+    fitted = fit(network, examples(), 0, tiny.LOSS, PARAMS, score=Scorer(perplexity, lambda: next(values)))
+    assert fitted.best_score == 20.0
 
 
 def test_learning_rate_rises_and_falls():
@@ -170,10 +176,10 @@ def test_divergence_is_an_error_and_no_checkpoint(checkpointing, tmp_path):
     kept = Checkpoints(tmp_path / "checkpoint", every_seconds=0) if checkpointing else None
 
     def loss(network, batch):
-        return task_loss(network, batch) * float("nan")
+        return tiny.LOSS(network, batch) * float("nan")
 
     with pytest.raises(DivergenceError, match="lower the learning rate"):
-        fit(tiny.model("bert").network, examples(), 0, loss, PARAMS, checkpoints=kept)
+        fit(tiny.model("bert").network, examples(), 0, objective(loss), PARAMS, checkpoints=kept)
     assert not (tmp_path / "checkpoint" / "state.json").exists()
 
 
@@ -182,7 +188,7 @@ def test_decoders_keep_no_cache_while_they_train_and_their_config_afterwards():
 
     def loss(net, batch):
         seen.append(net.config.use_cache)
-        return task_loss(net, batch)
+        return tiny.LOSS(net, batch)
 
-    fit(network, examples(), 0, loss, PARAMS)
+    fit(network, examples(), 0, objective(loss), PARAMS)
     assert set(seen) == {False} and network.config.use_cache is True

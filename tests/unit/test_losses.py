@@ -1,14 +1,15 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from lissom.distill.teacher import CachedLogits, LiveTeacher
 from torch.nn import functional as F
 
-from lissom.distill.logits import against_teacher, distillation_loss, soft_target_loss
 from lissom.models.compressed import logits_of
+from lissom.tasks.classification import soft_target_loss
 from lissom.training.config import LogitsLossParams
-from lissom.training.losses import label_loss
+from lissom.training.losses import against_teacher, distillation_loss
+from lissom.training.teacher import CachedLogits, LiveTeacher
 from tests.unit import tiny
 
 torch.manual_seed(0)
@@ -53,8 +54,10 @@ def test_no_gradient_into_the_teacher():
 def test_mixing():
     labels = torch.tensor([0, 1, 2, 3, 0])
     hard, soft = F.cross_entropy(STUDENT, labels), soft_target_loss(STUDENT, TEACHER, 2.0)
-    total = distillation_loss(STUDENT, TEACHER, labels, LogitsLossParams(temperature=2, alpha=0.25))
-    convex = distillation_loss(STUDENT, TEACHER, labels, LogitsLossParams(temperature=2, alpha=0.25, mixing="convex"))
+    total = distillation_loss(tiny.TASK, STUDENT, TEACHER, labels, LogitsLossParams(temperature=2, alpha=0.25))
+    convex = distillation_loss(
+        tiny.TASK, STUDENT, TEACHER, labels, LogitsLossParams(temperature=2, alpha=0.25, mixing="convex")
+    )
     assert float(total) == pytest.approx(float(hard + 0.25 * soft), rel=1e-6)
     assert float(convex) == pytest.approx(float(0.75 * hard + 0.25 * soft), rel=1e-6)
 
@@ -62,12 +65,12 @@ def test_mixing():
 def test_unlabelled_examples_count_but_pull_nowhere():
     student = STUDENT.clone().requires_grad_()
     labels = torch.tensor([0, -1, 2, -1, -1])
-    loss = label_loss(student, labels)
+    loss = tiny.TASK.loss(student, labels)
     loss.backward()
     per_example = F.cross_entropy(STUDENT, labels.clamp_min(0), reduction="none")
     assert float(loss) == pytest.approx(float((per_example[0] + per_example[2]) / 5), rel=1e-6)
     assert student.grad[[1, 3, 4]].abs().sum() == 0
-    assert float(label_loss(STUDENT, torch.full((5,), -1))) == 0
+    assert float(tiny.TASK.loss(STUDENT, torch.full((5,), -1))) == 0
 
 
 def test_cached_and_live_teachers_agree_and_the_teacher_stays_as_it_was():
@@ -75,12 +78,12 @@ def test_cached_and_live_teachers_agree_and_the_teacher_stays_as_it_was():
     teacher.network.train()  # a live teacher must not drop out, whatever mode it was left in
     weights = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
     params = LogitsLossParams()
-    live = against_teacher(LiveTeacher(teacher.network), params)(student.network, batch)
+    live = against_teacher(LiveTeacher(teacher.network), params, tiny.TASK)(student.network, batch)
     with torch.no_grad():
         cache = CachedLogits(logits_of(teacher.network, batch))
     order = torch.tensor([3, 1, 5, 0, 4, 2])
     shuffled = batch.rows(order)
-    cached = against_teacher(cache, params)(student.network, shuffled)
+    cached = against_teacher(cache, params, tiny.TASK)(student.network, shuffled)
     assert float(live) == pytest.approx(float(cached), rel=1e-6)
     live.backward()
     assert all(parameter.grad is None for parameter in teacher.network.parameters())
@@ -90,11 +93,10 @@ def test_cached_and_live_teachers_agree_and_the_teacher_stays_as_it_was():
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_padding_never_enters_the_loss(family):
     model, batch = tiny.model(family), tiny.batch(family)
-    pad = torch.full((len(batch.labels), 4), model.pad_id)
+    pad = torch.full((len(batch), 4), model.pad_id)
     zeros = torch.zeros_like(pad)
-    wider = type(batch)(
-        torch.cat([batch.input_ids, pad], 1), torch.cat([batch.attention_mask, zeros], 1),
-        torch.cat([batch.token_type_ids, zeros], 1), batch.labels, batch.indices,
-    )  # fmt: skip
+    more = {"input_ids": pad, "attention_mask": zeros, "token_type_ids": zeros}
+    wider = replace(batch, inputs={name: torch.cat([batch.inputs[name], more[name]], 1) for name in more})
     with torch.no_grad():
         assert torch.allclose(logits_of(model.network, batch), logits_of(model.network, wider), atol=1e-5)
+        assert float(tiny.LOSS(model.network, batch)) == pytest.approx(float(tiny.LOSS(model.network, wider)), rel=1e-5)

@@ -26,7 +26,7 @@ def test_every_example_is_in_one_part_and_weights_add_up(size, count):
     pairs = [part.weight * part.batch.pair_weight for part in parts if part.weight]
     assert sum(pairs) == pytest.approx(1)
     for part, share in zip([part for part in parts if part.weight], shares, strict=True):
-        assert share == pytest.approx(float(part.batch.attention_mask.sum()) / lengths.sum())
+        assert share == pytest.approx(float(part.batch.mask.sum()) / lengths.sum())
 
 
 def test_a_batch_in_one_part_is_left_alone():
@@ -36,4 +36,4 @@ def test_a_batch_in_one_part_is_left_alone():
 
 def test_sequences_are_padded_to_a_multiple():
     (part,) = cut_batch(DATA, np.arange(8), 0, 1, [0], multiple=4)
-    assert part.batch.input_ids.shape[1] % 4 == 0
+    assert part.batch.ids.shape[1] % 4 == 0

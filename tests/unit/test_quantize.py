@@ -2,23 +2,15 @@ import copy
 
 import pytest
 import torch
-from lissom.export.integer import IntegerEmbedding, IntegerLinear, to_integer
 from torch import nn
 
-from lissom.data.batches import Batch
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize
-from lissom.models.edits.quantizers import (
-    FakeQuantEmbedding,
-    FakeQuantLinear,
-    affine_range,
-    fake_quantize_rows,
-    quantized_layers,
-    row_scales,
-    weight_high,
-)
+from lissom.models.edits.quantizers import FakeQuantEmbedding, FakeQuantLinear
+from lissom.models.grid import affine_range, fake_quantize_rows, row_scales, weight_high
+from lissom.models.layers import converted, observers_of, tell_real_tokens
 from lissom.parallel.replicas import settle_ranges
-from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
+from lissom.quantize.int8 import RangeSchedule, calibrate
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -85,25 +77,25 @@ def test_disabled_until_observed():
 def test_integer_layer_computes_what_was_trained(weight_bits):
     layer = observed_linear(64, 5, weight_bits)
     values = torch.randn(200, 5) * 2
-    assert torch.allclose(IntegerLinear(layer)(values), layer(values), atol=1e-5)
+    assert torch.allclose(layer.converted()(values), layer(values), atol=1e-5)
 
 
 def test_seven_bits_cannot_saturate_int16():
-    """u8 x s8 pairs are summed in int16 on x86 without VNNI (SPECS §3.2)."""
+    """u8 x s8 pairs are summed in int16 on x86 without VNNI (Intel 64 instruction VPMADDUBSW)."""
     assert 2 * 255 * weight_high(7) <= 32767 < 2 * 255 * weight_high(8)
 
 
 def test_integer_table_looks_up_what_was_trained():
     table = FakeQuantEmbedding(nn.Embedding(9, 7))
     ids = torch.arange(9).view(3, 3)
-    assert torch.allclose(IntegerEmbedding(table)(ids), table(ids), atol=1e-7)
+    assert torch.allclose(table.converted()(ids), table(ids), atol=1e-7)
 
 
 @families
 def test_integer_model_equals_the_trained_one_and_leaves_it_alone(family):
     model, batch = quantized(family), tiny.batch(family)
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    integer = to_integer(model.network)
+    integer = converted(model.network)
     with torch.no_grad():
         assert torch.allclose(logits_of(integer, batch), logits_of(model.network, batch), atol=1e-4)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
@@ -121,35 +113,38 @@ def test_norms_and_classifier_stay_float(family):
 
 def test_padding_is_not_observed():
     model, batch = tiny.model("bert"), tiny.batch("bert")
-    wild = batch.input_ids.clone()
-    wild[batch.attention_mask == 0] = 70
+    wild = batch.ids.clone()
+    wild[batch.mask == 0] = 70
     ranges = []
-    for ids in (batch.input_ids, wild):
+    for ids in (batch.ids, wild):
         one = copy.deepcopy(model)
         one.edit([FakeQuantize()])
-        calibrate(one.network, [Batch(ids, batch.attention_mask, batch.token_type_ids, batch.labels, batch.indices)])
-        ranges.append([float(bound) for layer in quantized_layers(one.network) for bound in (layer.low, layer.high)])
+        calibrate(one.network, [batch.reading(ids)])
+        ranges.append([float(bound) for layer in observers_of(one.network) for bound in (layer.low, layer.high)])
     assert ranges[0] == pytest.approx(ranges[1], abs=1e-5)
 
 
 def test_ranges_follow_the_data_and_then_stand_still():
     model = quantized("bert")
-    schedule, layers = RangeSchedule(0.5), quantized_layers(model.network)
+    schedule, layers = RangeSchedule(0.5), observers_of(model.network)
     schedule.begin(model.network)
-    with real_tokens_only(model.network):
-        for step in range(4):
-            schedule.before_step(step, 4)
-            before = [float(layer.high) for layer in layers]
-            logits_of(model.network, tiny.batch("bert", seed=step + 5))
-            assert [float(layer.high) for layer in layers] == before  # within a step they stand still
-            settle_ranges(layers, None)
-            assert ([float(layer.high) for layer in layers] == before) == (step >= 2)
-    assert not any(layer.observing or layer.real_tokens is not None for layer in layers)
+    for step in range(4):
+        schedule.before_step(step, 4)
+        before = [float(layer.high) for layer in layers]
+        batch = tiny.batch("bert", seed=step + 5)
+        tell_real_tokens(layers, batch.mask)
+        logits_of(model.network, batch)
+        assert [float(layer.high) for layer in layers] == before  # within a step they stand still
+        settle_ranges(layers, None)
+        schedule.after_step(step, 4)
+        assert ([float(layer.high) for layer in layers] == before) == (step >= 2)
+        logits_of(model.network, tiny.batch("bert", seed=99))  # dev examples, say
+        assert all(layer.seen is None for layer in layers)
 
 
 def test_every_quantised_weight_learns():
     model, batch = quantized("bert"), tiny.batch("bert")
-    torch.nn.functional.cross_entropy(logits_of(model.network, batch), batch.labels).backward()
+    torch.nn.functional.cross_entropy(logits_of(model.network, batch), batch.targets).backward()
     for name, parameter in model.network.named_parameters():
         if "token_type" not in name:
             assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, name

@@ -8,36 +8,32 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lissom.data.score import pearson, score_of
-from lissom.evaluate.quality import measure_quality
 
 from lissom.data.config import DataParams
 from lissom.data.encoding import encode
-from lissom.data.labels import Scale, label_codes
+from lissom.data.labels import Scale, standardised
 from lissom.data.prepare import load_table, prepare
 from lissom.data.tables import Row, write_table
-from lissom.distill.logits import soft_target_loss
 from lissom.distill.material import Material
 from lissom.distill.run import distill
-from lissom.distill.tinybert import soft_cross_entropy
 from lissom.errors import DataError, ParamsError
 from lissom.evaluate.floor import linear_floor
 from lissom.export.config import ExportParams
 from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
-from lissom.models.manifest import Task
 from lissom.params import check_params
 from lissom.serving.classifier import OnnxClassifier
+from lissom.tasks.meter import CorrelationMeter, pearson
+from lissom.tasks.regression import Regression
 from lissom.training.config import TrainingParams
 from lissom.training.loop import fit
-from lissom.training.losses import label_loss, task_loss
-from lissom.training.predicting import score
+from lissom.training.losses import task_loss
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, METHODS, params_of
 
 VALUES = {"great": 950.0, "good": 900.0, "poor": 450.0, "bad": 400.0}
 SCALE = Scale(mean=675.0, deviation=251.25)
-TASK = Task(name="tiny", labels=(), scale=SCALE, pair=False, max_length=16)
+TASK = Regression(name="tiny", scale=SCALE, pair=False, max_length=16)
 
 
 def rated(count: int, start: int, labelled: bool) -> list[Row]:
@@ -62,31 +58,30 @@ def material(tmp_path_factory):
         teacher=teacher, tables=tables, scratch=folder, base=lambda seed: tiny.model("bert", seed, task=TASK)
     )
     fit(teacher.network, made.encode(teacher, "train"), 0, task_loss, TrainingParams(**FAST))
-    assert score(teacher.network, made.encode(teacher, "dev"), 0) > 0.95
+    assert tiny.scorer(teacher, made.encode(teacher, "dev"))() > 0.95
     return made
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.floats(-1e3, 1e3), st.floats(0.1, 1e3))
 def test_codes_are_standardised_numbers(numbers, mean, deviation):
-    codes = label_codes([*map(repr, numbers), None], Scale(mean=mean, deviation=deviation))
+    codes = standardised([*map(repr, numbers), None], Scale(mean=mean, deviation=deviation))
     assert codes.dtype == np.float32 and math.isnan(codes[-1])
     np.testing.assert_allclose(codes[:-1], (np.asarray(numbers) - mean) / deviation, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_the_squared_error_and_unlabelled_numbers_add_nothing():
     logits, labels = torch.randn(6, 1, requires_grad=True), torch.randn(6)
-    torch.testing.assert_close(label_loss(logits, labels), torch.nn.functional.mse_loss(logits[:, 0], labels))
+    torch.testing.assert_close(TASK.loss(logits, labels), torch.nn.functional.mse_loss(logits[:, 0], labels))
     labels[4:] = math.nan
-    label_loss(logits, labels).backward()
+    TASK.loss(logits, labels).backward()
     expected = torch.cat([2 * (logits.detach()[:4, 0] - labels[:4]) / 6, torch.zeros(2)])
     torch.testing.assert_close(logits.grad[:, 0], expected)
 
 
-@pytest.mark.parametrize("loss", [soft_target_loss, soft_cross_entropy])
-def test_against_a_teacher_numbers_have_a_squared_error_at_any_temperature(loss):
+def test_against_a_teacher_numbers_have_a_squared_error_at_any_temperature():
     student, teacher = torch.randn(5, 1), torch.randn(5, 1)
-    assert loss(teacher, teacher, 3.0) == 0
-    torch.testing.assert_close(loss(student, teacher, 3.0), torch.nn.functional.mse_loss(student, teacher))
+    assert TASK.soft_loss(teacher, teacher, 3.0) == 0
+    torch.testing.assert_close(TASK.soft_loss(student, teacher, 3.0), torch.nn.functional.mse_loss(student, teacher))
 
 
 def test_correlation_agrees_with_numpy_and_a_constant_says_nothing():
@@ -95,7 +90,12 @@ def test_correlation_agrees_with_numpy_and_a_constant_says_nothing():
     assert pearson(first, second) == pytest.approx(np.corrcoef(first, second)[0, 1], abs=1e-6)
     assert pearson(first, 3 * first + 2) == pytest.approx(1) and pearson(first, -first) == pytest.approx(-1)
     assert pearson(first, np.full(50, 2.0)) == 0
-    assert score_of(first[:, None], second) == pearson(first, second)
+    whole, halves = CorrelationMeter(), [CorrelationMeter(), CorrelationMeter()]
+    whole.add(first[:, None], second)
+    for half, meter in zip((slice(25), slice(25, 50)), halves, strict=True):
+        meter.add(first[half, None], second[half])
+    halves[1].merge(halves[0])
+    assert whole.result() == halves[1].result() == pytest.approx(pearson(first, second), abs=1e-12)
 
 
 def test_quality_of_numbers_agrees_with_scipy_and_is_in_their_unit():
@@ -103,12 +103,14 @@ def test_quality_of_numbers_agrees_with_scipy_and_is_in_their_unit():
 
     rng = np.random.default_rng(1)
     truth, found, teacher = (rng.normal(size=80).round(1).astype(np.float32) for _ in range(3))
-    quality = measure_quality(found[:, None], teacher[:, None], truth, SCALE, 15)
-    assert quality.pearson == quality.score == pytest.approx(pearsonr(found, truth).statistic, abs=1e-6)
-    assert quality.spearman == pytest.approx(spearmanr(found, truth).statistic, abs=1e-6)
+    quality = TASK.quality(found[:, None], teacher[:, None], truth, 15)
+    assert quality.figures["pearson"] == quality.score == pytest.approx(pearsonr(found, truth).statistic, abs=1e-6)
+    assert quality.figures["spearman"] == pytest.approx(spearmanr(found, truth).statistic, abs=1e-6)
     assert quality.agreement == pytest.approx(pearsonr(found, teacher).statistic, abs=1e-6)
-    assert quality.mean_absolute_error == pytest.approx(np.abs(found - truth).mean() * SCALE.deviation, rel=1e-5)
-    assert quality.root_mean_squared_error >= quality.mean_absolute_error
+    assert quality.figures["mean_absolute_error"] == pytest.approx(
+        np.abs(found - truth).mean() * SCALE.deviation, rel=1e-5
+    )
+    assert quality.figures["root_mean_squared_error"] >= quality.figures["mean_absolute_error"]
 
 
 def test_numbers_are_read_checked_and_held_out_by_their_deciles(tmp_path):
@@ -142,14 +144,13 @@ def test_every_method_without_exits_learns_numbers(method, material):
     changes = {"keep_exits": False} if method == "deep_to_shallow" else {}
     student = distill(params_of(method, **changes), material).model
     assert student.network.config.num_labels == 1
-    assert score(student.network, material.encode(student, "dev"), student.pad_id) > 0.8
+    assert tiny.scorer(student, material.encode(student, "dev"))() > 0.8
 
 
 def test_a_served_model_answers_in_the_unit_of_the_numbers(material, tmp_path):
     model, dev = material.teacher, material.encode(material.teacher, "dev")
-    export_onnx(model, tmp_path)
-    parity = check_parity(model, tmp_path, dev, ExportParams())
-    assert parity.label_agreement is None
+    parity = check_parity(model, export_onnx(model, tmp_path), dev, ExportParams())
+    assert parity.agreement is None
     texts = [text for text, _ in material.tables["dev"].texts()]
     truth = [float(label) for label in material.tables["dev"].labels()]
     found = [answer["value"] for answer in OnnxClassifier(tmp_path).predict(texts)]
@@ -158,11 +159,11 @@ def test_a_served_model_answers_in_the_unit_of_the_numbers(material, tmp_path):
 
 def test_the_floor_predicts_numbers(tmp_path):
     table = write_table(tmp_path / "t.arrow", rated(96, 0, True))
-    floor = linear_floor(table, table, table, SCALE)
+    floor = linear_floor(table, table, table, TASK)
     assert floor.score > 0.95
 
 
 def test_examples_without_a_number_are_not_taken_for_labelled(tmp_path):
     tables = [write_table(tmp_path / f"{labelled}.arrow", rated(8, 0, labelled)) for labelled in (True, False)]
-    data = encode(tables, tiny.tokenizer(), 16, SCALE, tmp_path / "tokens")
+    data = encode(tables, tiny.tokenizer(), 16, TASK.targets, tmp_path / "tokens")
     assert data.labelled(99).tolist() == list(range(8))

@@ -91,8 +91,8 @@ def lstm(pair: bool) -> CompressedModel:
 def segmented(length: int = 9):
     """Pairs: about half of every example is the second text."""
     batch = tiny.batch("bert", length=length)
-    lengths = batch.attention_mask.sum(1, keepdim=True)
-    batch.token_type_ids.copy_((torch.arange(length) >= (lengths + 1) // 2) & batch.attention_mask.bool())
+    lengths = batch.mask.sum(1, keepdim=True)
+    batch.token_type_ids.copy_((torch.arange(length) >= (lengths + 1) // 2) & batch.mask.bool())
     return batch
 
 
@@ -122,9 +122,9 @@ def test_students_reload_export_and_ignore_padding(name, tmp_path):
         expected = logits_of(student.network, batch)
         assert torch.equal(logits_of(loaded.network, batch), expected)
         for row in range(3):
-            length = int(batch.attention_mask[row].sum())
-            tensors = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            alone = type(batch)(*(t[row : row + 1, :length] for t in tensors), batch.labels[:1], batch.indices[:1])
+            length = int(batch.mask[row].sum())
+            tensors = (batch.ids, batch.mask, batch.token_type_ids)
+            alone = type(batch)(*(t[row : row + 1, :length] for t in tensors), batch.targets[:1], batch.indices[:1])
             assert torch.allclose(logits_of(student.network, alone)[0], expected[row], atol=1e-5)
     (tmp_path / "export").mkdir()
     export_onnx(loaded, tmp_path / "export")

@@ -5,7 +5,6 @@ import json
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
-    AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
     GPT2Config,
@@ -18,7 +17,11 @@ from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel
 from lissom.models.families import head_groups
 from lissom.models.gpt2 import separate
-from lissom.models.manifest import Manifest, Task
+from lissom.models.manifest import Manifest
+from lissom.tasks.classification import Classification
+from lissom.tasks.task import Task
+from lissom.training.losses import against_targets
+from lissom.training.predicting import Scorer, score
 
 WORDS = [
     "the",
@@ -44,7 +47,8 @@ WORDS = [
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS]
 SIZE = len(VOCABULARY)
-TASK = Task(name="tiny", labels=("bad", "good", "so-so"), scale=None, pair=False, max_length=16)
+TASK = Classification(name="tiny", labels=("bad", "good", "so-so"), pair=False, max_length=16)
+LOSS = against_targets(TASK)
 
 _COMMON = {"vocab_size": SIZE, "num_labels": 3, "pad_token_id": 0}
 _BERT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
@@ -89,8 +93,9 @@ def tokenizer() -> Tokenizer:
 def model(family: str, seed: int = 0, task: Task = TASK) -> CompressedModel:
     torch.manual_seed(seed)
     config = CONFIGS[family]()
-    config.num_labels = task.outputs
-    network: PreTrainedModel = separate(AutoModelForSequenceClassification.from_config(config)).eval()
+    for name, value in task.head_config().items():
+        setattr(config, name, value)
+    network: PreTrainedModel = separate(task.auto_class.from_config(config)).eval()
     for parameter in network.parameters():  # biases and norms other than 0 and 1, so that losing one shows
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     base_config = json.loads(config.to_json_string(use_diff=False))
@@ -110,12 +115,20 @@ def batch(family: str, size: int = 6, length: int = 9, seed: int = 1) -> Batch:
     lengths[0] = length
     mask = (torch.arange(length) < lengths[:, None]).long()
     return Batch(
-        input_ids=torch.where(mask.bool(), ids, CONFIGS[family]().pad_token_id),
-        attention_mask=mask,
-        token_type_ids=torch.zeros_like(ids),
-        labels=torch.randint(0, 3, (size,), generator=generator),
+        inputs={
+            "input_ids": torch.where(mask.bool(), ids, CONFIGS[family]().pad_token_id),
+            "attention_mask": mask,
+            "token_type_ids": torch.zeros_like(ids),
+        },
+        targets=torch.randint(0, 3, (size,), generator=generator),
         indices=torch.arange(size),
     )
+
+
+def scorer(model: CompressedModel, data) -> Scorer:
+    """Dev score of a model on examples."""
+    task = model.manifest.task
+    return Scorer(task.metric, lambda: score(model.network, data, model.pad_id, task))
 
 
 def units(network: PreTrainedModel) -> int:

@@ -7,8 +7,6 @@ from lissom.data.tables import write_table
 from lissom.distill.material import Material
 from lissom.training.config import TrainingParams
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
-from lissom.training.predicting import score
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, sentences, tables_in
 
@@ -18,9 +16,9 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     model = tiny.model("bert")
     table = write_table(folder / "train.arrow", sentences(96, 0, True))
-    data = encode([table], model.tokenizer, 16, tiny.TASK.labels, folder / "tokens")
-    fit(model.network, data, 0, task_loss, TrainingParams(**FAST))
-    assert score(model.network, data, 0) > 0.95
+    data = encode([table], model.tokenizer, 16, tiny.TASK.targets, folder / "tokens")
+    fit(model.network, data, 0, tiny.LOSS, TrainingParams(**FAST))
+    assert tiny.scorer(model, data)() > 0.95
     return model
 
 

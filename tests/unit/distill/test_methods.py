@@ -13,7 +13,6 @@ from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.hooks import Hook
-from lissom.training.predicting import score
 from tests.unit import tiny
 from tests.unit.distill.recipes import METHODS, SHORT, params_of
 
@@ -25,7 +24,7 @@ def test_every_method_learns_and_ends_as_a_model(method, material, tmp_path):
     before = {name: tensor.clone() for name, tensor in material.teacher.network.state_dict().items()}
     result = distill(params_of(method), material)
     student, dev = result.model, material.encode(result.model, "dev")
-    assert score(student.network, dev, student.pad_id) > 0.9
+    assert tiny.scorer(student, dev)() > 0.9
     assert all(torch.equal(tensor, before[name]) for name, tensor in material.teacher.network.state_dict().items())
     assert (
         material.teacher.network.config._attn_implementation == tiny.model("bert").network.config._attn_implementation
@@ -34,7 +33,7 @@ def test_every_method_learns_and_ends_as_a_model(method, material, tmp_path):
     assert all(parameter.requires_grad for parameter in student.network.parameters())
     lissom.save(student, tmp_path / "model")
     loaded, batch = lissom.load(tmp_path / "model"), tiny.batch("bert")
-    batch.input_ids.clamp_(max=student.network.config.vocab_size - 1)
+    batch.ids.clamp_(max=student.network.config.vocab_size - 1)
     with torch.no_grad():
         assert torch.equal(logits_of(loaded.network, batch), logits_of(student.network, batch))
     steps = [record["step"] for record in result.history if "loss" in record]

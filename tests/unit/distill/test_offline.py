@@ -1,12 +1,13 @@
 """What students of a fixed teacher compare, and what they train."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from lissom.distill.teacher import LiveTeacher
 
 from lissom.data.batches import collate, shuffled_batches
 from lissom.distill.cache import cache_signals, estimate_bytes
-from lissom.distill.lstm import fixed_channel, squared_error_loss, word_tokenizer, word_vectors
+from lissom.distill.lstm import FixedChannel, squared_error_loss, word_tokenizer, word_vectors
 from lissom.distill.material import Material
 from lissom.distill.mobilebert import only_block, transfer_loss
 from lissom.distill.offline_config import (
@@ -22,14 +23,14 @@ from lissom.errors import InputError
 from lissom.models.signals import Wanted, expose_scores, signals_of
 from lissom.models.students import cut, mobilebert_student
 from lissom.models.together import Together
-from lissom.training.losses import task_loss
+from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 from tests.unit.distill.recipes import METHODS, SHORT, params_of
 
 
 def test_signals_cached_on_disk_are_the_live_ones(teacher, material, tmp_path):
     student = cut(teacher, (0, 2))
-    data = material.lesson(student)
+    data = material.texts(student)
     for wanted in (Wanted(hidden=(0, 2, 4), scores=(1, 3)), Wanted(hidden=(2,), first_token=True)):
         folder = tmp_path / str(wanted.first_token)
         cached = cache_signals(teacher.network, data, 0, wanted, folder)
@@ -39,7 +40,7 @@ def test_signals_cached_on_disk_are_the_live_ones(teacher, material, tmp_path):
             for members in shuffled_batches(data.lengths, 8, 3, 0)[:4]:
                 batch = collate(data, members, 0)
                 live, read = LiveTeacher(teacher.network, wanted).signals(batch), cached.signals(batch)
-                real = batch.attention_mask.bool()
+                real = batch.mask.bool()
                 assert torch.allclose(read.logits, live.logits, atol=1e-5)
                 for entry in wanted.hidden:
                     difference = read.hidden[entry] - live.hidden[entry]
@@ -67,12 +68,12 @@ def test_tinybert_losses_as_released_count_padding_and_classes(teacher):
     assert projections.embedding is projections.hidden and projections.hidden.bias is not None
     wanted, own_wanted = Wanted(hidden=(0, 2, 4), scores=(1, 3)), Wanted(hidden=(0, 1, 2), scores=(0, 1))
     live = LiveTeacher(teacher.network, wanted)
-    keys = ~batch.attention_mask.bool()[:, None, None, :]
+    keys = ~batch.mask.bool()[:, None, None, :]
     with expose_scores(student.network, teacher.network), torch.no_grad():
         own, goal = signals_of(student.network, batch, own_wanted), live.signals(batch)
         together = Together([student.network, projections])
         found = layers_loss(live, (0, 2, 4), params)(together, batch)
-        predicted = prediction_loss(live, params)(student.network, batch)
+        predicted = prediction_loss(live, params, tiny.TASK)(student.network, batch)
     with torch.no_grad():
         expected = sum(mse(projections.hidden(own.hidden[k]), goal.hidden[2 * k]) for k in range(3))
         for block in range(2):
@@ -107,10 +108,10 @@ def test_patience_vanishes_for_copied_blocks(teacher):
     )
     with torch.no_grad():
         live = LiveTeacher(teacher.network, Wanted(hidden=(1, 2, 3), first_token=True))
-        loss = patient_loss(live, (1, 2, 3), params)(teacher.network, batch)
-        assert float(loss) == pytest.approx(float(task_loss(teacher.network, batch)), rel=1e-5)
+        loss = patient_loss(live, (1, 2, 3), params, tiny.TASK)(teacher.network, batch)
+        assert float(loss) == pytest.approx(float(tiny.LOSS(teacher.network, batch)), rel=1e-5)
         skewed = patient_loss(
-            LiveTeacher(teacher.network, Wanted(hidden=(2, 3, 4), first_token=True)), (2, 3, 4), params
+            LiveTeacher(teacher.network, Wanted(hidden=(2, 3, 4), first_token=True)), (2, 3, 4), params, tiny.TASK
         )
         assert float(skewed(teacher.network, batch)) > float(loss) + 1e-3
 
@@ -135,9 +136,9 @@ def test_the_lstm_learns_from_logits_alone_at_alpha_0(material, teacher):
     params = LstmDistillation(**({"method": "lstm"} | METHODS["lstm"]))
     student = distill(params_of("lstm", training=SHORT | {"weight_decay": 0}), material).model
     batch = tiny.batch("bert")
-    batch.input_ids.clamp_(max=student.network.config.vocab_size - 1)
-    other = type(batch)(batch.input_ids, batch.attention_mask, batch.token_type_ids, 2 - batch.labels, batch.indices)
-    loss = squared_error_loss(LiveTeacher(teacher.network), params.alpha)
+    batch.ids.clamp_(max=student.network.config.vocab_size - 1)
+    other = replace(batch, targets=2 - batch.targets)
+    loss = squared_error_loss(LiveTeacher(teacher.network), params.alpha, tiny.TASK)
     student.network.eval()
     with torch.no_grad():
         assert float(loss(student.network, batch)) == float(loss(student.network, other))
@@ -145,8 +146,10 @@ def test_the_lstm_learns_from_logits_alone_at_alpha_0(material, teacher):
     fixed = word_vectors(student.tokenizer, teacher, 16)
     assert torch.allclose(table.weight[:, :16], fixed, atol=1e-6)
     assert not torch.allclose(table.weight[:, 16:], fixed, atol=1e-3)
-    with fixed_channel(table, 16):
-        loss(student.network, batch).backward()
+    channel = FixedChannel(16)
+    channel.begin(student.network)
+    loss(student.network, batch).backward()
+    channel.on_gradients()
     assert table.weight.grad[:, :16].abs().sum() == 0 < table.weight.grad[:, 16:].abs().sum()
 
 

@@ -10,7 +10,7 @@ from lissom.distill.online_config import JointDistillation
 from lissom.models.together import Together
 from lissom.training.config import TrainingParams
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
+from lissom.training.objective import objective
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, params_of
 
@@ -19,11 +19,11 @@ def test_peers_learn_from_each_other_without_gradients_across():
     torch.manual_seed(0)
     logits = [torch.randn(4, 3, requires_grad=True) for _ in range(2)]
     labels = torch.tensor([0, 1, 2, 0])
-    losses = mutual_losses(logits, labels, 1.0)
-    swapped = mutual_losses(logits[::-1], labels, 1.0)
+    losses = mutual_losses(tiny.TASK, logits, labels, 1.0)
+    swapped = mutual_losses(tiny.TASK, logits[::-1], labels, 1.0)
     assert [float(loss) for loss in swapped] == [float(loss) for loss in losses[::-1]]
     assert torch.autograd.grad(losses[0], logits[1], allow_unused=True)[0] is None
-    equal = mutual_losses([logits[0], logits[0]], labels, 1.0)
+    equal = mutual_losses(tiny.TASK, [logits[0], logits[0]], labels, 1.0)
     assert float(equal[0]) == pytest.approx(float(torch.nn.functional.cross_entropy(logits[0], labels)), rel=1e-6)
 
 
@@ -39,16 +39,16 @@ def still(seed: int = 0):
 
 
 def test_without_the_kl_peers_train_as_if_alone(material):
-    data, params = material.lesson(material.teacher), TrainingParams(**SHORT)
+    data, params = material.texts(material.teacher), TrainingParams(**SHORT)
     peers, alone = [still(0), still(5)], [still(0), still(5)]
-    objective = MutualLoss(0.0, 0.0)
-    fit(Together([peer.network for peer in peers]), data, 0, objective, params, hooks=[objective])
+    loss = MutualLoss(0.0, 0.0, tiny.TASK)
+    fit(Together([peer.network for peer in peers]), data, 0, objective(loss), params, hooks=[loss])
     for peer, solo in zip(peers, alone, strict=True):
-        fit(solo.network, data, 0, task_loss, params)
+        fit(solo.network, data, 0, tiny.LOSS, params)
         own = solo.network.state_dict()
         assert all(torch.equal(tensor, own[name]) for name, tensor in peer.network.state_dict().items())
     twins = [still(1), still(1)]
-    fit(Together([twin.network for twin in twins]), data, 0, MutualLoss(1.0, 0.0), params)
+    fit(Together([twin.network for twin in twins]), data, 0, objective(MutualLoss(1.0, 0.0, tiny.TASK)), params)
     first, second = (twin.network.state_dict() for twin in twins)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
@@ -59,10 +59,10 @@ def test_joint_training_stops_the_pull_on_the_teacher_unless_asked(teacher):
     for co_train in (0.0, 0.5):
         learner = tiny.model("bert", 4)
         params = JointDistillation(method="joint", blocks=(0,), co_train=co_train)
-        joint_loss(params)(Together([learner.network, student.network]), batch).backward()
+        joint_loss(params, tiny.TASK)(Together([learner.network, student.network]), batch).backward()
         gradients.append(learner.network.classifier.weight.grad)
     plain = tiny.model("bert", 4)
-    task_loss(plain.network, batch).backward()
+    tiny.LOSS(plain.network, batch).backward()
     assert torch.allclose(gradients[0], plain.network.classifier.weight.grad, atol=1e-6)
     assert not torch.allclose(gradients[1], gradients[0], atol=1e-4)
 
@@ -75,9 +75,9 @@ def test_the_average_follows_or_stays(momentum, material):
     params = params_of("ema").loss
     fit(
         pair,
-        material.lesson(material.teacher),
+        material.texts(material.teacher),
         0,
-        ema_loss(params),
+        ema_loss(params, tiny.TASK),
         TrainingParams(**SHORT),
         hooks=[MovingAverage(momentum)],
     )

@@ -15,7 +15,6 @@ from lissom.distill.run import distill
 from lissom.distill.words import english_tagger, more_texts
 from lissom.errors import InputError
 from lissom.models.students import cut
-from lissom.training.predicting import score
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, SHORT, params_of
 
@@ -64,13 +63,13 @@ def test_tokens_are_masked_as_bert_masks_them():
     batch = tiny.batch("bert", size=4000, length=12)
     special, mask = torch.tensor([0, 1, 2, 3]), 3
     changed, targets = mask_tokens(batch, mask, special, tiny.SIZE, 0.15)
-    real = batch.attention_mask.bool() & (batch.input_ids > 3)
+    real = batch.mask.bool() & (batch.ids > 3)
     chosen = targets != IGNORED
-    assert not (chosen & ~real).any() and torch.equal(changed.input_ids[~chosen], batch.input_ids[~chosen])
-    assert torch.equal(targets[chosen], batch.input_ids[chosen])
+    assert not (chosen & ~real).any() and torch.equal(changed.ids[~chosen], batch.ids[~chosen])
+    assert torch.equal(targets[chosen], batch.ids[chosen])
     assert abs(float(chosen.sum() / real.sum()) - 0.15) < 0.01
-    kept = (changed.input_ids == batch.input_ids)[chosen].float().mean()
-    masked = (changed.input_ids == mask)[chosen].float().mean()
+    kept = (changed.ids == batch.ids)[chosen].float().mean()
+    masked = (changed.ids == mask)[chosen].float().mean()
     assert abs(float(masked) - 0.8) < 0.02 and abs(float(kept) - 0.1) < 0.02
 
 
@@ -86,7 +85,7 @@ def test_pretraining_learns_the_language_and_moves_the_trunk(material):
     result = distill(params_of("distilbert", **changes), language)
     losses = [record["loss"] for record in result.trainings["pretraining"].records]
     assert losses[-1] < losses[0]
-    assert score(result.model.network, language.encode(result.model, "dev"), 0) > 0.9
+    assert tiny.scorer(result.model, language.encode(result.model, "dev"))() > 0.9
     with pytest.raises(InputError, match="none was given"):
         distill(params_of("distilbert", **changes), material)
     bare = Material(**(vars(material) | {"language_model": masked_language_model}))
@@ -118,7 +117,7 @@ def test_language_losses_vanish_for_the_teacher_itself_and_ignore_padding():
     only_words = LanguageModelParams(kl_weight=0.0, cosine_weight=0.0, language_weight=1.0)
     with torch.no_grad():
         loss = float(language_loss(causal, llama, only_words)(causal, batch))
-        logits = causal(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        targets = batch.input_ids[:, 1:].masked_fill(~batch.attention_mask[:, 1:].bool(), -100)
+        logits = causal(input_ids=batch.ids, attention_mask=batch.mask).logits
+        targets = batch.ids[:, 1:].masked_fill(~batch.mask[:, 1:].bool(), -100)
         expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
     assert loss == pytest.approx(float(expected), rel=1e-5)
