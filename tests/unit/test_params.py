@@ -52,13 +52,51 @@ def test_a_method_has_only_its_own_fields():
 
 def test_stages_that_are_not_named_pass_their_model_on():
     params = check_params(GOOD)
-    assert {params.distill.method, params.prune.method, params.factorize.method, params.quantize.method} == {"none"}
+    assert params.distill.method == "none" and params.prune == params.factorize == params.quantize == ()
+
+
+def test_one_method_is_a_list_of_one_and_none_is_an_empty_list():
+    one = {"method": "first_order", "heads": 0.25}
+    single, several = (check_params(GOOD | {"prune": given}).prune for given in (one, [one, one]))
+    assert several == (*single, *single) and len(single) == 1
+    for nothing in ({"method": "none"}, [], [{"method": "none"}]):
+        assert check_params(GOOD | {"prune": nothing}).prune == ()
+    assert check_params(check_params(GOOD | {"prune": one}).model_dump(mode="json")).prune == single
+
+
+def test_mistakes_in_a_list_name_the_method_by_its_number():
+    one = {"method": "first_order"}
+    with pytest.raises(ParamsError, match=r"  prune\.heads: 7; "):
+        check_params(GOOD | {"prune": one | {"heads": 7}})
+    with pytest.raises(ParamsError, match=r"  prune\.1\.heads: 7; "):
+        check_params(GOOD | {"prune": [one, one | {"heads": 7}]})
+    with pytest.raises(ParamsError, match=r"prune\.method: 'magic' is not a method; allowed: 'first_order'"):
+        check_params(GOOD | {"prune": {"method": "magic"}})
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [
+        ["distill", "quantize"],
+        ["teacher", "prune"],
+        ["teacher", "quantize", "prune"],
+        ["teacher", "teacher", "quantize"],
+    ],
+)
+def test_variants_begin_with_the_teacher_and_end_with_what_is_registered(variants):
+    with pytest.raises(ParamsError, match="teacher and quantize must be there"):
+        check_params(GOOD | {"variants": variants})
+    assert check_params(GOOD | {"variants": ["teacher", "prune", "quantize"]}).variants == (
+        "teacher",
+        "prune",
+        "quantize",
+    )
 
 
 def test_a_section_keeps_its_own_defaults_when_one_key_is_given():
-    quantize = check_params(GOOD | {"quantize": {"method": "int8", "training": {"epochs": 2}}}).quantize
+    quantize = check_params(GOOD | {"quantize": {"method": "int8", "training": {"epochs": 2}}}).quantize[0]
     assert quantize.training.precision == "float32" and quantize.training.learning_rate == 2e-5
-    factorize = check_params(GOOD | {"factorize": {"method": "word_table", "training": {"epochs": 2}}}).factorize
+    factorize = check_params(GOOD | {"factorize": {"method": "word_table", "training": {"epochs": 2}}}).factorize[0]
     assert not factorize.training.freeze_word_table
 
 

@@ -21,9 +21,9 @@ def test_every_example_is_in_one_part_and_weights_add_up(size, count):
     sizes = [len(part.batch.indices) for part in parts if part.weight]
     assert max(sizes) - min(sizes) <= 1
     lengths = DATA.lengths[members]
-    shares = [part.weight * part.batch.token_weight for part in parts if part.weight]
+    shares = [part.weight * part.batch.share.tokens for part in parts if part.weight]
     assert sum(shares) == pytest.approx(1)
-    pairs = [part.weight * part.batch.pair_weight for part in parts if part.weight]
+    pairs = [part.weight * part.batch.share.pairs for part in parts if part.weight]
     assert sum(pairs) == pytest.approx(1)
     for part, share in zip([part for part in parts if part.weight], shares, strict=True):
         assert share == pytest.approx(float(part.batch.mask.sum()) / lengths.sum())
@@ -31,7 +31,7 @@ def test_every_example_is_in_one_part_and_weights_add_up(size, count):
 
 def test_a_batch_in_one_part_is_left_alone():
     (part,) = cut_batch(DATA, np.arange(8), 0, 1, [0])
-    assert part.weight == part.batch.token_weight == part.batch.pair_weight == 1.0
+    assert part.weight == part.batch.share.tokens == part.batch.share.pairs == 1.0
 
 
 def test_sequences_are_padded_to_a_multiple():

@@ -27,7 +27,6 @@ from lissom.tasks.meter import CorrelationMeter, pearson
 from lissom.tasks.regression import Regression
 from lissom.training.config import TrainingParams
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, METHODS, params_of
 
@@ -57,7 +56,7 @@ def material(tmp_path_factory):
     made = Material(
         teacher=teacher, tables=tables, scratch=folder, base=lambda seed: tiny.model("bert", seed, task=TASK)
     )
-    fit(teacher.network, made.encode(teacher, "train"), 0, task_loss, TrainingParams(**FAST))
+    fit(teacher.network, made.encode(teacher, "train"), 0, against_targets(TASK), TrainingParams(**FAST))
     assert tiny.scorer(teacher, made.encode(teacher, "dev"))() > 0.95
     return made
 

@@ -1,6 +1,7 @@
 """Students of other shapes: parameter counts as published, weights where they belong, answers after a reload."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def segmented(length: int = 9):
     """Pairs: about half of every example is the second text."""
     batch = tiny.batch("bert", length=length)
     lengths = batch.mask.sum(1, keepdim=True)
-    batch.token_type_ids.copy_((torch.arange(length) >= (lengths + 1) // 2) & batch.mask.bool())
+    batch.inputs["token_type_ids"].copy_((torch.arange(length) >= (lengths + 1) // 2) & batch.mask.bool())
     return batch
 
 
@@ -123,14 +124,14 @@ def test_students_reload_export_and_ignore_padding(name, tmp_path):
         assert torch.equal(logits_of(loaded.network, batch), expected)
         for row in range(3):
             length = int(batch.mask[row].sum())
-            tensors = (batch.ids, batch.mask, batch.token_type_ids)
-            alone = type(batch)(*(t[row : row + 1, :length] for t in tensors), batch.targets[:1], batch.indices[:1])
+            alone = batch.rows(torch.tensor([row]))
+            alone = replace(alone, inputs={name: tensor[:, :length] for name, tensor in alone.inputs.items()})
             assert torch.allclose(logits_of(student.network, alone)[0], expected[row], atol=1e-5)
     (tmp_path / "export").mkdir()
     export_onnx(loaded, tmp_path / "export")
     classifier = OnnxClassifier(tmp_path / "export")
     for sample in (batch, segmented(4)):
-        inputs = {name: getattr(sample, name).numpy() for name in classifier.serving["inputs"]}
+        inputs = {name: sample.inputs[name].numpy() for name in classifier.serving["inputs"]}
         with torch.no_grad():
             assert np.abs(classifier.logits(inputs) - logits_of(loaded.network, sample).numpy()).max() < 1e-4
     assert anatomy(loaded.network).total == size(loaded.network)
