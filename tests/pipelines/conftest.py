@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import warm
 from tests.unit import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ PARAMS = {
 class Workspace:
     """A folder with the repository's files in which commands are run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, starts_warm: bool = True) -> None:
         self.folder = folder
         files = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -58,6 +59,8 @@ class Workspace:
         }  # fmt: skip
         for name in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"):  # bytecode beside the code, as users have it
             self.env.pop(name, None)
+        if starts_warm:
+            start_warm(self.env)
         self.run("git", "init", "-q")
         self.write_params(PARAMS)
         write_base(folder / "base")
@@ -93,6 +96,13 @@ class Workspace:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def start_warm(env: dict[str, str]) -> None:
+    """Let `python -m components.x` and `lissom` start from the session's warm server."""
+    if tools := warm.tools():
+        env["PATH"] = f"{tools}{os.pathsep}{env['PATH']}"
+        env["PYTHON_EXEC"] = str(tools / "python")  # torchrun's own, for the processes that it starts
 
 
 def read(workspace: Workspace, path: str):
@@ -137,7 +147,8 @@ def write_data(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
-    """The whole pipeline, run once."""
-    made = Workspace(tmp_path_factory.mktemp("workspace"))
+    """The whole pipeline, run once, every stage in an interpreter that starts from nothing."""
+    made = Workspace(tmp_path_factory.mktemp("workspace"), starts_warm=False)
     made.run("dvc", "repro", timeout=900)
+    start_warm(made.env)
     return made
