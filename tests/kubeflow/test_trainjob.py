@@ -155,9 +155,7 @@ def test_a_stage_really_runs_on_two_nodes(cluster, tmp_path):
     """The nodes are processes of this machine, the claim is a folder; the weights are those of one node."""
     (tmp_path / "workspace").mkdir()
     workspace = Workspace(tmp_path / "workspace")
-    workspace.run(
-        "python", "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out"
-    )
+    workspace.run("python", "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out")
     cluster.work_folder = workspace.folder
     workspace.env["OMP_NUM_THREADS"] = "1"  # the order of sums is part of the result
     cluster.environment = dict(workspace.env)

@@ -1,7 +1,6 @@
 """Two people run the pipeline against one MLflow server at once; the server restarts while a stage runs."""
 
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -27,11 +27,17 @@ def open_session() -> None:
     tools = folder / "bin"
     tools.mkdir()
     (folder / "owner").write_text(str(os.getpid()))
-    client = Path(__file__).with_name("client.py").read_text()
     for name in ("python", "lissom"):
         real = Path(sys.executable).with_name(name)
         # -I -S: what the client does not need is not imported, which would take longer than all that it does.
-        (tools / name).write_text(f"#!{sys.executable} -IS\nREAL, SOCKET = {str(real)!r}, {str(folder / SOCKET)!r}\n{client}")
+        lines = [
+            f"#!{sys.executable} -IS",
+            "import sys",
+            f"sys.path.insert(0, {str(Path(__file__).parent)!r})",
+            "from client import main",
+            f"main({str(real)!r}, {str(folder / SOCKET)!r})",
+        ]
+        (tools / name).write_text("\n".join(lines) + "\n")
         (tools / name).chmod(0o755)
 
 
@@ -54,7 +60,9 @@ def tools() -> Path | None:
 
 def _start(folder: Path) -> None:
     # What modules read while they are imported must be as in a workspace; the rest comes with every start.
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")
+    }
     with (folder / LOG).open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("server.py"), folder / SOCKET, (folder / "owner").read_text()],

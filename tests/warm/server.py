@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HEAVY = [
     "torch", "torch._dynamo", "torch.onnx", "torch.distributed.tensor", "torch.distributed.fsdp",
@@ -38,12 +38,13 @@ libc = ctypes.CDLL(None, use_errno=True)
 def serve(path: Path, owner: int) -> dict[str, Any] | None:
     """Answer until the session ends; in a child, return what it is to run."""
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(f"{path}.new")
+    unheard = path.with_suffix(".new")
+    listening.bind(str(unheard))
     listening.listen(64)
-    os.rename(f"{path}.new", path)  # who sees it can connect
+    unheard.rename(path)  # who sees it can connect
     session = os.pidfd_open(owner)
     while True:
-        ready, _, _ = select.select([listening, session], [], [], 1.0)
+        ready, _, _ = select.select([listening.fileno(), session], [], [], 1.0)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -62,10 +63,7 @@ def serve(path: Path, owner: int) -> dict[str, Any] | None:
 def attend(connection: socket.socket) -> dict[str, Any]:
     """Fork the child and be its guard: one per start, between the child and the client. Returns in the child."""
     size, files, _, _ = socket.recv_fds(connection, 4, 3)
-    body = b""
-    while len(body) < int.from_bytes(size, "big"):
-        body += connection.recv(1 << 16)
-    start: dict[str, Any] = json.loads(body)
+    start: dict[str, Any] = json.loads(connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
     child = os.fork()
     if child == 0:
         connection.close()
@@ -77,22 +75,22 @@ def attend(connection: socket.socket) -> dict[str, Any]:
         return start
     for file in files:
         os.close(file)
-    guard(connection, child, start["pid"])
+    return guard(connection, child, start["pid"])
 
 
-def guard(connection: socket.socket, child: int, client: int) -> None:
+def guard(connection: socket.socket, child: int, client: int) -> NoReturn:
     """Do to the child what is done to the client; tell the client how the child ended."""
     for number in range(3):
         os.close(number)
     ended, stopped = os.pidfd_open(child), False
     while True:
-        ready, _, _ = select.select([connection, ended], [], [], _SECONDS_BETWEEN_LOOKS)
+        ready, _, _ = select.select([connection.fileno(), ended], [], [], _SECONDS_BETWEEN_LOOKS)
         if ended in ready:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             with contextlib.suppress(OSError):
                 connection.send(code.to_bytes(4, "big", signed=True))
             os._exit(0)
-        if connection in ready:
+        if connection.fileno() in ready:
             signals = b""
             with contextlib.suppress(OSError):
                 signals = connection.recv(16)
@@ -147,9 +145,9 @@ def run(start: dict[str, Any], path: list[str]) -> None:
 
 def join_network(process: int) -> None:
     """Enter the network namespace of the client: two machines are two of them."""
-    name = f"/proc/{process}/ns/net"
-    if os.readlink(name) != os.readlink("/proc/self/ns/net"):
-        with open(name) as file:
+    network = Path(f"/proc/{process}/ns/net")
+    if network.readlink() != Path("/proc/self/ns/net").readlink():
+        with network.open() as file:
             assert libc.setns(file.fileno(), _NEW_NETWORK) == 0, os.strerror(ctypes.get_errno())
 
 
