@@ -28,7 +28,11 @@ HEAVY = [
     "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.rest_store", "mlflow.data.meta_dataset", "onnx", "onnxscript",
     "codecarbon", "datasets", "pandas", "pyarrow.parquet", "sklearn.linear_model", "sklearn.feature_extraction.text",
-    "sklearn.pipeline", "matplotlib.pyplot", "jinja2", "pydantic", "typer", "rich.console", "psutil", "safetensors.torch",
+    "sklearn.pipeline", "matplotlib.pyplot", "matplotlib.backends.backend_svg",
+    "alembic.command", "sqlalchemy.dialects.sqlite", "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store", "mlflow.system_metrics.system_metrics_monitor",
+    "codecarbon.core.resource_tracker", "codecarbon.external.geography", "torch._export.non_strict_utils",
+    "torch._functorch.aot_autograd", "torch._inductor.codecache", "jinja2", "pydantic", "typer", "rich.console", "psutil", "safetensors.torch",
 ]  # fmt: skip
 _NEW_NETWORK, _PARENT_DEATH = 0x40000000, 1  # CLONE_NEWNET, PR_SET_PDEATHSIG
 _SECONDS_BETWEEN_LOOKS = 0.05
