@@ -4,8 +4,22 @@ import os
 
 from hypothesis import settings
 
+from tests import warm
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Several processes share the cores: threads that spin while they wait take them from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")
+
+pytest_plugins = ["tests.durations"]
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # xdist's workers inherit the session of the process that started them
+        warm.open_session()
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        warm.close_session()

@@ -23,7 +23,7 @@ TEACHER = PARAMS["teacher"] | {"epochs": 6}
 def workspace(tmp_path_factory):
     made = Workspace(tmp_path_factory.mktemp("launch"))
     made.write_params(PARAMS | {"teacher": TEACHER, "parallel": {"data": 2}})
-    made.run(sys.executable, "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out")
+    made.run("python", "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out")
     return made
 
 

@@ -79,22 +79,22 @@ class Cluster:
                 return self.missing()
 
             def log(self, pod: str) -> None:
-                """Follow a node's output, as kubelet does: until it has ended."""
+                """Follow a node's output, as kubelet does: piece by piece, until it has ended."""
                 name, number = pod.rsplit("-node-", 1)
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain")
-                self.send_header("Connection", "close")
+                self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
                 with (cluster.folder / f"{name}-{number}.log").open("rb") as file:
                     while True:
                         ended = cluster.nodes[name][int(number)].poll() is not None
                         if text := file.read():
-                            self.wfile.write(text)
+                            self.wfile.write(b"%x\r\n%b\r\n" % (len(text), text))
                         elif ended:
                             break
                         else:
                             time.sleep(0.05)
-                self.close_connection = True
+                self.wfile.write(b"0\r\n\r\n")
 
             def do_POST(self) -> None:
                 job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

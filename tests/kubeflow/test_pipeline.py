@@ -1,5 +1,6 @@
 """The compiled pipeline: its golden file, its graph next to dvc.yaml's, its commands, and what it asks of a cluster."""
 
+import copy
 import json
 import sys
 from collections import defaultdict
@@ -36,10 +37,16 @@ PARAMS = {
 }
 
 
+COMPILED: dict[str, list[dict]] = {}
+
+
 def compiled(folder: Path, params=PARAMS, images=IMAGES) -> list[dict]:
-    """The pipeline's spec, and its platform's part."""
-    compile_pipeline(check_params(params), images, folder / "compression.yaml")
-    return list(yaml.safe_load_all((folder / "compression.yaml").read_text()))
+    """The pipeline's spec, and its platform's part; what is asked for again takes seconds and is kept."""
+    asked = json.dumps([params, repr(images)])
+    if asked not in COMPILED:
+        compile_pipeline(check_params(params), images, folder / "compression.yaml")
+        COMPILED[asked] = list(yaml.safe_load_all((folder / "compression.yaml").read_text()))
+    return copy.deepcopy(COMPILED[asked])
 
 
 def test_the_compiled_pipeline_is_the_golden_one(tmp_path):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import pipelines.__main__ as commands
 from lissom.errors import InputError
-from pipelines import server
+from pipelines import compiling, server
 from tests.kubeflow.stub import PipelinesApi
 from tests.kubeflow.test_pipeline import PARAMS
 
@@ -20,11 +20,27 @@ def api():
     made.close()
 
 
+@pytest.fixture(scope="module")
+def compile_once():
+    """The compiler, whose seconds are spent once for the same pipeline."""
+    made = {}
+
+    def compile_pipeline(params, images, package, *rest):
+        asked = (params.model_dump_json(), repr(images), rest)
+        if asked not in made:
+            compiling.compile_pipeline(params, images, package, *rest)
+            made[asked] = package.read_text()
+        package.write_text(made[asked])
+
+    return compile_pipeline
+
+
 @pytest.fixture
-def run(api, tmp_path, monkeypatch):
+def run(api, compile_once, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(commands, "compile_pipeline", compile_once)
 
     def invoke(*words: str) -> str:
         result = CliRunner().invoke(commands.app, [*words, "--host", api.host])

@@ -1,5 +1,6 @@
 """A workspace as a user has it: the repository's files, a tiny base model, a tiny task on pairs of texts."""
 
+import contextlib
 import json
 import os
 import random
@@ -8,12 +9,17 @@ import signal
 import sqlite3
 import subprocess
 import time
+import uuid
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lissom.errors import ParamsError
+from lissom.params import check_params
+from pipelines.dvc import write_dvc
+from tests import warm
 from tests.unit import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +44,7 @@ PARAMS = {
 class Workspace:
     """A folder with the repository's files in which commands are run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, starts_warm: bool = True) -> None:
         self.folder = folder
         files = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -58,6 +64,8 @@ class Workspace:
         }  # fmt: skip
         for name in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"):  # bytecode beside the code, as users have it
             self.env.pop(name, None)
+        if starts_warm:
+            start_warm(self.env)
         self.run("git", "init", "-q")
         self.write_params(PARAMS)
         write_base(folder / "base")
@@ -65,9 +73,13 @@ class Workspace:
 
     def write_params(self, params: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        with contextlib.suppress(ParamsError):  # some tests want to see params refused
+            write_dvc(check_params(params), self.folder / "dvc.yaml", self.folder)
 
     def run(self, *command: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess:
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout)
+        # Each `dvc repro` is a pipeline run of its own; its warm stages are no descendants that could know it.
+        env = self.env | ({"LISSOM_PIPELINE_RUN": uuid.uuid4().hex} if command[0] == "dvc" else {})
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout)
         told = done.stderr if len(done.stderr) < 12_000 else f"{done.stderr[:6000]}\n[...]\n{done.stderr[-6000:]}"
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{told}"
         return done
@@ -93,6 +105,13 @@ class Workspace:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def start_warm(env: dict[str, str]) -> None:
+    """Let `python -m components.x` and `lissom` start from the session's warm server."""
+    if tools := warm.tools():
+        env["PATH"] = f"{tools}{os.pathsep}{env['PATH']}"
+        env["PYTHON_EXEC"] = str(tools / "python")  # torchrun's own, for the processes that it starts
 
 
 def read(workspace: Workspace, path: str):
@@ -137,7 +156,8 @@ def write_data(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
-    """The whole pipeline, run once."""
-    made = Workspace(tmp_path_factory.mktemp("workspace"))
+    """The whole pipeline, run once, every stage in an interpreter that starts from nothing."""
+    made = Workspace(tmp_path_factory.mktemp("workspace"), starts_warm=False)
     made.run("dvc", "repro", timeout=900)
+    start_warm(made.env)
     return made

@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import boto3
@@ -13,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipelines.comparison import table
-from tests.pipelines.conftest import PARAMS, Workspace, read
+from tests.pipelines.conftest import PARAMS, Workspace, read, start_warm
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +41,10 @@ class Project(Workspace):
             "GIT_COMMITTER_NAME": "ci", "GIT_COMMITTER_EMAIL": "ci@example.com",
         }  # fmt: skip
         self.env.pop("MLFLOW_TRACKING_URI", None)
+        start_warm(self.env)
 
     def retrain(self, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "pipelines.retrain", *options, check=check, timeout=900)
+        return self.run("python", "-m", "pipelines.retrain", *options, check=check, timeout=900)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Two people run the pipeline against one MLflow server at once; the server restarts while a stage runs."""
 
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,7 +100,7 @@ def test_an_alias_that_two_set_at_the_same_moment_is_set(client):
 def teacher(workspace, **env):
     """Start the teacher's stage as DVC would, with time enough to be disturbed."""
     command = [
-        sys.executable, "-m", "components.teacher", "--set", "teacher.epochs=12", "--set", "tracking.experiment=outage",
+        "python", "-m", "components.teacher", "--set", "teacher.epochs=12", "--set", "tracking.experiment=outage",
         "--data-input", "artifacts/prepare", "--model-output", "out/model", "--logits-output", "out/logits",
         "--metrics-output", "out/metrics",
     ]  # fmt: skip

@@ -111,12 +111,11 @@ def test_skipped_blocks_are_not_executed(tmp_path):
     assert count_kernels(tmp_path / "model.onnx")["MultiHeadAttention"] == 4
 
 
-def test_a_speed_for_a_model_without_exits_is_refused(tmp_path):
-    export_onnx(tiny.model("bert"), tmp_path)
+def test_a_speed_for_a_model_without_exits_is_refused(plain_export):
     with pytest.raises(ValueError, match="no exits"):
-        OnnxClassifier(tmp_path).predict(["the film"], speed=0.5)
+        OnnxClassifier(plain_export).predict(["the film"], speed=0.5)
     with pytest.raises(ValueError, match="no exits"):
-        OnnxClassifier(tmp_path, speed=0.5)
+        OnnxClassifier(plain_export, speed=0.5)
 
 
 @families

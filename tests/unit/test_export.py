@@ -9,6 +9,7 @@ from lissom.errors import InputError
 from lissom.export.config import ExportParams
 from lissom.export.kernels import count_kernels
 from lissom.export.onnx import export_onnx
+from lissom.export.onnx_file import OnnxFile
 from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
@@ -47,22 +48,18 @@ def test_the_file_answers_as_torch_at_any_shape(family, quantize, tmp_path):
         assert found["Reshape"] == found["Transpose"] == 0
 
 
-def test_the_graph_tells_nothing_of_the_machine(tmp_path):
-    export_onnx(tiny.model("bert"), tmp_path)
-    assert b".py" not in (tmp_path / "model.onnx").read_bytes()
-    graph = onnx.load(tmp_path / "model.onnx").graph
+def test_the_graph_tells_nothing_of_the_machine(plain_export):
+    assert b".py" not in (plain_export / "model.onnx").read_bytes()
+    graph = onnx.load(plain_export / "model.onnx").graph
     assert [value.name for value in graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
     assert graph.input[0].type.tensor_type.shape.dim[1].dim_param == "tokens"
 
 
 @pytest.fixture
-def exported(tmp_path):
+def exported(plain_export, tmp_path):
     model = tiny.model("bert")
-    folder = tmp_path / "export"
-    folder.mkdir()
-    file = export_onnx(model, folder)
     table = write_table(tmp_path / "dev.arrow", [Row(f"the {word} film", None, "good") for word in tiny.WORDS])
-    return model, file, encode([table], model.tokenizer, 16, tiny.TASK.targets, tmp_path / "tokens")
+    return model, OnnxFile(plain_export), encode([table], model.tokenizer, 16, tiny.TASK.targets, tmp_path / "tokens")
 
 
 def test_parity_is_measured_over_the_dev_set(exported):

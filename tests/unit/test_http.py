@@ -11,10 +11,8 @@ import urllib.request
 import pytest
 from starlette.testclient import TestClient
 
-from lissom.export.onnx import export_onnx
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.http import Limits, create_app
-from tests.unit import tiny
 from tests.waiting import free_port, wait_for
 
 LISSOM = [sys.executable, "-c", "from lissom.cli import main; main()"]
@@ -22,10 +20,8 @@ LIMITS = Limits(body_bytes=2000, texts=3, characters=100)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported")
-    export_onnx(tiny.model("bert"), folder)
-    return folder
+def exported(plain_export):
+    return plain_export
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,46 @@
+"""Longest files first, by what they took before: else a long one that comes last leaves one process working alone.
+
+`pytest --durations-output FILE` writes the seconds of every file. `tests/durations.json` is such a file, of one run; what
+it does not name is new and goes first. Only the order depends on it.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+KNOWN = Path(__file__).with_name("durations.json")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--durations-output", type=Path, metavar="FILE", help="write the seconds of every test file")
+
+
+def pytest_configure(config):
+    if config.getoption("durations_output") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(config.getoption("durations_output")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    known = json.loads(KNOWN.read_text())
+    items.sort(key=lambda item: -known.get(file_of(item.nodeid), float("inf")))
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+class Recorder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[file_of(report.nodeid)] += report.duration
+
+    def pytest_sessionfinish(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        longest_first = sorted(self.seconds.items(), key=lambda one: -one[1])
+        self.path.write_text(json.dumps({name: round(seconds, 1) for name, seconds in longest_first}, indent=1) + "\n")
