@@ -48,10 +48,14 @@ def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:
     outputs = {name: place_of(spec.name, name, own) for name in (*spec.outputs, METRICS_FOLDER)}
     command += [f"{option(name, 'output')} {folder}" for name, folder in outputs.items()]
     artefacts = list(dict.fromkeys(_folder(source) for source in spec.inputs.values()))
-    stage: dict[str, Any] = {"matrix": {"variant": "${variants}"}} if spec.per_variant else {}
+    stage: dict[str, Any] = {}
+    if spec.per_variant:  # DVC reads params.yaml, and knows no default of a key that is not there
+        named = "variants" in params.model_fields_set
+        stage["matrix"] = {"variant": "${variants}" if named else list(params.variants)}
     stage["cmd"] = " ".join(command)
-    if spec.sections:
-        stage["params"] = list(spec.sections)
+    watched = [section for section in spec.sections if section in params.model_fields_set]
+    if watched:
+        stage["params"] = watched
     stage["deps"] = [*code_of(spec.name, root), *watched_files(spec, params), *artefacts]
     stage["outs"] = [
         {folder: {"cache": False}} if name == METRICS_FOLDER else folder for name, folder in outputs.items()

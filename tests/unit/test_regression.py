@@ -27,6 +27,7 @@ from lissom.tasks.meter import CorrelationMeter, pearson
 from lissom.tasks.regression import Regression
 from lissom.training.config import TrainingParams
 from lissom.training.loop import fit
+from lissom.training.losses import against_targets
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, METHODS, params_of
 
