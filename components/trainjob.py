@@ -25,6 +25,8 @@ from lissom.parallel.config import ParallelParams
 from lissom.tracking.runs import flatten
 
 _SECONDS_BETWEEN_LOOKS = float(os.environ.get("LISSOM_TRAINJOB_SECONDS", "2"))
+_FOREVER = 10**8
+"""Seconds: a training may take as long as it likes; who cancels the task ends the waiting."""
 _NODE = "node"
 """Name of the replicated job and of its container, in Trainer's runtimes."""
 
@@ -99,9 +101,8 @@ def _run(name: str, command: Sequence[str], layout: ParallelParams, cluster: Clu
         _create(client, name, command, layout, cluster)
         for line in _logs(client, name):
             print(line, flush=True)
-        while (status := client.get_job(name).status) not in ("Complete", "Failed"):
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-    if status == "Failed":
+        ended = client.wait_for_job_status(name, {"Complete", "Failed"}, _FOREVER, _SECONDS_BETWEEN_LOOKS)
+    if ended.status == "Failed":
         raise InputError(
             f"TrainJob {name} failed; its log is above. It is kept until the next try: kubectl describe trainjob {name}"
         )
@@ -208,9 +209,12 @@ def _cancelling(client: Any, name: str) -> Iterator[None]:
     """Delete the job when this task is told to end."""
 
     def cancel(number: int, _: FrameType | None) -> None:
-        with contextlib.suppress(RuntimeError):
+        try:
             client.delete_job(name)
-        print(f"cancelled: TrainJob {name} is deleted", file=sys.stderr, flush=True)
+            print(f"cancelled: TrainJob {name} is deleted", file=sys.stderr, flush=True)
+        except (RuntimeError, TimeoutError) as error:
+            advice = f"it may still run: kubectl delete trainjob {name}"
+            print(f"cancelled, but TrainJob {name} is not deleted ({error}); {advice}", file=sys.stderr, flush=True)
         sys.exit(128 + number)
 
     before = {one: signal.signal(one, cancel) for one in (signal.SIGTERM, signal.SIGINT)}

@@ -9,6 +9,7 @@ from typing import Any
 
 import kfp
 from kfp_server_api.exceptions import ApiException
+from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from lissom.errors import InputError
@@ -81,7 +82,10 @@ class Server:
         return str(found.state or "PENDING"), tasks
 
     def wait(self, run: str, seconds: float = 10.0) -> tuple[str, list[tuple[str, str, str]]]:
-        """Return what `status` says when the run has ended, asking every so many seconds."""
+        """Return what `status` says when the run has ended, asking every so many seconds.
+
+        Not by kfp's own `wait_for_run_completion`, which waits for ever for a run that was cancelled.
+        """
         while (found := self.status(run))[0] not in FINISHED:
             time.sleep(seconds)
         return found
@@ -103,8 +107,10 @@ class Server:
         except ApiException as error:
             reason = str(error.body or error.reason).strip()[:300]
             raise InputError(f"{what}: {where} answered {error.status}: {reason}") from None
-        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        except (HTTPError, OSError, ConfigException) as error:
             raise InputError(
                 f"{what}: {where} is not reached ({str(error).splitlines()[0][:200]}); "
                 "set --host or KF_PIPELINES_ENDPOINT"
             ) from None
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{what}: {where}: {str(error).splitlines()[0][:300]}") from None

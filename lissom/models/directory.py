@@ -133,7 +133,7 @@ def _fill(network: PreTrainedModel, weights: Path) -> None:
 
 def _visible_config(model: CompressedModel) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(model.network.config.to_json_string(use_diff=False))
-    if not all(edit.is_plain() for edit in model.manifest.edits):
+    if not all(edit.is_plain(model.network) for edit in model.manifest.edits):
         config["model_type"] = f"lissom-{config['model_type']}"
         config["lissom"] = "plain transformers cannot express this model; load it with lissom.load"
     return config

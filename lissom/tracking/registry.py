@@ -102,11 +102,12 @@ def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> Non
         InputError: it does not load, or answers otherwise.
     """
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     try:
         loaded = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
         found = loaded.predict(sample)
-    except Exception as error:
+    except (MlflowException, OSError, ImportError, RuntimeError, ValueError) as error:
         raise InputError(f"{name} version {version} does not load from the registry: {error}") from error
     expected = _answers(exported, sample)
     numbers = expected.columns.drop("label", errors="ignore")

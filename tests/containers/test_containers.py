@@ -14,7 +14,7 @@ import time
 import pytest
 import yaml
 
-from lissom.artifacts import METRICS, VARIANTS, WEIGHTS
+from lissom.artifacts import METRICS, STEPS, WEIGHTS
 from lissom.tracking.runs import flatten
 from tests.containers.conftest import ROOT
 from tests.pipelines.conftest import PARAMS, Workspace
@@ -79,7 +79,7 @@ def run(images, podman_socket, mlflow_server, tmp_path_factory):
     log = done.stdout + done.stderr
     found = [path for path in root.iterdir() if path.name.startswith("lissom-compression")]
     # kfp.local takes a container that ended at once for one that succeeded: only what it left behind counts.
-    assert found and (found[0] / "register" / "metrics" / METRICS).is_file(), log[-5000:]
+    assert found and (found[0] / "register" / "metrics_output" / METRICS).is_file(), log[-5000:]
     made.run("dvc", "repro", timeout=900)
     return made, found[0]
 
@@ -90,7 +90,7 @@ def tasks():
     for name in single:
         yield name, name
     for stage in ("export", "evaluate"):
-        for number, variant in enumerate(VARIANTS, 1):
+        for number, variant in enumerate(STEPS, 1):
             yield f"{stage}-{number}" if number > 1 else stage, f"{stage}/{variant}"
 
 
@@ -99,7 +99,7 @@ def test_figures_equal_those_of_dvc(run, task, stage):
     workspace, folder = run
     told = [
         {name: value for name, value in flatten(json.loads(path.read_text())) if not MEASURED.search(name)}
-        for path in (folder / task / "metrics" / METRICS, workspace.folder / "metrics" / stage / METRICS)
+        for path in (folder / task / "metrics_output" / METRICS, workspace.folder / "metrics" / stage / METRICS)
     ]
     if stage == "register":  # each has a registry of its own
         told = [{name: value for name, value in one.items() if "reason" not in name} for one in told]
@@ -108,20 +108,20 @@ def test_figures_equal_those_of_dvc(run, task, stage):
 
 def test_weights_equal_those_of_dvc(run):
     workspace, folder = run
-    for stage, output in (("teacher", "model"), ("distill", "student"), ("quantize", "student")):
+    for stage, output in (("teacher", "model_output"), ("distill", "model_output"), ("quantize", "model_output")):
         weights = [folder / stage / output / WEIGHTS, workspace.folder / "artifacts" / stage / WEIGHTS]
         assert weights[0].read_bytes() == weights[1].read_bytes(), stage
 
 
 def test_stages_ran_as_nobody_in_particular(run):
     _, folder = run
-    assert (folder / "teacher" / "model" / WEIGHTS).stat().st_uid == 10001
+    assert (folder / "teacher" / "model_output" / WEIGHTS).stat().st_uid == 10001
 
 
 def test_kubeflow_is_told_the_figures(run):
     _, folder = run
     told = json.loads((folder / "teacher" / "executor_output.json").read_text())["artifacts"]
-    assert told["metrics"]["artifacts"][0]["metadata"]["energy_kwh"] > 0
+    assert told["metrics_output"]["artifacts"][0]["metadata"]["energy_kwh"] > 0
     assert "<html" in (folder / "report" / "page").read_text()[:500].lower()
 
 

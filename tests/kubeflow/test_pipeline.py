@@ -11,6 +11,7 @@ import yaml
 
 from components import arguments
 from components.executor import tell
+from components.specs import STAGES, spec_of
 from lissom.cluster import ClusterParams
 from lissom.errors import InputError
 from lissom.params import check_params
@@ -57,9 +58,10 @@ def test_the_compiled_pipeline_is_the_golden_one(tmp_path):
 def dvc_graph() -> dict[str, set[tuple[str, str]]]:
     """Every stage with the stages that it reads from, and what it reads: an artefact or metrics."""
     stages, made, reads = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], {}, defaultdict(set)
+    variants = yaml.safe_load((ROOT / "params.yaml").read_text())["variants"]
     unrolled = {}
     for name, stage in stages.items():
-        for variant in stage.get("matrix", {}).get("variant", [""]):
+        for variant in variants if "matrix" in stage else [""]:
             text = json.dumps(stage).replace("${item.variant}", variant)
             unrolled[f"{name}@{variant}" if variant else name] = json.loads(text)
     for name, stage in unrolled.items():
@@ -80,7 +82,7 @@ def kubeflow_graph(spec: dict) -> dict[str, set[tuple[str, str]]]:
         shown[key]: {
             (
                 shown[source["taskOutputArtifact"]["producerTask"]],
-                "metrics" if source["taskOutputArtifact"]["outputArtifactKey"] == "metrics" else "artefact",
+                "metrics" if source["taskOutputArtifact"]["outputArtifactKey"] == "metrics_output" else "artefact",
             )
             for source in task["inputs"].get("artifacts", {}).values()
         }
@@ -91,9 +93,20 @@ def kubeflow_graph(spec: dict) -> dict[str, set[tuple[str, str]]]:
 def test_dvc_and_kubeflow_run_the_same_graph_of_the_same_components(tmp_path):
     dvc, kubeflow = dvc_graph(), kubeflow_graph(compiled(tmp_path)[0])
     assert kubeflow == dvc
-    folders = {path.parent.name for path in (ROOT / "components").glob("*/component.py")}
-    assert folders == {path.parent.name for path in (ROOT / "components").glob("*/__main__.py")}
-    assert folders == {name.partition("@")[0] for name in dvc}
+    stages = {name.partition("@")[0] for name in dvc}
+    assert stages == {spec.name for spec in STAGES}
+    assert stages == {path.parent.name for path in (ROOT / "components").glob("*/__main__.py")}
+    assert stages == {path.parent.name for path in (ROOT / "components").glob("*/work.py")}
+
+
+def test_variants_of_the_params_drive_the_loop(tmp_path):
+    graph = kubeflow_graph(compiled(tmp_path, PARAMS | {"variants": ["teacher", "prune", "quantize"]})[0])
+    assert {name for name in graph if "@" in name} == {
+        f"{stage}@{variant}" for stage in ("export", "evaluate") for variant in ("teacher", "prune", "quantize")
+    }
+    assert {maker for maker, kind in graph["report"] if kind == "metrics"} == {
+        "evaluate@teacher", "evaluate@prune", "evaluate@quantize", "emissions",
+    }  # fmt: skip
 
 
 def test_every_stage_is_given_the_sections_that_dvc_watches(tmp_path):
@@ -105,19 +118,10 @@ def test_every_stage_is_given_the_sections_that_dvc_watches(tmp_path):
 
 
 def test_every_command_is_one_that_its_stage_understands(tmp_path, monkeypatch):
-    spec = compiled(tmp_path)[0]
-    for executor in spec["deploymentSpec"]["executors"].values():
+    for executor in compiled(tmp_path)[0]["deploymentSpec"]["executors"].values():
         container = executor["container"]
-        stage = container["command"][-1].rpartition(".")[2]
-        source = (ROOT / "components" / stage / "__main__.py").read_text()
-        call = source[source.index("run_stage(") :]
-        found = {}
-
-        def record(name, work, *, inputs=(), outputs=(), option=None, trains=False, found=found):
-            found.update(arguments.parse(name, inputs, outputs, option))
-
         monkeypatch.setattr(sys, "argv", ["stage", *map(str, container["args"])])
-        exec(call, {"run_stage": record, "work": None})
+        found = arguments.parse(spec_of(container["command"][-1].rpartition(".")[2]))
         assert found["executor_input"] == "{{$}}" and found["checkpoints"] == Path(
             "/checkpoints/{{$.pipeline_job_uuid}}"
         )

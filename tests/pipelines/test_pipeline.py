@@ -8,8 +8,9 @@ import sys
 import pytest
 
 import lissom
-from lissom.artifacts import VARIANTS
+from lissom.artifacts import STEPS
 from lissom.report.ledger import Ledger
+from lissom.tracking.runs import PIPELINE
 from tests.pipelines.conftest import ROOT, Workspace, lissom_predict, read
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,7 +41,7 @@ def test_figures_are_those_of_the_files(workspace):
     assert read(workspace, "metrics/export/quantize/metrics.json")["integer_kernels"] == 10
     assert read(workspace, "metrics/export/teacher/metrics.json")["integer_kernels"] == 0
     spent = ledger.compressing_kwh + ledger.teacher_kwh + ledger.measuring_kwh
-    stages = [*VARIANTS, *(f"export/{v}" for v in VARIANTS), *(f"evaluate/{v}" for v in VARIANTS)]
+    stages = [*STEPS, *(f"export/{v}" for v in STEPS), *(f"evaluate/{v}" for v in STEPS)]
     assert spent == pytest.approx(
         sum(read(workspace, f"metrics/{stage}/emissions.json")["energy_kwh"] for stage in stages)
     )
@@ -57,14 +58,15 @@ def test_dvc_shows_metrics_and_plots(workspace):
     workspace.run("dvc", "plots", "show", "--out", "plots")
 
 
-def test_one_run_per_stage_in_mlflow(workspace):
+def test_one_run_per_stage_in_mlflow_below_one_for_the_pipeline(workspace):
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{workspace.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop(PIPELINE)
     singles = {"prepare", "teacher", "distill", "prune", "factorize", "quantize", "emissions", "report", "register"}
-    assert set(runs) == singles | {f"{stage}@{variant}" for stage in ("export", "evaluate") for variant in VARIANTS}
+    assert set(runs) == singles | {f"{stage}@{variant}" for stage in ("export", "evaluate") for variant in STEPS}
     assert all(run.info.status == "FINISHED" for run in runs.values())
     distill = runs["distill"]
     assert distill.data.params["distill.training.learning_rate"] == "0.002"
@@ -72,6 +74,10 @@ def test_one_run_per_stage_in_mlflow(workspace):
     assert len(client.get_metric_history(distill.info.run_id, "loss")) > 1
     assert {"metrics.json", "emissions.json"} <= {file.path for file in client.list_artifacts(distill.info.run_id)}
     assert distill.inputs.dataset_inputs[0].dataset.name == "data"
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert parent.info.status == "FINISHED" and parent.data.tags["lissom.registered"] == "models:/lissom-data/1"
+    assert {"report.html", "ledger.json"} <= {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert parent.data.metrics["megabytes"] == read(workspace, "metrics/report/metrics.json")["megabytes"]
 
 
 def test_the_registered_model_needs_neither_torch_nor_transformers(workspace):
@@ -170,7 +176,7 @@ def test_a_failed_gate_registers_without_an_alias(workspace):
     gates = GatesParams(max_score_drop=0.0, min_speedup=1e6, max_megabytes=0.001)
     assert [failure.split()[-2] for failure in failed_gates(ledger, gates)[-2:]] == ["is", "is"]
     command = ["python", "-m", "components.register", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
-               "--export-input", "artifacts/export/teacher", "--metrics-input", "metrics", "--report-input", "artifacts/report",
+               "--export-input", "artifacts/export/teacher", "--evaluations-input", "metrics/evaluate", "--report-input", "artifacts/report",
                "--metrics-output", "metrics/other", "--set", "gates.min_speedup=1000000"]  # fmt: skip
     done = workspace.run(*command, check=False)
     assert done.returncode == 1
@@ -203,12 +209,11 @@ def test_killed_stages_resume_to_the_same_weights(workspace, tmp_path):
     other = Workspace(tmp_path)
     other.kill_when("artifacts/.prepare.*.tmp", "dvc", "repro", "quantize")
     assert not (other.folder / "artifacts/prepare").exists()
-    for stage in VARIANTS:
-        folder = "distill/training" if stage == "distill" else stage
-        other.kill_when(f"checkpoints/{folder}/state.json", "dvc", "repro", "quantize")
+    for stage in STEPS:
+        other.kill_when(f"checkpoints/{stage}/training/state.json", "dvc", "repro", "quantize")
         assert not (other.folder / "artifacts" / stage).exists()
     other.run("dvc", "repro", "quantize")
-    for stage in VARIANTS:
+    for stage in STEPS:
         weights = [made.folder / "artifacts" / stage / "model.safetensors" for made in (workspace, other)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), stage
 

@@ -4,6 +4,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertConf
 
 from lissom.models.anatomy import anatomy
 from lissom.models.edits import FactorizeWordTable, KeepBlocks, KeepHeads
+from lissom.models.families import family_of
 from tests.unit import tiny
 
 
@@ -44,10 +45,11 @@ def test_sizes_of_a_block(width, attention, ffn):
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_parts_add_up_before_and_after_edits(family):
     model = tiny.model(family)
+    width = model.network.get_submodule(family_of(model.network).word_table).embedding_dim
     for edits in ([], [KeepBlocks(kept=(1, 2)), KeepHeads(kept=((0,), (0, 1)))], [FactorizeWordTable(rank=4)]):
         model.edit(edits)
         parts = anatomy(model.network)
         assert parts.total == model.network.num_parameters()
         assert parts.embeddings + parts.attention + parts.ffn + parts.other == parts.total
     assert [block.heads for block in parts.blocks] == [1, 2]
-    assert parts.word_table == 4 * (tiny.SIZE + 32)
+    assert parts.word_table == 4 * (tiny.SIZE + width)

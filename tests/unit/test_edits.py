@@ -14,6 +14,7 @@ from lissom.models.edits import (
     KeepPositions,
     KeepVocabulary,
 )
+from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import attention_sites, blocks_of, ffn_sites
 from lissom.prune.importance import gated
@@ -29,6 +30,7 @@ VOCABULARY = KeepVocabulary(kept=tuple(range(tiny.SIZE - 5)))
 POSITIONS = KeepPositions(length=16)
 TABLE = FactorizeWordTable(rank=8)
 QUANTIZE = FakeQuantize()
+HEADS_OF_FOUR = KeepHeads(kept=((0,), (1,), (0, 1), (1,)))
 
 
 def kept_tokens(family: str) -> Batch:
@@ -144,7 +146,9 @@ def test_uniform_results_load_in_plain_transformers(family, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     model = tiny.model(family)
-    model.edit([BLOCKS, KeepNeurons(kept=(tuple(range(16)),) * 3), VOCABULARY])
+    # MobileBERT's config has one number of neurons for several networks of a block, of which one is cut.
+    neurons = [] if family == "mobilebert" else [KeepNeurons(kept=(tuple(range(16)),) * 3)]
+    model.edit([BLOCKS, *neurons, VOCABULARY])
     lissom.save(model, tmp_path / "model")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     expected = logits(model, family)
@@ -152,13 +156,37 @@ def test_uniform_results_load_in_plain_transformers(family, tmp_path):
     assert torch.equal(logits(model, family), expected)
 
 
-def test_other_results_are_refused_by_plain_transformers(tmp_path):
+def test_an_edit_is_not_plain_unless_it_says_so():
+    class Forgotten(StructureEdit):
+        kind: str = "forgotten"
+
+        def apply(self, network):
+            """Change nothing."""
+
+        def describe(self):
+            return "forgotten"
+
+    assert not Forgotten().is_plain(tiny.model("bert").network)
+
+
+@pytest.mark.parametrize(
+    ("family", "edit"),
+    [
+        ("bert", TABLE),
+        ("bert", HEADS_OF_FOUR),
+        ("bert", QUANTIZE),
+        ("bert", KeepNeurons(kept=((1,), (2,), (3,), (4, 5)))),
+        ("mobilebert", KeepNeurons(kept=(tuple(range(16)),) * 4)),
+    ],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_other_results_are_refused_by_plain_transformers(family, edit, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
-    model = tiny.model("bert")
-    model.edit([TABLE])
+    model = tiny.model(family)
+    model.edit([edit])
     lissom.save(model, tmp_path / "model")
-    with pytest.raises(ValueError, match="lissom-bert"):
+    with pytest.raises(ValueError, match=f"lissom-{family}"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
 
 

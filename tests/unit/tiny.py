@@ -9,7 +9,10 @@ from transformers import (
     DistilBertConfig,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
+    MobileBertConfig,
     PreTrainedModel,
+    Qwen2Config,
     RobertaConfig,
 )
 
@@ -60,6 +63,33 @@ CONFIGS = {
     "gpt2": lambda: GPT2Config(
         n_embd=32, n_layer=4, n_head=4, n_inner=48, n_positions=24, bos_token_id=1, eos_token_id=2, **_COMMON
     ),
+    "mistral": lambda: MistralConfig(
+        **_BERT,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=24,
+        bos_token_id=1,
+        eos_token_id=2,
+        sliding_window=None,
+        **_COMMON,
+    ),
+    "mobilebert": lambda: MobileBertConfig(
+        **_BERT,
+        embedding_size=16,
+        intra_bottleneck_size=32,
+        num_feedforward_networks=2,
+        max_position_embeddings=24,
+        classifier_activation=True,
+        **_COMMON,
+    ),
+    "qwen2": lambda: Qwen2Config(
+        **_BERT,
+        num_key_value_heads=2,
+        max_position_embeddings=24,
+        bos_token_id=1,
+        eos_token_id=2,
+        **_COMMON,
+    ),
     "llama": lambda: LlamaConfig(
         **_BERT,
         num_key_value_heads=2,
@@ -98,6 +128,9 @@ def model(family: str, seed: int = 0, task: Task = TASK) -> CompressedModel:
     network: PreTrainedModel = separate(task.auto_class.from_config(config)).eval()
     for parameter in network.parameters():  # biases and norms other than 0 and 1, so that losing one shows
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    for table in network.modules():  # padding has no vector, as everywhere
+        if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
+            table.weight.data[table.padding_idx] = 0
     base_config = json.loads(config.to_json_string(use_diff=False))
     return CompressedModel(
         network=network,

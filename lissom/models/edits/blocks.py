@@ -33,7 +33,7 @@ class KeepBlocks(StructureEdit):
         if (exits := exits_of(network)) is not None and len(exits) == len(blocks):
             network.exits = nn.ModuleList(exits[index] for index in self.kept)
 
-    def is_plain(self) -> bool:
+    def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
         """Return true: a config names the number of blocks."""
         return True
 

@@ -27,7 +27,7 @@ class StructureEdit(Section, ABC):
     def describe(self) -> str:
         """Return the edit in a few words."""
 
-    def is_plain(self) -> bool:
+    def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
         """Return whether transformers' own class can be configured to the result, so that it may load it.
 
         False unless an edit says otherwise: a model that is wrongly called plain is filled with random weights.

@@ -27,13 +27,14 @@ class KeepNeurons(StructureEdit):
             for path in site.inputs:
                 replace_module(network, path, cut_linear(network, path, rows=kept))
             replace_module(network, site.output, cut_linear(network, site.output, columns=kept))
-        if self.is_plain():
+        if self.is_plain(network):
             for stack in family_of(network).stacks:
                 setattr(network.config, stack.config_neurons, len(self.kept[0]))
 
-    def is_plain(self) -> bool:
-        """Return whether all blocks have kept as many: a config names one number for all."""
-        return len({len(kept) for kept in self.kept}) == 1
+    def is_plain(self, network: PreTrainedModel) -> bool:
+        """Return whether all sites have kept as many, and nothing else has the config's one number of neurons."""
+        others = any(stack.more_ffn for stack in family_of(network).stacks)
+        return not others and len({len(kept) for kept in self.kept}) == 1
 
     def describe(self) -> str:
         """Return the edit in a few words."""

@@ -31,7 +31,7 @@ class KeepPositions(StructureEdit):
         replace_module(network, family.position_table, cut_rows(table, range(rows)))
         network.config.max_position_embeddings = rows
 
-    def is_plain(self) -> bool:
+    def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
         """Return true: a config names the number of positions."""
         return True
 

@@ -53,7 +53,7 @@ class KeepVocabulary(StructureEdit):
         """Return the tokenizer that only makes the kept tokens."""
         return trim_tokenizer(tokenizer, self.kept)
 
-    def is_plain(self) -> bool:
+    def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
         """Return true: a config names the size of the vocabulary."""
         return True
 
