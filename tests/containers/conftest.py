@@ -2,13 +2,17 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from tests import warm
 from tests.servers.conftest import postgresql as postgresql
 
 ROOT = Path(__file__).parents[2]
@@ -24,17 +28,61 @@ runtime = "runc"
 """
 
 
-@pytest.fixture(scope="session")
-def containers(tmp_path_factory):
-    """Environment in which podman works here."""
+def pytest_collection_finish(session):
+    """Begin with the images at once, beside the other tests: most of their minutes go by waiting for disks and networks."""
+    first = getattr(session.config, "workerinput", {}).get("workerid", "gw0") == "gw0"
+    wanted = any(item.path.parent == Path(__file__).parent for item in session.items)
+    if not first or not wanted or lacking() or session.config.option.collectonly:
+        return
+    code = "from tests.containers.conftest import build; build()"
+    with (warm.shared() / "build.log").open("wb") as log:
+        building = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+    def stop() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(building.pid, signal.SIGTERM)
+
+    session.config.add_cleanup(stop)
+
+
+def lacking() -> str:
     missing = [command for command in NEEDED if shutil.which(command) is None]
-    if missing or os.getuid() != 0:
-        pytest.skip(f"containers: {'needs ' + ', '.join(missing) if missing else 'needs root'}")
-    configuration = tmp_path_factory.mktemp("podman") / "containers.conf"
-    configuration.write_text(CONFIGURATION)
+    if missing:
+        return f"needs {', '.join(missing)}"
+    return "" if os.getuid() == 0 else "needs root"
+
+
+def environment() -> dict[str, str]:
+    """Environment in which podman works here, with the base image made."""
+    configuration = warm.shared() / "containers.conf"
     env = os.environ | {"CONTAINERS_CONF": str(configuration)}
-    if not exists(BASE, env):
-        make_base(tmp_path_factory.mktemp("base"), env)
+    with FileLock(warm.shared() / "base.lock"):
+        configuration.write_text(CONFIGURATION)
+        if not exists(BASE, env):
+            make_base(warm.shared() / "base", env)
+    return env
+
+
+def build() -> subprocess.CompletedProcess:
+    """Build the images as `make images` does, with pip's settings of this machine; the second time nothing is to be done."""
+    env = environment() | pip_settings() | {"BASE_IMAGE": BASE, "TORCH_INDEX": "", "PREFIX": "lissom-test"}
+    with FileLock(warm.shared() / "images.lock"):
+        return subprocess.run([ROOT / "docker" / "build.sh"], env=env, capture_output=True, text=True, timeout=1200)
+
+
+@pytest.fixture(scope="session")
+def containers():
+    """Environment in which podman works here."""
+    if lacks := lacking():
+        pytest.skip(f"containers: {lacks}")
+    env = environment()
     tried = subprocess.run(["podman", "run", "--rm", BASE, "true"], env=env, capture_output=True, text=True)
     if tried.returncode != 0:
         pytest.skip(f"containers cannot run here: {tried.stderr.strip().splitlines()[-1]}")
@@ -56,9 +104,8 @@ def make_base(folder: Path, env: dict) -> None:
 
 @pytest.fixture(scope="session")
 def images(containers):
-    """The three images, built as `make images` does, with pip's settings of this machine."""
-    env = containers | pip_settings() | {"BASE_IMAGE": BASE, "TORCH_INDEX": "", "PREFIX": "lissom-test"}
-    done = subprocess.run([ROOT / "docker" / "build.sh"], env=env, capture_output=True, text=True, timeout=1200)
+    """The images by name."""
+    done = build()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return {name: f"localhost/lissom-test-{name}:latest" for name in ("serve", "mlflow", "export", "train")}
 

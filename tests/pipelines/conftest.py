@@ -1,6 +1,7 @@
 """A workspace as a user has it: the repository's files, a tiny base model, a tiny task on pairs of texts."""
 
 import contextlib
+import copy
 import json
 import os
 import random
@@ -70,6 +71,14 @@ class Workspace:
         self.write_params(PARAMS)
         write_base(folder / "base")
         write_data(folder / "data")
+
+    def copied_to(self, folder: Path) -> "Workspace":
+        """The same, as far as it has come, elsewhere: DVC skips there what is done. Its runs are its own."""
+        left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "mlruns")  # they name the folder they are in
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=left_out, dirs_exist_ok=True)
+        made = copy.copy(self)
+        made.folder, made.env = folder, self.env | {"PYTHONPATH": str(folder)}
+        return made
 
     def write_params(self, params: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))

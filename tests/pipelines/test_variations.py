@@ -11,10 +11,18 @@ from lissom.report.ledger import Ledger
 from tests.pipelines.conftest import PARAMS, Workspace, lissom_predict, read
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A workspace with what comes before every variation: data, a teacher, and what is measured of it."""
+    made = Workspace(tmp_path_factory.mktemp("taught"))
+    made.run("dvc", "repro", "export@teacher", "evaluate@teacher")
+    return made
+
+
 @pytest.mark.slow
-def test_a_model_with_exits_goes_all_the_way(tmp_path):
+def test_a_model_with_exits_goes_all_the_way(taught, tmp_path):
     """Distilled, quantised, exported, evaluated over its speeds, registered with the chosen one as default."""
-    other, none = Workspace(tmp_path), {"method": "none"}
+    other, none = taught.copied_to(tmp_path), {"method": "none"}
     short = {"epochs": 2, "learning_rate": 2e-3, "precision": "float32"}
     fastbert = {"method": "fastbert", "exit_size": 16, "backbone_training": short, "training": short}
     other.write_params(PARAMS | {"distill": fastbert, "prune": none, "factorize": none})
@@ -41,8 +49,8 @@ print(model.metadata.signature.params.params[0].default, *[model.predict(texts, 
 
 
 @pytest.mark.slow
-def test_a_student_that_is_no_transformer_goes_all_the_way(tmp_path):
-    other, none = Workspace(tmp_path), {"method": "none"}
+def test_a_student_that_is_no_transformer_goes_all_the_way(taught, tmp_path):
+    other, none = taught.copied_to(tmp_path), {"method": "none"}
     lstm = {
         "method": "lstm", "embedding_size": 16, "hidden_size": 12, "classifier_size": 12, "min_count": 1,
         "training": {"epochs": 4, "learning_rate": 1e-2, "weight_decay": 0, "freeze_word_table": False},
@@ -81,8 +89,8 @@ def test_a_number_is_predicted_all_the_way(tmp_path):
 
 
 @pytest.mark.slow
-def test_method_none_passes_models_on(tmp_path):
-    other = Workspace(tmp_path)
+def test_method_none_passes_models_on(taught, tmp_path):
+    other = taught.copied_to(tmp_path)
     none = {"method": "none"}
     other.write_params(PARAMS | {"distill": none, "prune": none, "factorize": none, "quantize": none})
     other.run("dvc", "repro", "quantize")

@@ -41,6 +41,11 @@ def open_session() -> None:
         (tools / name).chmod(0o755)
 
 
+def shared() -> Path:
+    """Return the folder that all processes of the session share."""
+    return Path(os.environ[_FOLDER])
+
+
 def close_session() -> None:
     """The server ends when its socket's folder is gone, or with the process that owns the session."""
     if _FOLDER in os.environ:
@@ -51,7 +56,7 @@ def tools() -> Path | None:
     """Folder for the front of PATH, with the server running; None where no session has been opened."""
     if _FOLDER not in os.environ or os.environ.get("LISSOM_TESTS_COLD"):
         return None
-    folder = Path(os.environ[_FOLDER])
+    folder = shared()
     with FileLock(folder / "lock"):
         if not (folder / SOCKET).exists():
             _start(folder)
