@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
-from benchmarks.layouts.networks import texts
+from benchmarks.layouts.networks import LOSS, texts
 from benchmarks.results import claim, write_result
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
@@ -31,7 +31,6 @@ from lissom.parallel.measuring import this_machine
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
 
 _PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0}
 
@@ -104,7 +103,8 @@ def measure(case: Case, peak: float) -> Iterator[dict[str, Any]]:
     """Train in all ways, from the same weights."""
     start = case.network()
     flops = 3 * flops_by_depth(start, [case.length])[case.length][-1]
-    for shape, precision, compiling in product(("one length", "ragged"), ("float32", "bfloat16"), (False, True)):
+    precisions: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"]
+    for shape, precision, compiling in product(("one length", "ragged"), precisions, (False, True)):
         data = texts(case.batch * case.steps, case.length, ragged=shape == "ragged")
         params = TrainingParams(epochs=1, batch_size=case.batch, precision=precision, compile=compiling, keep="last")
         row = {"network": case.name, "texts": shape, "precision": precision, "compiled": str(compiling)}
@@ -150,7 +150,7 @@ def _now() -> float:
 
 def _lissom(network: Any, data: Encoded, params: TrainingParams, case: Case) -> float:
     clock = _Clock(case)
-    fit(network, data, 0, task_loss, params, hooks=[clock])
+    fit(network, data, 0, LOSS, params, hooks=[clock])
     return clock.rate
 
 
@@ -170,7 +170,7 @@ def _trainer(network: Any, data: Encoded, params: TrainingParams, case: Case, sa
 
     class Plain(Trainer):  # type: ignore[misc, unused-ignore]
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
-            return task_loss(model, inputs["batch"].to(accelerator()))
+            return LOSS(model, inputs["batch"].to(accelerator()))
 
     def collate_rows(rows: list[dict[str, Any]]) -> dict[str, Batch]:
         return {"batch": collate(data, np.asarray([row["index"] for row in rows]), 0)}

@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lissom.distill.teacher import CachedLogits, load_logits
 from pydantic import TypeAdapter
 
 from benchmarks.results import claim, write_result
 from benchmarks.workspace import ROOT, reproduce
-from lissom.artifacts import read_json, write_json
+from lissom.artifacts import EXPORT_RECORD, read_json, write_json
 from lissom.data.prepare import load_table
 from lissom.data.tables import Table, write_table
 from lissom.distill.config import DistillParams
@@ -33,12 +32,16 @@ from lissom.distill.material import Distilled, Material
 from lissom.distill.run import distill
 from lissom.emissions.meter import EnergyMeter
 from lissom.evaluate.config import EvaluateParams
-from lissom.evaluate.exits import sweep_speeds
-from lissom.export.onnx import export_onnx
+from lissom.evaluate.exits import sweep_speeds, try_speeds
+from lissom.export.config import ExportParams
+from lissom.export.exported import ExportRecord
+from lissom.export.onnx import export_onnx, set_speed
+from lissom.export.parity import check_parity
 from lissom.models.base import load_base
 from lissom.models.directory import load
 from lissom.params import load_params
-from lissom.training.predicting import score
+from lissom.training.config import TrainingParams
+from lissom.training.teacher import CachedLogits, load_logits
 
 _WORK = ROOT / "benchmarks" / "work"
 _DATA = ("trec6", "sst2")
@@ -136,8 +139,8 @@ def _run(data: str, name: str, updates: int, seed: int) -> dict[str, Any]:
         with EnergyMeter("DEU") as meter:
             student = distill(params, material)
         seconds = time.perf_counter() - started
-        test = Material(material.teacher, {"test": load_table(_artifacts(data) / "prepare", "test")}, Path(folder))
-        found = score(student.model.network, test.encode(student.model, "test"), student.model.pad_id)
+        test = _with_dev(material, load_table(_artifacts(data) / "prepare", "test"))
+        found = test.scorer(student.model, TrainingParams(precision="float32"))()
         result: dict[str, Any] = {
             "accuracy": found,
             "seconds": seconds,
@@ -148,6 +151,11 @@ def _run(data: str, name: str, updates: int, seed: int) -> dict[str, Any]:
         if name == "fastbert":
             result["exits"] = _exits(student, material, test, Path(folder))
         return result
+
+
+def _with_dev(material: Material, table: Table) -> Material:
+    """Return the material with another table in the place of dev."""
+    return Material(**{**vars(material), "tables": {**material.tables, "dev": table}})
 
 
 def _material(data: str, folder: Path, *, with_transfer: bool) -> Material:
@@ -193,17 +201,22 @@ def _params(recipe: Recipe, material: Material, updates: int, seed: int) -> Any:
 
 def _exits(student: Distilled, material: Material, test: Material, folder: Path) -> dict[str, Any]:
     """Export, and measure the speed that loses no more than half a point on dev."""
-    export_onnx(student.model, folder)
-    dev = material.encode(student.model, "dev")
-    full = score(student.model.network, dev, student.model.pad_id)
-    sweep = sweep_speeds(
-        student.model, folder, dev, test.encode(student.model, "test"), full, _LOSS,
-        EvaluateParams(seconds=3.0, samples=400, speeds=_SPEEDS),
+    exported, dev = export_onnx(student.model, folder), material.encode(student.model, "dev")
+    params = ExportParams(speeds=_SPEEDS, max_speed_drop=_LOSS)
+    full = material.scorer(student.model, TrainingParams(precision="float32"))()
+    speed, tried = try_speeds(student.model, folder, dev, full, params)
+    set_speed(folder, speed)
+    record = ExportRecord(
+        format="onnx", files=dict(exported.files), integer_kernels=0, tried_speeds=tuple(tried),
+        parity=check_parity(student.model, exported, dev, params),
     )  # fmt: skip
+    write_json(folder / EXPORT_RECORD, record.model_dump(mode="json"))
+    test_data = test.encode(student.model, "dev")
+    sweep = sweep_speeds(student.model, folder, test_data, EvaluateParams(seconds=3.0, samples=400))
     whole, chosen = sweep.settings[0], next(one for one in sweep.settings if one.speed == sweep.chosen)
     return {
         "speed": chosen.speed,
-        "loss_points": (whole.accuracy - chosen.accuracy) * 100,
+        "loss_points": (whole.score - chosen.score) * 100,
         "flops_ratio": chosen.flops_ratio,
         "speedup": whole.latency.mean / chosen.latency.mean,
         "mean_depth": chosen.mean_depth,
@@ -290,8 +303,7 @@ def _row(data: str, name: str, found: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 def _teacher_accuracy(data: str) -> float:
     return (
-        float(read_json(_WORK / data / "metrics" / "evaluate" / "teacher" / "metrics.json")["quality"]["accuracy"])
-        * 100
+        float(read_json(_WORK / data / "metrics" / "evaluate" / "teacher" / "metrics.json")["quality"]["score"]) * 100
     )
 
 

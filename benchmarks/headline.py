@@ -19,11 +19,11 @@ import torch
 from benchmarks.results import FOLDER, claim, write_result
 from benchmarks.workspace import ROOT, open_workspace, reproduce, require_data
 from lissom.artifacts import LEDGER_JSON, ONNX, SERVING, TOKENIZER, read_json, write_text
-from lissom.data.encoding import encode
 from lissom.data.prepare import load_table
 from lissom.evaluate.latency import Latency, measure_latency
 from lissom.evaluate.plain_int8 import plain_int8, quantize_graph
-from lissom.evaluate.variant import eager_runner, onnx_runner, timed_batches
+from lissom.evaluate.variant import eager_runner, timed_batches
+from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load
 from lissom.report.ledger import Ledger, eager_milliseconds, read_evaluations
@@ -54,6 +54,7 @@ def main() -> None:
         ledger = Ledger.model_validate(read_json(folder / "artifacts" / "report" / LEDGER_JSON))
         times = _time_together(folder)
         rows += _rows(name, ledger, times)
+        assert ledger.floor is not None
         kept, eager = ledger.headline.score_kept, times["teacher, eager"].p50
         if name == "sst2":
             claims = {
@@ -63,12 +64,12 @@ def main() -> None:
                 "speedup_plain_int8_b1": claim(times["teacher, plain int8"].p50 / times["final"].p50, "x", ">= 3"),
                 "megabytes": claim(ledger.rows[-1].megabytes, "MB", "<= 4.5"),
             }
-            teacher = read_evaluations(folder / "metrics")["teacher"]
+            teacher = read_evaluations(folder / "metrics" / "evaluate", ["teacher"])["teacher"]
             write_text(FOLDER / "headline.svg", pareto(ledger, eager_milliseconds(teacher)))
         short = "" if kept >= 0.98 else " (short of 98 %)"
         notes.append(
             f"{name}: {kept:.1%} of the teacher's accuracy kept{short}, {eager / times['final'].p50:.1f}x faster, "
-            f"{ledger.headline.times_smaller:.1f}x smaller; linear floor {ledger.floor['score']:.1%}"
+            f"{ledger.headline.times_smaller:.1f}x smaller; linear floor {ledger.floor.score:.1%}"
         )
     if any(row["data"] == "ag_news" for row in rows):
         notes.append(
@@ -122,10 +123,10 @@ def _time_together(folder: Path) -> dict[str, Latency]:
         whole, trimmed = batches[teacher.manifest.edits], batches[final.manifest.edits]
         runners = {
             "teacher, eager": eager_runner(teacher, whole),
-            "teacher, ONNX fp32": onnx_runner(exports / "teacher", threads, whole),
-            "teacher, plain int8": onnx_runner(plain, threads, whole),
-            "teacher, int8 on lissom's graph": onnx_runner(fused, threads, whole),
-            "final": onnx_runner(exports / "quantize", threads, trimmed),
+            "teacher, ONNX fp32": OnnxFile(exports / "teacher").runner(whole, threads),
+            "teacher, plain int8": OnnxFile(plain).runner(whole, threads),
+            "teacher, int8 on lissom's graph": OnnxFile(fused).runner(whole, threads),
+            "final": OnnxFile(exports / "quantize").runner(trimmed, threads),
         }
         return measure_latency(runners, len(whole), 1, _SAMPLES, _SECONDS)
 
@@ -133,12 +134,13 @@ def _time_together(folder: Path) -> dict[str, Latency]:
 def _batches(model: CompressedModel, folder: Path, scratch: Path) -> list[Any]:
     task = model.manifest.task
     test = load_table(folder / "artifacts" / "prepare", "test")
-    return timed_batches(encode([test], model.tokenizer, task.max_length, task.coding, scratch), 1, model.pad_id)
+    return timed_batches(task.encode([test], model.tokenizer, scratch), 1, model.pad_id)
 
 
 def _rows(name: str, ledger: Ledger, times: dict[str, Latency]) -> list[dict[str, Any]]:
     eager, plain = times["teacher, eager"].p50, ledger.plain_int8
     steps = {row.step: row for row in ledger.rows}
+    assert ledger.floor is not None
 
     def row(
         variant: str, accuracy: float, megabytes: float | None, latency: Latency | None, faster: float
@@ -190,8 +192,8 @@ def _rows(name: str, ledger: Ledger, times: dict[str, Latency]) -> list[dict[str
         {
             "data": name,
             "variant": "linear floor",
-            "accuracy_percent": ledger.floor["score"] * 100,
-            "megabytes": ledger.floor["megabytes"],
+            "accuracy_percent": ledger.floor.score * 100,
+            "megabytes": ledger.floor.megabytes,
         }
     )
     return rows

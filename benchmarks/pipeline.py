@@ -41,7 +41,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = [
         {
             "step": row.step,
-            "accuracy_percent": row.accuracy * 100,
+            "accuracy_percent": row.score * 100,
             "p50_ms": row.milliseconds,
             "faster_than_eager": row.speedup,
             "megabytes": row.megabytes,
@@ -51,9 +51,10 @@ def main() -> None:
     ]
     stages = sorted((folder / "metrics").rglob(EMISSIONS))
     working = sum(read_json(path)["seconds"] for path in stages)
+    floor = "none" if ledger.floor is None else f"{ledger.floor.score:.1%}"
     notes = [
         f"accuracy kept {ledger.headline.score_kept:.1%}, {ledger.headline.speedup:.1f}x faster, {ledger.headline.times_smaller:.1f}x smaller; "
-        f"linear floor {ledger.floor['score']:.1%}; plain int8 {ledger.plain_int8.quality.score:.1%} at {ledger.plain_int8.megabytes:.1f} MB",
+        f"linear floor {floor}; plain int8 {ledger.plain_int8.quality.score:.1%} at {ledger.plain_int8.megabytes:.1f} MB",
         f"{len(stages)} stages work for {working:.0f} s; the rest is starting Python, importing torch and DVC's own work",
         "import_seconds is over an empty interpreter; memory is the largest sum of resident sets of all processes, twice a second",
     ]

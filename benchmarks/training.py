@@ -12,26 +12,25 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from lissom.distill.recover import recover
-from lissom.distill.teacher import CachedLogits, LiveTeacher, cache_logits
 
 from benchmarks.results import claim, write_result
 from benchmarks.workspace import ROOT
 from lissom.artifacts import MANIFEST
 from lissom.data.batches import Batch, collate
-from lissom.data.encoding import Encoded, encode
+from lissom.data.encoding import Encoded
 from lissom.data.prepare import load_table
-from lissom.distill.logits import against_teacher
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load
 from lissom.models.students import block_student
 from lissom.training.config import RecoveryParams
-from lissom.training.loop import autocast_type
-from lissom.training.predicting import score
+from lissom.training.loop import autocast_type, fit
+from lissom.training.losses import against_teacher
+from lissom.training.predicting import Scorer, score
+from lissom.training.teacher import CachedLogits, LiveTeacher, cache_logits
 
 _EXAMPLES, _EPOCHS, _REPEATS = 1600, 2, 2
 _WORK = ROOT / "benchmarks" / "work" / "sst2" / "artifacts"
@@ -44,7 +43,8 @@ def main() -> None:
     native = autocast_type("auto") is not None
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for precision in ("float32", *(["bfloat16"] if native else [])):
+        precisions: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"] if native else ["float32"]
+        for precision in precisions:
             for repeat in range(_REPEATS):
                 for name, train in (("lissom", _train_lissom), ("Hugging Face Trainer", _train_trainer)):
                     student, teacher, data, dev = _start(Path(scratch))
@@ -57,7 +57,7 @@ def main() -> None:
                     rows.append({
                         "loop": name, "precision": precision, "seed": repeat,
                         "examples_per_second": _EXAMPLES * _EPOCHS / seconds,
-                        "dev_accuracy_percent": score(student.network, dev, student.pad_id) * 100,
+                        "dev_accuracy_percent": _score(student, dev) * 100,
                     })  # fmt: skip
                     print(rows[-1], flush=True)
     ratios = {
@@ -85,16 +85,12 @@ def _start(scratch: Path) -> tuple[CompressedModel, CompressedModel, Encoded, En
     student.edit(block_student(6, (0, 2, 5)))
     task = teacher.manifest.task
     data, dev = (
-        encode(
-            [load_table(_WORK / "prepare", split)],
-            teacher.tokenizer,
-            task.max_length,
-            task.labels,
-            scratch / f"{split}{time.monotonic_ns()}",
+        task.encode(
+            [load_table(_WORK / "prepare", split)], teacher.tokenizer, scratch / f"{split}{time.monotonic_ns()}"
         )
         for split in ("train", "dev")
     )
-    data = Encoded(data.tokens, data.types, data.offsets[: _EXAMPLES + 1], data.labels[:_EXAMPLES])
+    data = Encoded(data.tokens, data.types, data.offsets[: _EXAMPLES + 1], data.targets[:_EXAMPLES])
     return student, teacher, data, dev
 
 
@@ -102,7 +98,14 @@ def _train_lissom(
     student: CompressedModel, teacher: CompressedModel, data: Encoded, dev: Encoded, params: RecoveryParams
 ) -> None:
     logits = cache_logits(teacher.network, data, teacher.pad_id, autocast_type(params.precision))
-    recover(student, data, dev, CachedLogits(logits), params)
+    task = student.manifest.task
+    objective = against_teacher(CachedLogits(logits), params.loss, task)
+    scorer = Scorer(task.metric, lambda: _score(student, dev))
+    fit(student.network, data, student.pad_id, objective, params, score=scorer)
+
+
+def _score(model: CompressedModel, dev: Encoded) -> float:
+    return score(model.network, dev, model.pad_id, model.manifest.task)
 
 
 def _train_trainer(
@@ -111,7 +114,7 @@ def _train_trainer(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import Trainer, TrainingArguments
 
-    loss = against_teacher(LiveTeacher(teacher.network), params.loss)
+    loss = against_teacher(LiveTeacher(teacher.network), params.loss, teacher.manifest.task)
     student.network.get_submodule("bert.embeddings.word_embeddings").requires_grad_(False)
 
     class Distiller(Trainer):  # type: ignore[misc, unused-ignore]

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lissom.params import load_params
+from pipelines.dvc import write_dvc
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 """Public data sets that lie beside a developer's checkout; a user's lacks them."""
@@ -30,10 +33,11 @@ def open_workspace(name: str, params: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in listed.splitlines():
-        if file.startswith(("lissom/", "components/", ".dvc/")) or file in ("dvc.yaml", "pyproject.toml", ".dvcignore"):
+        if file.startswith(("lissom/", "components/", ".dvc/")) or file in ("pyproject.toml", ".dvcignore"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, folder / file)
     shutil.copy(params, folder / "params.yaml")
+    write_dvc(load_params(params), folder / "dvc.yaml", folder)
     if not (folder / ".git").exists():
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.layouts.networks import SMALL, network_of, texts
+from benchmarks.layouts.networks import LOSS, SMALL, network_of, texts
 from lissom.parallel.world import World
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
 from tests.distributed.processes import spread
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -38,7 +37,7 @@ def trained(world: World | None, dtype: torch.dtype) -> tuple[dict[str, Any], li
         def on_record(self, record: dict[str, float]) -> None:
             losses.append(record["loss"])
 
-    fit(network, texts(125, 24), 0, task_loss, params, hooks=[Listen()], world=world)
+    fit(network, texts(125, 24), 0, LOSS, params, hooks=[Listen()], world=world)
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}, losses
 
 

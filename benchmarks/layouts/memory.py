@@ -5,17 +5,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.layouts.networks import SMALL, network_of, texts
+from benchmarks.layouts.networks import LOSS, SMALL, network_of, texts
 from lissom.parallel.engine import make_engine
 from lissom.parallel.world import World
-from lissom.training.losses import task_loss
 from tests.distributed.processes import spread
 
 
 def kept(world: World) -> int:
     """Return the most bytes that autograd holds for the backward pass of a step, on this process."""
     network = network_of(SMALL)
-    engine = make_engine(network, task_loss, texts(32, 24, ragged=False), 0, None, world, looks_inside=False)
+    engine = make_engine(network, LOSS, texts(32, 24, ragged=False), 0, None, world, looks_inside=False)
     engine.gradients(np.arange(32))
     now, most, weights = [0], [0], {one.data_ptr() for one in network.parameters()}
 

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
-from benchmarks.layouts.networks import SMALL, network_of, texts
+from benchmarks.layouts.networks import LOSS, SMALL, network_of, texts
 from lissom.models.families import blocks_of
 from lissom.parallel.engine import make_engine
 from lissom.parallel.tensor import cut_network
 from lissom.parallel.world import World
-from lissom.training.losses import task_loss
 
 
 def messages_of_blocks(world: World) -> tuple[int, float]:
@@ -21,13 +20,13 @@ def messages_of_blocks(world: World) -> tuple[int, float]:
     hidden = torch.randn(4, 16, 64, requires_grad=True)
     sizes: list[int] = []
 
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, function: Any, kinds: Any, given: Any = (), named: Any = None) -> Any:
             if "all_reduce" in str(function):
                 sizes.append(given[0].nbytes)
             return function(*given, **(named or {}))
 
-    with CommDebugMode() as counted, Sizes():
+    with CommDebugMode() as counted, Sizes():  # type: ignore[no-untyped-call]
         blocks_of(network)[0](hidden).square().sum().backward()
     return counted.get_total_counts(), sum(sizes) / (4 * hidden.nbytes)
 
@@ -35,13 +34,13 @@ def messages_of_blocks(world: World) -> tuple[int, float]:
 def bytes_of_replicas(world: World) -> float:
     """Return the bytes that DDP all-reduces in a step, over the gradients'."""
     network, sent = network_of(SMALL), [0]
-    engine: Any = make_engine(network, task_loss, texts(16, 24), 0, None, world, looks_inside=False)
+    engine: Any = make_engine(network, LOSS, texts(16, 24), 0, None, world, looks_inside=False)
 
-    def count(_: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def count(_: Any, bucket: Any) -> Any:
         sent[0] += bucket.buffer().nbytes
         work = torch.distributed.all_reduce(bucket.buffer().div_(world.params.data), async_op=True)
         return work.get_future().then(lambda done: done.value()[0])
 
     engine._compute.register_comm_hook(None, count)
     engine.gradients(np.arange(16))
-    return sent[0] / sum(one.nbytes for one in network.parameters())
+    return float(sent[0] / sum(one.nbytes for one in network.parameters()))

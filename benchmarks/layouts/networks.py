@@ -7,10 +7,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from lissom.data.encoding import Encoded
+from lissom.tasks.classification import Classification
+from lissom.training.losses import against_targets
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 _WORDS = 2000
+TASK = Classification(name="random", labels=("no", "yes"), pair=False, max_length=128)
+LOSS = against_targets(TASK)
 
 
 def network_of(shape: dict[str, int], seed: int = 0, dropout: float = 0.0) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.layouts.networks import MINILM, network_of, texts
+from benchmarks.layouts.networks import LOSS, MINILM, network_of, texts
 from lissom.data.batches import collate, shuffled_batches
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.engine import make_engine
@@ -19,7 +19,6 @@ from lissom.parallel.world import World
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
-from lissom.training.losses import task_loss
 from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from tests.distributed.processes import spread
 
@@ -46,19 +45,19 @@ def overhead(world: World) -> dict[str, list[float]]:
         network.train()
         network.bert.embeddings.word_embeddings.weight.requires_grad_(False)
         ddp = DistributedDataParallel(network)
-        optimizer = make_optimizer(network.parameters(), params)
+        optimizer = make_optimizer(dict(network.named_parameters()), params)
         for step, members in enumerate(shuffled_batches(data.lengths, 32, 0, 0)):
             clock.before_step(step, _STEPS)
             set_learning_rate(optimizer, learning_rate(step, _STEPS, params))
             batch = collate(data, np.array_split(members, 2)[world.rank], 0)
             optimizer.zero_grad(set_to_none=True)
-            logits = ddp(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
-            torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+            logits = ddp(**batch.inputs).logits
+            torch.nn.functional.cross_entropy(logits, batch.targets).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
 
     def ours(network: Any, clock: Clock) -> None:
-        fit(network, data, 0, task_loss, params, hooks=[clock], world=world)
+        fit(network, data, 0, LOSS, params, hooks=[clock], world=world)
 
     start = network_of(MINILM, dropout=0.1)
     for number in range(_ROUNDS):
@@ -75,7 +74,7 @@ def step_seconds(world: World) -> float:
     """Return the median time of a step of the larger network."""
     network = network_of(MINILM)
     network.bert.embeddings.word_embeddings.weight.requires_grad_(False)
-    engine = make_engine(network, task_loss, texts(64, 64, ragged=False), 0, None, world, looks_inside=False)
+    engine = make_engine(network, LOSS, texts(64, 64, ragged=False), 0, None, world, looks_inside=False)
     times = []
     for _ in range(6):
         world.any(False)
