@@ -6,6 +6,9 @@ from pydantic import Field, StringConstraints, model_validator
 
 from lissom.section import Section
 
+TaskKind = Literal["classification", "regression"]
+"""What can be asked; each is a file in `lissom/tasks`."""
+
 DataSource = Annotated[str, StringConstraints(pattern=r"^(embedded|files|hub):\S.*$")]
 
 
@@ -15,7 +18,7 @@ class DataParams(Section):
     source: DataSource
     """`embedded:python-docs`, `files:folder` (train, dev, test as tsv, csv, jsonl or parquet) or `hub:owner/name`."""
 
-    task: Literal["classification", "regression"] = "classification"
+    task: TaskKind = "classification"
     """What a label is: the name of a class, or a number to predict."""
 
     text: str = "text"

@@ -4,13 +4,13 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lissom.artifacts import DATA_CARD, SPLITS, TRANSFER, read_json, write_json
 from lissom.data import files, hub, python_docs, splits
-from lissom.data.config import DataParams
+from lissom.data.config import DataParams, TaskKind
 from lissom.data.labels import Scale
 from lissom.data.tables import Row, Table, write_table
 from lissom.errors import DataError
@@ -21,7 +21,7 @@ class DataCard(Section):
     """What is known of a prepared data set."""
 
     name: str
-    task: Literal["classification", "regression"]
+    task: TaskKind
     source: str
     labels: tuple[str, ...]
     """Names of the classes; empty where a number is predicted."""

@@ -1,4 +1,4 @@
-"""Losses between inner signals of student and teacher (SPECS §1.0.2); padding never enters, all in float32.
+"""Losses between inner signals of student and teacher; padding never enters, all in float32.
 
 Masks are `[batch, n]`, 1 for real tokens. Teacher signals get no gradient.
 """

@@ -1,4 +1,4 @@
-"""Which teacher block does a student's block learn from (SPECS §1.0.3)? Blocks are numbered from 1 here.
+"""Which teacher block does a student's block learn from? Blocks are numbered from 1 here.
 
 Entry 0 of the hidden states is the embedding, mapped to itself.
 """

@@ -1,7 +1,7 @@
 """What a network tells of a batch besides its logits: hidden states and attention scores, of any family.
 
 Entry 0 of the hidden states is the output of the embeddings, entry l that of block l; scores are numbered
-from 0, so that block l's are entry l - 1 (SPECS §0.1). Scores are those before mask and softmax, which no fused
+from 0, so that block l's are entry l - 1. Scores are those before mask and softmax, which no fused
 kernel gives: `expose_scores` puts an attention function in place that does.
 """
 

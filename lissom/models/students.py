@@ -144,7 +144,8 @@ def mobilebert_student(
     embedding: int,
     seed: int,
 ) -> CompressedModel:
-    """Return a MobileBERT as wide between its blocks as the teacher, with as many heads; see SPECS §1.5.
+    """Return a MobileBERT as wide between its blocks as the teacher, with as many heads (Sun et al. 2020,
+    arXiv:2004.02984, §3.1-3.2).
 
     The word table starts from the leading directions of the teacher's, positions, token types and classifier from
     the teacher's own; the rest is drawn from `seed`.

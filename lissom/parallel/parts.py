@@ -1,7 +1,7 @@
 """A batch in parts: which process works on which examples, and what each part counts for.
 
 A loss is a mean over its batch. With every part's mean weighted by its share of the examples (and means over tokens or
-pairs by theirs), the parts' gradients add up to the whole batch's, however ragged they are (SPECS §6.1, §6.3).
+pairs by theirs), the parts' gradients add up to the whole batch's, however ragged they are.
 """
 
 from collections.abc import Callable, Sequence

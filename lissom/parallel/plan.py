@@ -2,8 +2,8 @@
 
 Compute is shared by all; the bubble of a pipeline, (p - 1) / m, comes on top, four all-reduces of the activations per
 block for cut layers, one boundary's activations to the next stage and back, one all-reduce of the gradients over the
-replicas (SPECS §6.6). Memory: weights, gradients and AdamW's moments, 16 bytes for a parameter, and the activations in
-flight. Torch-free.
+replicas (Narayanan et al. 2021, arXiv:2104.04473, §3). Memory: weights, gradients and AdamW's moments, 16 bytes for a
+parameter, and the activations in flight. Torch-free.
 """
 
 from collections.abc import Iterator, Sequence

@@ -123,6 +123,11 @@ class Classification(Task):
         """Return the labels."""
         return f"the labels {', '.join(self.labels)}"
 
+    @property
+    def answer_columns(self) -> str:
+        """Return the columns of `lissom.serving.pyfunc`."""
+        return "`label`, `probability` and `probability_of_<label>`"
+
     def serving(self) -> dict[str, Any]:
         """Return the labels besides what every task tells."""
         return {**super().serving(), "labels": self.labels}

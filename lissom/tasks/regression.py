@@ -108,6 +108,11 @@ class Regression(Task):
         """Return the distribution of the numbers."""
         return f"a number (mean {self.scale.mean:g}, deviation {self.scale.deviation:g})"
 
+    @property
+    def answer_columns(self) -> str:
+        """Return the column of `lissom.serving.pyfunc`."""
+        return "`value`"
+
     def serving(self) -> dict[str, Any]:
         """Return the scale besides what every task tells."""
         return {**super().serving(), "scale": self.scale.model_dump()}

@@ -123,6 +123,11 @@ class Task(Section, ABC):
     def describe(self) -> str:
         """Return what is predicted, in words."""
 
+    @property
+    @abstractmethod
+    def answer_columns(self) -> str:
+        """Return the columns that a registered model answers with, as Markdown."""
+
     def serving(self) -> dict[str, Any]:
         """Return what `lissom.serving` needs to know, as JSON values."""
         return {"kind": self.kind, "task": self.name, "pair": self.pair, "max_length": self.max_length}

@@ -4,7 +4,6 @@ from lissom.evaluate.figures import VARIANT, Evaluation
 from lissom.models.manifest import Manifest
 from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown
-from lissom.tasks.kinds import AnyTask
 
 
 def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict[str, int]) -> str:
@@ -19,7 +18,7 @@ def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict
 ## Use
 
 Takes {kind} and predicts {task.describe()}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
-output: {_output(task)}.{_early(final)}
+output: {task.answer_columns}.{_early(final)}
 
 ## Data
 
@@ -49,14 +48,6 @@ output: {_output(task)}.{_early(final)}
 Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; {task.metric.name} is
 {task.metric.show(final.quality.score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
 """
-
-
-def _output(task: AnyTask) -> str:
-    match task.kind:
-        case "classification":
-            return "`label`, `probability` and `probability_of_<label>`"
-        case "regression":
-            return "`value`"
 
 
 def _early(final: Evaluation) -> str:

@@ -25,7 +25,7 @@ def on_meta(config, factory=AutoModelForSequenceClassification):
     ],
 )
 def test_published_parameter_counts(config, count):
-    """SPECS §0.3."""
+    """The counts that the papers and model cards give."""
     assert on_meta(config, AutoModel).num_parameters() == count
 
 
@@ -33,7 +33,7 @@ def test_published_parameter_counts(config, count):
     ("width", "attention", "ffn"), [(768, 9.0117, 18.0146), (1024, 16.0156, 32.0195), (1280, 25.0195, 50.0244)]
 )
 def test_sizes_of_a_block(width, attention, ffn):
-    """SPECS §0.2: MiB of one block, biases included."""
+    """MiB of one block in float32, biases included: arithmetic on the shapes of its matrices."""
     config = BertConfig(
         hidden_size=width, num_hidden_layers=1, num_attention_heads=width // 64, intermediate_size=4 * width
     )

@@ -61,7 +61,7 @@ def test_tinybert_losses_vanish_for_the_teacher_itself(teacher):
 
 
 def test_tinybert_losses_as_released_count_padding_and_classes(teacher):
-    """The formulas of the released code, written out (SPECS §1.4)."""
+    """The formulas of the released code, written out."""
     params = params_of("tinybert", compat=True)
     student, batch, mse = make_student(params, teacher), tiny.batch("bert"), torch.nn.functional.mse_loss
     projections = Projections(student.network, teacher.network, shared=True)
