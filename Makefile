@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compress test lint images clean
+.PHONY: compress test lint technique images clean
 
 compress: $(VENV)/.pipeline
+	$(BIN)/python -m pipelines dvc
 	PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 HF_HUB_OFFLINE=1 dvc repro
 	$(BIN)/lissom report
 	@echo 'next: lissom predict --help, mlflow ui --backend-store-uri sqlite:///mlflow.db, docs/ (commands are in $(BIN))'
@@ -17,6 +18,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A new technique's skeleton and test: make technique FAMILY=prune NAME=movement (see CONTRIBUTING.md).
+technique: $(VENV)/.test
+	@test -n '$(FAMILY)' -a -n '$(NAME)' || { echo 'give FAMILY (distill, prune, factorize, quantize) and NAME: make technique FAMILY=prune NAME=movement' >&2; exit 2; }
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/technique.py '$(FAMILY)' '$(NAME)'
 
 $(VENV)/.pipeline $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

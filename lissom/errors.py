@@ -27,6 +27,7 @@ class GateError(InputError):
 
 _EXTRAS = {
     "mlflow": "tracking",
+    "pandas": "tracking",
     "codecarbon": "emissions",
     "sklearn": "report",
     "scipy": "report",
@@ -34,10 +35,12 @@ _EXTRAS = {
     "jinja2": "report",
     "textblob": "augment",
     "fastapi": "serve",
+    "starlette": "serve",
     "uvicorn": "serve",
     "kfp": "kubeflow",
     "kubeflow": "trainer",
     "kfp_server_api": "kubeflow",
+    "kubernetes": "kubeflow",
 }
 
 

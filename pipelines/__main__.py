@@ -1,8 +1,11 @@
-"""`python -m pipelines`: compile, submit, schedule and watch the pipeline on Kubeflow."""
+"""`python -m pipelines`: write dvc.yaml; compile, submit, schedule and watch the pipeline on Kubeflow.
+
+Kubeflow's packages are imported by the commands that need them: `python -m pipelines dvc` does not.
+"""
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,11 +14,12 @@ from rich.table import Table
 from lissom.cli import finish_with_message
 from lissom.errors import InputError
 from lissom.params import load_params
-from pipelines.compiling import compile_pipeline
-from pipelines.compression import NAME, Images
-from pipelines.server import Server
+from pipelines.images import NAME, Images
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The pipeline on Kubeflow.")
+if TYPE_CHECKING:
+    from pipelines.server import Server
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The pipeline, for DVC and on Kubeflow.")
 out = Console()
 
 _FILE = typer.Option("--params", help="Params file.")
@@ -51,6 +55,8 @@ def compile_command(
     version: Annotated[str | None, typer.Option(help="Name of the PipelineVersion, a git revision say.")] = None,
 ) -> None:
     """Write the compiled pipeline."""
+    from pipelines.compiling import compile_pipeline
+
     images = Images(train_image, export_image)
     _mention_digests(images)
     compile_pipeline(
@@ -86,9 +92,11 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Wait for its end; fail if it fails.")] = False,
 ) -> None:
     """Start a run."""
+    from pipelines.compiling import compile_pipeline
+
     images = Images(train_image, export_image)
     _mention_digests(images)
-    server = Server(host, namespace, token)
+    server = _server(host, namespace, token)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "compression.yaml"
         compile_pipeline(load_params(params, override or ()), images, package)
@@ -113,13 +121,15 @@ def schedule(
     experiment: Experiment = "lissom",
 ) -> None:
     """Run again and again."""
+    from pipelines.compiling import compile_pipeline
+
     if (cron is None) == (every is None):
         raise InputError("give either --cron or --every")
     if cron is not None and len(cron.split()) != 6:
         raise InputError(
             f"--cron {cron!r}: {len(cron.split())} fields, six are needed: second minute hour day month weekday"
         )
-    server = Server(host, namespace, token)
+    server = _server(host, namespace, token)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "compression.yaml"
         compile_pipeline(load_params(params, override or ()), Images(train_image, export_image), package)
@@ -138,14 +148,20 @@ def status(
     wait: Annotated[bool, typer.Option(help="Wait for its end; fail if it fails.")] = False,
 ) -> None:
     """Show how far a run is."""
-    server = Server(host, namespace, token)
+    server = _server(host, namespace, token)
     if wait:
         _wait(server, run)
         return
     _show(*server.status(run))
 
 
-def _wait(server: Server, run: str) -> None:
+def _server(host: str | None, namespace: str | None, token: str | None) -> "Server":
+    from pipelines.server import Server
+
+    return Server(host, namespace, token)
+
+
+def _wait(server: "Server", run: str) -> None:
     state, tasks = server.wait(run)
     _show(state, tasks)
     if state != "SUCCEEDED":

@@ -8,7 +8,8 @@ from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from lissom.errors import InputError
 from lissom.params import Params
-from pipelines.compression import NAME, Images, compression
+from pipelines.compression import compression
+from pipelines.images import NAME, Images
 
 
 def compile_pipeline(

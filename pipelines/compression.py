@@ -3,7 +3,6 @@
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl
@@ -12,19 +11,8 @@ from kfp.dsl.base_component import BaseComponent
 from components.interface import artefact_names, component, sections_for
 from components.specs import OWN, STAGES, StageSpec
 from lissom.params import Params
+from pipelines.images import NAME, Images
 from pipelines.resources import place
-
-NAME = "lissom-compression"
-
-
-@dataclass(frozen=True)
-class Images:
-    """Container images, each best named with its digest (`registry/name@sha256:...`): others are not cached."""
-
-    train: str = "lissom-train:latest"
-    """For the stages that train."""
-    export: str = "lissom-export:latest"
-    """For all others."""
 
 
 def compression(params: Params, images: Images) -> BaseComponent:

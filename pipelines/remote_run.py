@@ -37,7 +37,7 @@ def run_on_kubeflow(params: Params, train_image: str, export_image: str) -> Resu
         InputError: no server is named or reached, the run failed, or its report is not in MLflow.
     """
     from pipelines.compiling import compile_pipeline
-    from pipelines.compression import NAME, Images
+    from pipelines.images import NAME, Images
     from pipelines.server import Server
 
     if params.cluster.tracking_uri is None:

@@ -16,7 +16,7 @@ from lissom.cluster import ClusterParams
 from lissom.errors import InputError
 from lissom.params import check_params
 from pipelines.compiling import compile_pipeline
-from pipelines.compression import Images
+from pipelines.images import Images
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "compression.yaml"

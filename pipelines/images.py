@@ -1,0 +1,15 @@
+"""What the pipeline is called on Kubeflow, and the container images of its tasks."""
+
+from dataclasses import dataclass
+
+NAME = "lissom-compression"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Container images, each best named with its digest (`registry/name@sha256:...`): others are not cached."""
+
+    train: str = "lissom-train:latest"
+    """For the stages that train."""
+    export: str = "lissom-export:latest"
+    """For all others."""
