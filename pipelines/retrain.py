@@ -23,11 +23,13 @@ from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown
 from lissom.tracking.registry import failed_gates
 from pipelines.comparison import FIGURES, figures_at, score, table
+from pipelines.dvc import write_dvc
 from pipelines.remote_run import Result, run_on_kubeflow
 
 _PARAMS = Path("params.yaml")
 _REPORT = Path("artifacts/report")
-_KEPT = ("dvc.lock", "metrics", "params.yaml")
+_DVC_FILE = Path("dvc.yaml")
+_KEPT = ("dvc.lock", "metrics", "params.yaml", "dvc.yaml")
 """What git keeps of a run."""
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
@@ -46,7 +48,7 @@ def retrain(
     train_image: Annotated[str, typer.Option(help="For Kubeflow: image of the stages that train.")] = "lissom-train",
     export_image: Annotated[str, typer.Option(help="For Kubeflow: image of all others.")] = "lissom-export",
     push: Annotated[bool, typer.Option(help="Push the results to the DVC remote if all gates are passed.")] = True,
-    commit: Annotated[bool, typer.Option(help="Then commit dvc.lock, metrics, params; push the branch.")] = False,
+    commit: Annotated[bool, typer.Option(help="Then commit results and params; push the branch.")] = False,
     pull_request: Annotated[str | None, typer.Option(help="Pull request to comment on, through gh.")] = None,
     output: Annotated[Path, typer.Option(help="Where the comparison goes, Markdown.")] = Path("retrain.md"),
 ) -> None:
@@ -58,6 +60,8 @@ def retrain(
         _dvc("pull", "--allow-missing", "--run-cache", *_named(remote))
     _change_params(override or ())
     params = load_params(_PARAMS)
+    if override:
+        write_dvc(params, _DVC_FILE, Path(__file__).parents[1])
     result = run_on_kubeflow(params, train_image, export_image) if kubeflow else _run_here()
     failures = failed_gates(result.ledger, params.gates) + _against_base(before, result.figures, base, max_drop)
     text = _report(before, result, base, failures)

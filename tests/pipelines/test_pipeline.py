@@ -241,3 +241,12 @@ def test_methods_that_need_the_base_or_inner_signals_run_as_a_stage(workspace):
     )
     assert refused.returncode == 1 and "no language-model head" in refused.stderr and "Traceback" not in refused.stderr
     assert not (workspace.folder / "x").exists()
+
+
+def test_the_examples_of_the_library_page_run(workspace, tmp_path):
+    page = (ROOT / "docs/library.md").read_text()
+    (tmp_path / "artifacts").symlink_to(workspace.folder / "artifacts")
+    (tmp_path / "page.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.S)))
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env=workspace.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "block 1 bert.encoder.layer.1.attention.self.query" in done.stdout and "'label': " in done.stdout
