@@ -19,7 +19,7 @@ class GatesParams(Section):
     """What a model must reach before it may be called champion."""
 
     max_score_drop: float = Field(default=0.03, ge=0, le=1)
-    """Largest loss against the teacher on test: of accuracy (0.03 = three points), or of Pearson's correlation."""
+    """Largest loss against the teacher on test, in units of the metric (0.03 of accuracy: three points)."""
 
     min_speedup: float = Field(default=4.0, gt=0)
     """Least ratio of median latency, eager fp32 teacher to artefact, at batch 1 with all threads."""
