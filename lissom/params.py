@@ -60,11 +60,11 @@ class Params(Section):
     @model_validator(mode="after")
     def _methods_fit_the_task(self) -> "Params":
         leaves_early = self.distill.method == "fastbert" or getattr(self.distill, "keep_exits", False)
-        if self.data.task == "regression" and leaves_early:
+        if self.data.is_numeric and leaves_early:
             raise ValueError(
                 f"distill.method: {self.distill.method} makes exits that are left when the entropy over the labels is "
-                "low, and data.task: regression has a number without one; take another method, or deep_to_shallow "
-                "with keep_exits: false"
+                f"low, and data.task: {self.data.task} has a number without one; take another method, or "
+                "deep_to_shallow with keep_exits: false"
             )
         return self
 

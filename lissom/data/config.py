@@ -8,6 +8,8 @@ from lissom.section import Section
 
 TaskKind = Literal["classification", "regression"]
 """What can be asked; each is a file in `lissom/tasks`."""
+NUMERIC: frozenset[TaskKind] = frozenset({"regression"})
+"""The tasks whose labels are numbers; others have names of classes."""
 
 DataSource = Annotated[str, StringConstraints(pattern=r"^(embedded|files|hub):\S.*$")]
 
@@ -45,6 +47,11 @@ class DataParams(Section):
     seed: int = 0
     """Seed of every split and subset."""
 
+    @property
+    def is_numeric(self) -> bool:
+        """Return whether labels are numbers."""
+        return self.task in NUMERIC
+
     @model_validator(mode="after")
     def _transfer_has_a_source(self) -> "DataParams":
         if self.transfer_examples and self.transfer is None and not self.source.startswith("embedded:"):
@@ -52,9 +59,9 @@ class DataParams(Section):
                 f"transfer_examples is {self.transfer_examples}, but transfer names no file: "
                 "set data.transfer to a file of unlabelled texts, or transfer_examples to null"
             )
-        if self.task == "regression" and self.source.startswith("embedded:"):
+        if self.is_numeric and self.source.startswith("embedded:"):
             raise ValueError(
-                f"task is regression, but {self.source} has classes for labels; set data.task: classification"
+                f"task is {self.task}, but {self.source} has classes for labels; set data.task: classification"
             )
         if self.text_pair == self.text or self.label in (self.text, self.text_pair):
             raise ValueError("text, text_pair and label must be three different columns")

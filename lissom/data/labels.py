@@ -37,8 +37,8 @@ def label_text(value: Any, task: DataParams, place: str) -> str:
             f"{place}: the label is {str(value)[:40]}: several labels for one text are not supported. Losses and "
             "figures take them as exclusive: a softmax over them is what a teacher teaches. Make a task of each label"
         )
-    if task.task == "regression":
-        return _number_text(value, place)
+    if task.is_numeric:
+        return _number_text(value, task.task, place)
     if isinstance(value, float) and not value.is_integer():
         raise DataError(
             f"{place}: the label is {value}, a number; set data.task: regression to predict it, or name classes"
@@ -58,11 +58,11 @@ def labelled(targets: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(known, dtype=np.bool_)
 
 
-def _number_text(value: Any, place: str) -> str:
+def _number_text(value: Any, task: str, place: str) -> str:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{place}: the label is {value!r}; with data.task: regression a finite number is needed")
+        raise DataError(f"{place}: the label is {value!r}; with data.task: {task} a finite number is needed")
     return repr(number)

@@ -92,9 +92,8 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
         raise DataError(
             f"data.source {params.source}: train has one label only ({names['train'][0]!r}); two or more are needed"
         )
-    regression = params.task == "regression"
-    labels = () if regression else _known_labels(params.source, names)
-    strata = splits.deciles(list(map(float, map(str, names["train"])))) if regression else names["train"]
+    labels = () if params.is_numeric else _known_labels(params.source, names)
+    strata = splits.deciles(list(map(float, map(str, names["train"])))) if params.is_numeric else names["train"]
     notes = []
     chosen = {split: list(range(len(rows[split]))) for split in rows}
     duplicates = splits.count_duplicates(rows)
@@ -125,10 +124,12 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
         task=params.task,
         source=params.source,
         labels=labels,
-        scale=_scale(counts["train"]) if regression else None,
+        scale=_scale(counts["train"]) if params.is_numeric else None,
         pair=params.text_pair is not None or params.source.startswith("embedded:"),
         rows={split: len(table) for split, table in counts.items()},
-        label_counts={} if regression else {split: splits.label_counts(counts[split].labels()) for split in SPLITS},
+        label_counts={}
+        if params.is_numeric
+        else {split: splits.label_counts(counts[split].labels()) for split in SPLITS},
         duplicates=duplicates,
         notes=tuple(notes),
     )

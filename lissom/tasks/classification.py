@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from lissom.data.labels import UNLABELLED
 from lissom.serving.classification import softmax
-from lissom.tasks.meter import AccuracyMeter
+from lissom.tasks.meter import AccuracyMeter, Meter
 from lissom.tasks.metric import ACCURACY, Metric
 from lissom.tasks.quality import Quality
 from lissom.tasks.task import Task
@@ -65,7 +65,7 @@ class Classification(Task):
         """
         return soft_target_loss(answers, teacher, temperature)
 
-    def meter(self) -> AccuracyMeter:
+    def meter(self) -> Meter:
         """Return a meter of the accuracy."""
         return AccuracyMeter()
 

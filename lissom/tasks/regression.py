@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
 from lissom.data.labels import Scale, standardised
-from lissom.tasks.meter import CorrelationMeter, pearson
+from lissom.tasks.meter import CorrelationMeter, Meter, pearson
 from lissom.tasks.metric import PEARSON, Metric
 from lissom.tasks.quality import Quality
 from lissom.tasks.task import Task
@@ -63,7 +63,7 @@ class Regression(Task):
         """Return the squared distance to the teacher's number; the temperature plays no part."""
         return F.mse_loss(answers.float(), teacher.detach().float())
 
-    def meter(self) -> CorrelationMeter:
+    def meter(self) -> Meter:
         """Return a meter of the correlation."""
         return CorrelationMeter()
 
