@@ -55,6 +55,7 @@ LOSS = against_targets(TASK)
 
 _COMMON = {"vocab_size": SIZE, "num_labels": 3, "pad_token_id": 0}
 _BERT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+_LLAMA = _BERT | {"num_key_value_heads": 2, "max_position_embeddings": 24, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS = {
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=24, **_COMMON),
     "distilbert": lambda: DistilBertConfig(
@@ -63,16 +64,7 @@ CONFIGS = {
     "gpt2": lambda: GPT2Config(
         n_embd=32, n_layer=4, n_head=4, n_inner=48, n_positions=24, bos_token_id=1, eos_token_id=2, **_COMMON
     ),
-    "mistral": lambda: MistralConfig(
-        **_BERT,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=24,
-        bos_token_id=1,
-        eos_token_id=2,
-        sliding_window=None,
-        **_COMMON,
-    ),
+    "mistral": lambda: MistralConfig(head_dim=8, sliding_window=None, **_LLAMA, **_COMMON),
     "mobilebert": lambda: MobileBertConfig(
         **_BERT,
         embedding_size=16,
@@ -82,23 +74,8 @@ CONFIGS = {
         classifier_activation=True,
         **_COMMON,
     ),
-    "qwen2": lambda: Qwen2Config(
-        **_BERT,
-        num_key_value_heads=2,
-        max_position_embeddings=24,
-        bos_token_id=1,
-        eos_token_id=2,
-        **_COMMON,
-    ),
-    "llama": lambda: LlamaConfig(
-        **_BERT,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=24,
-        bos_token_id=1,
-        eos_token_id=2,
-        **_COMMON,
-    ),
+    "qwen2": lambda: Qwen2Config(**_LLAMA, **_COMMON),
+    "llama": lambda: LlamaConfig(head_dim=8, **_LLAMA, **_COMMON),
     "roberta": lambda: RobertaConfig(
         **_BERT,
         max_position_embeddings=26,
