@@ -38,11 +38,10 @@ def mlflow_server(images, containers, postgresql):
     compose = (ROOT / "docker" / "compose.yaml").read_text()
     store = "postgresql+psycopg2://mlflow:${POSTGRES_PASSWORD}@postgresql/mlflow"
     assert store in compose
-    command = yaml.safe_load(compose.replace(store, postgresql).replace("5000", str(port)))["services"]["mlflow"][
-        "command"
-    ]
+    service = yaml.safe_load(compose.replace(store, postgresql).replace("5000", str(port)))["services"]["mlflow"]
+    settings = [f"--env={name}={value}" for name, value in service["environment"].items()]
     process = subprocess.Popen(
-        ["podman", "run", "--rm", "--name", "lissom-test-mlflow", "--network=host", images["mlflow"], *command],
+        ["podman", "run", "--rm", "--name", "lissom-test-mlflow", "--network=host", *settings, images["mlflow"], *service["command"]],
         env=containers, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
