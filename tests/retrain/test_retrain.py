@@ -125,7 +125,7 @@ def test_a_change_is_retrained_compared_and_commented(bare, tools, tmp_path):
     ("options", "says"),
     [
         (["--set", "gates.max_megabytes=0.001"], "gates.max_megabytes is 0.001"),
-        (["--max-drop", "-1.5"], "below that of origin/main, --max-drop is -1.5"),
+        (["--max-drop", "-1.5"], "is worse than that of origin/main by 0.0000, --max-drop is -1.5"),
     ],
 )
 def test_a_failing_gate_fails_with_the_table_and_pushes_nothing(bare, tools, tmp_path, options, says):
