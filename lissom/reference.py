@@ -4,7 +4,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from lissom.params import Params, items_of, sections_of
 
@@ -61,7 +60,8 @@ def _keys(section: type[BaseModel], prefix: str, given: BaseModel | None = None)
         if inner:
             lines += _keys(inner[0], f"{prefix}{name}.", default if isinstance(default, inner[0]) else None)
             continue
-        lines.append(f"| `{prefix}{name}` | {_shown(default)} | {_meaning(field)} |")
+        shown = "required" if given is None and field.is_required() else _shown(default)
+        lines.append(f"| `{prefix}{name}` | {shown} | {_meaning(field)} |")
         if items:
             lines += _keys(items[0], f"{prefix}{name}[].")
     return lines
@@ -72,8 +72,6 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is PydanticUndefined:
-        return "required"
     if value is None:
         return "null"
     if isinstance(value, float):

@@ -1,7 +1,11 @@
-"""Imports point downwards, edges are light, and dvc.yaml knows what every stage imports."""
+"""Imports point downwards, edges are light, dependencies are declared, and dvc.yaml knows what every stage imports."""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -154,3 +158,30 @@ def test_a_missing_extra_is_named():
     code = "import sys; sys.modules['mlflow'] = None; sys.argv = ['lissom', 'predict', 'x']; from lissom.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "lissom[tracking]" in done.stderr and "Traceback" not in done.stderr
+
+
+def _outside_imports(folder: str) -> set[str]:
+    """First parts of all modules that are imported anywhere in a folder and are neither Python's nor the project's."""
+    names = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    own = {"lissom", "components", "pipelines", "benchmarks", "tests", "scripts"}
+    return names - set(sys.stdlib_module_names) - own
+
+
+@pytest.mark.parametrize("folder", ["lissom", "components", "pipelines", "scripts", "tests"])
+def test_what_is_imported_is_declared(folder):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    names = {re.match(r"[\w.-]+", one).group().lower().replace("_", "-") for one in declared}
+    distributions = packages_distributions()
+    for module in _outside_imports(folder):
+        providers = {one.lower().replace("_", "-") for one in distributions.get(module, [module])}
+        assert providers & names, f"{folder} imports {module}: declare one of {sorted(providers)} in pyproject.toml"
