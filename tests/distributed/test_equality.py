@@ -13,7 +13,7 @@ from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
 from lissom.models.signals import Wanted
 from lissom.models.together import Together
 from lissom.parallel.sharding import sharded
-from lissom.quantize.int8 import RangeSchedule, calibrate, real_tokens_only
+from lissom.quantize.int8 import RangeSchedule, calibrate
 from lissom.training.config import LogitsLossParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
@@ -154,8 +154,7 @@ def train_quantized(world):
     model.network.float()
     model.edit([FakeQuantize()])
     calibrate(model.network, [tiny.batch("bert")])
-    with real_tokens_only(model.network):
-        fitted = fit(model.network, DATA, 0, tiny.LOSS, PARAMS, hooks=[RangeSchedule(0.5)], world=world)
+    fitted = fit(model.network, DATA, 0, tiny.LOSS, PARAMS, hooks=[RangeSchedule(0.5)], world=world)
     return weights(model.network), fitted.records
 
 

@@ -74,7 +74,10 @@ def _descends(process: int, ancestor: int) -> bool:
 
 def when_checkpointed(workspace, out: str, process: subprocess.Popen, timeout: float = 120) -> dict[int, int]:
     """Wait for a checkpoint of the middle of the training; return the processes by rank."""
-    path, end = workspace.folder / out / "checkpoints" / "teacher" / "state.json", time.monotonic() + timeout
+    path, end = (
+        workspace.folder / out / "checkpoints" / "teacher" / "training" / "state.json",
+        time.monotonic() + timeout,
+    )
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()[0]
         try:
@@ -116,7 +119,7 @@ def test_sigterm_checkpoints_and_a_new_start_goes_on(workspace, undisturbed):
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "stopped by SIGTERM after step" in output and "start it again to go on" in output
     assert not (workspace.folder / "stopped" / "model").exists()
-    step = json.loads((workspace.folder / "stopped/checkpoints/teacher/state.json").read_text())["step"]
+    step = json.loads((workspace.folder / "stopped/checkpoints/teacher/training/state.json").read_text())["step"]
     again = workspace.run(*teacher(workspace, "stopped"))
     assert again.returncode == 0 and step >= 5
     assert same(weights(workspace, "stopped"), undisturbed)

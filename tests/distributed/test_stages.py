@@ -18,4 +18,4 @@ def test_every_training_stage_runs_through_a_pipeline_of_two_processes(tmp_path)
         assert read(workspace, f"metrics/{stage}/emissions.json")["energy_kwh"] > 0
     model = lissom.load(workspace.folder / "artifacts" / "quantize")
     assert [step.stage for step in model.manifest.steps] == list(STAGES)
-    assert workspace.run_names() == sorted(("prepare", *STAGES))
+    assert workspace.run_names() == sorted(("pipeline", "prepare", *STAGES))

@@ -14,7 +14,6 @@ from lissom.models.compressed import logits_of
 from lissom.models.families import attention_sites, blocks_of
 from lissom.parallel.gradients import clip, complete, local, whole
 from lissom.parallel.tensor import cut_network
-from lissom.training.losses import label_loss
 from tests.distributed.processes import spread
 from tests.distributed.training import quiet
 from tests.unit import tiny
@@ -34,7 +33,7 @@ def gradients_of_pieces(world, family, size, sequence):
     batch = tiny.batch(family, length=8)
     losses = []
     for one in (network, cut):
-        loss = label_loss(logits_of(one, batch), batch.targets)
+        loss = tiny.TASK.loss(logits_of(one, batch), batch.targets)
         loss.backward()
         losses.append(float(loss))
     complete(cut.parameters())
@@ -153,7 +152,7 @@ def norm_of_pieces(world):
     network, cut = cut_and_whole(world, "bert")
     batch = tiny.batch("bert", length=8)
     for one in (network, cut):
-        (label_loss(logits_of(one, batch), batch.targets) * 100).backward()
+        (tiny.TASK.loss(logits_of(one, batch), batch.targets) * 100).backward()
     clip(network.parameters(), 0.5)
     clip(cut.parameters(), 0.5)
     for name, parameter in network.named_parameters():
