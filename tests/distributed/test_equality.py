@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lissom.distill.distilbert import cosine_loss
-from lissom.distill.logits import against_teacher
 from lissom.distill.mutual import MutualLoss
 from lissom.distill.offline_config import DistilBertDistillation
 from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
@@ -17,6 +16,8 @@ from lissom.quantize.int8 import RangeSchedule, calibrate
 from lissom.training.config import LogitsLossParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
+from lissom.training.losses import against_teacher
+from lissom.training.objective import objective
 from lissom.training.teacher import CachedLogits, LiveTeacher
 from tests.distributed.processes import spread
 from tests.distributed.training import DATA, PARAMS, compare, quiet, train, weights
@@ -90,7 +91,7 @@ def test_pruned_networks_with_uneven_blocks_can_be_cut(layout):
 @pytest.mark.parametrize("layout", [{"pipeline": 2, "microbatches": 2}, {"tensor": 2}, {"data": 2}], ids=str)
 def test_students_learn_from_cached_logits(layout):
     answers = CachedLogits(torch.randn(27, 3, generator=torch.Generator().manual_seed(0)))
-    loss = against_teacher(answers, LogitsLossParams())
+    loss = against_teacher(answers, LogitsLossParams(), tiny.TASK)
     compare(spread(train, "bert", (), loss, **layout), train(None, "bert", (), loss))
 
 
@@ -117,8 +118,8 @@ def test_generated_kernels_can_be_cut(layout, alone):
 def train_peers(world):
     peers = [quiet(tiny.model("bert", seed)) for seed in (0, 1)]
     together = Together([peer.network for peer in peers])
-    objective = MutualLoss(1.0, 0.5)
-    fitted = fit(together, DATA, 0, objective, PARAMS, hooks=[objective], world=world)
+    loss = MutualLoss(1.0, 0.5, tiny.TASK)
+    fitted = fit(together, DATA, 0, objective(loss), PARAMS, hooks=[loss], world=world)
     return weights(together), fitted.records
 
 
@@ -131,8 +132,8 @@ def train_beside_a_teacher(world):
     teacher = quiet(tiny.model("bert", seed=5))
     params = DistilBertDistillation(method="distilbert", blocks=(0, 1, 2, 3), cosine_weight=3.0)
     with sharded(teacher.network, world) as asked:
-        loss = cosine_loss(LiveTeacher(asked, Wanted(hidden=(4,))), 4, 4, params)
-        return train(world, loss=loss, looks_inside=True)
+        loss = cosine_loss(LiveTeacher(asked, Wanted(hidden=(4,))), 4, 4, params, tiny.TASK)
+        return train(world, loss=loss)
 
 
 LAYOUTS_BESIDE_A_TEACHER = [
