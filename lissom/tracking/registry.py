@@ -179,14 +179,14 @@ def _beats(champion: Mapping[str, str], ledger: Ledger) -> tuple[bool, str]:
     """Return whether the final artefact is no worse than the champion and better in score, speed or size; and why."""
     final, metric = ledger.rows[-1], ledger.metric
     score, speedup, megabytes = (float(champion[f"lissom.{key}"]) for key in ("score", "speedup", "megabytes"))
-    own = round(final.score, 6)
+    own = round(final.score, 6)  # rounded as in the tags, so that a version does not beat itself
     if metric.improves(score, own):
         return False, f"{metric.name} {final.score:.4f} is worse than the champion's {score:.4f}"
     better = [
         what
         for what, wins in (
             (f"better in {metric.name}", metric.improves(own, score)),
-            ("faster", final.speedup > speedup),
+            ("faster", round(final.speedup, 3) > speedup),
             ("smaller", round(final.megabytes, 6) < megabytes),
         )
         if wins
