@@ -49,7 +49,7 @@ def carry_out(stage: Stage, methods: Sequence[M], plan: Callable[[CompressedMode
             model, recipe, lesson, teacher, params.training, phase=phase, identity=params.model_dump_json()
         )  # fmt: skip
         steps = int(history[-1]["step"]) if history else 0
-        records = [] if done.fitted is None else done.fitted.records
+        records = [] if done.training is None else done.training.records
         history += [{**record, "step": record["step"] + steps} for record in records]
         metrics |= done.metrics if len(methods) == 1 else {phase: done.metrics, "dev_score": done.metrics["dev_score"]}
     if methods:

@@ -27,7 +27,7 @@ def make_student(stage: Stage) -> Outcome:
     metrics = {
         "method": params.method,
         "dev_score": material.scorer(student.model, params.training)(),
-        "steps": sum(fitted.steps for fitted in student.trainings.values()),
+        "steps": sum(training.steps for training in student.trainings.values()),
         "examples_per_second": last.examples_per_second,
         "precision": precision_name(params.training),
         **student.metrics,

@@ -16,7 +16,7 @@ def fine_tune(stage: Stage) -> Outcome:
     params, lesson = stage.params.teacher, stage.lesson()
     task = task_of(load_card(stage.inputs["data"]), stage.params.base.max_length)
     model = load_base(stage.params.base, task, params.seed)
-    fitted = lesson.train(
+    result = lesson.train(
         "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(task), params,
         identity="fine_tune", score=lesson.scorer(model, params),
     )  # fmt: skip
@@ -25,11 +25,11 @@ def fine_tune(stage: Stage) -> Outcome:
     logits = cache_logits(model.network, everything, model.pad_id, autocast_type(params.precision))
     save_logits(logits, stage.outputs["logits"])
     metrics = {
-        "dev_score": fitted.best_score,
-        "steps": fitted.steps,
-        "examples_per_second": fitted.examples_per_second,
+        "dev_score": result.best_score,
+        "steps": result.steps,
+        "examples_per_second": result.examples_per_second,
         "precision": precision_name(params),
         "cached_logits": len(everything),
         "logits_seconds": time.monotonic() - started,
     }
-    return Outcome(metrics=metrics, history=fitted.records, model=model, method="fine_tune")
+    return Outcome(metrics=metrics, history=result.records, model=model, method="fine_tune")

@@ -8,7 +8,7 @@ from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import BornAgainDistillation
 from lissom.models.compressed import CompressedModel
 from lissom.models.students import cut, randomized
-from lissom.training.loop import Fitted
+from lissom.training.loop import TrainingResult
 from lissom.training.losses import against_teacher
 from lissom.training.teacher import LiveTeacher, Teacher
 
@@ -19,7 +19,7 @@ def distill(params: BornAgainDistillation, material: Material) -> Distilled:
     trainings, scores = {}, {}
     for number in range(1, params.generations + 1):
         child = _newborn(params, material, number)
-        fitted: Fitted = material.train(
+        fitted: TrainingResult = material.train(
             f"generation-{number}", child.network, material.texts(child), child.pad_id,
             against_teacher(parent, params.training.loss, material.task), params.training,
             identity=params.model_dump_json(), score=material.scorer(child, params.training),

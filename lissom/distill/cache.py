@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lissom.console import track
 from lissom.data.batches import Batch, sorted_batches
 from lissom.data.encoding import Encoded
-from lissom.models.signals import Signals, Wanted, expose_scores
+from lissom.models.signals import Signals, SignalSpec, expose_scores
 from lissom.training.teacher import LiveTeacher
 
 _BATCH_SIZE = 64
@@ -27,12 +27,12 @@ Ragged = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Values of all examples in a row, and where each begins."""
 
 
-def estimate_bytes(network: PreTrainedModel, data: Encoded, wanted: Wanted) -> int:
+def estimate_bytes(network: PreTrainedModel, data: Encoded, spec: SignalSpec) -> int:
     """Return how many bytes the cache of a data set would take."""
     config, lengths = network.config, data.lengths
-    vectors = len(data) if wanted.first_token else int(lengths.sum())
-    values = len(wanted.hidden) * vectors * config.hidden_size
-    values += len(wanted.scores) * int((lengths**2).sum()) * config.num_attention_heads
+    vectors = len(data) if spec.first_token else int(lengths.sum())
+    values = len(spec.hidden) * vectors * config.hidden_size
+    values += len(spec.scores) * int((lengths**2).sum()) * config.num_attention_heads
     return int((values + len(data) * config.num_labels) * _BYTES)
 
 
@@ -82,35 +82,35 @@ def cache_signals(
     network: PreTrainedModel,
     data: Encoded,
     pad: int,
-    wanted: Wanted,
+    spec: SignalSpec,
     folder: Path,
     precision: torch.dtype | None = None,
 ) -> CachedSignals:
     """Ask the teacher about every example once and write its answers below `folder` (which must outlive the result)."""
     folder.mkdir(parents=True, exist_ok=True)
     lengths, config = data.lengths, network.config
-    sizes = np.ones_like(lengths) if wanted.first_token else lengths
-    hidden = {entry: _allocate(folder / f"hidden-{entry}.f32", sizes * config.hidden_size) for entry in wanted.hidden}
+    sizes = np.ones_like(lengths) if spec.first_token else lengths
+    hidden = {entry: _allocate(folder / f"hidden-{entry}.f32", sizes * config.hidden_size) for entry in spec.hidden}
     squares = lengths**2 * config.num_attention_heads
-    scores = {block: _allocate(folder / f"scores-{block}.f32", squares) for block in wanted.scores}
+    scores = {block: _allocate(folder / f"scores-{block}.f32", squares) for block in spec.scores}
     logits = torch.empty(len(data), config.num_labels)
-    teacher, device = LiveTeacher(network, wanted), next(network.parameters()).device
+    teacher, device = LiveTeacher(network, spec), next(network.parameters()).device
     autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
     batches = track(sorted_batches(data, _BATCH_SIZE, pad), "teacher's signals", math.ceil(len(data) / _BATCH_SIZE))
-    with expose_scores(*([network] if wanted.scores else [])), autocast:
+    with expose_scores(*([network] if spec.scores else [])), autocast:
         for batch in batches:
             found = teacher.signals(batch.to(device))
             logits[batch.indices] = found.logits.float().cpu()
             for row, number in enumerate(batch.indices.tolist()):
                 size = int(lengths[number])
                 for entry, (values, starts) in hidden.items():
-                    vectors = found.hidden[entry][row] if wanted.first_token else found.hidden[entry][row, :size]
+                    vectors = found.hidden[entry][row] if spec.first_token else found.hidden[entry][row, :size]
                     values[starts[number] : starts[number + 1]] = vectors.float().cpu().flatten()
                 for block, (values, starts) in scores.items():
                     kept = found.scores[block][row, :, :size, :size]
                     values[starts[number] : starts[number + 1]] = kept.float().cpu().flatten()
     return CachedSignals(
-        logits, hidden, scores, lengths, config.hidden_size, config.num_attention_heads, wanted.first_token
+        logits, hidden, scores, lengths, config.hidden_size, config.num_attention_heads, spec.first_token
     )
 
 

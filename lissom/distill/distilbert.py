@@ -14,7 +14,7 @@ from lissom.distill.language import pretrain
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import DistilBertDistillation
 from lissom.models.families import blocks_of
-from lissom.models.signals import Signals, Wanted, signals_of
+from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.models.students import cut, distilbert_student, spread_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
@@ -32,7 +32,7 @@ def distill(params: DistilBertDistillation, material: Material) -> Distilled:
     if params.architecture == "distilbert":
         student = distilbert_student(student, range(len(blocks)))
     data = material.texts(student)
-    with material.inner_signals(data, Wanted(hidden=(depth,)), params.signals, params.training) as teacher:
+    with material.inner_signals(data, SignalSpec(hidden=(depth,)), params.signals, params.training) as teacher:
         trainings["training"] = material.train(
             "training", student.network, data, student.pad_id,
             cosine_loss(teacher, len(blocks), depth, params, material.task), params.training,
@@ -49,7 +49,7 @@ def cosine_loss(
     def look(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
         goal = teacher.signals(batch)
-        return signals_of(network, batch, Wanted(hidden=(student_depth,))), goal
+        return signals_of(network, batch, SignalSpec(hidden=(student_depth,))), goal
 
     def logits(seen: tuple[Signals, Signals], batch: Batch) -> Tensor:
         own, goal = seen
@@ -60,4 +60,4 @@ def cosine_loss(
         return hidden_cosine(own.hidden[student_depth], goal.hidden[teacher_depth], batch.mask)
 
     terms = (Term(logits), Term(cosine, over="tokens", weight=params.cosine_weight))
-    return Objective(look, terms, looks_inside=True)
+    return Objective(look, terms, needs_internals=True)

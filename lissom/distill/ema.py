@@ -50,7 +50,7 @@ def ema_loss(params: LogitsLossParams, task: Task) -> Objective:
             goal = logits_of(average, batch)
         return distillation_loss(task, logits_of(student, batch), goal, batch.targets, params)
 
-    return objective(loss, looks_inside=True)  # the average runs in another mode
+    return objective(loss, needs_internals=True)  # the average runs in another mode
 
 
 class MovingAverage(Hook):

@@ -21,10 +21,10 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import KeepBlocks
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Signals, Wanted, signals_of
+from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.parallel.sharding import sharded
 from lissom.tasks.classification import soft_target_loss
-from lissom.training.loop import Fitted
+from lissom.training.loop import TrainingResult
 from lissom.training.objective import Objective, Term
 
 IGNORED = -100
@@ -32,7 +32,7 @@ IGNORED = -100
 
 def pretrain(
     student: CompressedModel, blocks: Sequence[int], params: LanguageModelParams, material: Material
-) -> Fitted:
+) -> TrainingResult:
     """Train blocks of the base's language model against all of it; put the result into the student's trunk.
 
     Raises:
@@ -66,9 +66,9 @@ def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: Lang
             targets[:, -1] = IGNORED
         else:
             batch, targets = mask_tokens(batch, mask, special, network.config.vocab_size, params.mask_probability)
-        own = signals_of(network, batch, Wanted(hidden=(len(blocks_of(network)),)))
+        own = signals_of(network, batch, SignalSpec(hidden=(len(blocks_of(network)),)))
         with torch.no_grad():
-            goal = signals_of(teacher, batch, Wanted(hidden=(depth,)))
+            goal = signals_of(teacher, batch, SignalSpec(hidden=(depth,)))
         return _Seen(own, goal, targets)
 
     def soft(seen: _Seen, batch: Batch) -> Tensor:
@@ -83,7 +83,7 @@ def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: Lang
             over="tokens", weight=params.cosine_weight,
         ),
     )  # fmt: skip
-    return Objective(look, terms, looks_inside=True)
+    return Objective(look, terms, needs_internals=True)
 
 
 @dataclass(frozen=True)

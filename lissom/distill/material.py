@@ -17,12 +17,12 @@ from lissom.distill.cache import cache_signals, estimate_bytes
 from lissom.distill.offline_config import SignalsParams
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, accelerator
-from lissom.models.signals import Wanted, check_wanted, expose_scores
+from lissom.models.signals import SignalSpec, check_signals, expose_scores
 from lissom.parallel.sharding import sharded
 from lissom.tasks.kinds import AnyTask
 from lissom.training.config import TrainingParams
 from lissom.training.lesson import Lesson
-from lissom.training.loop import Fitted, autocast_type
+from lissom.training.loop import TrainingResult, autocast_type
 from lissom.training.teacher import CachedLogits, LiveTeacher, Teacher, cache_logits
 
 
@@ -71,7 +71,7 @@ class Material(Lesson):
 
     @contextmanager
     def inner_signals(
-        self, data: Encoded, wanted: Wanted, params: SignalsParams, training: TrainingParams
+        self, data: Encoded, spec: SignalSpec, params: SignalsParams, training: TrainingParams
     ) -> Iterator[Teacher]:
         """Yield the teacher with inner signals, cached on disk where params and room allow.
 
@@ -79,8 +79,8 @@ class Material(Lesson):
             InputError: the teacher cannot give what is wanted, or the cache would be larger than allowed.
         """
         network = self.teacher.network
-        check_wanted(network, wanted, "teacher")
-        gigabytes = estimate_bytes(network, data, wanted) / 1e9
+        check_signals(network, spec, "teacher")
+        gigabytes = estimate_bytes(network, data, spec) / 1e9
         fits = gigabytes <= params.cache_gigabytes
         if params.source == "cached" and not fits:
             raise InputError(
@@ -90,13 +90,13 @@ class Material(Lesson):
         shared = params.source == "auto" and self.world is not None  # each process asks about its own examples only
         if params.source == "live" or not fits or shared:
             note(f"teacher's signals are computed live ({gigabytes:.2f} GB if cached)")
-            with sharded(network, self.world) as asked, expose_scores(*([asked] if wanted.scores else [])):
-                yield LiveTeacher(asked, wanted)
+            with sharded(network, self.world) as asked, expose_scores(*([asked] if spec.scores else [])):
+                yield LiveTeacher(asked, spec)
             return
         note(f"teacher's signals take {gigabytes:.2f} GB on disk")
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             precision = autocast_type(training.precision)
-            yield cache_signals(network, data, self.teacher.pad_id, wanted, Path(folder), precision)
+            yield cache_signals(network, data, self.teacher.pad_id, spec, Path(folder), precision)
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Distilled:
     """A trained student."""
 
     model: CompressedModel
-    trainings: dict[str, Fitted]
+    trainings: dict[str, TrainingResult]
     """By phase, in order."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Whatever the method has to tell besides."""

@@ -19,9 +19,9 @@ from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import MobileBertDistillation
 from lissom.errors import InputError
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Signals, Wanted, expose_scores, signals_of
+from lissom.models.signals import Signals, SignalSpec, expose_scores, signals_of
 from lissom.models.students import mobilebert_student
-from lissom.training.loop import Fitted
+from lissom.training.loop import TrainingResult
 from lissom.training.losses import against_teacher
 from lissom.training.objective import Objective, Term
 from lissom.training.teacher import Teacher
@@ -45,12 +45,12 @@ def distill(params: MobileBertDistillation, material: Material) -> Distilled:
             f"distill.shape.blocks: {depth} given; each block learns from its own of the teacher, which has {available}"
         )
     data, identity = material.texts(student), params.model_dump_json()
-    trainings: dict[str, Fitted] = {}
+    trainings: dict[str, TrainingResult] = {}
     everything = tuple(range(1, depth + 1))
-    wanted = Wanted(hidden=everything, scores=tuple(range(depth)))
+    spec = SignalSpec(hidden=everything, scores=tuple(range(depth)))
     task = against_teacher(material.teacher_logits(params.training), params.training.loss, material.task)
     with (
-        material.inner_signals(data, wanted, params.signals, params.transfer_training) as teacher,
+        material.inner_signals(data, spec, params.signals, params.transfer_training) as teacher,
         expose_scores(network),
     ):
         match params.strategy:
@@ -77,12 +77,12 @@ def distill(params: MobileBertDistillation, material: Material) -> Distilled:
 
 def transfer_loss(teacher: Teacher, blocks: Sequence[int], params: MobileBertDistillation) -> Objective:
     """Return the loss of feature maps and attention of some blocks (1-based), summed over them (§3.4)."""
-    wanted = Wanted(hidden=tuple(blocks), scores=tuple(block - 1 for block in blocks))
+    spec = SignalSpec(hidden=tuple(blocks), scores=tuple(block - 1 for block in blocks))
 
     def look(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
         goal = teacher.signals(batch)
-        return signals_of(network, batch, wanted), goal
+        return signals_of(network, batch, spec), goal
 
     def features(block: int) -> Term:
         return Term(
@@ -97,7 +97,7 @@ def transfer_loss(teacher: Teacher, blocks: Sequence[int], params: MobileBertDis
         )  # fmt: skip
 
     terms = [term for block in blocks for term in (features(block), attention(block))]
-    return Objective(look, tuple(terms), looks_inside=True)
+    return Objective(look, tuple(terms), needs_internals=True)
 
 
 @contextmanager
@@ -120,10 +120,10 @@ def _sum(first: Objective, second: Objective) -> Objective:
     """Return an objective that looks once for each of two and adds them up."""
 
     def look(network: nn.Module, batch: Batch) -> tuple[Any, Any]:
-        return first.look(network, batch), second.look(network, batch)
+        return first.forward(network, batch), second.forward(network, batch)
 
     def shifted(term: Term, place: int) -> Term:
         return replace(term, value=lambda seen, batch: term.value(seen[place], batch))
 
     terms = [shifted(term, place) for place, part in enumerate((first, second)) for term in part.terms]
-    return Objective(look, tuple(terms), f"{first.identity} {second.identity}", looks_inside=True)
+    return Objective(look, tuple(terms), f"{first.identity} {second.identity}", needs_internals=True)

@@ -13,7 +13,7 @@ from lissom.distill.mapping import patient
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import PatientDistillation
 from lissom.models.families import blocks_of
-from lissom.models.signals import Signals, Wanted, signals_of
+from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.models.students import cut
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
@@ -27,7 +27,7 @@ def distill(params: PatientDistillation, material: Material) -> Distilled:
     targets = patient(len(params.blocks), len(blocks_of(material.teacher.network)), params.strategy)
     data = material.texts(student)
     with material.inner_signals(
-        data, Wanted(hidden=targets, first_token=True), params.signals, params.training
+        data, SignalSpec(hidden=targets, first_token=True), params.signals, params.training
     ) as teacher:
         fitted = material.train(
             "training", student.network, data, student.pad_id,
@@ -40,12 +40,12 @@ def distill(params: PatientDistillation, material: Material) -> Distilled:
 
 def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDistillation, task: Task) -> Objective:
     """Return the loss of a student against a teacher that gives the first token's states of blocks `targets`."""
-    wanted = Wanted(hidden=tuple(range(1, len(targets) + 1)), first_token=True)
+    spec = SignalSpec(hidden=tuple(range(1, len(targets) + 1)), first_token=True)
 
     def look(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
         goal = teacher.signals(batch)
-        return signals_of(network, batch, wanted), goal
+        return signals_of(network, batch, spec), goal
 
     def logits(seen: tuple[Signals, Signals], batch: Batch) -> Tensor:
         own, goal = seen
@@ -55,4 +55,4 @@ def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDist
         return Term(lambda seen, _: patience(seen[0].hidden[block], seen[1].hidden[target]), weight=params.beta)
 
     terms = (Term(logits), *(first_token(block, target) for block, target in enumerate(targets, 1)))
-    return Objective(look, terms, looks_inside=True)
+    return Objective(look, terms, needs_internals=True)

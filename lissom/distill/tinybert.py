@@ -22,7 +22,7 @@ from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Signals, Wanted, expose_scores, signals_of
+from lissom.models.signals import Signals, SignalSpec, expose_scores, signals_of
 from lissom.models.students import cut, reshaped
 from lissom.models.together import Together
 from lissom.tasks.task import Task
@@ -42,9 +42,9 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
     trainings, identity = {}, params.model_dump_json()
     if params.layers_training is not None:
         projections = Projections(student.network, material.teacher.network, shared=params.compat)
-        wanted = Wanted(hidden=targets, scores=tuple(target - 1 for target in targets[1:]))
+        spec = SignalSpec(hidden=targets, scores=tuple(target - 1 for target in targets[1:]))
         with (
-            material.inner_signals(data, wanted, params.signals, params.layers_training) as teacher,
+            material.inner_signals(data, spec, params.signals, params.layers_training) as teacher,
             expose_scores(student.network),
         ):
             trainings["layers"] = material.train(
@@ -121,12 +121,12 @@ class Projections(nn.Module):
 def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDistillation) -> Objective:
     """Return the loss of the first phase, for a student `Together` with its projections (eq. 7-9, 11)."""
     depth = len(targets) - 1
-    wanted = Wanted(hidden=tuple(range(depth + 1)), scores=tuple(range(depth)))
+    spec = SignalSpec(hidden=tuple(range(depth + 1)), scores=tuple(range(depth)))
 
     def look(network: nn.Module, batch: Batch) -> _Seen:
         assert isinstance(network, Together)
         student, projections = network
-        goal, own = teacher.signals(batch), signals_of(student, batch, wanted)
+        goal, own = teacher.signals(batch), signals_of(student, batch, spec)
         hidden = {entry: projections(own.hidden[entry], entry) for entry in range(depth + 1)}
         return _Seen(hidden, own.scores, goal, torch.ones_like(batch.mask) if params.compat else batch.mask)
 
@@ -148,7 +148,7 @@ def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDist
 
     terms = [hidden(entry, target) for entry, target in enumerate(targets)]
     terms += [scores(block, target) for block, target in enumerate(targets[1:])]
-    return Objective(look, tuple(terms), looks_inside=True)
+    return Objective(look, tuple(terms), needs_internals=True)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from lissom.data.batches import Batch
 from lissom.models.compressed import input_names, inputs_of, logits_of
 from lissom.models.families import blocks_of, exits_of, family_of, replace_entry, replace_module
-from lissom.models.signals import Wanted, capturing
+from lissom.models.signals import SignalSpec, capturing
 
 
 def early_exits(network: nn.Module) -> bool:
@@ -131,6 +131,6 @@ def _slice(network: PreTrainedModel, numbers: list[int]) -> PreTrainedModel:
 
 def _behind_blocks(network: PreTrainedModel, batch: Batch) -> list[Tensor]:
     depth = len(blocks_of(network))
-    with capturing(network, Wanted(hidden=tuple(range(1, depth)))) as signals:
+    with capturing(network, SignalSpec(hidden=tuple(range(1, depth)))) as signals:
         last = network.base_model(**inputs_of(network, batch)).last_hidden_state
     return [*(signals.hidden[entry] for entry in range(1, depth)), last]

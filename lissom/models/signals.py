@@ -25,7 +25,7 @@ _CAPTURED = "lissom_captured_scores"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SignalSpec:
     """Which signals a loss needs besides the logits."""
 
     hidden: tuple[int, ...] = ()
@@ -48,22 +48,22 @@ class Signals:
     """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block."""
 
 
-def signals_of(network: PreTrainedModel, batch: Batch, wanted: Wanted) -> Signals:
+def signals_of(network: PreTrainedModel, batch: Batch, spec: SignalSpec) -> Signals:
     """Run a network over a batch and keep what is wanted; scores need `expose_scores` around the call."""
-    with capturing(network, wanted) as signals:
+    with capturing(network, spec) as signals:
         signals.logits = logits_of(network, batch)
     return signals
 
 
 @contextmanager
-def capturing(network: PreTrainedModel, wanted: Wanted) -> Iterator[Signals]:
+def capturing(network: PreTrainedModel, spec: SignalSpec) -> Iterator[Signals]:
     """Collect what is wanted of the one pass that the block makes; the logits are for the block to fill in."""
-    blocks = blocks_of(network) if wanted.hidden or wanted.scores else nn.ModuleList()
+    blocks = blocks_of(network) if spec.hidden or spec.scores else nn.ModuleList()
     signals = Signals(logits=torch.empty(0))
 
     def keep(entry: int, value: Any) -> None:
         hidden = value[0] if isinstance(value, tuple) else value
-        signals.hidden[entry] = hidden[:, 0] if wanted.first_token else hidden
+        signals.hidden[entry] = hidden[:, 0] if spec.first_token else hidden
 
     def before(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         keep(0, inputs[0] if inputs else named["hidden_states"])
@@ -71,10 +71,10 @@ def capturing(network: PreTrainedModel, wanted: Wanted) -> Iterator[Signals]:
     def after(entry: int) -> Callable[[nn.Module, Any, Any], None]:
         return lambda _, __, output: keep(entry, output)
 
-    handles = [blocks[entry - 1].register_forward_hook(after(entry)) for entry in wanted.hidden if entry]
-    if 0 in wanted.hidden:
+    handles = [blocks[entry - 1].register_forward_hook(after(entry)) for entry in spec.hidden if entry]
+    if 0 in spec.hidden:
         handles.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
-    attentions = {block: _attention_of(network, block) for block in wanted.scores}
+    attentions = {block: _attention_of(network, block) for block in spec.scores}
     for attention in attentions.values():
         setattr(attention, _CAPTURED, None)
     try:
@@ -101,9 +101,9 @@ def expose_scores(*networks: PreTrainedModel) -> Iterator[None]:
             network.set_attn_implementation(name)
 
 
-def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
+def check_signals(network: PreTrainedModel, spec: SignalSpec, role: str) -> None:
     """Raise `InputError` if a network cannot give what is wanted: it has no blocks, or not so many."""
-    if not (wanted.hidden or wanted.scores):
+    if not (spec.hidden or spec.scores):
         return
     model_type = network.config.model_type
     if not family_of(network).stacks:
@@ -111,7 +111,7 @@ def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
             f"the {role} is a {model_type}, which has no Transformer blocks: this method compares hidden states "
             "or attention of blocks; use one that compares logits"
         )
-    available, deepest = len(blocks_of(network)), max((*wanted.hidden, *(block + 1 for block in wanted.scores)))
+    available, deepest = len(blocks_of(network)), max((*spec.hidden, *(block + 1 for block in spec.scores)))
     if deepest > available:
         raise InputError(f"the {role} has {available} blocks; signals of block {deepest} are wanted")
 

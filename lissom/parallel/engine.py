@@ -27,7 +27,7 @@ from lissom.parallel.world import Layout, World
 class Engine(Protocol):
     """What this process does of every step."""
 
-    trained: nn.Module
+    module: nn.Module
     """What hooks work on: the network, or the copy of it that is cut."""
 
     @property
@@ -68,7 +68,7 @@ def make_engine(
     precision: torch.dtype | None,
     world: World | None,
     *,
-    looks_inside: bool,
+    needs_internals: bool,
 ) -> Engine:
     """Return the engine for a training.
 
@@ -79,32 +79,32 @@ def make_engine(
         pad: id of the padding token.
         precision: autocast type.
         world: the processes; None for this one alone.
-        looks_inside: whether the loss needs more than logits: hidden states or attention, which stages of a pipeline
+        needs_internals: whether the loss needs more than logits: hidden states or attention, which stages of a pipeline
             and the shares of heads do not have in one place. Then those dimensions become replicas.
     """
     if world is None:
         return Replicas(network, network, loss, data, pad, precision, None)
-    layout = _layout_for(network, world, looks_inside)
-    trained, left = network, []
+    layout = _layout_for(network, world, needs_internals)
+    module, left = network, []
     if layout.params.shard:  # on the same weights until they are spread: never twice as many
-        trained = twin_of(network)
+        module = twin_of(network)
     elif layout.params.tensor > 1:
-        trained = copy.deepcopy(network)
+        module = copy.deepcopy(network)
     if layout.params.tensor > 1:
-        for member in members_of(trained):
+        for member in members_of(module):
             assert isinstance(member, PreTrainedModel)
             left += cut_network(member, layout.mesh["tensor"], sequence=layout.params.sequence)
     if left:
         note(f"parallel: not divisible by tensor {layout.params.tensor}, and whole on each process: {', '.join(left)}")
     kind = Pipeline if layout.params.pipeline > 1 else Replicas
-    return kind(network, trained, loss, data, pad, precision, layout)
+    return kind(network, module, loss, data, pad, precision, layout)
 
 
-def _layout_for(network: nn.Module, world: World, looks_inside: bool) -> Layout:
+def _layout_for(network: nn.Module, world: World, needs_internals: bool) -> Layout:
     """Return the layout that a network and its loss allow, and say so if it is not the one that was asked for."""
     members = members_of(network)
     reasons = []
-    if looks_inside:
+    if needs_internals:
         reasons.append("the loss needs more than logits")
     if any(early_exits(member) for member in members):
         reasons.append("every block has an exit")

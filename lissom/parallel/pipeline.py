@@ -39,26 +39,26 @@ class Pipeline:
     def __init__(
         self,
         network: nn.Module,
-        trained: nn.Module,
+        module: nn.Module,
         loss: Loss,
         data: Encoded,
         pad: int,
         precision: torch.dtype | None,
         layout: Layout,
     ) -> None:
-        self.trained = trained
+        self.module = module
         self.layout = layout
         self._network, self._loss, self._precision = network, loss, precision
         self._data, self._pad = data, pad
-        self._device = next(trained.parameters()).device
-        self._observers = observers_of(trained)
+        self._device = next(module.parameters()).device
+        self._observers = observers_of(module)
         params, place = layout.params, layout.place("pipeline")
-        self._cuts = cut_blocks(trained, params.stages)
+        self._cuts = cut_blocks(module, params.stages)
         self._own = range(place, params.stages, params.pipeline)
         if params.recompute and params.schedule not in RECOMPUTING:  # those do it themselves, when it is its turn
-            recompute_blocks(trained)
-        trained.train()
-        self._stretches = {stage: Stretch(trained, self._cuts, stage, precision) for stage in self._own}
+            recompute_blocks(module)
+        module.train()
+        self._stretches = {stage: Stretch(module, self._cuts, stage, precision) for stage in self._own}
         self._schedules: dict[tuple[int, int], Any] = {}
         # Of the step that is under way, for the last stage's loss:
         self._batch: Batch | None = None
@@ -68,7 +68,7 @@ class Pipeline:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that this process updates, by their name in the whole network."""
-        return {name: one for name, one in self.trained.named_parameters() if self._stage_of(name) in self._own}
+        return {name: one for name, one in self.module.named_parameters() if self._stage_of(name) in self._own}
 
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
         """Run this replica's micro-batches; return its share of the loss, all of it on the last stage."""
@@ -99,18 +99,18 @@ class Pipeline:
     def clip(self, limit: float) -> None:
         """Scale gradients down to a global norm, each network's its own."""
         own = self.parameters()
-        for number, _ in enumerate(members_of(self.trained)):
-            prefix = f"{number}." if isinstance(self.trained, Together) else ""
+        for number, _ in enumerate(members_of(self.module)):
+            prefix = f"{number}." if isinstance(self.module, Together) else ""
             held = [parameter for name, parameter in own.items() if name.startswith(prefix)]
             clip(held, limit, [self.layout.group("pipeline")])
 
     def gather(self) -> None:
         """Bring the weights of all stages back into the whole network, on every process."""
         state = self._network.state_dict()
-        own = self.trained.state_dict()
+        own = self.module.state_dict()
         for name, tensor in state.items():
             stage = self._stage_of(name)
-            if stage in self._own and self.trained is not self._network:
+            if stage in self._own and self.module is not self._network:
                 tensor.copy_(whole(own[name]))
             self._broadcast(tensor, stage)
 
@@ -164,12 +164,12 @@ class Pipeline:
             return torch.stack([answer.float().sum() for answer in answers]).sum() * 0.0
         part = batch.rows(rows[real])
         part = weighted(part, self._data.lengths[part.indices.cpu().numpy()], self._data.lengths[self._members])
-        known = [Known(member, answer[real]) for member, answer in zip(members_of(self.trained), answers, strict=True)]
-        stand_in = Together(known) if isinstance(self.trained, Together) else known[0]
+        known = [Known(member, answer[real]) for member, answer in zip(members_of(self.module), answers, strict=True)]
+        stand_in = Together(known) if isinstance(self.module, Together) else known[0]
         return self._loss(stand_in, part) * (len(part) / len(self._members))
 
     def _stage_of(self, name: str) -> int:
-        return stage_of(name, self.trained, self._cuts)
+        return stage_of(name, self.module, self._cuts)
 
     def _broadcast(self, tensor: Tensor, stage: int) -> None:
         group = self.layout.group("pipeline")

@@ -34,7 +34,7 @@ class Replicas:
 
     Args:
         network: the whole network.
-        trained: what is trained: the same, or a copy that is cut.
+        module: what is trained: the same, or a copy that is cut.
         loss: of a network and a batch.
         data: the examples.
         pad: id of the padding token.
@@ -45,20 +45,20 @@ class Replicas:
     def __init__(
         self,
         network: nn.Module,
-        trained: nn.Module,
+        module: nn.Module,
         loss: Loss,
         data: Encoded,
         pad: int,
         precision: torch.dtype | None,
         layout: Layout | None,
     ) -> None:
-        self.trained = trained
+        self.module = module
         self.layout = layout
         self._network, self._precision = network, precision
         self._data, self._pad = data, pad
-        self._device = next(trained.parameters()).device
-        self._compute: nn.Module = _Compute(trained, loss)
-        self._observers = observers_of(trained)
+        self._device = next(module.parameters()).device
+        self._compute: nn.Module = _Compute(module, loss)
+        self._observers = observers_of(module)
         self._parts = 1 if layout is None else layout.params.parts
         self._own: range = range(1)
         self._multiple = 1
@@ -68,9 +68,9 @@ class Replicas:
         self._own = range(layout.place("data") * params.microbatches, (layout.place("data") + 1) * params.microbatches)
         self._multiple = params.tensor if params.sequence else 1
         if params.recompute:
-            recompute_blocks(trained)
+            recompute_blocks(module)
         if params.shard:
-            shard(self._compute, trained, layout.mesh["data"], trained=True)
+            shard(self._compute, module, layout.mesh["data"], training=True)
         elif params.data > 1 and params.tensor == 1:
             # Which parameters take part is found in every step: exits and poolers do not always.
             self._compute = DistributedDataParallel(
@@ -82,7 +82,7 @@ class Replicas:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that this process updates, by their name in the whole network."""
-        return dict(self.trained.named_parameters())
+        return dict(self.module.named_parameters())
 
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
         """Run forward and backward over this replica's parts; return its share of the loss."""
@@ -108,13 +108,13 @@ class Replicas:
 
     def clip(self, limit: float) -> None:
         """Scale gradients down to a global norm, each network's its own."""
-        for member in members_of(self.trained):
+        for member in members_of(self.module):
             clip(member.parameters(), limit)
 
     def gather(self) -> None:
         """Bring the weights back into the whole network, on every process."""
-        if self.trained is not self._network:
-            gather(self._network, self.trained)
+        if self.module is not self._network:
+            gather(self._network, self.module)
 
     def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield the optimiser's whole state of every parameter, by name, on every process."""
@@ -141,9 +141,9 @@ class Replicas:
         layout = self.layout
         replicas = None if layout is None or layout.params.data == 1 else layout.group("data")
         if layout is not None and layout.params.tensor > 1:
-            complete(self.trained.parameters())
+            complete(self.module.parameters())
             if replicas is not None:
-                sum_over(self.trained.parameters(), replicas)
+                sum_over(self.module.parameters(), replicas)
         settle_ranges(self._observers, replicas)
 
     def _say(self, *, waits: bool, on: str) -> None:

@@ -27,7 +27,7 @@ def twin_of(network: nn.Module) -> nn.Module:
     )
 
 
-def shard(module: nn.Module, network: nn.Module, mesh: DeviceMesh, *, trained: bool) -> None:
+def shard(module: nn.Module, network: nn.Module, mesh: DeviceMesh, *, training: bool) -> None:
     """Spread the weights of a module over a mesh, in place; the blocks of the network within it one by one.
 
     What is outside of blocks stays together between forward and backward pass, unless there is none.
@@ -36,7 +36,7 @@ def shard(module: nn.Module, network: nn.Module, mesh: DeviceMesh, *, trained: b
         if isinstance(member, PreTrainedModel) and family_of(member).stacks:
             for block in blocks_of(member):
                 fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh, reshard_after_forward=not trained)
+    fully_shard(module, mesh=mesh, reshard_after_forward=not training)
 
 
 def let_go(network: nn.Module) -> None:
@@ -67,7 +67,7 @@ def sharded(network: PreTrainedModel, world: World | None) -> Iterator[PreTraine
     pieces = twin_of(network)
     assert isinstance(pieces, PreTrainedModel)
     mesh = world.layout(tensor=False, pipeline=False).mesh["data"]
-    shard(pieces, pieces, mesh, trained=False)
+    shard(pieces, pieces, mesh, training=False)
     let_go(network)
     yield pieces
     gather(network, pieces)

@@ -5,7 +5,7 @@ import torch
 
 from lissom.distill.material import Material
 from lissom.distill.run import distill
-from lissom.models.signals import Wanted, expose_scores
+from lissom.models.signals import SignalSpec, expose_scores
 from lissom.parallel.gradients import local
 from lissom.parallel.sharding import sharded
 from lissom.training.teacher import LiveTeacher
@@ -22,11 +22,11 @@ def classifier():
 
 def ask_in_pieces(world, make):
     teacher, batch = make(), tiny.batch("bert")
-    wanted = Wanted(hidden=(0, 2), scores=(1,))
+    spec = SignalSpec(hidden=(0, 2), scores=(1,))
     with expose_scores(teacher):
-        expected, before = LiveTeacher(teacher, wanted).signals(batch), weights(teacher)
+        expected, before = LiveTeacher(teacher, spec).signals(batch), weights(teacher)
     with sharded(teacher, world) as asked, expose_scores(asked):
-        found = LiveTeacher(asked, wanted).signals(batch)
+        found = LiveTeacher(asked, spec).signals(batch)
         left = sum(parameter.untyped_storage().nbytes() for parameter in teacher.parameters())
         held = sum(local(parameter).nbytes for parameter in asked.parameters())
     torch.testing.assert_close(vars(found), vars(expected))

@@ -17,7 +17,7 @@ from lissom.models.anatomy import anatomy
 from lissom.models.bilstm import BiLstmConfig
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Wanted, signals_of
+from lissom.models.signals import SignalSpec, signals_of
 from lissom.models.students import cut, distilbert_student, mobilebert_student, randomized, reshaped
 from lissom.serving.classifier import OnnxClassifier
 from tests.unit import tiny
@@ -62,10 +62,10 @@ def test_all_blocks_copied_is_the_teacher():
 def test_distilbert_has_its_teachers_hidden_states():
     teacher, batch = tiny.model("bert"), tiny.batch("bert")
     student = distilbert_student(teacher, (0, 1, 2, 3))
-    wanted = Wanted(hidden=(0, 1, 4))
+    spec = SignalSpec(hidden=(0, 1, 4))
     with torch.no_grad():
-        expected, found = signals_of(teacher.network, batch, wanted), signals_of(student.network, batch, wanted)
-    for entry in wanted.hidden:
+        expected, found = signals_of(teacher.network, batch, spec), signals_of(student.network, batch, spec)
+    for entry in spec.hidden:
         assert torch.allclose(found.hidden[entry], expected.hidden[entry], atol=1e-5)
     some = distilbert_student(teacher, (0, 3))
     for own, number in zip(blocks_of(some.network), (0, 3), strict=True):
