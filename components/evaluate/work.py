@@ -8,7 +8,7 @@ from lissom.evaluate.floor import linear_floor
 from lissom.evaluate.plain_int8 import evaluate_plain_int8
 from lissom.evaluate.variant import Subject, evaluate_variant
 from lissom.export.exported import open_exported
-from lissom.models.exits import early_exits
+from lissom.models.exits import has_early_exits
 
 
 def evaluate(stage: Stage) -> Outcome:
@@ -16,7 +16,7 @@ def evaluate(stage: Stage) -> Outcome:
     subject, teacher = _subject(stage, "model", "export"), _subject(stage, "teacher", "teacher_export")
     params, model = stage.params.evaluate, subject.model
     exits = None
-    if early_exits(model.network):
+    if has_early_exits(model.network):
         exits = sweep_speeds(model, stage.inputs["export"], subject.test, params)
     evaluation = evaluate_variant(stage.variant, subject, teacher, params, exits)
     if stage.variant == TEACHER:

@@ -6,7 +6,7 @@ from lissom.evaluate.exits import try_speeds
 from lissom.export.exported import ExportRecord, TriedSpeed
 from lissom.export.onnx import export_onnx, set_speed
 from lissom.export.parity import check_parity
-from lissom.models.exits import early_exits
+from lissom.models.exits import has_early_exits
 
 
 def export(stage: Stage) -> Outcome:
@@ -15,7 +15,7 @@ def export(stage: Stage) -> Outcome:
     exported, dev = export_onnx(model, folder), stage.encode(model, "dev")
     parity = check_parity(model, exported, dev, params)
     tried: list[TriedSpeed] = []
-    if early_exits(model.network):
+    if has_early_exits(model.network):
         reference = float(model.manifest.steps[0].metrics["dev_score"])  # the teacher's
         speed, tried = try_speeds(model, folder, dev, reference, params)
         set_speed(folder, speed)

@@ -7,7 +7,7 @@ generation at random, a pre-trained Transformer starts at its pre-trained weight
 from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import BornAgainDistillation
 from lissom.models.compressed import CompressedModel
-from lissom.models.students import cut, randomized
+from lissom.models.students import randomized, take_blocks
 from lissom.training.loop import TrainingResult
 from lissom.training.losses import against_teacher
 from lissom.training.teacher import LiveTeacher, Teacher
@@ -33,5 +33,5 @@ def distill(params: BornAgainDistillation, material: Material) -> Distilled:
 def _newborn(params: BornAgainDistillation, material: Material, number: int) -> CompressedModel:
     seed = params.training.seed + number
     if params.start == "base":
-        return cut(material.load_base(seed), params.blocks)
-    return randomized(cut(material.teacher, params.blocks), seed)
+        return take_blocks(material.load_base(seed), params.blocks)
+    return randomized(take_blocks(material.teacher, params.blocks), seed)

@@ -13,7 +13,7 @@ from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import DeepToShallowDistillation
 from lissom.models.edits import AddExits, DropExits
 from lissom.models.exits import all_features
-from lissom.models.students import cut
+from lissom.models.students import take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
 from lissom.training.objective import Objective, objective
@@ -21,7 +21,7 @@ from lissom.training.objective import Objective, objective
 
 def distill(params: DeepToShallowDistillation, material: Material) -> Distilled:
     """Add the exits and train everything together."""
-    student = cut(material.teacher, params.blocks)
+    student = take_blocks(material.teacher, params.blocks)
     torch.manual_seed(params.training.seed)
     student.edit([AddExits(size=params.exit_size)])
     fitted = material.train(

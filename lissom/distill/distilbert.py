@@ -15,7 +15,7 @@ from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import DistilBertDistillation
 from lissom.models.families import blocks_of
 from lissom.models.signals import Signals, SignalSpec, signals_of
-from lissom.models.students import cut, distilbert_student, spread_blocks
+from lissom.models.students import distilbert_student, spread_blocks, take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
 from lissom.training.objective import Objective, Term
@@ -26,7 +26,7 @@ def distill(params: DistilBertDistillation, material: Material) -> Distilled:
     """Make a student of the teacher's blocks and train it on labels, logits and last hidden states."""
     depth = len(blocks_of(material.teacher.network))
     blocks = params.blocks or spread_blocks(depth)
-    student, trainings = cut(material.teacher, blocks), {}
+    student, trainings = take_blocks(material.teacher, blocks), {}
     if params.pretraining is not None:
         trainings["pretraining"] = pretrain(student, blocks, params.pretraining, material)
     if params.architecture == "distilbert":

@@ -13,7 +13,7 @@ from lissom.data.batches import Batch
 from lissom.distill.material import Distilled, Material
 from lissom.distill.self_config import EmaDistillation
 from lissom.models.compressed import logits_of
-from lissom.models.students import cut
+from lissom.models.students import take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task
 from lissom.training.config import LogitsLossParams
@@ -24,7 +24,7 @@ from lissom.training.objective import Objective, objective
 
 def distill(params: EmaDistillation, material: Material) -> Distilled:
     """Train a student against its average; the average, which is smoother, is the result."""
-    student = cut(material.teacher, params.blocks)
+    student = take_blocks(material.teacher, params.blocks)
     average = copy.deepcopy(student)
     average.network.requires_grad_(False)
     together = Together([student.network, average.network])

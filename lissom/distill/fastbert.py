@@ -15,7 +15,7 @@ from lissom.distill.self_config import FastBertDistillation
 from lissom.models.compressed import logits_of
 from lissom.models.edits import AddExits
 from lissom.models.exits import all_logits
-from lissom.models.students import cut
+from lissom.models.students import take_blocks
 from lissom.tasks.task import Task
 from lissom.training.config import LogitsLossParams
 from lissom.training.losses import distillation_loss
@@ -25,7 +25,7 @@ from lissom.training.teacher import Teacher
 
 def distill(params: FastBertDistillation, material: Material) -> Distilled:
     """Add the exits, train the last one with the backbone, then the others alone."""
-    student = cut(material.teacher, params.blocks)
+    student = take_blocks(material.teacher, params.blocks)
     torch.manual_seed(params.training.seed)
     student.edit([AddExits(size=params.exit_size)])
     data, identity = material.texts(student), params.model_dump_json()

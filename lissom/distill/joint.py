@@ -11,7 +11,7 @@ from lissom.data.batches import Batch
 from lissom.distill.material import Distilled, Material
 from lissom.distill.online_config import JointDistillation
 from lissom.models.compressed import logits_of
-from lissom.models.students import cut
+from lissom.models.students import take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
@@ -21,7 +21,7 @@ from lissom.training.objective import Objective, objective
 def distill(params: JointDistillation, material: Material) -> Distilled:
     """Train both from the base model; score the student."""
     seed = params.training.seed
-    teacher, student = material.load_base(seed), cut(material.load_base(seed + 1), params.blocks)
+    teacher, student = material.load_base(seed), take_blocks(material.load_base(seed + 1), params.blocks)
     fitted = material.train(
         "training", Together([teacher.network, student.network]), material.texts(student), student.pad_id,
         joint_loss(params, material.task), params.training,

@@ -6,13 +6,13 @@ Hinton et al. 2015, arXiv:1503.02531; the weighting CE + alpha T^2 KL is that of
 
 from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import LogitsDistillation
-from lissom.models.students import cut, randomized
+from lissom.models.students import randomized, take_blocks
 from lissom.training.losses import against_teacher
 
 
 def distill(params: LogitsDistillation, material: Material) -> Distilled:
     """Cut the student out of the teacher and train it on the teacher's logits."""
-    student = cut(material.teacher, params.blocks)
+    student = take_blocks(material.teacher, params.blocks)
     if params.start == "random":
         student = randomized(student, params.training.seed)
     fitted = material.train(

@@ -11,7 +11,7 @@ from lissom.data.batches import Batch
 from lissom.distill.material import Distilled, Material
 from lissom.distill.online_config import MutualDistillation, PeerParams
 from lissom.models.compressed import CompressedModel, logits_of
-from lissom.models.students import cut, randomized
+from lissom.models.students import randomized, take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task
 from lissom.training.hooks import Hook
@@ -43,8 +43,8 @@ def distill(params: MutualDistillation, material: Material) -> Distilled:
 def make_peer(params: PeerParams, material: Material) -> CompressedModel:
     """Return a peer at its start."""
     if params.start == "base":
-        return cut(material.load_base(params.seed), params.blocks)
-    peer = cut(material.teacher, params.blocks)
+        return take_blocks(material.load_base(params.seed), params.blocks)
+    peer = take_blocks(material.teacher, params.blocks)
     return randomized(peer, params.seed) if params.start == "random" else peer
 
 

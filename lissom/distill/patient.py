@@ -14,7 +14,7 @@ from lissom.distill.material import Distilled, Material
 from lissom.distill.offline_config import PatientDistillation
 from lissom.models.families import blocks_of
 from lissom.models.signals import Signals, SignalSpec, signals_of
-from lissom.models.students import cut
+from lissom.models.students import take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
 from lissom.training.objective import Objective, Term
@@ -23,7 +23,7 @@ from lissom.training.teacher import Teacher
 
 def distill(params: PatientDistillation, material: Material) -> Distilled:
     """Cut the student out of the teacher and train it on logits and first tokens."""
-    student = cut(material.teacher, params.blocks)
+    student = take_blocks(material.teacher, params.blocks)
     targets = patient(len(params.blocks), len(blocks_of(material.teacher.network)), params.strategy)
     data = material.texts(student)
     with material.inner_signals(

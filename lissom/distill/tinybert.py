@@ -23,7 +23,7 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import blocks_of, family_of
 from lissom.models.signals import Signals, SignalSpec, expose_scores, signals_of
-from lissom.models.students import cut, reshaped
+from lissom.models.students import reshaped, take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task
 from lissom.training.objective import Objective, Term, objective
@@ -72,7 +72,7 @@ def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> Comp
         InputError: the teacher's heads do not divide the width: attention is matched head by head.
     """
     if params.blocks is not None:
-        return cut(teacher, params.blocks)
+        return take_blocks(teacher, params.blocks)
     shape, stack = params.shape or ShapeParams(), family_of(teacher.network).stack
     heads = teacher.network.config.num_attention_heads
     if shape.hidden_size % heads:

@@ -19,7 +19,7 @@ from lissom.export.graph import tidy
 from lissom.export.kernels import count_kernels
 from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel, input_names, logits_from
-from lissom.models.exits import EmbeddingPart, early_exits, parts_of
+from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
 from lissom.models.layers import converted, is_convertible
 
 FULL_DEPTH = -1.0
@@ -45,7 +45,7 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
         "pad_id": model.pad_id,
         "inputs": input_names(model.network),
     }
-    if early_exits(model.network):
+    if has_early_exits(model.network):
         serving["speed"] = FULL_DEPTH
     write_json(folder / SERVING, serving)
     exported = OnnxFile(folder)
@@ -72,7 +72,7 @@ def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
     """
     network = converted(network)
     network.set_attn_implementation(attention.NAME)
-    if early_exits(network):
+    if has_early_exits(network):
         embed, *steps = trace_parts(network, max_length)
         onnx.save(join_parts(embed, steps, network.config.num_labels), path)
         return

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lissom.console import note
 from lissom.data.encoding import Encoded
-from lissom.models.exits import early_exits
+from lissom.models.exits import has_early_exits
 from lissom.models.families import family_of
 from lissom.models.layers import has_indivisible
 from lissom.models.together import members_of
@@ -106,7 +106,7 @@ def _layout_for(network: nn.Module, world: World, needs_internals: bool) -> Layo
     reasons = []
     if needs_internals:
         reasons.append("the loss needs more than logits")
-    if any(early_exits(member) for member in members):
+    if any(has_early_exits(member) for member in members):
         reasons.append("every block has an exit")
     if not all(isinstance(member, PreTrainedModel) and family_of(member).stacks for member in members):
         reasons.append("the network has parts without blocks")

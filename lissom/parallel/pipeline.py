@@ -20,11 +20,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
-from lissom.models.layers import observers_of, tell_real_tokens
+from lissom.models.layers import observers_of, set_real_tokens
 from lissom.models.together import Together, members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
 from lissom.parallel.parts import Loss, weighted
-from lissom.parallel.replicas import keep_activations, recompute_blocks, settle_ranges
+from lissom.parallel.replicas import keep_activations, recompute_blocks, update_ranges
 from lissom.parallel.runtime import RECOMPUTING, make_runtime
 from lissom.parallel.stages import Stretch, cut_blocks, stage_of
 from lissom.parallel.trace import Trace, TracedStage
@@ -93,7 +93,7 @@ class Pipeline:
         complete(own)
         if params.data > 1:
             sum_over(own, self.layout.group("data"))
-        settle_ranges(self._observers, self.layout.group("data") if params.data > 1 else None)
+        update_ranges(self._observers, self.layout.group("data") if params.data > 1 else None)
         return torch.stack(losses).sum().detach() if answers else torch.zeros((), device=self._device)
 
     def clip(self, limit: float) -> None:
@@ -135,7 +135,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Leave the network as it was, but for its weights."""
-        tell_real_tokens(self._observers, None)
+        set_real_tokens(self._observers, None)
         self.layout.world.watch.rest()
         keep_activations(self._network)
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
 from lissom.models.families import family_of
-from lissom.models.layers import Observing, observers_of, tell_real_tokens, unobserved
+from lissom.models.layers import Observer, observers_disabled, observers_of, set_real_tokens
 from lissom.models.together import members_of
 from lissom.parallel.gradients import clip, complete, sum_over, whole
 from lissom.parallel.parts import Loss, cut_batch
@@ -124,7 +124,7 @@ class Replicas:
 
     def close(self) -> None:
         """Leave the network as it was, but for its weights."""
-        tell_real_tokens(self._observers, None)
+        set_real_tokens(self._observers, None)
         if self.layout is not None:
             self.layout.world.watch.rest()
             keep_activations(self._network)
@@ -144,7 +144,7 @@ class Replicas:
             complete(self.module.parameters())
             if replicas is not None:
                 sum_over(self.module.parameters(), replicas)
-        settle_ranges(self._observers, replicas)
+        update_ranges(self._observers, replicas)
 
     def _say(self, *, waits: bool, on: str) -> None:
         if self.layout is not None:
@@ -163,7 +163,7 @@ class _Compute(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss."""
-        tell_real_tokens(self._observers, batch.mask)
+        set_real_tokens(self._observers, batch.mask)
         return self._loss(self.network, batch)
 
 
@@ -176,9 +176,9 @@ def recompute_blocks(network: nn.Module) -> None:
             member.activation_checkpointing_enable({"use_reentrant": False, **surrounded})
 
 
-def _again(layers: list[Observing]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _again(layers: list[Observer]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what surrounds a block's first pass and its second."""
-    return nullcontext(), unobserved(layers)
+    return nullcontext(), observers_disabled(layers)
 
 
 def keep_activations(network: nn.Module) -> None:
@@ -188,13 +188,13 @@ def keep_activations(network: nn.Module) -> None:
             member.activation_checkpointing_disable()
 
 
-def settle_ranges(layers: list[Observing], group: dist.ProcessGroup | None) -> None:
+def update_ranges(layers: list[Observer], group: dist.ProcessGroup | None) -> None:
     """Move the input ranges of quantised layers towards what the step has seen, on all replicas together."""
-    ranges = [(layer, *layer.seen) for layer in layers if layer.seen is not None]
+    ranges = [(layer, *layer.pending_range) for layer in layers if layer.pending_range is not None]
     if ranges and group is not None:
         extremes = torch.stack([torch.stack((-low, high)) for _, low, high in ranges])
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
         for (layer, *_), (low, high) in zip(ranges, extremes, strict=True):
-            layer.seen = -low, high
+            layer.pending_range = -low, high
     for layer in layers:
-        layer.settle()
+        layer.update_range()

@@ -16,7 +16,7 @@ from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import input_names
 from lissom.models.families import blocks_of, family_of, replace_entry, replace_module
-from lissom.models.layers import observers_of, tell_real_tokens
+from lissom.models.layers import observers_of, set_real_tokens
 from lissom.models.together import Together, members_of
 
 
@@ -100,7 +100,7 @@ class Stretch(nn.Module):
     def forward(self, *hidden: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
         """Map hidden states of every member (the first stage reads tokens only) to hidden states, or to logits."""
         outputs = []
-        tell_real_tokens(self._observers, inputs["attention_mask"])
+        set_real_tokens(self._observers, inputs["attention_mask"])
         device = next(iter(inputs.values())).device
         with torch.autocast(device.type, dtype=self._precision or torch.bfloat16, enabled=self._precision is not None):
             for number, part in enumerate(self.parts):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.pipelining import PipelineStage
 
-from lissom.models.layers import observers_of, unobserved
+from lissom.models.layers import observers_disabled, observers_of
 from lissom.parallel.random_state import random_state, set_random_state
 from lissom.parallel.schedules import Kind, Operation
 from lissom.parallel.simulator import Event
@@ -59,7 +59,7 @@ class TracedStage(PipelineStage):
 
     def _compute_outputs(self, *args: Any, module: torch.nn.Module, **kwargs: Any) -> Any:
         """Run a micro-batch of no meaning, from which torch learns shapes: nobody is to observe its values."""
-        with unobserved(observers_of(module)):
+        with observers_disabled(observers_of(module)):
             return super()._compute_outputs(*args, module=module, **kwargs)
 
     def forward_one_chunk(
@@ -84,7 +84,7 @@ class TracedStage(PipelineStage):
         state, args, kwargs = self._again.pop(chunk)
         now = random_state()
         set_random_state(state)
-        with unobserved(self._observers):
+        with observers_disabled(self._observers):
             super().forward_one_chunk(chunk, args, kwargs, save_forward_output=False)
         set_random_state(now)
         self._end("R", chunk, started)

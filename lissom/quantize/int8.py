@@ -15,7 +15,7 @@ from lissom.data.batches import Batch, sorted_batches
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FakeQuantize
 from lissom.models.exits import all_logits
-from lissom.models.layers import observers_of, tell_real_tokens
+from lissom.models.layers import observers_of, set_real_tokens
 from lissom.quantize.config import Int8Training
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
@@ -44,17 +44,17 @@ def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
     layers = observers_of(network)
     device = next(network.parameters()).device
     for layer in layers:
-        layer.observing = True
+        layer.observer_enabled = True
     with torch.no_grad():
         for batch in batches:
             batch = batch.to(device)
-            tell_real_tokens(layers, batch.mask)
+            set_real_tokens(layers, batch.mask)
             all_logits(network, batch)
             for layer in layers:
-                layer.settle()
-    tell_real_tokens(layers, None)
+                layer.update_range()
+    set_real_tokens(layers, None)
     for layer in layers:
-        layer.observing = False
+        layer.observer_enabled = False
 
 
 class RangeSchedule(Hook):
@@ -74,9 +74,9 @@ class RangeSchedule(Hook):
     def before_step(self, step: int, total: int) -> None:
         """Switch observation on or off."""
         for layer in self._layers:
-            layer.observing = step < self._observe * total
+            layer.observer_enabled = step < self._observe * total
 
     def after_step(self, step: int, total: int) -> None:  # noqa: ARG002  (the hook's signature)
         """Switch observation off: dev examples may come next."""
         for layer in self._layers:
-            layer.observing = False
+            layer.observer_enabled = False

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lissom.artifacts import read_json, whole_folder, write_json
 from lissom.data.encoding import Encoded
-from lissom.models.tied import untied, whole
+from lissom.models.tied import tied_state, untied_state
 from lissom.training.config import TrainingParams
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
@@ -104,7 +104,7 @@ class Checkpoints:
         self._last_write = time.monotonic()
         if not self._writes:
             return
-        tensors |= {f"network/{name}": tensor for name, tensor in untied(network).items()}
+        tensors |= {f"network/{name}": tensor for name, tensor in untied_state(network).items()}
         tensors |= {f"best/{name}": tensor for name, tensor in progress.best_weights.items()}
         with whole_folder(self._folder) as folder:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
@@ -120,7 +120,7 @@ class Checkpoints:
         if state["identity"] != identity:
             return None
         tensors = load_file(self._folder / _TENSORS)
-        network.load_state_dict(whole(network, _below("network/", tensors)))
+        network.load_state_dict(tied_state(network, _below("network/", tensors)))
         moments: dict[str, dict[str, Tensor]] = {}
         for name, tensor in _below("optimizer/", tensors).items():
             parameter, _, key = name.rpartition("/")

@@ -19,7 +19,7 @@ from lissom.data.encoding import Encoded
 from lissom.errors import DivergenceError
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
-from lissom.models.tied import untied, whole
+from lissom.models.tied import tied_state, untied_state
 from lissom.parallel.engine import Engine, make_engine
 from lissom.parallel.gradients import like
 from lissom.parallel.world import Layout, World
@@ -143,7 +143,7 @@ def fit(
         engine.gather()
         engine.close()
     if progress.best_weights:
-        network.load_state_dict(whole(network, progress.best_weights))
+        network.load_state_dict(tied_state(network, progress.best_weights))
     throughput = total * params.batch_size / max(progress.seconds, 1e-9)
     return TrainingResult(total, throughput, progress.best_score, progress.records)
 
@@ -236,7 +236,7 @@ def _evaluate(
         progress.best_score = score
         if params.keep == "best":
             progress.best_weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in untied(network).items()
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in untied_state(network).items()
             }
 
 

@@ -21,7 +21,7 @@ from lissom.distill.run import distill
 from lissom.distill.tinybert import Projections, layers_loss, make_student, prediction_loss
 from lissom.errors import InputError
 from lissom.models.signals import SignalSpec, expose_scores, signals_of
-from lissom.models.students import cut, mobilebert_student
+from lissom.models.students import mobilebert_student, take_blocks
 from lissom.models.together import Together
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
@@ -29,7 +29,7 @@ from tests.unit.distill.recipes import METHODS, SHORT, params_of
 
 
 def test_signals_cached_on_disk_are_the_live_ones(teacher, material, tmp_path):
-    student = cut(teacher, (0, 2))
+    student = take_blocks(teacher, (0, 2))
     data = material.texts(student)
     for spec in (SignalSpec(hidden=(0, 2, 4), scores=(1, 3)), SignalSpec(hidden=(2,), first_token=True)):
         folder = tmp_path / str(spec.first_token)
