@@ -35,7 +35,7 @@ from lissom.artifacts import (
 from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
 from lissom.errors import InputError, advice_for
 from lissom.parallel.config import ParallelParams
-from lissom.parallel.launch import joined, launch, remember_run, remembered_run, say
+from lissom.parallel.launch import is_worker, launch, load_run, report_error, save_run
 from lissom.params import Params
 from lissom.tracking.runs import STAGE_TAG, VARIANT_TAG, Run, SilentRun, flatten, open_run
 from lissom.training.stopping import Stopped
@@ -55,7 +55,7 @@ def run_stage(name: str) -> None:
         params = read_params(arguments)
         check_watched(spec, params)
         layout, chosen = layout_of(spec, params, arguments) if spec.trains else (ParallelParams(), [])
-        if joined():
+        if is_worker():
             _take_part(spec, params, layout, arguments)
         elif is_wanted(layout):
             run_as_trainjob(name, layout, arguments, tuple(spec.inputs), (*spec.outputs, METRICS_FOLDER))
@@ -110,7 +110,7 @@ def _take_part(spec: StageSpec, params: Params, layout: ParallelParams, argument
         with join(layout) as world:
             _run(spec, params, world, arguments)
     except (InputError, Stopped) as error:
-        say(str(error))
+        report_error(str(error))
         sys.exit(1)
 
 
@@ -142,9 +142,9 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
         if is_main:
             tags = {STAGE_TAG: spec.name, VARIANT_TAG: variant}
             parent = pipeline_run(arguments)
-            run = stack.enter_context(open_run(title, params.tracking, tags, remembered_run(), parent))
+            run = stack.enter_context(open_run(title, params.tracking, tags, load_run(), parent))
             if world is not None:
-                remember_run(run.id)
+                save_run(run.id)
         folders = {}
         for name in (*spec.outputs, METRICS_FOLDER):
             target = arguments[f"{name}_output"]
@@ -167,7 +167,7 @@ def _measured(stage: Stage) -> tuple[Outcome, EnergyReading]:
         outcome = work(stage)
     if stage.world is None:
         return outcome, meter.reading
-    return outcome, sum_of(stage.world.collect(meter.reading if counts else None))
+    return outcome, sum_of(stage.world.gather(meter.reading if counts else None))
 
 
 def _log_data(run: Run, folder: Path) -> None:

@@ -20,7 +20,7 @@ from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import family_of
 from lissom.models.students import config_values, reshaped
-from lissom.parallel.gradients import local
+from lissom.parallel.gradients import local_tensor
 from lissom.tasks.task import Task
 from lissom.training.hooks import Hook
 from lissom.training.objective import Objective, objective
@@ -147,4 +147,4 @@ class FixedChannel(Hook):
     def on_gradients(self) -> None:
         """Zero the columns' gradients; for a sharded table, those of this process's rows."""
         if self._table.grad is not None:
-            local(self._table.grad)[:, : self._size] = 0
+            local_tensor(self._table.grad)[:, : self._size] = 0

@@ -1,7 +1,7 @@
-"""Data parallelism: every replica works on its parts of a batch. Alone, that is all parts, one after the other.
+"""Data parallelism: every replica computes the gradients of its parts of a batch; a single process computes all parts.
 
-DDP adds up gradients while the backward pass runs; FSDP2 also spreads the weights; where layers are cut (`tensor`), the
-sum over replicas follows the backward pass. Weighted by examples, ragged parts add up to the whole batch's gradient.
+DDP all-reduces gradients during the backward pass; FSDP2 also shards the weights; with tensor parallelism the
+all-reduce over replicas follows the backward pass. Parts are weighted by their examples (`lissom.parallel.parts`).
 """
 
 from collections.abc import Iterator
@@ -23,19 +23,19 @@ from lissom.data.encoding import Encoded
 from lissom.models.families import family_of
 from lissom.models.layers import Observer, observers_disabled, observers_of, set_real_tokens
 from lissom.models.together import members_of
-from lissom.parallel.gradients import clip, complete, sum_over, whole
+from lissom.parallel.gradients import all_reduce_gradients, clip, full_tensor, reduce_partial
 from lissom.parallel.parts import Loss, cut_batch
-from lissom.parallel.sharding import gather, let_go, shard
+from lissom.parallel.sharding import gather, release_parameters, shard
 from lissom.parallel.world import Layout
 
 
 class Replicas:
-    """One replica among others, or the only one.
+    """Engine of one replica, or of a single process.
 
     Args:
         network: the whole network.
-        module: what is trained: the same, or a copy that is cut.
-        loss: of a network and a batch.
+        module: the module in training: the network, or its sharded copy.
+        loss: maps a network and a batch to a scalar.
         data: the examples.
         pad: id of the padding token.
         precision: autocast type.
@@ -72,7 +72,7 @@ class Replicas:
         if params.shard:
             shard(self._compute, module, layout.mesh["data"], training=True)
         elif params.data > 1 and params.tensor == 1:
-            # Which parameters take part is found in every step: exits and poolers do not always.
+            # Exits and poolers do not get a gradient in every step.
             self._compute = DistributedDataParallel(
                 self._compute,
                 process_group=layout.group("data"),
@@ -87,73 +87,73 @@ class Replicas:
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
         """Run forward and backward over this replica's parts; return its share of the loss."""
         if isinstance(self._compute, FSDPModule):
-            let_go(self._network)  # spread weights are whole nowhere until they are gathered
+            release_parameters(self._network)  # the weights are sharded until they are gathered
         shares = []
-        averaged = 1
+        world_size = 1
         if self.layout is not None and isinstance(self._compute, DistributedDataParallel | FSDPModule):
-            averaged = self.layout.params.data
+            world_size = self.layout.params.data
         for number, part in enumerate(
             cut_batch(self._data, members, self._pad, self._parts, self._own, self._multiple)
         ):
-            with self._keeping_to_itself(number + 1 < len(self._own)):
-                self._say(waits=False, on=f"forward of part {number + 1} of {len(self._own)}")
-                enabled = self._precision is not None
-                with torch.autocast(self._device.type, dtype=self._precision or torch.bfloat16, enabled=enabled):
+            with self._gradient_sync(number + 1 < len(self._own)):
+                self._report(waits=False, on=f"forward of part {number + 1} of {len(self._own)}")
+                use_autocast = self._precision is not None
+                with torch.autocast(self._device.type, dtype=self._precision or torch.bfloat16, enabled=use_autocast):
                     share = self._compute(part.batch.to(self._device)) * part.weight
-                self._say(waits=True, on="backward pass and the gradients of the others")
-                (share * averaged).backward()
+                self._report(waits=True, on="backward pass and the gradients of the others")
+                (share * world_size).backward()
                 shares.append(share.detach())
         self._finish()
         return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
 
     def clip(self, limit: float) -> None:
-        """Scale gradients down to a global norm, each network's its own."""
+        """Clip gradients to a global norm, separately for every member of a `Together`."""
         for member in members_of(self.module):
             clip(member.parameters(), limit)
 
     def gather(self) -> None:
-        """Bring the weights back into the whole network, on every process."""
+        """Gather the weights into the whole network, on every process."""
         if self.module is not self._network:
             gather(self._network, self.module)
 
     def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Yield the optimiser's whole state of every parameter, by name, on every process."""
+        """Yield name and unsharded optimiser state of every parameter, on every process."""
         for name, parameter in self.parameters().items():
             if parameter in optimizer.state:
-                yield name, {key: whole(value) for key, value in optimizer.state[parameter].items()}
+                yield name, {key: full_tensor(value) for key, value in optimizer.state[parameter].items()}
 
     def close(self) -> None:
-        """Leave the network as it was, but for its weights."""
+        """Undo all changes to the network except its weights."""
         set_real_tokens(self._observers, None)
         if self.layout is not None:
-            self.layout.world.watch.rest()
+            self.layout.world.watch.disarm()
             keep_activations(self._network)
 
-    def _keeping_to_itself(self, wanted: bool) -> AbstractContextManager[Any]:
+    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[Any]:
         """Gradients of all parts but the last are added up here, and exchanged once."""
         if isinstance(self._compute, DistributedDataParallel):
-            return self._compute.no_sync() if wanted else nullcontext()
+            return self._compute.no_sync() if is_last else nullcontext()
         if isinstance(self._compute, FSDPModule):
-            self._compute.set_requires_gradient_sync(not wanted)
+            self._compute.set_requires_gradient_sync(not is_last)
         return nullcontext()
 
     def _finish(self) -> None:
         layout = self.layout
         replicas = None if layout is None or layout.params.data == 1 else layout.group("data")
         if layout is not None and layout.params.tensor > 1:
-            complete(self.module.parameters())
+            reduce_partial(self.module.parameters())
             if replicas is not None:
-                sum_over(self.module.parameters(), replicas)
+                all_reduce_gradients(self.module.parameters(), replicas)
         update_ranges(self._observers, replicas)
 
-    def _say(self, *, waits: bool, on: str) -> None:
+    def _report(self, *, waits: bool, on: str) -> None:
         if self.layout is not None:
             watch = self.layout.world.watch
             (watch.waiting if waits else watch.working)(on)
 
 
 class _Compute(nn.Module):
-    """Network and loss as one module: what DDP and FSDP put their hooks on."""
+    """Network and loss as one module, which DDP and FSDP wrap."""
 
     def __init__(self, network: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -168,16 +168,16 @@ class _Compute(nn.Module):
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Let every block keep only its input, and compute the rest again in the backward pass, dropout included."""
+    """Enable activation checkpointing for every block; dropout masks are reproduced in the backward pass."""
     for member in members_of(network):
         if isinstance(member, PreTrainedModel) and family_of(member).stacks:
-            layers = observers_of(member)  # generated kernels would stumble over a context that is not needed
-            surrounded = {"context_fn": partial(_again, layers)} if layers else {}
-            member.activation_checkpointing_enable({"use_reentrant": False, **surrounded})
+            layers = observers_of(member)  # torch.compile does not support a context function, so set it only if needed
+            contexts = {"context_fn": partial(_recompute_contexts, layers)} if layers else {}
+            member.activation_checkpointing_enable({"use_reentrant": False, **contexts})
 
 
-def _again(layers: list[Observer]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what surrounds a block's first pass and its second."""
+def _recompute_contexts(layers: list[Observer]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of a block's forward pass and of its recomputation."""
     return nullcontext(), observers_disabled(layers)
 
 
@@ -189,7 +189,7 @@ def keep_activations(network: nn.Module) -> None:
 
 
 def update_ranges(layers: list[Observer], group: dist.ProcessGroup | None) -> None:
-    """Move the input ranges of quantised layers towards what the step has seen, on all replicas together."""
+    """Update the input ranges of observer layers after a step, with ranges reduced over all replicas."""
     ranges = [(layer, *layer.pending_range) for layer in layers if layer.pending_range is not None]
     if ranges and group is not None:
         extremes = torch.stack([torch.stack((-low, high)) for _, low, high in ranges])

@@ -21,7 +21,7 @@ from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
 from lissom.models.tied import tied_state, untied_state
 from lissom.parallel.engine import Engine, make_engine
-from lissom.parallel.gradients import like
+from lissom.parallel.gradients import shard_like
 from lissom.parallel.world import Layout, World
 from lissom.training.checkpoint import Checkpoints, Progress, TrainingState, identity_of
 from lissom.training.compiling import compiled
@@ -87,7 +87,7 @@ def fit(
     with training_mode(network, params):
         identity = identity_of(network, data, params, f"{objective.identity} {identity} {dict(rates or {})}")
         if world is not None:
-            world.agree(identity, "the training")
+            world.check_equal(identity, "the training")
         state = checkpoints.restore(identity, network) if checkpoints else None
         precision = autocast_type(params.precision)
         engine = make_engine(
@@ -191,7 +191,8 @@ def _resume(state: TrainingState, engine: Engine, optimizer: torch.optim.Optimiz
         if name in state.moments:
             moments = state.moments[name].items()
             optimizer.state[parameter] = {
-                key: value.to(parameter.device) if value.ndim == 0 else like(value, parameter) for key, value in moments
+                key: value.to(parameter.device) if value.ndim == 0 else shard_like(value, parameter)
+                for key, value in moments
             }
     if engine.layout is not None:  # stored losses are sums over all processes
         parts = engine.layout.params.world / engine.layout.params.tensor
@@ -220,7 +221,7 @@ def _save(
 
 def _total(value: torch.Tensor, layout: Layout | None) -> torch.Tensor:
     """All-reduce losses over all processes; the processes of a tensor-parallel group hold the same loss."""
-    return value if layout is None else layout.world.total(value) / layout.params.tensor
+    return value if layout is None else layout.world.all_reduce(value) / layout.params.tensor
 
 
 def _any(world: World | None, *values: bool) -> list[bool]:
