@@ -86,15 +86,15 @@ def input_folders(spec: StageSpec, arguments: dict[str, Any], scratch: Path) -> 
     return folders
 
 
-def _linked(name: str, whole: Path | None, single: list[tuple[str, str]], scratch: Path) -> Path:
-    if (whole is None) == (not single):
+def _linked(name: str, all_variants: Path | None, single: list[tuple[str, str]], scratch: Path) -> Path:
+    if (all_variants is None) == (not single):
         raise InputError(f"give either {option(name, 'input')} FOLDER, or {option(name, 'of')} for every variant")
-    if whole is not None:
-        return whole
-    collected = scratch / name
-    collected.mkdir()
+    if all_variants is not None:
+        return all_variants
+    links = scratch / name
+    links.mkdir()
     for variant, folder in single:
         if not Path(folder).is_dir():
             raise InputError(f"{option(name, 'of')} {variant} {folder}: no such folder; run the stage that makes it")
-        (collected / variant).symlink_to(Path(folder).resolve())
-    return collected
+        (links / variant).symlink_to(Path(folder).resolve())
+    return links

@@ -16,7 +16,7 @@ _METRICS = "system.Metrics"
 _LONGEST_NAME = 120
 
 
-def tell(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def write_executor_output(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write the executor output of a task.
 
     Args:
@@ -35,7 +35,7 @@ def tell(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, An
     try:
         outputs = json.loads(executor_input)["outputs"]
         target = Path(outputs["outputFile"])
-        told = {
+        artifacts = {
             name: {"artifacts": [_with(entry["artifacts"][0], numbers, facts)]}
             for name, entry in outputs.get("artifacts", {}).items()
         }
@@ -44,10 +44,10 @@ def tell(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, An
             "--executor-input: not the JSON that Kubeflow puts for {{$}}; leave it out elsewhere"
         ) from None
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_json(target, {"artifacts": told})
+    write_json(target, {"artifacts": artifacts})
 
 
 def _with(artifact: Mapping[str, Any], numbers: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     metadata = numbers if artifact["type"]["schemaTitle"] == _METRICS else facts
-    known = artifact.get("metadata", {})
-    return {"name": artifact["name"], "uri": artifact["uri"], "metadata": {**known, **metadata}}
+    metadata_before = artifact.get("metadata", {})
+    return {"name": artifact["name"], "uri": artifact["uri"], "metadata": {**metadata_before, **metadata}}

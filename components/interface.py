@@ -29,9 +29,9 @@ def component(spec: StageSpec, variants: Sequence[str]) -> BaseComponent:
         variants: names of all variants.
     """
 
-    def container(**given: Any) -> dsl.ContainerSpec:
+    def container(**arguments: Any) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
-            image=IMAGE, command=["python", "-m", f"components.{spec.name}"], args=_arguments(spec, variants, given)
+            image=IMAGE, command=["python", "-m", f"components.{spec.name}"], args=_arguments(spec, variants, arguments)
         )
 
     # kfp reads a component's interface from the signature of a function.
@@ -64,39 +64,39 @@ def _by_name(container: Any) -> BaseComponent:
     positional.__name__, positional.__doc__ = container.__name__, container.__doc__
     parameters = inspect.signature(container).parameters.values()
     positional.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [one.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in parameters]
+        [parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters]
     )
     return dsl.container_component(positional)
 
 
 def _annotations(spec: StageSpec, variants: Sequence[str]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    annotations: list[tuple[str, Any]] = []
     for name, source in spec.inputs.items():
         kind = _KINDS.get(source.output, dsl.Artifact)
-        found += [(artefact, dsl.Input[kind]) for artefact in artefact_names(spec, name, variants).values()]
+        annotations += [(artefact, dsl.Input[kind]) for artefact in artefact_names(spec, name, variants).values()]
     for name in (*spec.outputs, METRICS_FOLDER):
-        found.append((f"{name}_output", dsl.Output[_KINDS.get(name, dsl.Artifact)]))
+        annotations.append((f"{name}_output", dsl.Output[_KINDS.get(name, dsl.Artifact)]))
     if "report" in spec.outputs:
-        found.append((_PAGE, dsl.Output[dsl.HTML]))
+        annotations.append((_PAGE, dsl.Output[dsl.HTML]))
     if spec.per_variant:
-        found.append(("variant", str))
-    return found + [(f"{section}_params", str) for section in sections_for(spec)]
+        annotations.append(("variant", str))
+    return annotations + [(f"{section}_params", str) for section in sections_for(spec)]
 
 
-def _arguments(spec: StageSpec, variants: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
+def _arguments(spec: StageSpec, variants: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
     arguments: list[Any] = []
     for section in sections_for(spec):
-        arguments += ["--section", section, given[f"{section}_params"]]
+        arguments += ["--section", section, values[f"{section}_params"]]
     for name, source in spec.inputs.items():
         for variant, artefact in artefact_names(spec, name, variants).items():
             flag = [option(name, "of"), variant] if source.variant == EVERY else [option(name, "input")]
-            arguments += [*flag, given[artefact].path]
+            arguments += [*flag, values[artefact].path]
     for name in (*spec.outputs, METRICS_FOLDER):
-        arguments += [option(name, "output"), given[f"{name}_output"].path]
+        arguments += [option(name, "output"), values[f"{name}_output"].path]
     if "report" in spec.outputs:
-        arguments += ["--page-output", given[_PAGE].path]
+        arguments += ["--page-output", values[_PAGE].path]
     if spec.per_variant:
-        arguments += ["--variant", given["variant"]]
+        arguments += ["--variant", values["variant"]]
     checkpoints = f"{CHECKPOINTS}/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
     arguments += ["--checkpoints", checkpoints, "--pipeline-run", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
     return [*arguments, "--executor-input", _EXECUTOR_INPUT]

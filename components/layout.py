@@ -24,7 +24,7 @@ def layout_of(spec: StageSpec, params: Params, arguments: dict[str, Any]) -> tup
     from lissom.parallel.measuring import automatic
 
     source = arguments.get("model_input") or params.base
-    chosen, reason = automatic(source, max(training.batch_size for training in trainings), params.base.max_length)
+    layout, reason = automatic(source, max(training.batch_size for training in trainings), params.base.max_length)
     note(reason)
-    text = chosen.model_dump_json(exclude_unset=True)
-    return chosen, ["--section", "parallel", text] if arguments["section"] else ["--set", f"parallel={text}"]
+    text = layout.model_dump_json(exclude_unset=True)
+    return layout, ["--section", "parallel", text] if arguments["section"] else ["--set", f"parallel={text}"]

@@ -32,15 +32,15 @@ def pipeline_run(arguments: dict[str, Any]) -> str:
 
 def watched_files(spec: StageSpec, params: Params) -> list[str]:
     """Return the user's own files and folders that a stage reads; DVC must run it again when they change."""
-    found = []
+    places = []
     if "base" in spec.sections and params.base.model.startswith("dir:"):
-        found.append(params.base.model.removeprefix("dir:"))
+        places.append(params.base.model.removeprefix("dir:"))
     if spec.name == "prepare":
         if params.data.source.startswith("files:"):
-            found.append(params.data.source.removeprefix("files:"))
+            places.append(params.data.source.removeprefix("files:"))
         if params.data.transfer is not None:
-            found.append(params.data.transfer)
-    return [Path(place).as_posix() for place in found]
+            places.append(params.data.transfer)
+    return [Path(place).as_posix() for place in places]
 
 
 def check_watched(spec: StageSpec, params: Params) -> None:
@@ -48,8 +48,8 @@ def check_watched(spec: StageSpec, params: Params) -> None:
     if "DVC_STAGE" not in os.environ or not DVC_FILE.is_file():
         return
     stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
-    listed = {Path(str(place)).as_posix() for place in stages.get(spec.name, {}).get("deps", ())}
-    missing = [place for place in watched_files(spec, params) if place not in listed]
+    dependencies = {Path(str(place)).as_posix() for place in stages.get(spec.name, {}).get("deps", ())}
+    missing = [place for place in watched_files(spec, params) if place not in dependencies]
     if missing:
         raise InputError(
             f"{DVC_FILE} does not list {', '.join(missing)} among the dependencies of {spec.name}, so that a change "

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.arguments import input_folders, parse, read_params
-from components.executor import tell
+from components.executor import write_executor_output
 from components.layout import layout_of
 from components.pipeline_run import check_watched, pipeline_run
 from components.specs import METRICS_FOLDER, StageSpec, spec_of
 from components.stage import Outcome, Stage
-from components.trainjob import is_wanted, run_as_trainjob
+from components.trainjob import needs_trainjob, run_as_trainjob
 from lissom.artifacts import (
     EMISSIONS,
     EXPORT_RECORD,
     HISTORY,
     METRICS,
     REPORT_PAGE,
+    atomic_folder,
     read_json,
-    whole_folder,
     write_json,
     write_text,
 )
@@ -54,13 +54,13 @@ def run_stage(name: str) -> None:
     try:
         params = read_params(arguments)
         check_watched(spec, params)
-        layout, chosen = layout_of(spec, params, arguments) if spec.trains else (ParallelParams(), [])
+        layout, options = layout_of(spec, params, arguments) if spec.trains else (ParallelParams(), [])
         if is_worker():
-            _take_part(spec, params, layout, arguments)
-        elif is_wanted(layout):
+            _run_worker(spec, params, layout, arguments)
+        elif needs_trainjob(layout):
             run_as_trainjob(name, layout, arguments, tuple(spec.inputs), (*spec.outputs, METRICS_FOLDER))
         elif layout.spreads:
-            launch(f"components.{name}", [*sys.argv[1:], *chosen], layout)
+            launch(f"components.{name}", [*sys.argv[1:], *options], layout)
         else:
             _run(spec, params, None, arguments)
     except Stopped as stopped:
@@ -102,7 +102,7 @@ def work_of(name: str) -> Callable[[Stage], Outcome]:
     return work
 
 
-def _take_part(spec: StageSpec, params: Params, layout: ParallelParams, arguments: dict[str, Any]) -> None:
+def _run_worker(spec: StageSpec, params: Params, layout: ParallelParams, arguments: dict[str, Any]) -> None:
     """Run a stage as one of several processes; messages to the user go to the process that launched them."""
     from lissom.parallel.world import join
 
@@ -116,7 +116,7 @@ def _take_part(spec: StageSpec, params: Params, layout: ParallelParams, argument
 
 def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict[str, Any]) -> None:
     with _frame(spec, params, world, arguments) as stage:
-        outcome, reading = _measured(stage)
+        outcome, reading = _run_metered(stage)
         _write(stage, outcome, reading)
     if world is not None and not world.is_main:
         return
@@ -126,7 +126,7 @@ def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict
     if arguments["executor_input"]:
         costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
         facts = {"stage": spec.name, "method": outcome.method, "mlflow_run": stage.run.id}
-        tell(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
+        write_executor_output(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
     shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
 
 
@@ -149,13 +149,13 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
         for name in (*spec.outputs, METRICS_FOLDER):
             target = arguments[f"{name}_output"]
             # The others write as well, and what they write goes with their scratch.
-            folders[name] = stack.enter_context(whole_folder(target if is_main else scratch / "outputs" / name))
+            folders[name] = stack.enter_context(atomic_folder(target if is_main else scratch / "outputs" / name))
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
         seconds = arguments["checkpoint_seconds"]
         yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
 
 
-def _measured(stage: Stage) -> tuple[Outcome, EnergyReading]:
+def _run_metered(stage: Stage) -> tuple[Outcome, EnergyReading]:
     stage.run.log_params({stage.name: stage.section()})
     if "data" in stage.inputs:
         _log_data(stage.run, stage.inputs["data"])

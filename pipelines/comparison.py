@@ -32,8 +32,8 @@ def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
         raise InputError(
             f"--base {revision}: git knows no such revision here; fetch it first (in CI: a checkout with its history)"
         )
-    shown = _git(folder, "show", f"{revision}:./{FIGURES.as_posix()}")
-    return json.loads(shown.stdout) if shown.returncode == 0 else None
+    result = _git(folder, "show", f"{revision}:./{FIGURES.as_posix()}")
+    return json.loads(result.stdout) if result.returncode == 0 else None
 
 
 def score(figures: Mapping[str, Any]) -> tuple[Metric, float]:
@@ -46,19 +46,23 @@ def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str)
     """Return the comparison as a Markdown table: a row per figure, with the change in percent or points."""
     metric, value = score(after)
     lines = [f"| | {base} | now | change |", "| --- | ---: | ---: | ---: |"]
-    then = None if before is None or metric.name not in before else float(before[metric.name])
-    change = "" if then is None else metric.show_change(then, value) + (" points" if metric.form == "percent" else "")
-    lines.append(_row(metric.name, then, value, change, "{:.4f}"))
+    old_score = None if before is None or metric.name not in before else float(before[metric.name])
+    change = (
+        ""
+        if old_score is None
+        else metric.show_change(old_score, value) + (" points" if metric.form == "percent" else "")
+    )
+    lines.append(_row(metric.name, old_score, value, change, "{:.4f}"))
     for key, label in _ROWS:
-        old, new = (None if one is None else one.get(key) for one in (before, after))
+        old, new = (None if figures is None else figures.get(key) for figures in (before, after))
         change = f"{(new / old - 1) * 100:+.1f} %" if old and new is not None else ""
         lines.append(_row(label, old, new, change, "{:.4g}"))
     return "\n".join(lines) + "\n"
 
 
 def _row(label: str, old: float | None, new: float | None, change: str, form: str) -> str:
-    shown = ["-" if value is None else form.format(value) for value in (old, new)]
-    return f"| {label} | {shown[0]} | {shown[1]} | {change} |"
+    cells = ["-" if value is None else form.format(value) for value in (old, new)]
+    return f"| {label} | {cells[0]} | {cells[1]} | {change} |"
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

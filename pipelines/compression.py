@@ -30,14 +30,16 @@ class Images:
 def compression(params: Params, images: Images) -> BaseComponent:
     """Return the pipeline with these params as defaults of its runs: one parameter for every section, as JSON."""
     # As JSON: Kubeflow's own dictionaries know no null, and turn whole numbers into fractions.
-    given = {name: json.dumps(section) for name, section in params.model_dump(mode="json", exclude={"cluster"}).items()}
+    defaults = {
+        name: json.dumps(section) for name, section in params.model_dump(mode="json", exclude={"cluster"}).items()
+    }
 
     def pipeline(**sections: Any) -> None:
         _wire(params, images, sections)
 
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=text, annotation=str)
-        for name, text in given.items()
+        for name, text in defaults.items()
     ]
     pipeline.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     description = "Teacher, distil, prune, factorise, quantise, export, measure, register."
@@ -49,10 +51,12 @@ def _with_positions(function: Any) -> Any:
     signature = inspect.signature(function)
     names = list(signature.parameters)
 
-    def positional(*given: Any, **named: Any) -> None:
-        function(**dict(zip(names, given, strict=False)), **named)
+    def positional(*values: Any, **keywords: Any) -> None:
+        function(**dict(zip(names, values, strict=False)), **keywords)
 
-    kinds = [one.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in signature.parameters.values()]
+    kinds = [
+        parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for parameter in signature.parameters.values()
+    ]
     positional.__name__ = function.__name__
     positional.__signature__ = inspect.Signature(kinds)  # type: ignore[attr-defined]
     return positional
@@ -78,10 +82,10 @@ def _artefacts(
     spec: StageSpec, variant: str, params: Params, tasks: Mapping[tuple[str, str], dsl.PipelineTask]
 ) -> dict[str, Any]:
     """Return what a task reads: by the name of its parameter, an output of a task before it."""
-    found = {}
+    result = {}
     for name, source in spec.inputs.items():
-        for each, artefact in artefact_names(spec, name, params.variants).items():
+        for input_variant, artefact in artefact_names(spec, name, params.variants).items():
             stage = variant if source.stage == OWN else source.stage
-            which = each or (variant if source.variant == OWN else source.variant)
-            found[artefact] = tasks[stage, which].outputs[f"{source.output}_output"]
-    return found
+            source_variant = input_variant or (variant if source.variant == OWN else source.variant)
+            result[artefact] = tasks[stage, source_variant].outputs[f"{source.output}_output"]
+    return result

@@ -41,21 +41,21 @@ def pipeline(params: Params, root: Path) -> dict[str, Any]:
 
 
 def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:
-    own = _ITEM if spec.per_variant else ""
+    variant = _ITEM if spec.per_variant else ""
     command = [f"python -m components.{spec.name}"]
     command += [f"--variant {_ITEM}"] if spec.per_variant else []
     command += [f"{option(name, 'input')} {_folder(source)}" for name, source in spec.inputs.items()]
-    outputs = {name: place_of(spec.name, name, own) for name in (*spec.outputs, METRICS_FOLDER)}
+    outputs = {name: place_of(spec.name, name, variant) for name in (*spec.outputs, METRICS_FOLDER)}
     command += [f"{option(name, 'output')} {folder}" for name, folder in outputs.items()]
     artefacts = list(dict.fromkeys(_folder(source) for source in spec.inputs.values()))
     stage: dict[str, Any] = {}
     if spec.per_variant:  # DVC reads params.yaml, and knows no default of a key that is not there
-        named = "variants" in params.model_fields_set
-        stage["matrix"] = {"variant": "${variants}" if named else list(params.variants)}
+        has_variants = "variants" in params.model_fields_set
+        stage["matrix"] = {"variant": "${variants}" if has_variants else list(params.variants)}
     stage["cmd"] = " ".join(command)
-    watched = [section for section in spec.sections if section in params.model_fields_set]
-    if watched:
-        stage["params"] = watched
+    sections = [section for section in spec.sections if section in params.model_fields_set]
+    if sections:
+        stage["params"] = sections
     stage["deps"] = [*code_of(spec.name, root), *watched_files(spec, params), *artefacts]
     stage["outs"] = [
         {folder: {"cache": False}} if name == METRICS_FOLDER else folder for name, folder in outputs.items()

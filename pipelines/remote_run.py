@@ -50,8 +50,8 @@ def run_on_kubeflow(params: Params, train_image: str, export_image: str) -> Resu
         run = server.submit(package, params.tracking.experiment, NAME)
     print(f"run {run}", flush=True)
     state, tasks = server.wait(run)
-    failed = "; ".join(f"{name}: {error or state}" for name, state, error in tasks if state == "FAILED")
-    error = "" if state == "SUCCEEDED" else f"run {run}: {state}; {failed}"
+    failures = "; ".join(f"{name}: {error or state}" for name, state, error in tasks if state == "FAILED")
+    error = "" if state == "SUCCEEDED" else f"run {run}: {state}; {failures}"
     return fetch_report(run, params.tracking.experiment, error)
 
 
@@ -64,13 +64,13 @@ def fetch_report(run: str, experiment: str, error: str = "") -> Result:
     import mlflow
 
     use_store()
-    found = mlflow.search_runs(
+    runs = mlflow.search_runs(
         experiment_names=[experiment], output_format="list",
         filter_string=f"tags.`{PIPELINE_RUN_TAG}` = '{run}' and tags.`{STAGE_TAG}` = 'report' and status = 'FINISHED'",
     )  # fmt: skip
-    if not found:
+    if not runs:
         raise InputError(error or f"run {run}: MLflow at {os.environ['MLFLOW_TRACKING_URI']} has no report of it")
     with tempfile.TemporaryDirectory() as folder:
-        files = Path(mlflow.artifacts.download_artifacts(run_id=found[0].info.run_id, dst_path=folder))
+        files = Path(mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, dst_path=folder))
         ledger = Ledger.model_validate(read_json(files / LEDGER_JSON))
         return Result(read_json(files / METRICS), ledger, markdown(ledger), error)

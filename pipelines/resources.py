@@ -19,10 +19,10 @@ def place(
         training: whether the stage trains: it is tried again more often, and goes on from its checkpoints.
         nodes: of the training; with several, the task itself only watches over them.
     """
-    asked = cluster.training if training and nodes == 1 else cluster.other
+    request = cluster.training if training and nodes == 1 else cluster.other
     task.set_container_image(image)
-    task.set_cpu_request(asked.cpu).set_cpu_limit(asked.cpu)
-    task.set_memory_request(asked.memory).set_memory_limit(asked.memory)
+    task.set_cpu_request(request.cpu).set_cpu_limit(request.cpu)
+    task.set_memory_request(request.memory).set_memory_limit(request.memory)
     task.set_retry(
         cluster.retries if training else min(1, cluster.retries),
         backoff_duration=f"{cluster.backoff_seconds}s",
@@ -30,8 +30,8 @@ def place(
         backoff_max_duration=_LONGEST_BACKOFF,
     )
     task.set_caching_options("@sha256:" in image)
-    if asked.gpus:
-        task.set_accelerator_type(cluster.gpu_resource).set_accelerator_limit(asked.gpus)
+    if request.gpus:
+        task.set_accelerator_type(cluster.gpu_resource).set_accelerator_limit(request.gpus)
     if cluster.tracking_uri is not None:
         task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
     for secret in cluster.secrets:

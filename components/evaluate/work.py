@@ -30,5 +30,5 @@ def evaluate(stage: Stage) -> Outcome:
 
 
 def _subject(stage: Stage, model: str, export: str) -> Subject:
-    loaded = stage.load(model)
-    return Subject(loaded, open_exported(stage.inputs[export]), stage.encode(loaded, "test"))
+    subject_model = stage.load(model)
+    return Subject(subject_model, open_exported(stage.inputs[export]), stage.encode(subject_model, "test"))

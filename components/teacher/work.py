@@ -20,16 +20,16 @@ def fine_tune(stage: Stage) -> Outcome:
         "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(task), params,
         identity="fine_tune", score=lesson.scorer(model, params),
     )  # fmt: skip
-    started = time.monotonic()
-    everything = lesson.texts(model)
-    logits = cache_logits(model.network, everything, model.pad_id, autocast_type(params.precision))
+    start = time.monotonic()
+    data = lesson.texts(model)
+    logits = cache_logits(model.network, data, model.pad_id, autocast_type(params.precision))
     save_logits(logits, stage.outputs["logits"])
     metrics = {
         "dev_score": result.best_score,
         "steps": result.steps,
         "examples_per_second": result.examples_per_second,
         "precision": precision_name(params),
-        "cached_logits": len(everything),
-        "logits_seconds": time.monotonic() - started,
+        "cached_logits": len(data),
+        "logits_seconds": time.monotonic() - start,
     }
     return Outcome(metrics=metrics, history=result.records, model=model, method="fine_tune")

@@ -18,7 +18,16 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, read_json, whole_folder, write_json
+from lissom.artifacts import (
+    CONFIG,
+    MANIFEST,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    atomic_folder,
+    read_json,
+    write_json,
+)
 from lissom.errors import ModelFormatError
 from lissom.models import bilstm  # noqa: F401  (makes its model type known)
 from lissom.models.compressed import CompressedModel
@@ -56,7 +65,7 @@ def load(path: str | Path) -> CompressedModel:
 
 def save(model: CompressedModel, path: str | Path) -> None:
     """Write a model directory atomically."""
-    with whole_folder(Path(path)) as folder:
+    with atomic_folder(Path(path)) as folder:
         write_model(model, folder)
 
 
