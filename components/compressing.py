@@ -1,4 +1,4 @@
-"""What prune, factorize and quantize share: their methods one after the other, each a recipe that is carried out."""
+"""The common work of prune, factorize and quantize: applying the recipes of their methods in order."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -19,12 +19,12 @@ class Method(Protocol):
 
     @property
     def method(self) -> str:
-        """Return its name."""
+        """Return the name of the method."""
         ...
 
     @property
     def training(self) -> RecoveryParams | None:
-        """Return the training after its edits, if any."""
+        """Return the params of the training after the edits; None without one."""
         ...
 
     def model_dump_json(self) -> str:
@@ -36,7 +36,7 @@ M = TypeVar("M", bound=Method)
 
 
 def apply_methods(stage: Stage, methods: Sequence[M], plan: Callable[[CompressedModel, Lesson, M], Recipe]) -> Outcome:
-    """Plan and carry out every method on the model that the one before has left; without any, pass the model on."""
+    """Plan and apply every method to the result of the previous one; without methods the model does not change."""
     model, lesson = stage.load("model"), stage.lesson()
     before, outcome = model.tokenizer, Outcome(metrics={"method": "none"}, model=model, method="none")
     history: list[dict[str, float]] = []

@@ -1,7 +1,7 @@
-"""What Kubeflow wants to hear of a finished task: figures for its pages, beside the artefacts that it finds by itself.
+"""Kubeflow's executor output: metrics of a finished task, and metadata of its artefacts.
 
-A container component tells by a file, executor_output.json, whose place and whose artefacts are described by the
-executor input that Kubeflow passes on the command line.
+A container component writes them to executor_output.json; its path and the artefacts are in the executor input, which
+Kubeflow passes on the command line.
 """
 
 import json
@@ -21,11 +21,11 @@ def write_executor_output(executor_input: str, figures: Mapping[str, Any], facts
 
     Args:
         executor_input: the JSON from the command line.
-        figures: flat mapping of what is shown with the task's metrics; only numbers are.
-        facts: what is told of every other artefact.
+        figures: flat mapping of metrics; values that are not numbers are left out.
+        facts: metadata of all artefacts except the metrics.
 
     Raises:
-        InputError: the executor input is not what Kubeflow sends.
+        InputError: the executor input does not have Kubeflow's format.
     """
     numbers = {
         name[-_LONGEST_NAME:]: value

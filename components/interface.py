@@ -1,4 +1,4 @@
-"""From a stage's spec to its component for Kubeflow. Imports kfp, and nothing that is heavy."""
+"""Kubeflow components built from the stages' specs. Imports kfp, but no torch."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from components.specs import COMMON_SECTIONS, EVERY, METRICS_FOLDER, StageSpec, 
 from lissom.cluster import CHECKPOINTS
 
 IMAGE = "lissom-train"
-"""Stands for the image until the pipeline is compiled."""
+"""Placeholder for the image, which is set when the pipeline is compiled."""
 
 _EXECUTOR_INPUT = "{{$}}"  # Kubeflow puts the description of the task's artefacts here
 _KINDS = {"data": dsl.Dataset, "model": dsl.Model, "export": dsl.Model, METRICS_FOLDER: dsl.Metrics}
@@ -19,10 +19,10 @@ _PAGE = "page"
 
 
 def component(spec: StageSpec, variants: Sequence[str]) -> BaseComponent:
-    """Return the component of a stage: an interface and the command that its container runs.
+    """Return the component of a stage: its interface and the command of its container.
 
-    Its parameters: an artefact for every input (one for each variant where it takes all), `<name>_output` for every
-    output, a string of JSON `<section>_params` for every section, and `variant` for stages that run once per variant.
+    Its parameters are an artefact per input (one per variant for inputs of all variants), `<name>_output` per output, a
+    JSON string `<section>_params` per section, and `variant` for stages that run once per variant.
 
     Args:
         spec: the stage.
@@ -43,19 +43,19 @@ def component(spec: StageSpec, variants: Sequence[str]) -> BaseComponent:
 
 
 def sections_for(spec: StageSpec) -> list[str]:
-    """Return the sections of the params that a stage's container is given, in a fixed order."""
+    """Return the sections of the params that are passed to a stage's container, sorted by name."""
     return sorted({*COMMON_SECTIONS, *spec.sections})
 
 
 def artefact_names(spec: StageSpec, name: str, variants: Sequence[str]) -> Mapping[str, str]:
-    """Return the variants of an input with the name of each one's artefact; one entry for an input without variants."""
+    """Map the variants of an input to the names of their artefacts; a single entry "" if it has no variants."""
     if spec.inputs[name].variant == EVERY:
         return {variant: f"{name}_{variant}" for variant in variants}
     return {"": name}
 
 
 def _by_name(container: Any) -> BaseComponent:
-    # kfp calls the function with positions; this one takes names.
+    # kfp passes positional arguments; `container` takes keyword arguments.
     names = list(inspect.signature(container).parameters)
 
     def positional(*given: Any) -> dsl.ContainerSpec:

@@ -1,7 +1,7 @@
-"""The frame of every stage: `python -m components.<stage>` with the same options under DVC and Kubeflow.
+"""Running a stage: `python -m components.<stage>`, with the same options under DVC and Kubeflow.
 
-It reads the params, opens the MLflow run, measures the energy, lets the stage work in temporary folders, and moves
-these into place when all is complete.
+The runner reads the params, opens the MLflow run, measures the energy, runs the stage's work in temporary folders, and
+moves these to their targets when the work is complete.
 """
 
 import hashlib
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 
 def run_stage(name: str) -> None:
-    """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1.
+    """Parse the command line and run a stage; an `InputError` ends it with a message and exit code 1.
 
-    A stage that trains runs in as many processes as `parallel` says: this one starts them, and waits.
+    For a training stage with several processes, this process launches them and waits.
     """
     spec = spec_of(name)
     arguments = parse(spec)
@@ -73,7 +73,7 @@ def run_stage(name: str) -> None:
 
 
 def work_of(name: str) -> Callable[[Stage], Outcome]:
-    """Return what a stage does. Imported only now, so that params are checked and processes started without torch."""
+    """Return the work of a stage, imported lazily, so that params are checked and processes started without torch."""
     match name:
         case "prepare":
             from components.prepare.work import prepare as work
@@ -103,7 +103,7 @@ def work_of(name: str) -> Callable[[Stage], Outcome]:
 
 
 def _run_worker(spec: StageSpec, params: Params, layout: ParallelParams, arguments: dict[str, Any]) -> None:
-    """Run a stage as one of several processes; messages to the user go to the process that launched them."""
+    """Run a stage as one of several processes; errors are reported to the launching process."""
     from lissom.parallel.world import join
 
     try:
@@ -148,7 +148,7 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
         folders = {}
         for name in (*spec.outputs, METRICS_FOLDER):
             target = arguments[f"{name}_output"]
-            # The others write as well, and what they write goes with their scratch.
+            # Other processes write to their scratch folders, which are removed.
             folders[name] = stack.enter_context(atomic_folder(target if is_main else scratch / "outputs" / name))
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
         seconds = arguments["checkpoint_seconds"]
@@ -171,7 +171,7 @@ def _run_metered(stage: Stage) -> tuple[Outcome, EnergyReading]:
 
 
 def _log_data(run: Run, folder: Path) -> None:
-    """Log which data the stage reads, by a digest of all splits."""
+    """Log the data set that the stage reads, with a digest of all splits."""
     from lissom.data.prepare import load_card
 
     digest = hashlib.blake2b(digest_size=8)
@@ -197,7 +197,7 @@ def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
         write_model(outcome.model, stage.outputs["model"])
         if upstream:
             stage.run.set_tags({"lissom.upstream_run": upstream[-1]})
-    if "export" in stage.outputs:  # so that the cost travels with the file, as a model's does with the manifest
+    if "export" in stage.outputs:  # the export record holds the cost, as the manifest does for models
         record = stage.outputs["export"] / EXPORT_RECORD
         write_json(record, read_json(record) | {"cost": cost})
     folder = stage.outputs[METRICS_FOLDER]

@@ -1,8 +1,8 @@
-"""A training stage on several nodes of a cluster: its task starts a TrainJob of Kubeflow Trainer and stands by it.
+"""Running a training stage on several nodes of a cluster: its task starts a TrainJob of Kubeflow Trainer and waits.
 
-The nodes see what a volume shows them: inputs are copied there, outputs come back from there. Their logs are this
-task's logs; when they fail, it fails; when it is cancelled, they are. Every node runs the stage's own command, which
-finds the others by the environment that Trainer sets (`lissom.parallel.launch`).
+Inputs and outputs are copied through a shared volume. The job's log is printed by this task; if the job fails, the task
+fails; if the task is cancelled, the job is deleted. Every node runs the stage's own command, which finds the other
+nodes by the environment that Trainer sets (`lissom.parallel.launch`).
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from lissom.tracking.runs import flatten
 
 _SECONDS_BETWEEN_LOOKS = float(os.environ.get("LISSOM_TRAINJOB_SECONDS", "2"))
 _FOREVER = 10**8
-"""Seconds: a training may take as long as it likes; who cancels the task ends the waiting."""
+"""Time-out in seconds, practically none; the task can be cancelled."""
 _NODE = "node"
 """Name of the replicated job and of its container, in Trainer's runtimes."""
 
 
 def needs_trainjob(layout: ParallelParams) -> bool:
-    """Tell whether this is a task of a cluster whose stage needs several nodes, and not one of those nodes."""
+    """Return whether this process is a cluster task whose stage needs several nodes, and not one of these nodes."""
     return layout.nodes > 1 and CLUSTER_VARIABLE in os.environ and "PET_NODE_RANK" not in os.environ
 
 
@@ -43,11 +43,11 @@ def run_as_trainjob(
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> None:
-    """Run a stage on `layout.nodes` nodes and wait for it; its outputs are then where this task's should be.
+    """Run a stage on `layout.nodes` nodes, wait for it, and copy its outputs to this task's output folders.
 
     Raises:
-        InputError: there is no volume to share, or the job failed or cannot be made.
-        SystemExit: the task was cancelled; so is the job.
+        InputError: there is no shared volume, or the job fails or cannot be created.
+        SystemExit: the task was cancelled; the job is deleted.
     """
     cluster = ClusterParams.model_validate_json(os.environ[CLUSTER_VARIABLE])
     if cluster.checkpoints is None:
@@ -79,7 +79,7 @@ def run_as_trainjob(
 
 
 def job_name(stage: str, run: str) -> str:
-    """Return the name of a stage's job: the same for every try, so that one try finds what another has left."""
+    """Return the name of a stage's job, the same for every retry, so that a retry finds the previous job."""
     letters = "".join(letter for letter in run.lower() if letter.isalnum())
     return f"lissom-{stage}-{letters[:20] or 'run'}"
 
@@ -123,7 +123,7 @@ def _create(client: Any, name: str, command: Sequence[str], layout: ParallelPara
 
 
 def _pods(cluster: ClusterParams) -> Any:
-    """Return what the nodes' pods need besides their command: volumes, secrets, where they may run."""
+    """Return the patch of the nodes' pods: volumes, secrets, node selector and tolerations."""
     from kubeflow.trainer.options import (
         ContainerPatch,
         JobSetSpecPatch,
@@ -163,7 +163,7 @@ def _pods(cluster: ClusterParams) -> Any:
 
 
 def _logs(client: Any, name: str) -> Iterator[str]:
-    """Yield the first node's log from its start to its end, as soon as it has one."""
+    """Wait for the first node's log and yield its lines until its end."""
     while True:
         job = client.get_job(name)
         if any(step.name == f"{_NODE}-0" and step.status != "Pending" for step in job.steps):
@@ -175,7 +175,7 @@ def _logs(client: Any, name: str) -> Iterator[str]:
 
 
 def _remove(client: Any, name: str) -> None:
-    """Delete a job of this name, if there is one, and wait until it is gone."""
+    """Delete the job of this name, if there is one, and wait until it is deleted."""
     from kubernetes.client import ApiException
 
     def there() -> bool:
@@ -196,7 +196,7 @@ def _remove(client: Any, name: str) -> None:
 
 
 def _report(name: str, arguments: Mapping[str, Any]) -> None:
-    """Tell Kubeflow what the nodes have found."""
+    """Write the executor output from the files of the nodes."""
     metrics = arguments["metrics_output"]
     costs = {key: read_json(metrics / EMISSIONS)[key] for key in ("energy_kwh", "co2e_g", "seconds")}
     step = read_json(arguments["model_output"] / MANIFEST)["steps"][-1]
@@ -206,7 +206,7 @@ def _report(name: str, arguments: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _cancelling(client: Any, name: str) -> Iterator[None]:
-    """Delete the job when this task is told to end."""
+    """Delete the job if this task receives SIGTERM or SIGINT."""
 
     def cancel(number: int, _: FrameType | None) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Two results side by side: what a retraining changed against the main branch, as Markdown."""
+"""Comparison of a retraining's results with those of the main branch, as Markdown."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from lissom.errors import InputError
 from lissom.tasks.metric import Metric
 
 FIGURES = Path("metrics/report/metrics.json")
-"""Of the final artefact; kept in git, so that every revision has its own."""
+"""Metrics of the final artefact, tracked by git."""
 
 _ROWS = (
     ("milliseconds", "ms per inference, batch 1"),
@@ -23,7 +23,7 @@ _ROWS = (
 
 
 def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
-    """Return the figures that a git revision holds, None if it holds none.
+    """Return the metrics in a git revision; None if it has none.
 
     Raises:
         InputError: there is no such revision.
@@ -37,13 +37,13 @@ def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
 
 
 def score(figures: Mapping[str, Any]) -> tuple[Metric, float]:
-    """Return the metric that the models are judged by, and its value."""
+    """Return the task's metric and its value."""
     metric = Metric.model_validate(figures["metric"])
     return metric, float(figures[metric.name])
 
 
 def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str) -> str:
-    """Return the comparison as a Markdown table: a row per figure, with the change in percent or points."""
+    """Return the comparison as a Markdown table: a row per metric, with the change in percent or points."""
     metric, value = score(after)
     lines = [f"| | {base} | now | change |", "| --- | ---: | ---: | ---: |"]
     old_score = None if before is None or metric.name not in before else float(before[metric.name])

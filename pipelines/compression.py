@@ -1,4 +1,4 @@
-"""The pipeline for Kubeflow, wired from the stages' specs; a test compares its graph with dvc.yaml's."""
+"""The pipeline for Kubeflow, built from the stages' specs."""
 
 import inspect
 import json
@@ -19,7 +19,7 @@ NAME = "lissom-compression"
 
 @dataclass(frozen=True)
 class Images:
-    """Container images, each best named with its digest (`registry/name@sha256:...`): others are not cached."""
+    """Container images; results are cached only for images with a digest (`registry/name@sha256:...`)."""
 
     train: str = "lissom-train:latest"
     """For the stages that train."""
@@ -28,8 +28,8 @@ class Images:
 
 
 def compression(params: Params, images: Images) -> BaseComponent:
-    """Return the pipeline with these params as defaults of its runs: one parameter for every section, as JSON."""
-    # As JSON: Kubeflow's own dictionaries know no null, and turn whole numbers into fractions.
+    """Return the pipeline, with one JSON parameter per section and `params` as defaults."""
+    # JSON, since Kubeflow's own dictionaries have no null and convert integers to floats.
     defaults = {
         name: json.dumps(section) for name, section in params.model_dump(mode="json", exclude={"cluster"}).items()
     }
@@ -47,7 +47,7 @@ def compression(params: Params, images: Images) -> BaseComponent:
 
 
 def _with_positions(function: Any) -> Any:
-    """Return a function that takes its parameters by position, too: so kfp calls a pipeline."""
+    """Return a function that also takes its parameters by position, as kfp passes them."""
     signature = inspect.signature(function)
     names = list(signature.parameters)
 
@@ -63,7 +63,7 @@ def _with_positions(function: Any) -> Any:
 
 
 def _wire(params: Params, images: Images, sections: Mapping[str, Any]) -> None:
-    """Create the task of every stage, for every variant where there are variants, from the tasks before it."""
+    """Create the tasks of all stages and variants, and connect their inputs and outputs."""
     nodes = 1 if isinstance(params.parallel, str) else params.parallel.nodes
     tasks: dict[tuple[str, str], dsl.PipelineTask] = {}
     for spec in STAGES:
@@ -81,7 +81,7 @@ def _wire(params: Params, images: Images, sections: Mapping[str, Any]) -> None:
 def _artefacts(
     spec: StageSpec, variant: str, params: Params, tasks: Mapping[tuple[str, str], dsl.PipelineTask]
 ) -> dict[str, Any]:
-    """Return what a task reads: by the name of its parameter, an output of a task before it."""
+    """Map the names of a task's input artefacts to outputs of previous tasks."""
     result = {}
     for name, source in spec.inputs.items():
         for input_variant, artefact in artefact_names(spec, name, params.variants).items():

@@ -1,4 +1,4 @@
-"""Which modules of the project does a stage import? What DVC must watch, and what tests hold to the layers."""
+"""Modules of the project that a stage imports, for DVC's dependencies and for tests of the layers."""
 
 import ast
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ FRAME_MODULES = {
     "components.pipeline_run", "components.specs", "components.interface",
 }  # fmt: skip
 OWN_FRAME = {"register": {"tracking"}, "emissions": {"emissions"}, "report": {"emissions"}}
-"""What is frame to other stages, but decides what these compute."""
+"""Packages that belong to the frame for other stages, but determine the results of these."""
 
 
 def imports(path: Path, root: Path) -> set[str]:
-    """Return the modules of the project that a file imports anywhere in it, but for types alone."""
+    """Return the modules of the project that a file imports, except under `if TYPE_CHECKING`."""
     modules: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    # What a stage is given imports lazily what some stages ask it for: those import the same by themselves.
+    # components/stage.py imports lazily for some stages, which also import these modules themselves.
     lazy = path == root / "components" / "stage.py"
     for node in tree.body if lazy else _walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -33,7 +33,7 @@ def imports(path: Path, root: Path) -> set[str]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a tree's nodes, those below `if TYPE_CHECKING` left out."""
+    """Yield a tree's nodes, except those below `if TYPE_CHECKING`."""
     yield node
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return
@@ -42,7 +42,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def used_by(stage: str, root: Path) -> set[str]:
-    """Return the modules that the work of a stage imports, directly or not; configs and the frame left out."""
+    """Return the modules that the work of a stage imports, directly or indirectly, without configs and the frame."""
     modules: set[str] = set()
     queue = [root / "components" / stage / "work.py"]
     frame = FRAME - OWN_FRAME.get(stage, set())

@@ -1,6 +1,6 @@
 """`python -m pipelines.retrain`: pull data, run, compare with the main branch, gate, push, comment.
 
-What a CI workflow calls; it runs as well by hand. Everything that it starts can be started without it: dvc, git, gh.
+For CI workflows, and for use by hand. It only calls tools that can also be used without it: dvc, git, gh.
 """
 
 import json
@@ -28,7 +28,7 @@ from pipelines.remote_run import Result, run_on_kubeflow
 _PARAMS = Path("params.yaml")
 _REPORT = Path("artifacts/report")
 _KEPT = ("dvc.lock", "metrics", "params.yaml")
-"""What git keeps of a run."""
+"""Files of a run that are committed to git."""
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 out = Console(soft_wrap=True, highlight=False, markup=False)
@@ -51,7 +51,7 @@ def retrain(
     output: Annotated[Path, typer.Option(help="Where the comparison goes, Markdown.")] = Path("retrain.md"),
 ) -> None:
     """Retrain, compare with the main branch, gate, push, comment."""
-    load_params(_PARAMS, override or ())  # all mistakes are told before anything starts
+    load_params(_PARAMS, override or ())  # reports all mistakes before anything starts
     before = figures_at(base)
     has_remote = _has_remote(remote)
     if has_remote:
@@ -77,7 +77,7 @@ def retrain(
 
 
 def _run_here() -> Result:
-    """Run `dvc repro`; the figures are those of this run even if its last stage refused the model."""
+    """Run `dvc repro`; returns results even if the last stage fails because the gates are not passed."""
     has_failed = _dvc("repro", check=False).returncode != 0
     if has_failed and json.loads(_dvc("status", "--json", "--with-deps", "report", capture=True).stdout):
         raise InputError("dvc repro failed before there was a report; its messages are above")
@@ -116,7 +116,7 @@ def _comment(output: Path, pull_request: str | None) -> None:
 
 
 def _change_params(overrides: Sequence[str]) -> None:
-    """Write the overrides into params.yaml, where DVC sees them; comments stay."""
+    """Write the overrides into params.yaml, which DVC reads; comments are preserved."""
     if not overrides:
         return
     from ruamel.yaml import YAML

@@ -1,4 +1,4 @@
-"""What is asked of a Kubeflow Pipelines server: runs, and recurring runs that are known by their name."""
+"""A client of a Kubeflow Pipelines server, for runs and for recurring runs identified by name."""
 
 import time
 import warnings
@@ -21,12 +21,12 @@ class Server:
     """A Kubeflow Pipelines server.
 
     Args:
-        host: its address; None takes KF_PIPELINES_ENDPOINT, or the cluster that this process runs in.
-        namespace: of the runs, where several teams share the server.
-        token: sent as a bearer token.
+        host: address; None takes KF_PIPELINES_ENDPOINT, or the cluster that this process runs in.
+        namespace: namespace of the runs, if several teams share the server.
+        token: bearer token.
 
     Raises:
-        InputError: it is not reached, or refuses; so do all methods.
+        InputError: the server cannot be reached, or refuses; all methods raise it, too.
     """
 
     def __init__(self, host: str | None, namespace: str | None = None, token: str | None = None) -> None:
@@ -36,7 +36,7 @@ class Server:
             self._client = kfp.Client(host=host, existing_token=token, namespace=namespace or "kubeflow")
 
     def submit(self, package: Path, experiment: str, name: str) -> str:
-        """Start a run of a compiled pipeline with its own defaults; return the run's id."""
+        """Start a run of a compiled pipeline with its default params; return the run's id."""
         with self._translate_errors("submit"):
             run = self._client.create_run_from_pipeline_package(
                 str(package), run_name=name, experiment_name=experiment, namespace=self._namespace
@@ -46,15 +46,15 @@ class Server:
     def schedule(
         self, package: Path, experiment: str, name: str, *, cron: str | None, seconds: int | None
     ) -> tuple[str, int]:
-        """Run a compiled pipeline again and again; return the id, and how many of the same name were replaced.
+        """Create a recurring run of a compiled pipeline; return its id, and the number of replaced recurring runs.
 
-        Recurring runs cannot be changed: the new one is created first, and then those of its name are deleted, so
-        that a failure leaves the old one in force.
+        Recurring runs cannot be changed: the new one is created first, and then those with the same name are deleted,
+        so that a failure leaves the old one active.
 
         Args:
             package: the compiled pipeline.
-            experiment: where its runs are listed.
-            name: of the recurring run.
+            experiment: experiment of its runs.
+            name: name of the recurring run.
             cron: six fields, seconds first; or None.
             seconds: time between runs; or None.
         """
@@ -82,9 +82,9 @@ class Server:
         return str(response.state or "PENDING"), tasks
 
     def wait(self, run: str, seconds: float = 10.0) -> tuple[str, list[tuple[str, str, str]]]:
-        """Return what `status` says when the run has ended, asking every so many seconds.
+        """Poll `status` at an interval until the run has ended, and return it.
 
-        Not by kfp's own `wait_for_run_completion`, which waits for ever for a run that was cancelled.
+        kfp's own `wait_for_run_completion` waits forever for a run that was cancelled.
         """
         while (status := self.status(run))[0] not in FINISHED:
             time.sleep(seconds)

@@ -10,7 +10,7 @@ from lissom.training.teacher import load_logits
 
 
 def make_student(stage: Stage) -> Outcome:
-    """Make the student and train it as the method says."""
+    """Build and train the student."""
     teacher, params = stage.load("model"), stage.params.distill
     if isinstance(params, NoDistillation):
         return Outcome(metrics={"method": "none"}, model=teacher, method="none")

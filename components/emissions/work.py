@@ -11,7 +11,7 @@ from lissom.report.ledger import energy_spent, read_evaluations
 
 
 def measure_emissions(stage: Stage) -> Outcome:
-    """Run teacher and artefact in turn on single test texts, then set the saving against what the stages have spent."""
+    """Measure the energy of an inference of teacher and artefact, and compute the payback of the compression."""
     params, teacher, model = stage.params.emissions, stage.load("teacher"), stage.load("model")
     batches = timed_batches(stage.encode(teacher, "test"), 1, teacher.pad_id)
     final_batches = timed_batches(stage.encode(model, "test"), 1, model.pad_id)

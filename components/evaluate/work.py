@@ -12,7 +12,7 @@ from lissom.models.exits import has_early_exits
 
 
 def evaluate(stage: Stage) -> Outcome:
-    """Measure quality, size, memory and speed; beside the teacher also the two baselines that need no training."""
+    """Measure quality, size, memory and speed; for the teacher also the two baselines."""
     subject, teacher = _subject(stage, "model", "export"), _subject(stage, "teacher", "teacher_export")
     params, model = stage.params.evaluate, subject.model
     exits = None

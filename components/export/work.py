@@ -1,4 +1,4 @@
-"""The work of the stage: write the file, compare it with torch, and choose the speed of one that can leave early."""
+"""The work of the stage: export the model, check parity with torch, and choose the speed of a model with exits."""
 
 from components.stage import Outcome, Stage
 from lissom.artifacts import EXPORT_RECORD, write_json
@@ -10,7 +10,7 @@ from lissom.models.exits import has_early_exits
 
 
 def export(stage: Stage) -> Outcome:
-    """Write the graph, then compare its answers on the whole dev set; what is registered is what is measured."""
+    """Export the model, check parity on the dev set, and write the export record."""
     model, folder, params = stage.load("model"), stage.outputs["export"], stage.params.export
     onnx_file, dev = export_onnx(model, folder), stage.encode(model, "dev")
     parity = check_parity(model, onnx_file, dev, params)

@@ -6,5 +6,5 @@ from lissom.factorize.plan import plan
 
 
 def factorize(stage: Stage) -> Outcome:
-    """Replace matrices by smaller ones, then let the model recover."""
+    """Factorise matrices, then train the model against the teacher."""
     return apply_methods(stage, stage.params.factorize, plan)

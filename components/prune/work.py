@@ -6,5 +6,5 @@ from lissom.prune.plan import plan
 
 
 def prune(stage: Stage) -> Outcome:
-    """Remove structures, then let the model recover."""
+    """Remove structures, then train the model against the teacher."""
     return apply_methods(stage, stage.params.prune, plan)

@@ -1,4 +1,4 @@
-"""The work of the stage: train on the labels, then ask the teacher about train and transfer texts."""
+"""The work of the stage: fine-tune the teacher, then cache its logits of train and transfer texts."""
 
 import time
 
@@ -12,7 +12,7 @@ from lissom.training.teacher import cache_logits, save_logits
 
 
 def fine_tune(stage: Stage) -> Outcome:
-    """Train on the labels, then ask the teacher about train and transfer texts."""
+    """Fine-tune on the labels, then cache the logits of train and transfer texts."""
     params, lesson = stage.params.teacher, stage.lesson()
     task = task_of(load_card(stage.inputs["data"]), stage.params.base.max_length)
     model = load_base(stage.params.base, task, params.seed)
