@@ -28,7 +28,7 @@ from lissom.artifacts import EXPORT_RECORD, read_json, write_json
 from lissom.data.prepare import load_table
 from lissom.data.tables import Table, write_table
 from lissom.distill.config import DistillParams
-from lissom.distill.material import Distilled, Material
+from lissom.distill.material import DistillationResult, Material
 from lissom.distill.run import distill
 from lissom.emissions.meter import EnergyMeter
 from lissom.evaluate.config import EvaluateParams
@@ -199,7 +199,7 @@ def _params(recipe: Recipe, material: Material, updates: int, seed: int) -> Any:
     return TypeAdapter(DistillParams).validate_python(values)
 
 
-def _exits(student: Distilled, material: Material, test: Material, folder: Path) -> dict[str, Any]:
+def _exits(student: DistillationResult, material: Material, test: Material, folder: Path) -> dict[str, Any]:
     """Export, and measure the speed that loses no more than half a point on dev."""
     exported, dev = export_onnx(student.model, folder), material.encode(student.model, "dev")
     params = ExportParams(speeds=_SPEEDS, max_speed_drop=_LOSS)

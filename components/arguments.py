@@ -1,4 +1,4 @@
-"""The command line of every stage: the same options under DVC, Kubeflow and by hand."""
+"""The command line of every stage, with the same options under DVC, under Kubeflow and by hand."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from lissom.params import Params, check_params, load_params
 
 
 def parse(spec: StageSpec) -> dict[str, Any]:
-    """Return the options of a stage as given on the command line."""
+    """Parse the command line of a stage."""
     parser = argparse.ArgumentParser(prog=f"python -m components.{spec.name}", description=spec.help)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
     parser.add_argument(
@@ -53,10 +53,10 @@ def parse(spec: StageSpec) -> dict[str, Any]:
 
 
 def read_params(arguments: dict[str, Any]) -> Params:
-    """Return the params that a command line names: a file with overrides, or sections.
+    """Return the params given on the command line: a file with overrides, or sections.
 
     Raises:
-        InputError: they are wrong; the message lists all mistakes at once.
+        InputError: they are invalid; the message lists all mistakes.
     """
     if not arguments["section"]:
         return load_params(arguments["params"], arguments["set"])
@@ -70,10 +70,10 @@ def read_params(arguments: dict[str, Any]) -> Params:
 
 
 def input_folders(spec: StageSpec, arguments: dict[str, Any], scratch: Path) -> dict[str, Path]:
-    """Return the folder of every input; where variants came one by one, a folder of links to them.
+    """Return the folder of every input; for variants given one by one, a folder of links to them.
 
     Raises:
-        InputError: an input is missing, or variants came in neither way or in both.
+        InputError: an input is missing, or variants are given in neither way or in both.
     """
     folders = {}
     for name, source in spec.inputs.items():
@@ -86,15 +86,15 @@ def input_folders(spec: StageSpec, arguments: dict[str, Any], scratch: Path) -> 
     return folders
 
 
-def _linked(name: str, whole: Path | None, single: list[tuple[str, str]], scratch: Path) -> Path:
-    if (whole is None) == (not single):
+def _linked(name: str, all_variants: Path | None, single: list[tuple[str, str]], scratch: Path) -> Path:
+    if (all_variants is None) == (not single):
         raise InputError(f"give either {option(name, 'input')} FOLDER, or {option(name, 'of')} for every variant")
-    if whole is not None:
-        return whole
-    collected = scratch / name
-    collected.mkdir()
+    if all_variants is not None:
+        return all_variants
+    links = scratch / name
+    links.mkdir()
     for variant, folder in single:
         if not Path(folder).is_dir():
             raise InputError(f"{option(name, 'of')} {variant} {folder}: no such folder; run the stage that makes it")
-        (collected / variant).symlink_to(Path(folder).resolve())
-    return collected
+        (links / variant).symlink_to(Path(folder).resolve())
+    return links

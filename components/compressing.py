@@ -1,4 +1,4 @@
-"""What prune, factorize and quantize share: their methods one after the other, each a recipe that is carried out."""
+"""The common work of prune, factorize and quantize: applying the recipes of their methods in order."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -19,12 +19,12 @@ class Method(Protocol):
 
     @property
     def method(self) -> str:
-        """Return its name."""
+        """Return the name of the method."""
         ...
 
     @property
     def training(self) -> RecoveryParams | None:
-        """Return the training after its edits, if any."""
+        """Return the params of the training after the edits; None without one."""
         ...
 
     def model_dump_json(self) -> str:
@@ -35,8 +35,8 @@ class Method(Protocol):
 M = TypeVar("M", bound=Method)
 
 
-def carry_out(stage: Stage, methods: Sequence[M], plan: Callable[[CompressedModel, Lesson, M], Recipe]) -> Outcome:
-    """Plan and carry out every method on the model that the one before has left; without any, pass the model on."""
+def apply_methods(stage: Stage, methods: Sequence[M], plan: Callable[[CompressedModel, Lesson, M], Recipe]) -> Outcome:
+    """Plan and apply every method to the result of the previous one; without methods the model does not change."""
     model, lesson = stage.load("model"), stage.lesson()
     before, outcome = model.tokenizer, Outcome(metrics={"method": "none"}, model=model, method="none")
     history: list[dict[str, float]] = []
@@ -45,13 +45,15 @@ def carry_out(stage: Stage, methods: Sequence[M], plan: Callable[[CompressedMode
         recipe = plan(model, lesson, params)
         teacher = load_logits(stage.inputs["logits"], sum(len(lesson.tables[name]) for name in ("train", "transfer")))
         phase = "training" if len(methods) == 1 else f"{number}-{params.method}"
-        done = compress(
+        result = compress(
             model, recipe, lesson, teacher, params.training, phase=phase, identity=params.model_dump_json()
         )  # fmt: skip
         steps = int(history[-1]["step"]) if history else 0
-        records = [] if done.fitted is None else done.fitted.records
+        records = [] if result.training is None else result.training.records
         history += [{**record, "step": record["step"] + steps} for record in records]
-        metrics |= done.metrics if len(methods) == 1 else {phase: done.metrics, "dev_score": done.metrics["dev_score"]}
+        metrics |= (
+            result.metrics if len(methods) == 1 else {phase: result.metrics, "dev_score": result.metrics["dev_score"]}
+        )
     if methods:
         name = "+".join(params.method for params in methods)
         outcome = Outcome({"method": name, **metrics}, history, model, name)

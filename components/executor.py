@@ -1,7 +1,7 @@
-"""What Kubeflow wants to hear of a finished task: figures for its pages, beside the artefacts that it finds by itself.
+"""Kubeflow's executor output: metrics of a finished task, and metadata of its artefacts.
 
-A container component tells by a file, executor_output.json, whose place and whose artefacts are described by the
-executor input that Kubeflow passes on the command line.
+A container component writes them to executor_output.json; its path and the artefacts are in the executor input, which
+Kubeflow passes on the command line.
 """
 
 import json
@@ -16,16 +16,16 @@ _METRICS = "system.Metrics"
 _LONGEST_NAME = 120
 
 
-def tell(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def write_executor_output(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write the executor output of a task.
 
     Args:
         executor_input: the JSON from the command line.
-        figures: flat mapping of what is shown with the task's metrics; only numbers are.
-        facts: what is told of every other artefact.
+        figures: flat mapping of metrics; values that are not numbers are left out.
+        facts: metadata of all artefacts except the metrics.
 
     Raises:
-        InputError: the executor input is not what Kubeflow sends.
+        InputError: the executor input does not have Kubeflow's format.
     """
     numbers = {
         name[-_LONGEST_NAME:]: value
@@ -35,7 +35,7 @@ def tell(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, An
     try:
         outputs = json.loads(executor_input)["outputs"]
         target = Path(outputs["outputFile"])
-        told = {
+        artifacts = {
             name: {"artifacts": [_with(entry["artifacts"][0], numbers, facts)]}
             for name, entry in outputs.get("artifacts", {}).items()
         }
@@ -44,10 +44,10 @@ def tell(executor_input: str, figures: Mapping[str, Any], facts: Mapping[str, An
             "--executor-input: not the JSON that Kubeflow puts for {{$}}; leave it out elsewhere"
         ) from None
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_json(target, {"artifacts": told})
+    write_json(target, {"artifacts": artifacts})
 
 
 def _with(artifact: Mapping[str, Any], numbers: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     metadata = numbers if artifact["type"]["schemaTitle"] == _METRICS else facts
-    known = artifact.get("metadata", {})
-    return {"name": artifact["name"], "uri": artifact["uri"], "metadata": {**known, **metadata}}
+    metadata_before = artifact.get("metadata", {})
+    return {"name": artifact["name"], "uri": artifact["uri"], "metadata": {**metadata_before, **metadata}}

@@ -1,4 +1,4 @@
-"""From a stage's spec to its component for Kubeflow. Imports kfp, and nothing that is heavy."""
+"""Kubeflow components built from the stages' specs. Imports kfp, but no torch."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from components.specs import COMMON_SECTIONS, EVERY, METRICS_FOLDER, StageSpec, 
 from lissom.cluster import CHECKPOINTS
 
 IMAGE = "lissom-train"
-"""Stands for the image until the pipeline is compiled."""
+"""Placeholder for the image, which is set when the pipeline is compiled."""
 
 _EXECUTOR_INPUT = "{{$}}"  # Kubeflow puts the description of the task's artefacts here
 _KINDS = {"data": dsl.Dataset, "model": dsl.Model, "export": dsl.Model, METRICS_FOLDER: dsl.Metrics}
@@ -19,19 +19,19 @@ _PAGE = "page"
 
 
 def component(spec: StageSpec, variants: Sequence[str]) -> BaseComponent:
-    """Return the component of a stage: an interface and the command that its container runs.
+    """Return the component of a stage: its interface and the command of its container.
 
-    Its parameters: an artefact for every input (one for each variant where it takes all), `<name>_output` for every
-    output, a string of JSON `<section>_params` for every section, and `variant` for stages that run once per variant.
+    Its parameters are an artefact per input (one per variant for inputs of all variants), `<name>_output` per output, a
+    JSON string `<section>_params` per section, and `variant` for stages that run once per variant.
 
     Args:
         spec: the stage.
         variants: names of all variants.
     """
 
-    def container(**given: Any) -> dsl.ContainerSpec:
+    def container(**arguments: Any) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
-            image=IMAGE, command=["python", "-m", f"components.{spec.name}"], args=_arguments(spec, variants, given)
+            image=IMAGE, command=["python", "-m", f"components.{spec.name}"], args=_arguments(spec, variants, arguments)
         )
 
     # kfp reads a component's interface from the signature of a function.
@@ -43,19 +43,19 @@ def component(spec: StageSpec, variants: Sequence[str]) -> BaseComponent:
 
 
 def sections_for(spec: StageSpec) -> list[str]:
-    """Return the sections of the params that a stage's container is given, in a fixed order."""
+    """Return the sections of the params that are passed to a stage's container, sorted by name."""
     return sorted({*COMMON_SECTIONS, *spec.sections})
 
 
 def artefact_names(spec: StageSpec, name: str, variants: Sequence[str]) -> Mapping[str, str]:
-    """Return the variants of an input with the name of each one's artefact; one entry for an input without variants."""
+    """Map the variants of an input to the names of their artefacts; a single entry "" if it has no variants."""
     if spec.inputs[name].variant == EVERY:
         return {variant: f"{name}_{variant}" for variant in variants}
     return {"": name}
 
 
 def _by_name(container: Any) -> BaseComponent:
-    # kfp calls the function with positions; this one takes names.
+    # kfp passes positional arguments; `container` takes keyword arguments.
     names = list(inspect.signature(container).parameters)
 
     def positional(*given: Any) -> dsl.ContainerSpec:
@@ -64,39 +64,39 @@ def _by_name(container: Any) -> BaseComponent:
     positional.__name__, positional.__doc__ = container.__name__, container.__doc__
     parameters = inspect.signature(container).parameters.values()
     positional.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [one.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in parameters]
+        [parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters]
     )
     return dsl.container_component(positional)
 
 
 def _annotations(spec: StageSpec, variants: Sequence[str]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    annotations: list[tuple[str, Any]] = []
     for name, source in spec.inputs.items():
         kind = _KINDS.get(source.output, dsl.Artifact)
-        found += [(artefact, dsl.Input[kind]) for artefact in artefact_names(spec, name, variants).values()]
+        annotations += [(artefact, dsl.Input[kind]) for artefact in artefact_names(spec, name, variants).values()]
     for name in (*spec.outputs, METRICS_FOLDER):
-        found.append((f"{name}_output", dsl.Output[_KINDS.get(name, dsl.Artifact)]))
+        annotations.append((f"{name}_output", dsl.Output[_KINDS.get(name, dsl.Artifact)]))
     if "report" in spec.outputs:
-        found.append((_PAGE, dsl.Output[dsl.HTML]))
+        annotations.append((_PAGE, dsl.Output[dsl.HTML]))
     if spec.per_variant:
-        found.append(("variant", str))
-    return found + [(f"{section}_params", str) for section in sections_for(spec)]
+        annotations.append(("variant", str))
+    return annotations + [(f"{section}_params", str) for section in sections_for(spec)]
 
 
-def _arguments(spec: StageSpec, variants: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
+def _arguments(spec: StageSpec, variants: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
     arguments: list[Any] = []
     for section in sections_for(spec):
-        arguments += ["--section", section, given[f"{section}_params"]]
+        arguments += ["--section", section, values[f"{section}_params"]]
     for name, source in spec.inputs.items():
         for variant, artefact in artefact_names(spec, name, variants).items():
             flag = [option(name, "of"), variant] if source.variant == EVERY else [option(name, "input")]
-            arguments += [*flag, given[artefact].path]
+            arguments += [*flag, values[artefact].path]
     for name in (*spec.outputs, METRICS_FOLDER):
-        arguments += [option(name, "output"), given[f"{name}_output"].path]
+        arguments += [option(name, "output"), values[f"{name}_output"].path]
     if "report" in spec.outputs:
-        arguments += ["--page-output", given[_PAGE].path]
+        arguments += ["--page-output", values[_PAGE].path]
     if spec.per_variant:
-        arguments += ["--variant", given["variant"]]
+        arguments += ["--variant", values["variant"]]
     checkpoints = f"{CHECKPOINTS}/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
     arguments += ["--checkpoints", checkpoints, "--pipeline-run", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
     return [*arguments, "--executor-input", _EXECUTOR_INPUT]

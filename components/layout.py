@@ -1,4 +1,4 @@
-"""How a stage's training is spread: what the params say, or what the cost model proposes for this machine."""
+"""The parallel layout of a stage: from the params, or proposed by the cost model for this machine."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from lissom.params import Params, trainings_of
 
 
 def layout_of(spec: StageSpec, params: Params, arguments: dict[str, Any]) -> tuple[ParallelParams, list[str]]:
-    """Return the layout of a training stage, and the options that tell its processes, where it was for us to choose.
+    """Return the layout of a training stage, and the options that pass an automatic layout to its processes.
 
-    Where there is nothing to train, one process passes the model on.
+    A stage without trainings runs in a single process.
 
     Raises:
         InputError: `parallel: auto`, and no layout fits this machine.
@@ -24,7 +24,7 @@ def layout_of(spec: StageSpec, params: Params, arguments: dict[str, Any]) -> tup
     from lissom.parallel.measuring import automatic
 
     source = arguments.get("model_input") or params.base
-    chosen, reason = automatic(source, max(training.batch_size for training in trainings), params.base.max_length)
+    layout, reason = automatic(source, max(training.batch_size for training in trainings), params.base.max_length)
     note(reason)
-    text = chosen.model_dump_json(exclude_unset=True)
-    return chosen, ["--section", "parallel", text] if arguments["section"] else ["--set", f"parallel={text}"]
+    text = layout.model_dump_json(exclude_unset=True)
+    return layout, ["--section", "parallel", text] if arguments["section"] else ["--set", f"parallel={text}"]

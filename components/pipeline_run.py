@@ -1,4 +1,4 @@
-"""To which run of the whole pipeline does a stage belong, and does DVC watch what the stage reads?"""
+"""The pipeline run of a stage, and a check that DVC tracks the files that the stage reads."""
 
 import os
 from pathlib import Path
@@ -15,9 +15,9 @@ DVC_FILE = Path("dvc.yaml")
 
 
 def pipeline_run(arguments: dict[str, Any]) -> str:
-    """Return what all stages of one pipeline run have in common; empty for a stage that runs by itself.
+    """Return the id that all stages of a pipeline run share; empty for a stage that runs by itself.
 
-    The option says it under Kubeflow; under DVC it is the `dvc` process that all stages descend from.
+    Under Kubeflow it is given by the option; under DVC it identifies the `dvc` process that is the common ancestor.
     """
     if arguments["pipeline_run"] or "DVC_STAGE" not in os.environ:
         return str(arguments["pipeline_run"])
@@ -31,25 +31,25 @@ def pipeline_run(arguments: dict[str, Any]) -> str:
 
 
 def watched_files(spec: StageSpec, params: Params) -> list[str]:
-    """Return the user's own files and folders that a stage reads; DVC must run it again when they change."""
-    found = []
+    """Return the user's files and folders that a stage reads, which must be among its dependencies in DVC."""
+    places = []
     if "base" in spec.sections and params.base.model.startswith("dir:"):
-        found.append(params.base.model.removeprefix("dir:"))
+        places.append(params.base.model.removeprefix("dir:"))
     if spec.name == "prepare":
         if params.data.source.startswith("files:"):
-            found.append(params.data.source.removeprefix("files:"))
+            places.append(params.data.source.removeprefix("files:"))
         if params.data.transfer is not None:
-            found.append(params.data.transfer)
-    return [Path(place).as_posix() for place in found]
+            places.append(params.data.transfer)
+    return [Path(place).as_posix() for place in places]
 
 
 def check_watched(spec: StageSpec, params: Params) -> None:
-    """Raise `InputError` if DVC runs the stage and would not notice a change of a file that it reads."""
+    """Raise `InputError` if DVC runs the stage and a file that it reads is missing in its dependencies."""
     if "DVC_STAGE" not in os.environ or not DVC_FILE.is_file():
         return
     stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
-    listed = {Path(str(place)).as_posix() for place in stages.get(spec.name, {}).get("deps", ())}
-    missing = [place for place in watched_files(spec, params) if place not in listed]
+    dependencies = {Path(str(place)).as_posix() for place in stages.get(spec.name, {}).get("deps", ())}
+    missing = [place for place in watched_files(spec, params) if place not in dependencies]
     if missing:
         raise InputError(
             f"{DVC_FILE} does not list {', '.join(missing)} among the dependencies of {spec.name}, so that a change "

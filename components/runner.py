@@ -1,7 +1,7 @@
-"""The frame of every stage: `python -m components.<stage>` with the same options under DVC and Kubeflow.
+"""Running a stage: `python -m components.<stage>`, with the same options under DVC and Kubeflow.
 
-It reads the params, opens the MLflow run, measures the energy, lets the stage work in temporary folders, and moves
-these into place when all is complete.
+The runner reads the params, opens the MLflow run, measures the energy, runs the stage's work in temporary folders, and
+moves these to their targets when the work is complete.
 """
 
 import hashlib
@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.arguments import input_folders, parse, read_params
-from components.executor import tell
+from components.executor import write_executor_output
 from components.layout import layout_of
 from components.pipeline_run import check_watched, pipeline_run
 from components.specs import METRICS_FOLDER, StageSpec, spec_of
 from components.stage import Outcome, Stage
-from components.trainjob import is_wanted, run_as_trainjob
+from components.trainjob import needs_trainjob, run_as_trainjob
 from lissom.artifacts import (
     EMISSIONS,
     EXPORT_RECORD,
     HISTORY,
     METRICS,
     REPORT_PAGE,
+    atomic_folder,
     read_json,
-    whole_folder,
     write_json,
     write_text,
 )
 from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
 from lissom.errors import InputError, advice_for
 from lissom.parallel.config import ParallelParams
-from lissom.parallel.launch import joined, launch, remember_run, remembered_run, say
+from lissom.parallel.launch import is_worker, launch, load_run, report_error, save_run
 from lissom.params import Params
 from lissom.tracking.runs import STAGE_TAG, VARIANT_TAG, Run, SilentRun, flatten, open_run
 from lissom.training.stopping import Stopped
@@ -45,22 +45,22 @@ if TYPE_CHECKING:
 
 
 def run_stage(name: str) -> None:
-    """Parse the command line and run a stage; a user's mistake ends with one message and exit code 1.
+    """Parse the command line and run a stage; an `InputError` ends it with a message and exit code 1.
 
-    A stage that trains runs in as many processes as `parallel` says: this one starts them, and waits.
+    For a training stage with several processes, this process launches them and waits.
     """
     spec = spec_of(name)
     arguments = parse(spec)
     try:
         params = read_params(arguments)
         check_watched(spec, params)
-        layout, chosen = layout_of(spec, params, arguments) if spec.trains else (ParallelParams(), [])
-        if joined():
-            _take_part(spec, params, layout, arguments)
-        elif is_wanted(layout):
+        layout, options = layout_of(spec, params, arguments) if spec.trains else (ParallelParams(), [])
+        if is_worker():
+            _run_worker(spec, params, layout, arguments)
+        elif needs_trainjob(layout):
             run_as_trainjob(name, layout, arguments, tuple(spec.inputs), (*spec.outputs, METRICS_FOLDER))
         elif layout.spreads:
-            launch(f"components.{name}", [*sys.argv[1:], *chosen], layout)
+            launch(f"components.{name}", [*sys.argv[1:], *options], layout)
         else:
             _run(spec, params, None, arguments)
     except Stopped as stopped:
@@ -73,7 +73,7 @@ def run_stage(name: str) -> None:
 
 
 def work_of(name: str) -> Callable[[Stage], Outcome]:
-    """Return what a stage does. Imported only now, so that params are checked and processes started without torch."""
+    """Return the work of a stage, imported lazily, so that params are checked and processes started without torch."""
     match name:
         case "prepare":
             from components.prepare.work import prepare as work
@@ -102,21 +102,21 @@ def work_of(name: str) -> Callable[[Stage], Outcome]:
     return work
 
 
-def _take_part(spec: StageSpec, params: Params, layout: ParallelParams, arguments: dict[str, Any]) -> None:
-    """Run a stage as one of several processes; messages to the user go to the process that launched them."""
+def _run_worker(spec: StageSpec, params: Params, layout: ParallelParams, arguments: dict[str, Any]) -> None:
+    """Run a stage as one of several processes; errors are reported to the launching process."""
     from lissom.parallel.world import join
 
     try:
         with join(layout) as world:
             _run(spec, params, world, arguments)
     except (InputError, Stopped) as error:
-        say(str(error))
+        report_error(str(error))
         sys.exit(1)
 
 
 def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict[str, Any]) -> None:
     with _frame(spec, params, world, arguments) as stage:
-        outcome, reading = _measured(stage)
+        outcome, reading = _run_metered(stage)
         _write(stage, outcome, reading)
     if world is not None and not world.is_main:
         return
@@ -126,7 +126,7 @@ def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict
     if arguments["executor_input"]:
         costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
         facts = {"stage": spec.name, "method": outcome.method, "mlflow_run": stage.run.id}
-        tell(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
+        write_executor_output(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
     shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
 
 
@@ -142,20 +142,20 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
         if is_main:
             tags = {STAGE_TAG: spec.name, VARIANT_TAG: variant}
             parent = pipeline_run(arguments)
-            run = stack.enter_context(open_run(title, params.tracking, tags, remembered_run(), parent))
+            run = stack.enter_context(open_run(title, params.tracking, tags, load_run(), parent))
             if world is not None:
-                remember_run(run.id)
+                save_run(run.id)
         folders = {}
         for name in (*spec.outputs, METRICS_FOLDER):
             target = arguments[f"{name}_output"]
-            # The others write as well, and what they write goes with their scratch.
-            folders[name] = stack.enter_context(whole_folder(target if is_main else scratch / "outputs" / name))
+            # Other processes write to their scratch folders, which are removed.
+            folders[name] = stack.enter_context(atomic_folder(target if is_main else scratch / "outputs" / name))
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
         seconds = arguments["checkpoint_seconds"]
         yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
 
 
-def _measured(stage: Stage) -> tuple[Outcome, EnergyReading]:
+def _run_metered(stage: Stage) -> tuple[Outcome, EnergyReading]:
     stage.run.log_params({stage.name: stage.section()})
     if "data" in stage.inputs:
         _log_data(stage.run, stage.inputs["data"])
@@ -167,11 +167,11 @@ def _measured(stage: Stage) -> tuple[Outcome, EnergyReading]:
         outcome = work(stage)
     if stage.world is None:
         return outcome, meter.reading
-    return outcome, sum_of(stage.world.collect(meter.reading if counts else None))
+    return outcome, sum_of(stage.world.gather(meter.reading if counts else None))
 
 
 def _log_data(run: Run, folder: Path) -> None:
-    """Log which data the stage reads, by a digest of all splits."""
+    """Log the data set that the stage reads, with a digest of all splits."""
     from lissom.data.prepare import load_card
 
     digest = hashlib.blake2b(digest_size=8)
@@ -197,7 +197,7 @@ def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
         write_model(outcome.model, stage.outputs["model"])
         if upstream:
             stage.run.set_tags({"lissom.upstream_run": upstream[-1]})
-    if "export" in stage.outputs:  # so that the cost travels with the file, as a model's does with the manifest
+    if "export" in stage.outputs:  # the export record holds the cost, as the manifest does for models
         record = stage.outputs["export"] / EXPORT_RECORD
         write_json(record, read_json(record) | {"cost": cost})
     folder = stage.outputs[METRICS_FOLDER]

@@ -1,7 +1,7 @@
-"""All stages of the pipeline as one table: what each reads, writes and is told.
+"""Table of all stages of the pipeline: their inputs, outputs and params.
 
-The command line (`components.arguments`), the runner (`components.runner`), dvc.yaml (`pipelines.dvc`), the Kubeflow
-components (`components.interface`) and the tests' lists are made from it. Imports nothing that is heavy.
+The command line (`components.arguments`), the runner (`components.runner`), dvc.yaml (`pipelines.dvc`) and the Kubeflow
+components (`components.interface`) are derived from it. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ OWN, EVERY = "<own>", "<every>"
 """In a source: the variant that the reading stage itself runs for, or all variants."""
 
 COMMON_SECTIONS = ("base", "data", "variants", "emissions", "tracking")
-"""Sections of the params that the frame of every stage reads; a change of them alone runs no stage again."""
+"""Sections of the params that the runner reads for every stage; a change of them alone does not rerun a stage."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where an input comes from."""
+    """Origin of an input."""
 
     stage: str
     """The stage that writes it; OWN for the stage that the reader's variant is named after."""
@@ -41,7 +41,7 @@ class StageSpec:
     outputs: Sequence[str] = ()
     """Besides the metrics; the first one lies in the folder that is called like the stage."""
     sections: Sequence[str] = ()
-    """Sections of the params whose change runs the stage again."""
+    """Sections of the params whose change reruns the stage."""
     trains: bool = False
     """Runs in as many processes as `parallel` says, and resumes from checkpoints."""
     per_variant: bool = False

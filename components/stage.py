@@ -1,4 +1,4 @@
-"""What the work of a stage is given, and what it gives back."""
+"""Input and result of a stage's work."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What a stage leaves behind, besides the files that it wrote itself."""
+    """Result of a stage, besides the files that it writes itself."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -31,13 +31,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage's work is given."""
+    """Input of a stage's work: params, folders, run and processes."""
 
     spec: StageSpec
     params: Params
     inputs: dict[str, Path]
     outputs: dict[str, Path]
-    """Temporary folders; their content is moved into place when the stage is complete."""
+    """Temporary folders, which are moved to their targets when the stage is complete."""
     run: Run
     checkpoint_folder: Path
     checkpoint_seconds: float
@@ -46,7 +46,7 @@ class Stage:
     variant: str
     """For stages that run once per variant."""
     world: "World | None"
-    """The processes that run this stage, each the same code; None for this one alone. The first writes and logs."""
+    """The processes that run this stage, of which the first writes and logs; None for a single process."""
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class Stage:
         return self.spec.name
 
     def checkpoints(self) -> "Checkpoints":
-        """Return where this stage's training checkpoints to; removed when the stage is complete."""
+        """Return the checkpoints of this stage's trainings; they are removed when the stage is complete."""
         from lissom.training.checkpoint import Checkpoints
 
         writes = self.world is None or self.world.is_main

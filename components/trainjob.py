@@ -1,8 +1,8 @@
-"""A training stage on several nodes of a cluster: its task starts a TrainJob of Kubeflow Trainer and stands by it.
+"""Running a training stage on several nodes of a cluster: its task starts a TrainJob of Kubeflow Trainer and waits.
 
-The nodes see what a volume shows them: inputs are copied there, outputs come back from there. Their logs are this
-task's logs; when they fail, it fails; when it is cancelled, they are. Every node runs the stage's own command, which
-finds the others by the environment that Trainer sets (`lissom.parallel.launch`).
+Inputs and outputs are copied through a shared volume. The job's log is printed by this task; if the job fails, the task
+fails; if the task is cancelled, the job is deleted. Every node runs the stage's own command, which finds the other
+nodes by the environment that Trainer sets (`lissom.parallel.launch`).
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components.executor import tell
-from lissom.artifacts import EMISSIONS, MANIFEST, METRICS, read_json, whole_folder
+from components.executor import write_executor_output
+from lissom.artifacts import EMISSIONS, MANIFEST, METRICS, atomic_folder, read_json
 from lissom.cluster import CHECKPOINTS, CLUSTER_VARIABLE, IMAGE_VARIABLE, ClusterParams
 from lissom.errors import InputError
 from lissom.parallel.config import ParallelParams
@@ -26,13 +26,13 @@ from lissom.tracking.runs import flatten
 
 _SECONDS_BETWEEN_LOOKS = float(os.environ.get("LISSOM_TRAINJOB_SECONDS", "2"))
 _FOREVER = 10**8
-"""Seconds: a training may take as long as it likes; who cancels the task ends the waiting."""
+"""Time-out in seconds, practically none; the task can be cancelled."""
 _NODE = "node"
 """Name of the replicated job and of its container, in Trainer's runtimes."""
 
 
-def is_wanted(layout: ParallelParams) -> bool:
-    """Tell whether this is a task of a cluster whose stage needs several nodes, and not one of those nodes."""
+def needs_trainjob(layout: ParallelParams) -> bool:
+    """Return whether this process is a cluster task whose stage needs several nodes, and not one of these nodes."""
     return layout.nodes > 1 and CLUSTER_VARIABLE in os.environ and "PET_NODE_RANK" not in os.environ
 
 
@@ -43,11 +43,11 @@ def run_as_trainjob(
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> None:
-    """Run a stage on `layout.nodes` nodes and wait for it; its outputs are then where this task's should be.
+    """Run a stage on `layout.nodes` nodes, wait for it, and copy its outputs to this task's output folders.
 
     Raises:
-        InputError: there is no volume to share, or the job failed or cannot be made.
-        SystemExit: the task was cancelled; so is the job.
+        InputError: there is no shared volume, or the job fails or cannot be created.
+        SystemExit: the task was cancelled; the job is deleted.
     """
     cluster = ClusterParams.model_validate_json(os.environ[CLUSTER_VARIABLE])
     if cluster.checkpoints is None:
@@ -55,15 +55,15 @@ def run_as_trainjob(
             f"parallel.nodes is {layout.nodes}: nodes share files through the claim that cluster.checkpoints names, "
             "and none is named"
         )
-    shared: Path = arguments["checkpoints"] / "exchange" / stage
+    exchange: Path = arguments["checkpoints"] / "exchange" / stage
     command = [*_command(stage, arguments), "--checkpoints", str(arguments["checkpoints"])]
     for name in inputs:
-        copied = shared / "inputs" / name
-        with whole_folder(copied) as folder:
+        copy = exchange / "inputs" / name
+        with atomic_folder(copy) as folder:
             shutil.copytree(arguments[f"{name}_input"], folder, dirs_exist_ok=True)
-        command += [f"--{name.replace('_', '-')}-input", str(copied)]
+        command += [f"--{name.replace('_', '-')}-input", str(copy)]
     for name in outputs:
-        command += [f"--{name.replace('_', '-')}-output", str(shared / "outputs" / name)]
+        command += [f"--{name.replace('_', '-')}-output", str(exchange / "outputs" / name)]
     name = job_name(stage, arguments["pipeline_run"])
     try:
         _run(name, command, layout, cluster)
@@ -71,17 +71,17 @@ def run_as_trainjob(
         cause = f": {error.__cause__}" if error.__cause__ else ""
         raise InputError(f"TrainJob {name}: {error}{cause}"[:600]) from None
     for output in outputs:
-        with whole_folder(arguments[f"{output}_output"]) as folder:
-            shutil.copytree(shared / "outputs" / output, folder, dirs_exist_ok=True)
-    shutil.rmtree(shared)
+        with atomic_folder(arguments[f"{output}_output"]) as folder:
+            shutil.copytree(exchange / "outputs" / output, folder, dirs_exist_ok=True)
+    shutil.rmtree(exchange)
     if arguments["executor_input"]:
-        _tell(stage, arguments)
+        _report(stage, arguments)
 
 
 def job_name(stage: str, run: str) -> str:
-    """Return the name of a stage's job: the same for every try, so that one try finds what another has left."""
-    kept = "".join(letter for letter in run.lower() if letter.isalnum())
-    return f"lissom-{stage}-{kept[:20] or 'run'}"
+    """Return the name of a stage's job, the same for every retry, so that a retry finds the previous job."""
+    letters = "".join(letter for letter in run.lower() if letter.isalnum())
+    return f"lissom-{stage}-{letters[:20] or 'run'}"
 
 
 def _command(stage: str, arguments: Mapping[str, Any]) -> list[str]:
@@ -101,8 +101,8 @@ def _run(name: str, command: Sequence[str], layout: ParallelParams, cluster: Clu
         _create(client, name, command, layout, cluster)
         for line in _logs(client, name):
             print(line, flush=True)
-        ended = client.wait_for_job_status(name, {"Complete", "Failed"}, _FOREVER, _SECONDS_BETWEEN_LOOKS)
-    if ended.status == "Failed":
+        job = client.wait_for_job_status(name, {"Complete", "Failed"}, _FOREVER, _SECONDS_BETWEEN_LOOKS)
+    if job.status == "Failed":
         raise InputError(
             f"TrainJob {name} failed; its log is above. It is kept until the next try: kubectl describe trainjob {name}"
         )
@@ -113,17 +113,17 @@ def _create(client: Any, name: str, command: Sequence[str], layout: ParallelPara
     from kubeflow.trainer import CustomTrainerContainer
     from kubeflow.trainer.options import Name, TrainerCommand
 
-    asked = cluster.training
-    resources: dict[str, Any] = {"cpu": asked.cpu, "memory": asked.memory}
-    if asked.gpus:
-        resources[cluster.gpu_resource] = asked.gpus
+    request = cluster.training
+    resources: dict[str, Any] = {"cpu": request.cpu, "memory": request.memory}
+    if request.gpus:
+        resources[cluster.gpu_resource] = request.gpus
     env = {"MLFLOW_TRACKING_URI": cluster.tracking_uri} if cluster.tracking_uri else {}
     trainer = CustomTrainerContainer(os.environ[IMAGE_VARIABLE], layout.nodes, resources, env)
     client.train(cluster.runtime, trainer=trainer, options=[Name(name), TrainerCommand(list(command)), _pods(cluster)])
 
 
 def _pods(cluster: ClusterParams) -> Any:
-    """Return what the nodes' pods need besides their command: volumes, secrets, where they may run."""
+    """Return the patch of the nodes' pods: volumes, secrets, node selector and tolerations."""
     from kubeflow.trainer.options import (
         ContainerPatch,
         JobSetSpecPatch,
@@ -144,12 +144,12 @@ def _pods(cluster: ClusterParams) -> Any:
     ]
     mounts = [{"name": f"volume-{number}", "mountPath": path} for number, (_, path) in enumerate(claims)]
     secrets = [
-        {"name": one.variable, "valueFrom": {"secretKeyRef": {"name": one.name, "key": one.key}}}
-        for one in cluster.secrets
+        {"name": item.variable, "valueFrom": {"secretKeyRef": {"name": item.name, "key": item.key}}}
+        for item in cluster.secrets
     ]
     tolerations = [
-        one.model_dump(exclude_none=True) | {"operator": "Exists" if one.value is None else "Equal"}
-        for one in cluster.tolerations
+        item.model_dump(exclude_none=True) | {"operator": "Exists" if item.value is None else "Equal"}
+        for item in cluster.tolerations
     ]
     pod = PodSpecPatch(
         volumes=volumes,
@@ -163,7 +163,7 @@ def _pods(cluster: ClusterParams) -> Any:
 
 
 def _logs(client: Any, name: str) -> Iterator[str]:
-    """Yield the first node's log from its start to its end, as soon as it has one."""
+    """Wait for the first node's log and yield its lines until its end."""
     while True:
         job = client.get_job(name)
         if any(step.name == f"{_NODE}-0" and step.status != "Pending" for step in job.steps):
@@ -175,7 +175,7 @@ def _logs(client: Any, name: str) -> Iterator[str]:
 
 
 def _remove(client: Any, name: str) -> None:
-    """Delete a job of this name, if there is one, and wait until it is gone."""
+    """Delete the job of this name, if there is one, and wait until it is deleted."""
     from kubernetes.client import ApiException
 
     def there() -> bool:
@@ -195,18 +195,18 @@ def _remove(client: Any, name: str) -> None:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _tell(name: str, arguments: Mapping[str, Any]) -> None:
-    """Tell Kubeflow what the nodes have found."""
+def _report(name: str, arguments: Mapping[str, Any]) -> None:
+    """Write the executor output from the files of the nodes."""
     metrics = arguments["metrics_output"]
     costs = {key: read_json(metrics / EMISSIONS)[key] for key in ("energy_kwh", "co2e_g", "seconds")}
     step = read_json(arguments["model_output"] / MANIFEST)["steps"][-1]
     facts = {"stage": name, "method": step["method"], "mlflow_run": step["run_id"]}
-    tell(arguments["executor_input"], dict(flatten(read_json(metrics / METRICS))) | costs, facts)
+    write_executor_output(arguments["executor_input"], dict(flatten(read_json(metrics / METRICS))) | costs, facts)
 
 
 @contextmanager
 def _cancelling(client: Any, name: str) -> Iterator[None]:
-    """Delete the job when this task is told to end."""
+    """Delete the job if this task receives SIGTERM or SIGINT."""
 
     def cancel(number: int, _: FrameType | None) -> None:
         try:
@@ -217,9 +217,9 @@ def _cancelling(client: Any, name: str) -> Iterator[None]:
             print(f"cancelled, but TrainJob {name} is not deleted ({error}); {advice}", file=sys.stderr, flush=True)
         sys.exit(128 + number)
 
-    before = {one: signal.signal(one, cancel) for one in (signal.SIGTERM, signal.SIGINT)}
+    before = {signum: signal.signal(signum, cancel) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,4 +1,4 @@
-"""Every file name that a stage reads or writes, and the one way to write a file or a folder whole."""
+"""Names of the files that stages read and write, and atomic writing of files and folders."""
 
 import json
 import os
@@ -33,9 +33,9 @@ MODEL_CARD = "model_card.md"
 
 Step = Literal["teacher", "distill", "prune", "factorize", "quantize"]
 STEPS: tuple[Step, ...] = ("teacher", "distill", "prune", "factorize", "quantize")
-"""All stages that make a model, in their order; those that are exported and measured are `variants` of the params."""
+"""Stages that produce a model, in order; `variants` of the params are those that are exported and evaluated."""
 TEACHER, FINAL = STEPS[0], STEPS[-1]
-"""These two are compared, and the last is registered."""
+"""The two variants that are compared; the final one is registered."""
 
 
 def read_json(path: Path) -> Any:
@@ -44,12 +44,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all. NaN is refused: a figure that is none must be null."""
+    """Write `value` as JSON, atomically; raises `ValueError` for NaN, in place of which null must be used."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -57,11 +57,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target` that takes its place when the block ends without error.
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `target` when the block ends without error.
 
-    A process that dies inside the block leaves `target` as it was; its temporary folder is swept away by
-    the next run.
+    If the process dies inside the block, `target` is unchanged, and the next call removes the temporary folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for left_over in target.parent.glob(f".{target.name}.*.tmp"):

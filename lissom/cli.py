@@ -34,8 +34,8 @@ def finish_with_message(name: str, command: Callable[[], object]) -> None:
         sys.exit(f"{name}: {advice_for(error)}")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(value: bool) -> None:
+    if value:
         out.print(__version__)
         raise typer.Exit
 
@@ -70,15 +70,15 @@ def predict(
 
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
-    where, answers = answer(texts, pair, model, speed)
+    source, answers = answer(texts, pair, model, speed)
     table = Table(box=None, pad_edge=False)
-    rows = [_shown(found) for found in answers]
+    rows = [_shown(result) for result in answers]
     for name in (*(rows[0] if rows else ()), "text"):
         table.add_column(name, no_wrap=name != "text")
     for text, row in zip(texts, rows, strict=True):
         table.add_row(*row.values(), text)
     out.print(table)
-    Console(stderr=True).print(f"[dim]{where}[/dim]")
+    Console(stderr=True).print(f"[dim]{source}[/dim]")
 
 
 def _shown(answer: Mapping[str, Any]) -> dict[str, str]:
@@ -161,13 +161,13 @@ def schedule(
     from lissom.parallel.schedules import make_schedule
     from lissom.parallel.simulator import Costs, simulate
 
-    made = make_schedule(name, stages, microbatches, chunks=chunks, recompute=recompute)
-    timeline = simulate(made, Costs(forward, backward, forward))
+    plan = make_schedule(name, stages, microbatches, chunks=chunks, recompute=recompute)
+    timeline = simulate(plan, Costs(forward, backward, forward))
     charts = {"simulated": timeline}
     if measure is not None:
         from lissom.parallel.rehearsal import rehearse
 
-        charts["measured"] = rehearse(made, timeline.costs, measure)
+        charts["measured"] = rehearse(plan, timeline.costs, measure)
     for title, chart in charts.items():
         if len(charts) > 1:
             out.print(f"[bold]{title}[/bold]: makespan {chart.makespan:.4g}, bubble {chart.bubble:.1%}")

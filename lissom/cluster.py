@@ -1,4 +1,4 @@
-"""Params of a cluster: what the stages ask of it. A laptop ignores them."""
+"""Params of a cluster, used on Kubeflow only."""
 
 from typing import Literal
 
@@ -7,13 +7,13 @@ from pydantic import Field
 from lissom.section import Section
 
 CHECKPOINTS = "/checkpoints"
-"""Where the volume for checkpoints is mounted, if there is one."""
+"""Mount path of the volume for checkpoints, if there is one."""
 CLUSTER_VARIABLE, IMAGE_VARIABLE = "LISSOM_CLUSTER", "LISSOM_IMAGE"
 """Environment variables of training tasks: these params as JSON, and the task's own image."""
 
 
 class ResourcesParams(Section):
-    """What one container asks for, in Kubernetes' units."""
+    """Resources of one container, in Kubernetes' units."""
 
     cpu: str = Field(default="2", pattern=r"^\d+(\.\d+)?m?$")
     """Cores: `2`, `0.5` or `500m`."""
@@ -22,11 +22,11 @@ class ResourcesParams(Section):
     """Memory: `8Gi`."""
 
     gpus: int = Field(default=0, ge=0)
-    """Accelerators."""
+    """Number of accelerators."""
 
 
 class TolerationParams(Section):
-    """A taint that pods put up with."""
+    """A taint that pods tolerate."""
 
     key: str
     """Key of the taint."""
@@ -58,17 +58,17 @@ class VolumeParams(Section):
     """Name of the claim."""
 
     path: str = Field(pattern=r"^/")
-    """Where it is mounted."""
+    """Mount path."""
 
 
 class ClusterParams(Section):
-    """What the stages ask of a cluster."""
+    """Resources, secrets and volumes of the stages on a cluster."""
 
     training: ResourcesParams = ResourcesParams(cpu="4", memory="16Gi")
     """Stages that train: teacher, distill, prune, factorize, quantize."""
 
     other: ResourcesParams = ResourcesParams()
-    """All others."""
+    """All other stages."""
 
     gpu_resource: str = "nvidia.com/gpu"
     """Kubernetes' name of the accelerator."""
@@ -89,14 +89,14 @@ class ClusterParams(Section):
     """Volumes with data and models: `data.source: files:/data` reads from one that is mounted there."""
 
     checkpoints: str | None = None
-    """Claim for checkpoints: a stage that is tried again goes on from them; null starts it over. Several nodes share
-    their files on it (`ReadWriteMany`)."""
+    """Claim for checkpoints, from which a retried stage resumes; null restarts it. Several nodes share their files on
+    it (`ReadWriteMany`)."""
 
     runtime: str = "torch-distributed"
     """Runtime of Kubeflow Trainer for stages that need several nodes (`parallel.nodes`)."""
 
     retries: int = Field(default=3, ge=0)
-    """Times that a failed training stage is tried again; other stages once."""
+    """Number of retries of a failed training stage; other stages are retried once."""
 
     backoff_seconds: int = Field(default=30, ge=0)
-    """Wait before the second try; it doubles with every try, to an hour at most."""
+    """Wait before the first retry; it doubles with every retry, up to an hour."""

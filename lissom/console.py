@@ -1,4 +1,4 @@
-"""What a person sees while waiting: bars with rate and remaining time on a terminal, silence in CI and in pipes."""
+"""Progress bars and messages on the terminal; no bars in CI and in pipes."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -23,12 +23,12 @@ console = Console(stderr=True)
 
 
 def interactive() -> bool:
-    """Tell whether somebody watches, and this is the process that they watch."""
+    """Return whether to show progress bars: the console is a terminal, outside CI, and this is the main process."""
     return console.is_terminal and not os.environ.get("CI") and _speaks()
 
 
 def _speaks() -> bool:
-    """Tell whether this is the first of the processes of a stage, or the only one (torchrun numbers them)."""
+    """Return whether this is the main process of a stage (rank 0 of torchrun)."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -58,7 +58,7 @@ class ProgressBar(Hook):
         self._notes: dict[str, float] = {}
 
     def before_step(self, step: int, total: int) -> None:
-        """Move on; the bar starts with the first step of this process, be it resumed or not."""
+        """Advance the bar, which starts at the first step of this process."""
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task(self._description, total=total, completed=step, rate="")
@@ -70,11 +70,11 @@ class ProgressBar(Hook):
             self._progress.stop()
 
     def on_record(self, record: dict[str, float]) -> None:
-        """Remember the figures that the bar shows."""
+        """Store the metrics that the bar shows."""
         self._notes |= {name: value for name, value in record.items() if name in ("loss", "dev_score")}
 
 
 def note(text: str) -> None:
-    """Tell the user something worth a line."""
+    """Print a message to the user, from the main process only."""
     if _speaks():
         console.print(text, highlight=False)

@@ -1,8 +1,8 @@
-"""The errors that a user can mend. Everything else is a defect of lissom and keeps its traceback."""
+"""Errors that a user can fix; they are shown without a traceback."""
 
 
 class InputError(ValueError):
-    """What was given cannot work. The message says what was given, what is allowed and what to change."""
+    """Invalid input. The message says what was given, what is allowed and what to change."""
 
 
 class ParamsError(InputError):
@@ -22,7 +22,7 @@ class DivergenceError(InputError):
 
 
 class GateError(InputError):
-    """A model did not pass the gates that stand before an alias of the registry."""
+    """A model did not pass the gates of the registry."""
 
 
 _EXTRAS = {
@@ -45,7 +45,7 @@ _EXTRAS = {
 
 
 def advice_for(error: ModuleNotFoundError) -> str:
-    """Return what to install for a package of one of lissom's extras; raise the error again for any other."""
+    """Return which extra of lissom to install for a missing package; re-raises the error for other packages."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         raise error

@@ -1,4 +1,4 @@
-"""The machine and the versions behind a figure: no figure is worth anything without them."""
+"""Description of the machine and of package versions, stored with every measurement."""
 
 import importlib.metadata
 import os
@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "transformers", "onnxruntime", "onnx", "tokenizers", "nump
 
 @cache
 def cpu_flags() -> tuple[str, ...]:
-    """Return the instruction sets that decide the speed and the rounding of integer kernels."""
+    """Return the instruction sets that determine the speed and rounding of integer kernels."""
     present = _cpuinfo("flags").split() or _cpuinfo("Features").split()
     return tuple(flag for flag in _FLAGS_THAT_MATTER if flag in present)
 

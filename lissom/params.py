@@ -1,4 +1,4 @@
-"""The params of a whole pipeline: one section per stage. This module only composes; every folder owns its own."""
+"""The params of a whole pipeline, composed of one section per stage."""
 
 import difflib
 import types
@@ -28,7 +28,7 @@ from lissom.training.config import TrainingParams
 
 
 class Params(Section):
-    """All sections of params.yaml. A compressing stage that is not named passes its model on."""
+    """All sections of params.yaml. A compression stage without a section does not change its model."""
 
     base: BaseParams
     data: DataParams
@@ -38,7 +38,7 @@ class Params(Section):
     factorize: FactorizeParams = ()
     quantize: QuantizeParams = ()
     variants: tuple[Step, ...] = STEPS
-    """Stages whose model is exported and measured: `teacher` first, `quantize` last, others as wanted between."""
+    """Stages whose model is exported and measured: `teacher` first, `quantize` last, and any others between."""
     export: ExportParams = ExportParams()
     evaluate: EvaluateParams = EvaluateParams()
     emissions: EmissionsParams = EmissionsParams()
@@ -49,8 +49,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _variants_are_steps(self) -> "Params":
-        expected = tuple(step for step in STEPS if step in self.variants)
-        if self.variants != expected or not {TEACHER, FINAL} <= set(expected):
+        ordered = tuple(step for step in STEPS if step in self.variants)
+        if self.variants != ordered or not {TEACHER, FINAL} <= set(ordered):
             raise ValueError(
                 f"variants: {', '.join(self.variants)}: {TEACHER} and {FINAL} must be there, since they are compared, "
                 f"each once and in the order {', '.join(STEPS)}"
@@ -117,8 +117,8 @@ def _trainings(section: BaseModel, place: str = "") -> Iterator[tuple[str, Train
         elif isinstance(value, tuple):
             for number, method in enumerate(value):
                 if isinstance(method, BaseModel):
-                    shown = f"{place}{name}." if len(value) == 1 else f"{place}{name}.{number}."
-                    yield from _trainings(method, shown)
+                    key = f"{place}{name}." if len(value) == 1 else f"{place}{name}.{number}."
+                    yield from _trainings(method, key)
 
 
 def trainings_of(section: Any) -> Iterator[TrainingParams]:
@@ -181,7 +181,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _inner(place: Any, name: str, override: str) -> Any:
-    """Return what is below a section or a list of methods; a missing section is made."""
+    """Return an entry of a section or of a list of methods; a missing section is created."""
     inner = place[_index(place, name, override)] if isinstance(place, list) else place.setdefault(name, {})
     if not isinstance(inner, dict | list):
         raise ParamsError(f"override {override!r}: {name} is a value, not a section")
@@ -199,7 +199,7 @@ def _index(methods: list[Any], name: str, override: str) -> int:
 def _explain(detail: dict[str, Any], values: Mapping[str, Any]) -> str:
     location = [str(part) for part in detail["loc"]]
     section, place = _walk(location, values)
-    given = detail["input"]
+    value = detail["input"]
     match detail["type"]:
         case "extra_forbidden":
             allowed = sorted(section.model_fields) if section else []
@@ -209,53 +209,53 @@ def _explain(detail: dict[str, Any], values: Mapping[str, Any]) -> str:
         case "missing":
             return f"  {place}: missing; it has no default"
         case "union_tag_invalid" | "union_tag_not_found":
-            tag = given.get("method") if isinstance(given, dict) else given
+            tag = value.get("method") if isinstance(value, dict) else value
             return (
                 f"  {place}.method: {tag!r} is not a method; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
             )
         case "literal_error" if location[-1] == "method":
-            return f"  {place}: {given!r} is not a method; allowed: {detail['ctx']['expected']}, 'none'"
+            return f"  {place}: {value!r} is not a method; allowed: {detail['ctx']['expected']}, 'none'"
         case "value_error":
             return f"  {place}: {detail['ctx']['error']}" if place else f"  {detail['ctx']['error']}"
         case _:
-            return f"  {place}: {given!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
+            return f"  {place}: {value!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
 def _walk(location: Sequence[str], values: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str]:
     """Return the section that holds the last key of `location`, and the key's path as the user wrote it.
 
-    pydantic puts two things into the location that a user may not have written: the tag of a union (the method), and
-    the number of a method where one mapping stood for a list of one.
+    pydantic's location also contains the tag of a union (the method), and the index of a method even if the user wrote
+    a single mapping; both are removed from the path.
     """
     section: type[BaseModel] | None = Params
-    shown: list[str] = []
+    path: list[str] = []
     options: list[type[BaseModel]] = []
     for index, part in enumerate(location):
-        tagged = [option for option in options if "method" in option.model_fields]
-        by_tag = [option for option in tagged if part in get_args(option.model_fields["method"].annotation)]
+        unions = [option for option in options if "method" in option.model_fields]
+        by_tag = [option for option in unions if part in get_args(option.model_fields["method"].annotation)]
         if by_tag:
             section, options = by_tag[0], []
             continue
         if part.isdigit() and isinstance(values.get(location[0]), Mapping):
             continue
-        shown.append(part)
+        path.append(part)
         if index + 1 < len(location) and section is not None and part in section.model_fields:
             annotation = section.model_fields[part].annotation
             options = sections_of(annotation) or items_of(annotation)
             section = options[0] if len(options) == 1 else None
             options = options if len(options) > 1 else []
-    return section, ".".join(shown)
+    return section, ".".join(path)
 
 
 def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that an annotation allows: one, several for a union, none for a plain value."""
+    """Return the sections that an annotation allows: one, several for a union, or none."""
     if get_origin(annotation) in (Union, types.UnionType, Annotated):
         return [section for part in get_args(annotation) for section in sections_of(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
 def items_of(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that a list consists of: none for anything else."""
+    """Return the sections that a tuple annotation allows as items; empty for other annotations."""
     if get_origin(annotation) is not tuple:
         return []
-    return [found for part in get_args(annotation) for found in sections_of(part)]
+    return [section for part in get_args(annotation) for section in sections_of(part)]

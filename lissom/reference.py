@@ -1,4 +1,4 @@
-"""The reference of all params, written from the sections themselves, so that it cannot go stale."""
+"""The reference of all params, generated from the sections."""
 
 from typing import Any, get_args
 
@@ -45,8 +45,8 @@ def params_reference() -> str:
     return "\n".join(lines)
 
 
-def _keys(section: type[BaseModel], prefix: str, given: BaseModel | None = None) -> list[str]:
-    """Return a table row for every key; `given` is the section's own default, where whoever names it sets one."""
+def _keys(section: type[BaseModel], prefix: str, defaults: BaseModel | None = None) -> list[str]:
+    """Return a table row for every key; `defaults` is the outer section's default for the section, if it has one."""
     lines = (
         []
         if prefix or set(section.model_fields) <= {"method"}
@@ -55,12 +55,12 @@ def _keys(section: type[BaseModel], prefix: str, given: BaseModel | None = None)
     for name, field in section.model_fields.items():
         if name == "method":
             continue
-        default = field.get_default(call_default_factory=True) if given is None else getattr(given, name)
+        default = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         inner, items = sections_of(field.annotation), items_of(field.annotation)
         if inner:
             lines += _keys(inner[0], f"{prefix}{name}.", default if isinstance(default, inner[0]) else None)
             continue
-        shown = "required" if given is None and field.is_required() else _shown(default)
+        shown = "required" if defaults is None and field.is_required() else _shown(default)
         lines.append(f"| `{prefix}{name}` | {shown} | {_meaning(field)} |")
         if items:
             lines += _keys(items[0], f"{prefix}{name}[].")

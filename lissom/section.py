@@ -1,4 +1,4 @@
-"""The base of everything that is read from or written to JSON and YAML."""
+"""Base class of all values that are read from or written to JSON and YAML."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Section(BaseModel):
-    """A strict, immutable group of values: an unknown key is an error, not a silently ignored wish.
+    """A strict, immutable group of values; unknown keys are errors.
 
-    A section within a section may be given in part: what is left out keeps the value that the outer section's default
-    has for it, not the inner section's own.
+    An inner section may be given in part: its missing keys take their values from the outer section's default for it,
+    not from the inner section's own defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -22,7 +22,7 @@ class Section(BaseModel):
     def _complete_inner_sections(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {name: _completed(given, cls._default(name)) for name, given in values.items()}
+        return {name: _completed(value, cls._default(name)) for name, value in values.items()}
 
     @classmethod
     def _default(cls, name: str) -> Any:
@@ -30,21 +30,21 @@ class Section(BaseModel):
         return None if field is None else field.default
 
 
-def _completed(given: Any, default: Any) -> Any:
-    """Return a mapping with the keys that it lacks, inner ones too; a union's sections (by `method`) share none."""
-    if not isinstance(given, Mapping) or not isinstance(default, Section) or "method" in type(default).model_fields:
-        return given
+def _completed(partial: Any, default: Any) -> Any:
+    """Fill in missing keys from a default, recursively; except in unions by `method`, which share no keys."""
+    if not isinstance(partial, Mapping) or not isinstance(default, Section) or "method" in type(default).model_fields:
+        return partial
     values = {name: getattr(default, name) for name in type(default).model_fields}
-    return values | {name: _completed(value, values.get(name)) for name, value in given.items()}
+    return values | {name: _completed(value, values.get(name)) for name, value in partial.items()}
 
 
-def _as_list(given: Any) -> Any:
-    """Return a list of methods for what stands in a params file: one mapping is a list of one, `none` an empty one."""
-    methods = [given] if isinstance(given, Mapping | Section) else given
+def _as_list(value: Any) -> Any:
+    """Normalise methods of a params file to a list: a single mapping is a list of one, `none` is removed."""
+    methods = [value] if isinstance(value, Mapping | Section) else value
     if not isinstance(methods, list | tuple):
         return methods
-    return [one for one in methods if not (isinstance(one, Mapping) and dict(one) == {"method": "none"})]
+    return [method for method in methods if not (isinstance(method, Mapping) and dict(method) == {"method": "none"})]
 
 
 Methods = Annotated[tuple[T, ...], BeforeValidator(_as_list)]
-"""The methods of a stage, one after the other; a single mapping is taken for a list of one."""
+"""The methods of a stage, applied in order; a single mapping is a list of one."""

@@ -133,10 +133,8 @@ def schedule(
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "compression.yaml"
         compile_pipeline(load_params(params, override or ()), Images(train_image, export_image), package)
-        made, replaced = server.schedule(package, experiment, name, cron=cron, seconds=every)
-    out.print(
-        f"{name}: recurring run {made}" + (f", in place of {replaced} before" if replaced else ""), soft_wrap=True
-    )
+        run, old_run = server.schedule(package, experiment, name, cron=cron, seconds=every)
+    out.print(f"{name}: recurring run {run}" + (f", in place of {old_run} before" if old_run else ""), soft_wrap=True)
 
 
 @app.command()
@@ -179,10 +177,10 @@ def _show(state: str, tasks: list[tuple[str, str, str]]) -> None:
 
 
 def _mention_digests(images: Images) -> None:
-    loose = [image for image in (images.train, images.export) if "@sha256:" not in image]
-    if loose:
+    names = [image for image in (images.train, images.export) if "@sha256:" not in image]
+    if names:
         Console(stderr=True).print(
-            f"[dim]{', '.join(loose)}: no digest, so no task's result is cached (name it as IMAGE@sha256:...)[/dim]"
+            f"[dim]{', '.join(names)}: no digest, so no task's result is cached (name it as IMAGE@sha256:...)[/dim]"
         )
 
 

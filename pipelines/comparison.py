@@ -1,4 +1,4 @@
-"""Two results side by side: what a retraining changed against the main branch, as Markdown."""
+"""Comparison of a retraining's results with those of the main branch, as Markdown."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from lissom.errors import InputError
 from lissom.tasks.metric import Metric
 
 FIGURES = Path("metrics/report/metrics.json")
-"""Of the final artefact; kept in git, so that every revision has its own."""
+"""Metrics of the final artefact, tracked by git."""
 
 _ROWS = (
     ("milliseconds", "ms per inference, batch 1"),
@@ -23,7 +23,7 @@ _ROWS = (
 
 
 def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
-    """Return the figures that a git revision holds, None if it holds none.
+    """Return the metrics in a git revision; None if it has none.
 
     Raises:
         InputError: there is no such revision.
@@ -32,33 +32,37 @@ def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
         raise InputError(
             f"--base {revision}: git knows no such revision here; fetch it first (in CI: a checkout with its history)"
         )
-    shown = _git(folder, "show", f"{revision}:./{FIGURES.as_posix()}")
-    return json.loads(shown.stdout) if shown.returncode == 0 else None
+    result = _git(folder, "show", f"{revision}:./{FIGURES.as_posix()}")
+    return json.loads(result.stdout) if result.returncode == 0 else None
 
 
 def score(figures: Mapping[str, Any]) -> tuple[Metric, float]:
-    """Return the metric that the models are judged by, and its value."""
+    """Return the task's metric and its value."""
     metric = Metric.model_validate(figures["metric"])
     return metric, float(figures[metric.name])
 
 
 def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str) -> str:
-    """Return the comparison as a Markdown table: a row per figure, with the change in percent or points."""
+    """Return the comparison as a Markdown table: a row per metric, with the change in percent or points."""
     metric, value = score(after)
     lines = [f"| | {base} | now | change |", "| --- | ---: | ---: | ---: |"]
-    then = None if before is None or metric.name not in before else float(before[metric.name])
-    change = "" if then is None else metric.show_change(then, value) + (" points" if metric.form == "percent" else "")
-    lines.append(_row(metric.name, then, value, change, "{:.4f}"))
+    old_score = None if before is None or metric.name not in before else float(before[metric.name])
+    change = (
+        ""
+        if old_score is None
+        else metric.show_change(old_score, value) + (" points" if metric.form == "percent" else "")
+    )
+    lines.append(_row(metric.name, old_score, value, change, "{:.4f}"))
     for key, label in _ROWS:
-        old, new = (None if one is None else one.get(key) for one in (before, after))
+        old, new = (None if figures is None else figures.get(key) for figures in (before, after))
         change = f"{(new / old - 1) * 100:+.1f} %" if old and new is not None else ""
         lines.append(_row(label, old, new, change, "{:.4g}"))
     return "\n".join(lines) + "\n"
 
 
 def _row(label: str, old: float | None, new: float | None, change: str, form: str) -> str:
-    shown = ["-" if value is None else form.format(value) for value in (old, new)]
-    return f"| {label} | {shown[0]} | {shown[1]} | {change} |"
+    cells = ["-" if value is None else form.format(value) for value in (old, new)]
+    return f"| {label} | {cells[0]} | {cells[1]} | {change} |"
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

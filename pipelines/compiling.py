@@ -1,4 +1,4 @@
-"""From params to files: the pipeline as IR YAML, or as Kubernetes objects for GitOps."""
+"""Compiling the pipeline to IR YAML, or to Kubernetes objects for GitOps."""
 
 import os
 from pathlib import Path
@@ -21,15 +21,15 @@ def compile_pipeline(
     namespace: str | None = None,
     version: str | None = None,
 ) -> None:
-    """Write the compiled pipeline, whole or not at all.
+    """Write the compiled pipeline atomically.
 
     Args:
-        params: defaults of its runs, and what it asks of the cluster.
-        images: container images of its tasks.
+        params: default params of runs, and the resources on the cluster.
+        images: container images of the tasks.
         target: the file to write, `.yaml`.
         manifests: write a Pipeline and a PipelineVersion for `kubectl apply` in place of IR YAML.
-        namespace: of the manifests.
-        version: name of the PipelineVersion, a git revision for example; objects with the same name replace each other.
+        namespace: namespace of the manifests.
+        version: name of the PipelineVersion, such as a git revision; objects with the same name replace each other.
 
     Raises:
         InputError: the file's name does not end in .yaml.

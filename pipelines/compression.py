@@ -1,4 +1,4 @@
-"""The pipeline for Kubeflow, wired from the stages' specs; a test compares its graph with dvc.yaml's."""
+"""The pipeline for Kubeflow, built from the stages' specs."""
 
 import inspect
 import json
@@ -16,16 +16,18 @@ from pipelines.resources import place
 
 
 def compression(params: Params, images: Images) -> BaseComponent:
-    """Return the pipeline with these params as defaults of its runs: one parameter for every section, as JSON."""
-    # As JSON: Kubeflow's own dictionaries know no null, and turn whole numbers into fractions.
-    given = {name: json.dumps(section) for name, section in params.model_dump(mode="json", exclude={"cluster"}).items()}
+    """Return the pipeline, with one JSON parameter per section and `params` as defaults."""
+    # JSON, since Kubeflow's own dictionaries have no null and convert integers to floats.
+    defaults = {
+        name: json.dumps(section) for name, section in params.model_dump(mode="json", exclude={"cluster"}).items()
+    }
 
     def pipeline(**sections: Any) -> None:
         _wire(params, images, sections)
 
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=text, annotation=str)
-        for name, text in given.items()
+        for name, text in defaults.items()
     ]
     pipeline.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     description = "Teacher, distil, prune, factorise, quantise, export, measure, register."
@@ -33,21 +35,23 @@ def compression(params: Params, images: Images) -> BaseComponent:
 
 
 def _with_positions(function: Any) -> Any:
-    """Return a function that takes its parameters by position, too: so kfp calls a pipeline."""
+    """Return a function that also takes its parameters by position, as kfp passes them."""
     signature = inspect.signature(function)
     names = list(signature.parameters)
 
-    def positional(*given: Any, **named: Any) -> None:
-        function(**dict(zip(names, given, strict=False)), **named)
+    def positional(*values: Any, **keywords: Any) -> None:
+        function(**dict(zip(names, values, strict=False)), **keywords)
 
-    kinds = [one.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in signature.parameters.values()]
+    kinds = [
+        parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for parameter in signature.parameters.values()
+    ]
     positional.__name__ = function.__name__
     positional.__signature__ = inspect.Signature(kinds)  # type: ignore[attr-defined]
     return positional
 
 
 def _wire(params: Params, images: Images, sections: Mapping[str, Any]) -> None:
-    """Create the task of every stage, for every variant where there are variants, from the tasks before it."""
+    """Create the tasks of all stages and variants, and connect their inputs and outputs."""
     nodes = 1 if isinstance(params.parallel, str) else params.parallel.nodes
     tasks: dict[tuple[str, str], dsl.PipelineTask] = {}
     for spec in STAGES:
@@ -65,11 +69,11 @@ def _wire(params: Params, images: Images, sections: Mapping[str, Any]) -> None:
 def _artefacts(
     spec: StageSpec, variant: str, params: Params, tasks: Mapping[tuple[str, str], dsl.PipelineTask]
 ) -> dict[str, Any]:
-    """Return what a task reads: by the name of its parameter, an output of a task before it."""
-    found = {}
+    """Map the names of a task's input artefacts to outputs of previous tasks."""
+    result = {}
     for name, source in spec.inputs.items():
-        for each, artefact in artefact_names(spec, name, params.variants).items():
+        for input_variant, artefact in artefact_names(spec, name, params.variants).items():
             stage = variant if source.stage == OWN else source.stage
-            which = each or (variant if source.variant == OWN else source.variant)
-            found[artefact] = tasks[stage, which].outputs[f"{source.output}_output"]
-    return found
+            source_variant = input_variant or (variant if source.variant == OWN else source.variant)
+            result[artefact] = tasks[stage, source_variant].outputs[f"{source.output}_output"]
+    return result

@@ -1,4 +1,4 @@
-"""dvc.yaml, written from the stages' specs and the params: DVC runs a stage again when what it reads has changed."""
+"""Generating dvc.yaml from the stages' specs and the params."""
 
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,19 @@ _ITEM = "${item.variant}"
 
 
 def write_dvc(params: Params, target: Path, root: Path) -> None:
-    """Write dvc.yaml, whole or not at all.
+    """Write dvc.yaml atomically.
 
     Args:
-        params: name the user's files that stages read.
-        target: where to.
-        root: folder that holds the project's code.
+        params: the params, which name the user's files that stages read.
+        target: path of dvc.yaml.
+        root: root folder of the project's code.
     """
     text = yaml.dump(pipeline(params, root), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
     write_text(target, _HEAD + text)
 
 
 def pipeline(params: Params, root: Path) -> dict[str, Any]:
-    """Return dvc.yaml as values."""
+    """Return the contents of dvc.yaml."""
     curves = {f"metrics/{step}/history.json": "loss" for step in STEPS}
     return {
         "stages": {spec.name: _stage(spec, params, root) for spec in STAGES},
@@ -41,21 +41,21 @@ def pipeline(params: Params, root: Path) -> dict[str, Any]:
 
 
 def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:
-    own = _ITEM if spec.per_variant else ""
+    variant = _ITEM if spec.per_variant else ""
     command = [f"python -m components.{spec.name}"]
     command += [f"--variant {_ITEM}"] if spec.per_variant else []
     command += [f"{option(name, 'input')} {_folder(source)}" for name, source in spec.inputs.items()]
-    outputs = {name: place_of(spec.name, name, own) for name in (*spec.outputs, METRICS_FOLDER)}
+    outputs = {name: place_of(spec.name, name, variant) for name in (*spec.outputs, METRICS_FOLDER)}
     command += [f"{option(name, 'output')} {folder}" for name, folder in outputs.items()]
     artefacts = list(dict.fromkeys(_folder(source) for source in spec.inputs.values()))
     stage: dict[str, Any] = {}
-    if spec.per_variant:  # DVC reads params.yaml, and knows no default of a key that is not there
-        named = "variants" in params.model_fields_set
-        stage["matrix"] = {"variant": "${variants}" if named else list(params.variants)}
+    if spec.per_variant:  # DVC reads params.yaml, without defaults for missing keys
+        has_variants = "variants" in params.model_fields_set
+        stage["matrix"] = {"variant": "${variants}" if has_variants else list(params.variants)}
     stage["cmd"] = " ".join(command)
-    watched = [section for section in spec.sections if section in params.model_fields_set]
-    if watched:
-        stage["params"] = watched
+    sections = [section for section in spec.sections if section in params.model_fields_set]
+    if sections:
+        stage["params"] = sections
     stage["deps"] = [*code_of(spec.name, root), *watched_files(spec, params), *artefacts]
     stage["outs"] = [
         {folder: {"cache": False}} if name == METRICS_FOLDER else folder for name, folder in outputs.items()
@@ -64,7 +64,7 @@ def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:
 
 
 def _folder(source: Source) -> str:
-    """Return the folder that an input is read from; for all variants, the folder of their folders."""
+    """Return the folder of an input; for inputs of all variants, the parent of their folders."""
     stage = _ITEM if source.stage == OWN else source.stage
     if source.stage == OWN:
         return f"artifacts/{stage}"
@@ -73,7 +73,7 @@ def _folder(source: Source) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Indents lists, as people write them."""
+    """A dumper that indents lists."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
         super().increase_indent(flow, False)

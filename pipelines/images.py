@@ -7,7 +7,7 @@ NAME = "lissom-compression"
 
 @dataclass(frozen=True)
 class Images:
-    """Container images, each best named with its digest (`registry/name@sha256:...`): others are not cached."""
+    """Container images; results are cached only for images with a digest (`registry/name@sha256:...`)."""
 
     train: str = "lissom-train:latest"
     """For the stages that train."""

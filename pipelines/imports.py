@@ -1,4 +1,4 @@
-"""Which modules of the project does a stage import? What DVC must watch, and what tests hold to the layers."""
+"""Modules of the project that a stage imports, for DVC's dependencies and for tests of the layers."""
 
 import ast
 from collections.abc import Iterator
@@ -12,28 +12,28 @@ FRAME_MODULES = {
     "components.pipeline_run", "components.specs", "components.interface",
 }  # fmt: skip
 OWN_FRAME = {"register": {"tracking"}, "emissions": {"emissions"}, "report": {"emissions"}}
-"""What is frame to other stages, but decides what these compute."""
+"""Packages that belong to the frame for other stages, but determine the results of these."""
 
 
 def imports(path: Path, root: Path) -> set[str]:
-    """Return the modules of the project that a file imports anywhere in it, but for types alone."""
-    found: set[str] = set()
+    """Return the modules of the project that a file imports, except under `if TYPE_CHECKING`."""
+    modules: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    # What a stage is given imports lazily what some stages ask it for: those import the same by themselves.
+    # components/stage.py imports lazily for some stages, which also import these modules themselves.
     lazy = path == root / "components" / "stage.py"
     for node in tree.body if lazy else _walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 below = root / name.replace(".", "/")
-                found.add(name if below.with_suffix(".py").exists() or below.is_dir() else node.module)
+                modules.add(name if below.with_suffix(".py").exists() or below.is_dir() else node.module)
         elif isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-    return {name for name in found if name.split(".")[0] in ("lissom", "components", "pipelines")}
+            modules.update(alias.name for alias in node.names)
+    return {name for name in modules if name.split(".")[0] in ("lissom", "components", "pipelines")}
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a tree's nodes, those below `if TYPE_CHECKING` left out."""
+    """Yield a tree's nodes, except those below `if TYPE_CHECKING`."""
     yield node
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return
@@ -42,30 +42,30 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def used_by(stage: str, root: Path) -> set[str]:
-    """Return the modules that the work of a stage imports, directly or not; configs and the frame left out."""
-    seen: set[str] = set()
+    """Return the modules that the work of a stage imports, directly or indirectly, without configs and the frame."""
+    modules: set[str] = set()
     queue = [root / "components" / stage / "work.py"]
     frame = FRAME - OWN_FRAME.get(stage, set())
     while queue:
         for name in imports(queue.pop(), root):
             parts = name.split(".")
             outside = len(parts) < 2 or name in FRAME_MODULES or (parts[0] == "lissom" and parts[1] in frame)
-            if name in seen or outside or parts[-1].endswith("config"):
+            if name in modules or outside or parts[-1].endswith("config"):
                 continue
-            seen.add(name)
+            modules.add(name)
             target = (root / name.replace(".", "/")).with_suffix(".py")
             queue.append(target if target.exists() else root / name.replace(".", "/") / "__init__.py")
-    return seen
+    return modules
 
 
 def code_of(stage: str, root: Path) -> list[str]:
     """Return the files and folders that a stage's result depends on: whole packages of lissom, files of components."""
-    found = {f"components/{stage}"}
+    paths = {f"components/{stage}"}
     for name in used_by(stage, root):
         parts = name.split(".")
         if parts[0] == "lissom":
             package = root / "lissom" / parts[1]
-            found.add(f"lissom/{parts[1]}" if package.is_dir() else f"lissom/{parts[1]}.py")
+            paths.add(f"lissom/{parts[1]}" if package.is_dir() else f"lissom/{parts[1]}.py")
         elif (root / "components" / parts[1]).with_suffix(".py").exists():
-            found.add(f"components/{parts[1]}.py")
-    return sorted(found)
+            paths.add(f"components/{parts[1]}.py")
+    return sorted(paths)

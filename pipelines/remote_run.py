@@ -1,4 +1,4 @@
-"""A run on Kubeflow from here: submitted, waited for, and its report fetched from MLflow."""
+"""Running the pipeline on Kubeflow and fetching its report from MLflow."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, use_store
 
 @dataclass(frozen=True)
 class Result:
-    """What a run of the pipeline found."""
+    """Results of a pipeline run."""
 
     figures: dict[str, Any]
     """Metrics of the stage `report`."""
@@ -24,17 +24,17 @@ class Result:
     markdown: str
     """The ledger."""
     error: str = ""
-    """Why the run failed although there is a report."""
+    """Why the run failed; empty if it succeeded."""
 
 
 def run_on_kubeflow(params: Params, train_image: str, export_image: str) -> Result:
-    """Submit the pipeline, wait for its end, and return what it found.
+    """Submit the pipeline, wait for its end, and return its results.
 
-    The server is KF_PIPELINES_ENDPOINT. The report comes from MLflow, which must be a server that both the cluster
-    (`cluster.tracking_uri`) and this process (MLFLOW_TRACKING_URI, else the same address) reach.
+    The server is set by KF_PIPELINES_ENDPOINT. The report is fetched from MLflow, whose server must be reachable from
+    the cluster (`cluster.tracking_uri`) and from this process (MLFLOW_TRACKING_URI, by default the same address).
 
     Raises:
-        InputError: no server is named or reached, the run failed, or its report is not in MLflow.
+        InputError: a server is missing or cannot be reached, or the run has no report in MLflow.
     """
     from pipelines.compiling import compile_pipeline
     from pipelines.images import NAME, Images
@@ -50,8 +50,8 @@ def run_on_kubeflow(params: Params, train_image: str, export_image: str) -> Resu
         run = server.submit(package, params.tracking.experiment, NAME)
     print(f"run {run}", flush=True)
     state, tasks = server.wait(run)
-    failed = "; ".join(f"{name}: {error or state}" for name, state, error in tasks if state == "FAILED")
-    error = "" if state == "SUCCEEDED" else f"run {run}: {state}; {failed}"
+    failures = "; ".join(f"{name}: {error or state}" for name, state, error in tasks if state == "FAILED")
+    error = "" if state == "SUCCEEDED" else f"run {run}: {state}; {failures}"
     return fetch_report(run, params.tracking.experiment, error)
 
 
@@ -59,18 +59,18 @@ def fetch_report(run: str, experiment: str, error: str = "") -> Result:
     """Return what the report stage of a Kubeflow run logged to MLflow.
 
     Raises:
-        InputError: it logged nothing; tells `error` if there is one.
+        InputError: there is no such run; the message is `error` if it is given.
     """
     import mlflow
 
     use_store()
-    found = mlflow.search_runs(
+    runs = mlflow.search_runs(
         experiment_names=[experiment], output_format="list",
         filter_string=f"tags.`{PIPELINE_RUN_TAG}` = '{run}' and tags.`{STAGE_TAG}` = 'report' and status = 'FINISHED'",
     )  # fmt: skip
-    if not found:
+    if not runs:
         raise InputError(error or f"run {run}: MLflow at {os.environ['MLFLOW_TRACKING_URI']} has no report of it")
     with tempfile.TemporaryDirectory() as folder:
-        files = Path(mlflow.artifacts.download_artifacts(run_id=found[0].info.run_id, dst_path=folder))
+        files = Path(mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, dst_path=folder))
         ledger = Ledger.model_validate(read_json(files / LEDGER_JSON))
         return Result(read_json(files / METRICS), ledger, markdown(ledger), error)

@@ -1,4 +1,4 @@
-"""What every task asks of the cluster, from the params."""
+"""Resources of the tasks on the cluster, from the params."""
 
 from kfp import dsl, kubernetes
 
@@ -10,19 +10,19 @@ _LONGEST_BACKOFF = "3600s"
 def place(
     task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, training: bool, nodes: int = 1
 ) -> dsl.PipelineTask:
-    """Give a task its image, resources, retries, secrets and volumes; where it trains also nodes and checkpoints.
+    """Set a task's image, resources, retries, secrets and volumes; for training stages also nodes and checkpoints.
 
     Args:
         task: the task, changed in place and returned.
-        cluster: what the params say.
-        image: its container image; with a digest, so that cached results are those of this very image.
-        training: whether the stage trains: it is tried again more often, and goes on from its checkpoints.
-        nodes: of the training; with several, the task itself only watches over them.
+        cluster: params of the cluster.
+        image: container image; results are cached only if it has a digest.
+        training: whether the stage trains, so that it has more retries and resumes from checkpoints.
+        nodes: number of nodes of the training; with several, the task itself only starts and watches the job.
     """
-    asked = cluster.training if training and nodes == 1 else cluster.other
+    request = cluster.training if training and nodes == 1 else cluster.other
     task.set_container_image(image)
-    task.set_cpu_request(asked.cpu).set_cpu_limit(asked.cpu)
-    task.set_memory_request(asked.memory).set_memory_limit(asked.memory)
+    task.set_cpu_request(request.cpu).set_cpu_limit(request.cpu)
+    task.set_memory_request(request.memory).set_memory_limit(request.memory)
     task.set_retry(
         cluster.retries if training else min(1, cluster.retries),
         backoff_duration=f"{cluster.backoff_seconds}s",
@@ -30,8 +30,8 @@ def place(
         backoff_max_duration=_LONGEST_BACKOFF,
     )
     task.set_caching_options("@sha256:" in image)
-    if asked.gpus:
-        task.set_accelerator_type(cluster.gpu_resource).set_accelerator_limit(asked.gpus)
+    if request.gpus:
+        task.set_accelerator_type(cluster.gpu_resource).set_accelerator_limit(request.gpus)
     if cluster.tracking_uri is not None:
         task.set_env_variable("MLFLOW_TRACKING_URI", cluster.tracking_uri)
     for secret in cluster.secrets:

@@ -1,6 +1,6 @@
 """`python -m pipelines.retrain`: pull data, run, compare with the main branch, gate, push, comment.
 
-What a CI workflow calls; it runs as well by hand. Everything that it starts can be started without it: dvc, git, gh.
+For CI workflows, and for use by hand. It only calls tools that can also be used without it: dvc, git, gh.
 """
 
 import json
@@ -30,7 +30,7 @@ _PARAMS = Path("params.yaml")
 _REPORT = Path("artifacts/report")
 _DVC_FILE = Path("dvc.yaml")
 _KEPT = ("dvc.lock", "metrics", "params.yaml", "dvc.yaml")
-"""What git keeps of a run."""
+"""Files of a run that are committed to git."""
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 out = Console(soft_wrap=True, highlight=False, markup=False)
@@ -53,7 +53,7 @@ def retrain(
     output: Annotated[Path, typer.Option(help="Where the comparison goes, Markdown.")] = Path("retrain.md"),
 ) -> None:
     """Retrain, compare with the main branch, gate, push, comment."""
-    load_params(_PARAMS, override or ())  # all mistakes are told before anything starts
+    load_params(_PARAMS, override or ())  # reports all mistakes before anything starts
     before = figures_at(base)
     has_remote = _has_remote(remote)
     if has_remote:
@@ -69,7 +69,9 @@ def retrain(
     out.print(text)
     _comment(output, pull_request)
     if failures:
-        raise GateError("the gates are not passed; nothing is pushed:\n" + "\n".join(f"  {one}" for one in failures))
+        raise GateError(
+            "the gates are not passed; nothing is pushed:\n" + "\n".join(f"  {failure}" for failure in failures)
+        )
     if result.error:
         raise InputError(result.error)
     if push and has_remote and not kubeflow:
@@ -79,12 +81,12 @@ def retrain(
 
 
 def _run_here() -> Result:
-    """Run `dvc repro`; the figures are those of this run even if its last stage refused the model."""
-    failed = _dvc("repro", check=False).returncode != 0
-    if failed and json.loads(_dvc("status", "--json", "--with-deps", "report", capture=True).stdout):
+    """Run `dvc repro`; returns results even if the last stage fails because the gates are not passed."""
+    has_failed = _dvc("repro", check=False).returncode != 0
+    if has_failed and json.loads(_dvc("status", "--json", "--with-deps", "report", capture=True).stdout):
         raise InputError("dvc repro failed before there was a report; its messages are above")
     ledger = Ledger.model_validate(read_json(_REPORT / LEDGER_JSON))
-    error = "dvc repro failed after the report; its messages are above" if failed else ""
+    error = "dvc repro failed after the report; its messages are above" if has_failed else ""
     return Result(read_json(FIGURES), ledger, markdown(ledger), error)
 
 
@@ -98,10 +100,10 @@ def _against_base(before: Any, after: Any, base: str, max_drop: float) -> list[s
 
 def _report(before: Any, result: Result, base: str, failures: list[str]) -> str:
     verdict = "**Gates not passed**" if failures else "**Gates passed**"
-    reasons = "".join(f"- {one}\n" for one in failures)
-    missing = "" if before else f"\n{base} holds no figures yet (`{FIGURES.as_posix()}`).\n"
+    reasons = "".join(f"- {failure}\n" for failure in failures)
+    remark = "" if before else f"\n{base} holds no figures yet (`{FIGURES.as_posix()}`).\n"
     comparison = table(before, result.figures, base)
-    return f"## lissom\n\n{verdict}\n\n{reasons}\n{comparison}{missing}\n<details>\n\n{result.markdown}\n</details>\n"
+    return f"## lissom\n\n{verdict}\n\n{reasons}\n{comparison}{remark}\n<details>\n\n{result.markdown}\n</details>\n"
 
 
 def _comment(output: Path, pull_request: str | None) -> None:
@@ -118,22 +120,22 @@ def _comment(output: Path, pull_request: str | None) -> None:
 
 
 def _change_params(overrides: Sequence[str]) -> None:
-    """Write the overrides into params.yaml, where DVC sees them; comments stay."""
+    """Write the overrides into params.yaml, which DVC reads; comments are preserved."""
     if not overrides:
         return
     from ruamel.yaml import YAML
 
     yaml = YAML()
     values = yaml.load(_PARAMS.read_text(encoding="utf-8"))
-    for one in overrides:
-        apply_override(values, one)
+    for override in overrides:
+        apply_override(values, override)
     with _PARAMS.open("w", encoding="utf-8") as file:
         yaml.dump(values, file)
 
 
 def _commit(figures: Any) -> None:
     metric, value = score(figures)
-    _call("git", "add", "--", *(one for one in _KEPT if Path(one).exists()))
+    _call("git", "add", "--", *(path for path in _KEPT if Path(path).exists()))
     if subprocess.run(["git", "diff", "--cached", "--quiet"], check=False).returncode == 0:
         out.print("nothing has changed: no commit")
         return
@@ -142,12 +144,12 @@ def _commit(figures: Any) -> None:
 
 
 def _has_remote(remote: str | None) -> bool:
-    listed = _dvc("remote", "list", capture=True).stdout.split()
-    if remote is not None and remote not in listed:
+    remotes = _dvc("remote", "list", capture=True).stdout.split()
+    if remote is not None and remote not in remotes:
         raise InputError(f"--remote {remote}: DVC knows no such remote; dvc remote add {remote} URL")
-    if not listed:
+    if not remotes:
         out.print("DVC has no remote: nothing is pulled or pushed (dvc remote add --default NAME URL)")
-    return bool(listed)
+    return bool(remotes)
 
 
 def _named(remote: str | None) -> list[str]:
@@ -159,11 +161,11 @@ def _dvc(*arguments: str, check: bool = True, capture: bool = False) -> subproce
 
 
 def _call(*command: str, check: bool = True, capture: bool = False) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=capture, text=True, check=False)
-    if check and done.returncode != 0:
-        shown = " ".join(command).removeprefix(f"{sys.executable} -m ")
-        raise InputError(f"`{shown}` failed (exit code {done.returncode}); its messages are above")
-    return done
+    process = subprocess.run(command, capture_output=capture, text=True, check=False)
+    if check and process.returncode != 0:
+        command_text = " ".join(command).removeprefix(f"{sys.executable} -m ")
+        raise InputError(f"`{command_text}` failed (exit code {process.returncode}); its messages are above")
+    return process
 
 
 if __name__ == "__main__":

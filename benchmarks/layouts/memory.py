@@ -14,7 +14,7 @@ from tests.distributed.processes import spread
 def kept(world: World) -> int:
     """Return the most bytes that autograd holds for the backward pass of a step, on this process."""
     network = network_of(SMALL)
-    engine = make_engine(network, LOSS, texts(32, 24, ragged=False), 0, None, world, looks_inside=False)
+    engine = make_engine(network, LOSS, texts(32, 24, ragged=False), 0, None, world, needs_internals=False)
     engine.gradients(np.arange(32))
     now, most, weights = [0], [0], {one.data_ptr() for one in network.parameters()}
 

@@ -34,7 +34,7 @@ def messages_of_blocks(world: World) -> tuple[int, float]:
 def bytes_of_replicas(world: World) -> float:
     """Return the bytes that DDP all-reduces in a step, over the gradients'."""
     network, sent = network_of(SMALL), [0]
-    engine: Any = make_engine(network, LOSS, texts(16, 24), 0, None, world, looks_inside=False)
+    engine: Any = make_engine(network, LOSS, texts(16, 24), 0, None, world, needs_internals=False)
 
     def count(_: Any, bucket: Any) -> Any:
         sent[0] += bucket.buffer().nbytes

@@ -74,7 +74,7 @@ def step_seconds(world: World) -> float:
     """Return the median time of a step of the larger network."""
     network = network_of(MINILM)
     network.bert.embeddings.word_embeddings.weight.requires_grad_(False)
-    engine = make_engine(network, LOSS, texts(64, 64, ragged=False), 0, None, world, looks_inside=False)
+    engine = make_engine(network, LOSS, texts(64, 64, ragged=False), 0, None, world, needs_internals=False)
     times = []
     for _ in range(6):
         world.any(False)

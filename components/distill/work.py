@@ -10,7 +10,7 @@ from lissom.training.teacher import load_logits
 
 
 def make_student(stage: Stage) -> Outcome:
-    """Make the student and train it as the method says."""
+    """Build and train the student."""
     teacher, params = stage.load("model"), stage.params.distill
     if isinstance(params, NoDistillation):
         return Outcome(metrics={"method": "none"}, model=teacher, method="none")
@@ -27,7 +27,7 @@ def make_student(stage: Stage) -> Outcome:
     metrics = {
         "method": params.method,
         "dev_score": material.scorer(student.model, params.training)(),
-        "steps": sum(fitted.steps for fitted in student.trainings.values()),
+        "steps": sum(training.steps for training in student.trainings.values()),
         "examples_per_second": last.examples_per_second,
         "precision": precision_name(params.training),
         **student.metrics,

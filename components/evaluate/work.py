@@ -8,15 +8,15 @@ from lissom.evaluate.floor import linear_floor
 from lissom.evaluate.plain_int8 import evaluate_plain_int8
 from lissom.evaluate.variant import Subject, evaluate_variant
 from lissom.export.exported import open_exported
-from lissom.models.exits import early_exits
+from lissom.models.exits import has_early_exits
 
 
 def evaluate(stage: Stage) -> Outcome:
-    """Measure quality, size, memory and speed; beside the teacher also the two baselines that need no training."""
+    """Measure quality, size, memory and speed; for the teacher also the two baselines."""
     subject, teacher = _subject(stage, "model", "export"), _subject(stage, "teacher", "teacher_export")
     params, model = stage.params.evaluate, subject.model
     exits = None
-    if early_exits(model.network):
+    if has_early_exits(model.network):
         exits = sweep_speeds(model, stage.inputs["export"], subject.test, params)
     evaluation = evaluate_variant(stage.variant, subject, teacher, params, exits)
     if stage.variant == TEACHER:
@@ -30,5 +30,5 @@ def evaluate(stage: Stage) -> Outcome:
 
 
 def _subject(stage: Stage, model: str, export: str) -> Subject:
-    loaded = stage.load(model)
-    return Subject(loaded, open_exported(stage.inputs[export]), stage.encode(loaded, "test"))
+    subject_model = stage.load(model)
+    return Subject(subject_model, open_exported(stage.inputs[export]), stage.encode(subject_model, "test"))

@@ -1,4 +1,4 @@
-"""The work of the stage: write the file, compare it with torch, and choose the speed of one that can leave early."""
+"""The work of the stage: export the model, check parity with torch, and choose the speed of a model with exits."""
 
 from components.stage import Outcome, Stage
 from lissom.artifacts import EXPORT_RECORD, write_json
@@ -6,22 +6,22 @@ from lissom.evaluate.exits import try_speeds
 from lissom.export.exported import ExportRecord, TriedSpeed
 from lissom.export.onnx import export_onnx, set_speed
 from lissom.export.parity import check_parity
-from lissom.models.exits import early_exits
+from lissom.models.exits import has_early_exits
 
 
 def export(stage: Stage) -> Outcome:
-    """Write the graph, then compare its answers on the whole dev set; what is registered is what is measured."""
+    """Export the model, check parity on the dev set, and write the export record."""
     model, folder, params = stage.load("model"), stage.outputs["export"], stage.params.export
-    exported, dev = export_onnx(model, folder), stage.encode(model, "dev")
-    parity = check_parity(model, exported, dev, params)
-    tried: list[TriedSpeed] = []
-    if early_exits(model.network):
+    onnx_file, dev = export_onnx(model, folder), stage.encode(model, "dev")
+    parity = check_parity(model, onnx_file, dev, params)
+    trials: list[TriedSpeed] = []
+    if has_early_exits(model.network):
         reference = float(model.manifest.steps[0].metrics["dev_score"])  # the teacher's
-        speed, tried = try_speeds(model, folder, dev, reference, params)
+        speed, trials = try_speeds(model, folder, dev, reference, params)
         set_speed(folder, speed)
     record = ExportRecord(
-        format="onnx", files=dict(exported.files), integer_kernels=exported.kernels(), parity=parity,
-        tried_speeds=tuple(tried),
+        format="onnx", files=dict(onnx_file.files), integer_kernels=onnx_file.kernels(), parity=parity,
+        tried_speeds=tuple(trials),
     )  # fmt: skip
     write_json(folder / EXPORT_RECORD, record.model_dump(mode="json"))
     megabytes = next(iter(record.files.values())) / 1e6

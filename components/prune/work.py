@@ -1,10 +1,10 @@
 """The work of the stage."""
 
-from components.compressing import carry_out
+from components.compressing import apply_methods
 from components.stage import Outcome, Stage
 from lissom.prune.plan import plan
 
 
 def prune(stage: Stage) -> Outcome:
-    """Remove structures, then let the model recover."""
-    return carry_out(stage, stage.params.prune, plan)
+    """Remove structures, then train the model against the teacher."""
+    return apply_methods(stage, stage.params.prune, plan)

@@ -1,10 +1,10 @@
 """The work of the stage."""
 
-from components.compressing import carry_out
+from components.compressing import apply_methods
 from components.stage import Outcome, Stage
 from lissom.quantize.plan import plan
 
 
 def quantize(stage: Stage) -> Outcome:
     """Insert quantisers, set their ranges, train against the teacher."""
-    return carry_out(stage, stage.params.quantize, plan)
+    return apply_methods(stage, stage.params.quantize, plan)

@@ -14,7 +14,7 @@ _SAMPLE = 64
 
 
 def register_model(stage: Stage) -> Outcome:
-    """Register, verify, judge; link the version from the run of the whole pipeline."""
+    """Register and verify the artefact, link it from the pipeline run, and move the aliases if the gates pass."""
     manifest, exported = read_manifest(stage.inputs["model"]), stage.inputs["export"]
     ledger = Ledger.model_validate(read_json(stage.inputs["report"] / LEDGER_JSON))
     final = read_evaluations(stage.inputs["evaluations"], stage.params.variants)[FINAL]

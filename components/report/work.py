@@ -10,7 +10,7 @@ from lissom.report.tables import markdown
 
 
 def write_report(stage: Stage) -> Outcome:
-    """Write page, Markdown and JSON, and log them to the run and to the run of the whole pipeline."""
+    """Write page, Markdown and JSON, and log them to the stage's run and to the pipeline's run."""
     folder, manifest = stage.outputs["report"], read_manifest(stage.inputs["model"])
     evaluations = read_evaluations(stage.inputs["evaluations"], stage.params.variants)
     ledger = build_ledger(manifest, evaluations, read_json(stage.inputs["emissions"] / METRICS))

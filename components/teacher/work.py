@@ -1,4 +1,4 @@
-"""The work of the stage: train on the labels, then ask the teacher about train and transfer texts."""
+"""The work of the stage: fine-tune the teacher, then cache its logits of train and transfer texts."""
 
 import time
 
@@ -12,24 +12,24 @@ from lissom.training.teacher import cache_logits, save_logits
 
 
 def fine_tune(stage: Stage) -> Outcome:
-    """Train on the labels, then ask the teacher about train and transfer texts."""
+    """Fine-tune on the labels, then cache the logits of train and transfer texts."""
     params, lesson = stage.params.teacher, stage.lesson()
     task = task_of(load_card(stage.inputs["data"]), stage.params.base.max_length)
     model = load_base(stage.params.base, task, params.seed)
-    fitted = lesson.train(
+    result = lesson.train(
         "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(task), params,
         identity="fine_tune", score=lesson.scorer(model, params),
     )  # fmt: skip
-    started = time.monotonic()
-    everything = lesson.texts(model)
-    logits = cache_logits(model.network, everything, model.pad_id, autocast_type(params.precision))
+    start = time.monotonic()
+    data = lesson.texts(model)
+    logits = cache_logits(model.network, data, model.pad_id, autocast_type(params.precision))
     save_logits(logits, stage.outputs["logits"])
     metrics = {
-        "dev_score": fitted.best_score,
-        "steps": fitted.steps,
-        "examples_per_second": fitted.examples_per_second,
+        "dev_score": result.best_score,
+        "steps": result.steps,
+        "examples_per_second": result.examples_per_second,
         "precision": precision_name(params),
-        "cached_logits": len(everything),
-        "logits_seconds": time.monotonic() - started,
+        "cached_logits": len(data),
+        "logits_seconds": time.monotonic() - start,
     }
-    return Outcome(metrics=metrics, history=fitted.records, model=model, method="fine_tune")
+    return Outcome(metrics=metrics, history=result.records, model=model, method="fine_tune")

@@ -1,4 +1,4 @@
-"""Batches of examples of similar length: little padding, yet a new order in every epoch."""
+"""Batches of examples of similar length, to reduce padding, shuffled anew in every epoch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ _BATCHES_PER_BUCKET = 50
 
 @dataclass(frozen=True)
 class Share:
-    """What the means of a part count for in the mean of a whole batch, relative to its share of the examples."""
+    """Weights of a part's means in the means of the whole batch, relative to the part's share of the examples."""
 
     tokens: float = 1.0
     pairs: float = 1.0
@@ -31,12 +31,12 @@ class Batch:
     """Padded examples."""
 
     inputs: Mapping[str, Tensor]
-    """What networks read, by transformers' names, each `[batch, n]` int64: `input_ids`, `attention_mask` (1 for real
-    tokens), `token_type_ids`."""
+    """Inputs by transformers' names, each `[batch, n]` int64: `input_ids`, `attention_mask` (1 for real tokens),
+    `token_type_ids`."""
     targets: Tensor
-    """`[batch]`, as the task makes them."""
+    """`[batch]`, from `Task.targets`."""
     indices: Tensor
-    """`[batch]` int64, the examples' positions in the data set: the key of anything cached per example."""
+    """`[batch]` int64, the examples' indices in the data set: the keys of caches per example."""
     share: Share = Share()
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class Batch:
 
     @property
     def mask(self) -> Tensor:
-        """Return 1 for real tokens and 0 for padding, `[batch, n]`."""
+        """Return the attention mask, 1 for real tokens and 0 for padding, `[batch, n]`."""
         return self.inputs["attention_mask"]
 
     def to(self, device: torch.device) -> "Batch":
@@ -91,7 +91,7 @@ def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int =
 
 
 def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """Return the example numbers of every batch of one epoch, a function of its arguments alone.
+    """Return the example indices of every batch of one epoch, a function of the arguments alone.
 
     Examples are shuffled, sorted by length within buckets of 50 batches, cut into batches, and the batches
     shuffled: every example once, the last batch possibly smaller.
@@ -110,7 +110,7 @@ def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epo
 def sorted_batches(
     data: Encoded, batch_size: int, pad: int, members: NDArray[np.int64] | None = None
 ) -> Iterator[Batch]:
-    """Yield every example (of `members`) once, shortest first: the order for evaluation."""
+    """Yield batches of all examples (or of `members`), sorted by length, for evaluation."""
     members = np.arange(len(data)) if members is None else members
     order = members[np.argsort(data.lengths[members], kind="stable")]
     for start in range(0, len(order), batch_size):

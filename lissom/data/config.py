@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from lissom.section import Section
 
 TaskKind = Literal["classification", "regression"]
-"""What can be asked; each is a file in `lissom/tasks`."""
+"""Kinds of tasks; each is a module in `lissom/tasks`."""
 NUMERIC: frozenset[TaskKind] = frozenset({"regression"})
 """The tasks whose labels are numbers; others have names of classes."""
 
@@ -21,7 +21,7 @@ class DataParams(Section):
     """`embedded:python-docs`, `files:folder` (train, dev, test as tsv, csv, jsonl or parquet) or `hub:owner/name`."""
 
     task: TaskKind = "classification"
-    """What a label is: the name of a class, or a number to predict."""
+    """Whether a label is the name of a class or a number to predict."""
 
     text: str = "text"
     """Column of the text (`files:` and `hub:`)."""
@@ -33,7 +33,7 @@ class DataParams(Section):
     """Column of the label."""
 
     dev_fraction: float = Field(default=0.1, gt=0, lt=0.5)
-    """Share of train that becomes dev where the source has none."""
+    """Share of train that becomes dev if the source has no dev split."""
 
     train_examples: int | None = Field(default=None, ge=1)
     """Take this many examples of train (seeded, stratified; numbers by their deciles); null takes all."""
@@ -42,7 +42,7 @@ class DataParams(Section):
     """A file of unlabelled texts (same columns, no label needed) that the teacher labels for distillation."""
 
     transfer_examples: int | None = Field(default=None, ge=0)
-    """Take this many transfer texts; null takes all. `embedded:python-docs` makes as many as are asked for."""
+    """Take this many transfer texts; null takes all. `embedded:python-docs` generates this many."""
 
     seed: int = 0
     """Seed of every split and subset."""

@@ -1,7 +1,7 @@
 """Token ids on disk: a split is tokenised once per stage into memory-mapped arrays.
 
-Flat arrays with offsets rather than Arrow lists: taking rows at random from a chunked Arrow list column copies
-chunks, from a memory map it touches the pages of those rows alone.
+The arrays are flat with offsets, since random access to a memory map reads only the pages of the requested rows, while
+random access to a chunked Arrow list column copies chunks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +22,16 @@ _ROWS_PER_CALL = 1024
 
 @dataclass(frozen=True)
 class Encoded:
-    """The token ids of one split, or of several, one after the other."""
+    """The token ids of one split, or of several concatenated splits."""
 
     tokens: NDArray[np.int32]
-    """Token ids of all examples in one row, `[sum of lengths]`."""
+    """Concatenated token ids of all examples, `[sum of lengths]`."""
     types: NDArray[np.uint8]
     """Segment of every token (0 first text, 1 second), `[sum of lengths]`."""
     offsets: NDArray[np.int64]
     """Example i is `tokens[offsets[i]:offsets[i + 1]]`, `[examples + 1]`."""
     targets: NDArray[Any]
-    """`[examples]`, as the task makes them."""
+    """`[examples]`, from `Task.targets`."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -42,9 +42,9 @@ class Encoded:
         return np.diff(self.offsets)
 
     def labelled(self, count: int) -> NDArray[np.int64]:
-        """Return the numbers of `count` labelled examples, evenly spaced over all: fair to files sorted by label."""
-        known = np.flatnonzero(labelled(self.targets))
-        return known[np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(np.int64)]
+        """Return the indices of `count` labelled examples, evenly spaced, so that sorted files give all labels."""
+        indices = np.flatnonzero(labelled(self.targets))
+        return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(np.int64)]
 
 
 def encode(
@@ -54,14 +54,14 @@ def encode(
     targets: Callable[[Sequence[str | None]], NDArray[Any]],
     folder: Path,
 ) -> Encoded:
-    """Tokenise tables, one after the other, into files below `folder` (which must outlive the result).
+    """Tokenise and concatenate tables into files below `folder`, which must outlive the result.
 
     Args:
         tables: the tables.
         tokenizer: the tokenizer.
-        max_length: longest example in tokens; more is cut.
+        max_length: longest example in tokens; longer ones are truncated.
         targets: maps the labels' texts to targets.
-        folder: where to.
+        folder: folder of the memory-mapped files.
     """
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)

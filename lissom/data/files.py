@@ -21,17 +21,17 @@ _COMPRESSIONS = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
 
 
 def find_split(folder: Path, split: str) -> Path | None:
-    """Return the one file of `folder` that holds a split, None if there is none.
+    """Return the file of `folder` that holds a split; None if there is none.
 
     Raises:
         DataError: the folder is missing, or several files claim the split.
     """
     if not folder.is_dir():
         raise DataError(f"data.source: no folder {folder}; it must hold train and test as {', '.join(FORMATS)}")
-    found = sorted(path for path in folder.glob(f"{split}.*") if _format(path) in FORMATS)
-    if len(found) > 1:
-        raise DataError(f"{folder}: {', '.join(path.name for path in found)} all claim to be {split}; keep one")
-    return found[0] if found else None
+    paths = sorted(path for path in folder.glob(f"{split}.*") if _format(path) in FORMATS)
+    if len(paths) > 1:
+        raise DataError(f"{folder}: {', '.join(path.name for path in paths)} all claim to be {split}; keep one")
+    return paths[0] if paths else None
 
 
 def read_rows(path: Path, columns: DataParams, *, labelled: bool) -> Iterator[Row]:
@@ -43,8 +43,8 @@ def read_rows(path: Path, columns: DataParams, *, labelled: bool) -> Iterator[Ro
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    wanted = [columns.text, *([columns.text_pair] if columns.text_pair else []), *([columns.label] if labelled else [])]
-    for place, record in _records(path, wanted):
+    names = [columns.text, *([columns.text_pair] if columns.text_pair else []), *([columns.label] if labelled else [])]
+    for place, record in _records(path, names):
         text, pair = record[columns.text], record[columns.text_pair] if columns.text_pair else None
         for name, value in ((columns.text, text), (columns.text_pair, pair)):
             if name and (not isinstance(value, str) or not value.strip()):
@@ -62,16 +62,16 @@ def _format(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _records(path: Path, wanted: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     match _format(path):
         case "tsv" | "csv" as kind:
-            return _delimited(path, wanted, kind)
+            return _delimited(path, names, kind)
         case "jsonl":
-            return _json_lines(path, wanted)
+            return _json_lines(path, names)
         case "parquet":
-            return _parquet(path, wanted)
-        case other:
-            raise DataError(f"{path}: format {other!r} is not known; allowed: {', '.join(FORMATS)}")
+            return _parquet(path, names)
+        case unknown:
+            raise DataError(f"{path}: format {unknown!r} is not known; allowed: {', '.join(FORMATS)}")
 
 
 def _open(path: Path) -> IO[str]:
@@ -79,14 +79,14 @@ def _open(path: Path) -> IO[str]:
     return opener(path, "rt", encoding="utf-8", newline="")  # type: ignore[operator, no-any-return]
 
 
-def _delimited(path: Path, wanted: list[str], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    # A tsv has no quoting: a quotation mark at the start of a sentence is a character like any other.
+def _delimited(path: Path, names: list[str], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    # A tsv has no quoting: a quotation mark is an ordinary character.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {"strict": True}
     try:
         with _open(path) as file:
             reader = csv.reader(file, **dialect)
             header = next(reader, [])
-            _check_columns(path, header, wanted)
+            _check_columns(path, header, names)
             for fields in reader:
                 if len(fields) != len(header):
                     raise DataError(
@@ -100,14 +100,14 @@ def _delimited(path: Path, wanted: list[str], kind: str) -> Iterator[tuple[str, 
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-def _json_lines(path: Path, wanted: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with _open(path) as file:
             for number, line in enumerate(file, start=1):
                 record = json.loads(line)
                 if not isinstance(record, dict):
                     raise DataError(f"{path}, line {number}: an object is expected, found {line.strip()[:40]!r}")
-                _check_columns(path, list(record), wanted, f", line {number}")
+                _check_columns(path, list(record), names, f", line {number}")
                 yield f"line {number}", record
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it to UTF-8") from None
@@ -115,23 +115,23 @@ def _json_lines(path: Path, wanted: list[str]) -> Iterator[tuple[str, dict[str, 
         raise DataError(f"{path}, line {number}: not JSON: {error}") from None
 
 
-def _parquet(path: Path, wanted: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         file = pq.ParquetFile(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a parquet file: {error}") from None
-    _check_columns(path, file.schema_arrow.names, wanted)
+    _check_columns(path, file.schema_arrow.names, names)
     number = 0
-    for batch in file.iter_batches(columns=wanted):
+    for batch in file.iter_batches(columns=names):
         for record in batch.to_pylist():
             number += 1
             yield f"row {number}", record
 
 
-def _check_columns(path: Path, found: list[str], wanted: list[str], place: str = "") -> None:
-    missing = [name for name in wanted if name not in found]
+def _check_columns(path: Path, columns: list[str], names: list[str], place: str = "") -> None:
+    missing = [name for name in names if name not in columns]
     if missing:
         raise DataError(
-            f"{path}{place}: no column {', '.join(map(repr, missing))}; found {', '.join(found) or 'nothing'}. "
+            f"{path}{place}: no column {', '.join(map(repr, missing))}; found {', '.join(columns) or 'nothing'}. "
             "Set data.text, data.text_pair and data.label to the names that the file has"
         )

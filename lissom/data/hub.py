@@ -14,17 +14,17 @@ _SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid"), "tes
 def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
     """Return the labelled splits of a hub data set, `owner/name[:config][@revision]`.
 
-    A test split whose labels are withheld (all -1, as in GLUE) is left out, and dev stands in for it.
+    If the labels of test are withheld (all -1, as in GLUE), dev is returned as test.
 
     Raises:
-        DataError: the hub is not reached, the data set or a column does not exist.
+        DataError: the hub cannot be reached, or the data set or a column does not exist.
     """
     import datasets
 
     path, _, revision = name.partition("@")
     path, _, config = path.partition(":")
     try:
-        found = datasets.load_dataset(path, config or None, revision=revision or None)
+        dataset = datasets.load_dataset(path, config or None, revision=revision or None)
     except (OSError, ValueError) as error:
         raise DataError(
             f"data.source hub:{name}: {type(error).__name__}: {error}\nWithout network, export the data set to "
@@ -33,15 +33,15 @@ def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
     splits: dict[str, Any] = {}
     for split, names in _SPLIT_NAMES.items():
         for candidate in names:
-            if candidate in found:
-                splits[split] = found[candidate]
+            if candidate in dataset:
+                splits[split] = dataset[candidate]
     if "test" in splits and set(splits["test"].unique(columns.label)) == {-1}:
         del splits["test"]
     if "test" not in splits and "dev" in splits:
         splits["test"] = splits.pop("dev")
     for split in splits.values():
-        wanted = [columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
-        missing = [column for column in wanted if column not in split.column_names]
+        required = [columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
+        missing = [column for column in required if column not in split.column_names]
         if missing:
             raise DataError(
                 f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label"

@@ -1,4 +1,4 @@
-"""Labels: names of classes, or numbers to predict; as a source gives them, as text on disk, as arrays in training."""
+"""Labels, which are names of classes or numbers: conversion from a source's values to texts and to arrays."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from lissom.errors import DataError
 from lissom.section import Section
 
 UNLABELLED = -1
-"""Stands for the missing label of a class; a missing number is NaN."""
+"""Target of an unlabelled example in classification; in regression it is NaN."""
 
 
 class Scale(Section):
-    """Mean and standard deviation of the numbers to predict, over train: a network predicts standardised ones.
+    """Mean and standard deviation of the numbers to predict, over train.
 
-    So losses, learning rates and tolerances mean the same whatever the numbers' unit.
+    Networks predict standardised numbers, so that losses, learning rates and tolerances do not depend on the unit.
     """
 
     mean: float
@@ -26,11 +26,11 @@ class Scale(Section):
 
 
 def label_text(value: Any, task: DataParams, place: str) -> str:
-    """Return a label as the text that stands for it on disk: its name, or its number.
+    """Return the text of a label, as stored on disk: its name or its number.
 
     Raises:
-        DataError: it is a list (several labels for one text), a fraction where classes are named, or no number where
-            numbers are predicted.
+        DataError: it is a list (several labels for one text), a fraction in classification, or not a number in
+            regression.
     """
     if isinstance(value, list | tuple | dict | np.ndarray):
         raise DataError(
@@ -47,15 +47,15 @@ def label_text(value: Any, task: DataParams, place: str) -> str:
 
 
 def standardised(texts: Sequence[str | None], scale: Scale) -> NDArray[np.float32]:
-    """Return numbers as a training sees them, `[examples]`; NaN where there is none."""
+    """Return standardised numbers, `[examples]`; NaN for None."""
     numbers = np.asarray([math.nan if text is None else float(text) for text in texts], dtype=np.float64)
     return ((numbers - scale.mean) / scale.deviation).astype(np.float32)
 
 
 def labelled(targets: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which examples have a target, `[examples]`."""
-    known = ~np.isnan(targets) if np.issubdtype(targets.dtype, np.floating) else targets != UNLABELLED
-    return np.asarray(known, dtype=np.bool_)
+    mask = ~np.isnan(targets) if np.issubdtype(targets.dtype, np.floating) else targets != UNLABELLED
+    return np.asarray(mask, dtype=np.bool_)
 
 
 def _number_text(value: Any, task: str, place: str) -> str:

@@ -1,4 +1,4 @@
-"""From a source to four Arrow files and a card: what the stage `prepare` does."""
+"""The stage `prepare`: reads a source and writes four Arrow files and a data card."""
 
 import platform
 import tempfile
@@ -18,7 +18,7 @@ from lissom.section import Section
 
 
 class DataCard(Section):
-    """What is known of a prepared data set."""
+    """Metadata of a prepared data set."""
 
     name: str
     task: TaskKind
@@ -26,7 +26,7 @@ class DataCard(Section):
     labels: tuple[str, ...]
     """Names of the classes; empty where a number is predicted."""
     scale: Scale | None
-    """Of the numbers to predict."""
+    """Mean and deviation of the numbers to predict; None in classification."""
     pair: bool
     rows: dict[str, int]
     label_counts: dict[str, dict[str, int]]
@@ -38,7 +38,7 @@ def prepare(params: DataParams, output: Path) -> DataCard:
     """Read, check and split the source; write `train`, `dev`, `test` and `transfer` and the card to `output`.
 
     Raises:
-        DataError: whatever is wrong with the data, with the file and the line.
+        DataError: the data is invalid; the message names the file and the line.
     """
     with tempfile.TemporaryDirectory(dir=output) as folder:
         raw = {split: write_table(Path(folder) / f"{split}.arrow", rows) for split, rows in _read(params).items()}
@@ -61,25 +61,25 @@ def _read(params: DataParams) -> dict[str, Iterator[Row]]:
     kind, _, place = params.source.partition(":")
     match kind, place:
         case "embedded", "python-docs":
-            found = python_docs.read_splits(params.seed)
+            sources = python_docs.read_splits(params.seed)
             if params.transfer_examples:
-                found[TRANSFER] = python_docs.transfer_rows(params.transfer_examples, params.seed)
+                sources[TRANSFER] = python_docs.transfer_rows(params.transfer_examples, params.seed)
         case "embedded", _:
             raise DataError(f"data.source: embedded:{place} is not known; allowed: embedded:python-docs")
         case "hub", _:
-            found = hub.read_splits(place, params)
+            sources = hub.read_splits(place, params)
         case _:
             paths = {split: files.find_split(Path(place), split) for split in SPLITS}
-            found = {split: files.read_rows(path, params, labelled=True) for split, path in paths.items() if path}
+            sources = {split: files.read_rows(path, params, labelled=True) for split, path in paths.items() if path}
     if params.transfer:
-        found[TRANSFER] = files.read_rows(Path(params.transfer), params, labelled=False)
+        sources[TRANSFER] = files.read_rows(Path(params.transfer), params, labelled=False)
     for split in ("train", "test"):
-        if split not in found:
+        if split not in sources:
             raise DataError(
                 f"data.source {params.source}: no {split} set; "
                 f"{'every figure is measured on it' if split == 'test' else 'there is nothing to learn from'}"
             )
-    return found
+    return sources
 
 
 def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard:
@@ -95,25 +95,27 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
     labels = () if params.is_numeric else _known_labels(params.source, names)
     strata = splits.deciles(list(map(float, map(str, names["train"])))) if params.is_numeric else names["train"]
     notes = []
-    chosen = {split: list(range(len(rows[split]))) for split in rows}
+    selection = {split: list(range(len(rows[split]))) for split in rows}
     duplicates = splits.count_duplicates(rows)
-    if "dev" not in chosen:
-        chosen["train"], chosen["dev"] = splits.hold_out(rows["train"], strata, params.dev_fraction, params.seed)
-        dropped = len(rows["train"]) - len(chosen["train"]) - len(chosen["dev"])
-        notes.append(f"dev: {len(chosen['dev'])} rows held out of train, stratified; {dropped} repeats of them dropped")
-    if params.train_examples and params.train_examples < len(chosen["train"]):
-        kept = splits.subset(
-            [rows["train"][i] for i in chosen["train"]], [strata[i] for i in chosen["train"]],
+    if "dev" not in selection:
+        selection["train"], selection["dev"] = splits.hold_out(rows["train"], strata, params.dev_fraction, params.seed)
+        repeats = len(rows["train"]) - len(selection["train"]) - len(selection["dev"])
+        notes.append(
+            f"dev: {len(selection['dev'])} rows held out of train, stratified; {repeats} repeats of them dropped"
+        )
+    if params.train_examples and params.train_examples < len(selection["train"]):
+        subset = splits.subset(
+            [rows["train"][i] for i in selection["train"]], [strata[i] for i in selection["train"]],
             params.train_examples, params.seed,
         )  # fmt: skip
-        notes.append(f"train: {len(kept)} of {len(chosen['train'])} rows, stratified")
-        chosen["train"] = [chosen["train"][i] for i in kept]
+        notes.append(f"train: {len(subset)} of {len(selection['train'])} rows, stratified")
+        selection["train"] = [selection["train"][i] for i in subset]
     if params.source.startswith("embedded:"):
         notes.append(f"read from the standard library of Python {platform.python_version()}")
     counts: dict[str, Any] = {}
     for split in SPLITS:
         source = raw["train"] if split == "dev" and "dev" not in raw else raw[split]
-        counts[split] = write_table(output / f"{split}.arrow", source.rows(chosen[split]))
+        counts[split] = write_table(output / f"{split}.arrow", source.rows(selection[split]))
     limit = params.transfer_examples if params.transfer else None
     transfer = (
         raw[TRANSFER].rows(range(min(len(raw[TRANSFER]), limit or len(raw[TRANSFER])))) if TRANSFER in raw else iter(())
@@ -136,14 +138,14 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
 
 
 def _known_labels(source: str, names: Mapping[str, Sequence[str | None]]) -> tuple[str, ...]:
-    """Return the labels of train; raise `DataError` if another split has one that train has not."""
+    """Return the labels of train; raises `DataError` if another split has a label that train lacks."""
     labels = tuple(sorted(set(map(str, names["train"])), key=_numbers_first))
-    for split, found in names.items():
-        unknown = sorted({str(name) for name in found} - set(labels))
+    for split, values in names.items():
+        unknown = sorted({str(name) for name in values} - set(labels))
         if unknown:
             raise DataError(
                 f"data.source {source}: {split} has labels that train has not: {', '.join(unknown[:5])} "
-                f"(first at row {next(i for i, name in enumerate(found, 1) if name in unknown)}); "
+                f"(first at row {next(i for i, name in enumerate(values, 1) if name in unknown)}); "
                 f"train has {', '.join(labels)}"
             )
     return labels

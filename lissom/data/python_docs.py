@@ -1,8 +1,8 @@
-"""The embedded data set *python-docs*: does this docstring describe this function?
+"""The embedded data set *python-docs*, a binary classification of pairs: does a docstring describe a function?
 
-Pairs of a signature, `module.qualified.name(arguments)`, and the first paragraph of a docstring, read from the
-source of the running interpreter's standard library; nothing is downloaded or imported. Functions are split first;
-then each gets one wrong docstring from the same module and the same split, so that nothing leaks.
+Pairs consist of a signature, `module.qualified.name(arguments)`, and the first paragraph of a docstring, read from the
+source of the interpreter's standard library; nothing is downloaded or imported. The functions are split first; then
+each gets a negative pair with a docstring of the same module and split, so that nothing leaks between splits.
 """
 
 import ast
@@ -36,10 +36,10 @@ class Function(NamedTuple):
 
 
 def functions(library: Path | None = None) -> list[Function]:
-    """Return the documented functions below `library`, one for each distinct docstring, in a stable order."""
+    """Return the documented functions below `library`, one per distinct docstring, in a stable order."""
     library = library or Path(sysconfig.get_paths()["stdlib"])
-    found: dict[str, Function] = {}
-    signatures: set[str] = set()  # a function defined twice, under a condition, would stand on two sides of a split
+    by_doc: dict[str, Function] = {}
+    signatures: set[str] = set()  # a function that is defined twice, under a condition, must not be in two splits
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
         if _LEFT_OUT.intersection(parts) or any(part.startswith("config-") for part in parts):
@@ -51,14 +51,14 @@ def functions(library: Path | None = None) -> list[Function]:
             continue
         for function in _documented(tree, module, module):
             key = normalised(function.doc)
-            if key not in found and function.signature not in signatures:
-                found[key] = function
+            if key not in by_doc and function.signature not in signatures:
+                by_doc[key] = function
                 signatures.add(function.signature)
-    return list(found.values())
+    return list(by_doc.values())
 
 
 def read_splits(seed: int) -> dict[str, Iterator[Row]]:
-    """Return train, dev and test as rows of pairs: every function once with its own and once with a wrong docstring."""
+    """Return the rows of train, dev and test: every function with its own and with a wrong docstring."""
     return {split: _pairs(members, seed) for split, members in _split(seed).items()}
 
 
@@ -68,22 +68,22 @@ def transfer_rows(count: int, seed: int) -> Iterator[Row]:
     groups = [group for group in _by_module(_split(seed)["train"]).values() if len(group) > 1]
     weights = [len(group) for group in groups]
     limit = sum(len(group) * (len(group) - 1) for group in groups)
-    seen: set[tuple[str, str]] = set()
-    while len(seen) < min(count, limit):
-        function, other = rng.sample(rng.choices(groups, weights)[0], 2)
-        if (function.signature, other.doc) not in seen:
-            seen.add((function.signature, other.doc))
-            yield Row(function.signature, other.doc, None)
+    pairs: set[tuple[str, str]] = set()
+    while len(pairs) < min(count, limit):
+        function, partner = rng.sample(rng.choices(groups, weights)[0], 2)
+        if (function.signature, partner.doc) not in pairs:
+            pairs.add((function.signature, partner.doc))
+            yield Row(function.signature, partner.doc, None)
 
 
 @cache
 def _split(seed: int) -> dict[str, list[Function]]:
-    everything = functions()
-    random.Random(f"{seed}:split").shuffle(everything)
+    members = functions()
+    random.Random(f"{seed}:split").shuffle(members)
     splits, start = {}, 0
     for split, share in _SHARES.items():
-        end = start + round(share * len(everything))
-        splits[split] = everything[start:end]
+        end = start + round(share * len(members))
+        splits[split] = members[start:end]
         start = end
     return splits
 
@@ -92,10 +92,10 @@ def _pairs(members: list[Function], seed: int) -> Iterator[Row]:
     rng = random.Random(f"{seed}:pairs")
     groups = _by_module(members)
     for function in members:
-        others = [other for other in groups[function.module] if other is not function]
-        if others:  # a module with one function in the split has no wrong docstring to offer
+        partners = [partner for partner in groups[function.module] if partner is not function]
+        if partners:  # a module with a single function in the split has no wrong docstring
             yield Row(function.signature, function.doc, MATCH)
-            yield Row(function.signature, rng.choice(others).doc, MISMATCH)
+            yield Row(function.signature, rng.choice(partners).doc, MISMATCH)
 
 
 def _by_module(members: list[Function]) -> dict[str, list[Function]]:

@@ -1,6 +1,6 @@
-"""Duplicates, a dev split where there is none, and seeded stratified subsets.
+"""Duplicate counts, held-out dev splits, and seeded stratified subsets.
 
-All of it works on one 16-byte digest and one label per row, so that the texts stay on disk.
+The functions work on a 16-byte digest and a label per row, so that the texts stay on disk.
 """
 
 import hashlib
@@ -27,41 +27,41 @@ def count_duplicates(splits: dict[str, list[bytes]]) -> dict[str, int]:
     names = list(splits)
     for position, later in enumerate(names):
         for earlier in names[:position]:
-            known = set(splits[earlier])
-            counts[f"{later} in {earlier}"] = sum(row in known for row in splits[later])
+            earlier_rows = set(splits[earlier])
+            counts[f"{later} in {earlier}"] = sum(row in earlier_rows for row in splits[later])
     return counts
 
 
 def hold_out(
     rows: Sequence[bytes], labels: Sequence[str | None], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Split row numbers into train and dev: stratified by label, no text on both sides, no text twice in dev."""
-    chosen: set[bytes] = set()
+    """Split row indices into train and dev, stratified by label; no text is in both, or twice in dev."""
+    dev_rows: set[bytes] = set()
     first: dict[bytes, int] = {}
     for index, row in enumerate(rows):
         first.setdefault(row, index)
     for members in _by_label(list(first.values()), labels):
-        ranked = sorted(members, key=lambda index: _rank(rows[index], seed))
-        chosen.update(rows[index] for index in ranked[: max(1, round(fraction * len(ranked)))])
-    dev = sorted(first[row] for row in chosen)
-    return [index for index, row in enumerate(rows) if row not in chosen], dev
+        order = sorted(members, key=lambda index: _rank(rows[index], seed))
+        dev_rows.update(rows[index] for index in order[: max(1, round(fraction * len(order)))])
+    dev = sorted(first[row] for row in dev_rows)
+    return [index for index, row in enumerate(rows) if row not in dev_rows], dev
 
 
 def subset(rows: Sequence[bytes], labels: Sequence[str | None], count: int, seed: int) -> list[int]:
-    """Return `count` row numbers with the labels in the proportion of the whole, the same for the same seed."""
-    ranked = [
+    """Return a stratified subset of `count` row indices, a function of the seed."""
+    orders = [
         sorted(members, key=lambda index: (_rank(rows[index], seed), index))
         for members in _by_label(range(len(rows)), labels)
     ]
-    # The k-th of n members of a label stands at (k + 1/2) / n: merging by that keeps every prefix stratified.
-    merged = sorted(
-        ((position + 0.5) / len(members), index) for members in ranked for position, index in enumerate(members)
+    # The k-th of n members of a label has position (k + 1/2) / n; sorted by position, every prefix is stratified.
+    positions = sorted(
+        ((position + 0.5) / len(members), index) for members in orders for position, index in enumerate(members)
     )
-    return sorted(index for _, index in merged[:count])
+    return sorted(index for _, index in positions[:count])
 
 
 def deciles(numbers: Sequence[float]) -> list[str]:
-    """Return the name of every number's tenth: what numbers to predict are stratified by."""
+    """Return the decile of every number, as strata of a regression data set."""
     bounds = np.quantile(numbers, np.arange(1, 10) / 10)
     return [str(tenth) for tenth in np.searchsorted(bounds, numbers)]
 
@@ -84,5 +84,5 @@ def _rank(row: bytes, seed: int) -> bytes:
 
 
 def normalised(text: str) -> str:
-    """Return the words of a text in lower case: texts that agree in them count as duplicates."""
+    """Return the words of a text in lower case; texts with equal words count as duplicates."""
     return re.sub(r"\W+", " ", text.lower()).strip()

@@ -1,4 +1,4 @@
-"""Texts and labels as Arrow files: written in batches, read memory-mapped, so that size is no matter."""
+"""Texts and labels in Arrow files, written in batches and read memory-mapped, so that they may exceed the memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,7 +12,7 @@ _ROWS_PER_BATCH = 4096
 
 
 class Row(NamedTuple):
-    """One example as a source gives it."""
+    """One example of a source."""
 
     text: str
     text_pair: str | None
@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 class Table:
-    """A memory-mapped table of rows; labels are texts: names, or numbers."""
+    """A memory-mapped table of rows; labels are stored as texts."""
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as file:

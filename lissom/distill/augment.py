@@ -1,8 +1,9 @@
 """Transfer texts by masked-language-model replacement (TinyBERT, Jiao et al. 2020, algorithm 1).
 
-Every word that is a single token gets the model's best whole words for its place, with the original text as a second
-segment for context; other words get their nearest by word vectors, or without a file of those keep only themselves.
-Copies of a text then draw, word by word, with a probability, from these candidates. Unlabelled: the teacher answers.
+The candidates of a word that is a single token are the model's best whole words at its position, with the original text
+as a second segment for context; those of other words are the nearest by word vectors, if there is a file of vectors.
+In each copy of a text, every word is replaced with some probability by one of its candidates. The teacher labels the
+copies.
 """
 
 from collections.abc import Iterator
@@ -53,18 +54,18 @@ def more_texts(params: AugmentationParams, train: Table, folder: Path) -> Table:
     rng = np.random.default_rng(params.seed)
 
     def rows() -> Iterator[Row]:
-        seen = set(train.texts())
+        unique = set(train.texts())
         for text, pair in track(train.texts(), "augmentation", len(train)):
             words = text.split()
             choices = candidates(words, model, tokenizer, params.candidates, vectors)
             for _ in range(params.copies):
-                drawn = [
+                new_words = [
                     options[int(rng.integers(len(options)))] if rng.random() < params.replace_probability else word
                     for word, options in zip(words, choices, strict=True)
                 ]
-                new = (" ".join(drawn), pair)
-                if new not in seen:
-                    seen.add(new)
+                new = (" ".join(new_words), pair)
+                if new not in unique:
+                    unique.add(new)
                     yield Row(*new, None)
 
     return write_table(folder / "augmented.arrow", rows())
@@ -77,17 +78,19 @@ def candidates(
     count: int,
     vectors: WordVectors | None = None,
 ) -> list[list[str]]:
-    """Return for every word what may stand in its place: at least itself."""
+    """Return the replacement candidates of every word; a word without any has itself as the only candidate."""
     content = [place for place, word in enumerate(words) if word.isalpha() and word.lower() not in _FUNCTION_WORDS]
     places = [place for place in content if len(tokenizer.tokenize(words[place])) == 1]
-    found = [[word] for word in words]
+    result = [[word] for word in words]
     if vectors is not None:
         for place in set(content).difference(places):
-            found[place] = vectors.nearest(words[place], count) or found[place]
+            result[place] = vectors.nearest(words[place], count) or result[place]
     for start in range(0, len(places), _BATCH_SIZE):
         chunk = places[start : start + _BATCH_SIZE]
-        masked = [" ".join([*words[:place], tokenizer.mask_token, *words[place + 1 :]]) for place in chunk]
-        inputs = tokenizer(masked, [" ".join(words)] * len(chunk), padding=True, truncation=True, return_tensors="pt")
+        masked_texts = [" ".join([*words[:place], tokenizer.mask_token, *words[place + 1 :]]) for place in chunk]
+        inputs = tokenizer(
+            masked_texts, [" ".join(words)] * len(chunk), padding=True, truncation=True, return_tensors="pt"
+        )
         with torch.inference_mode():
             logits = model(**inputs).logits
         for row, place in enumerate(chunk):
@@ -95,5 +98,5 @@ def candidates(
             if len(position):
                 best = logits[row, int(position[0])].topk(4 * count).indices.tolist()
                 options = [token for token in tokenizer.convert_ids_to_tokens(best) if token.isalpha()][:count]
-                found[place] = options or found[place]
-    return found
+                result[place] = options or result[place]
+    return result

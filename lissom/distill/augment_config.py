@@ -1,4 +1,4 @@
-"""Params of making up more transfer texts, which the teacher then labels."""
+"""Params of text augmentation; the teacher labels the new texts."""
 
 from pydantic import Field, model_validator
 
@@ -13,16 +13,16 @@ class AugmentationParams(Section):
     """Source of a masked language model: `package:`, `hub:` or `dir:`."""
 
     word_vectors: str | None = None
-    """A file of word vectors (GloVe's text format) for words that are several tokens; null leaves those as they are."""
+    """File of word vectors (GloVe's text format) for words of several tokens; null never replaces those words."""
 
     copies: int = Field(default=10, ge=1)
     """New texts per training text; duplicates are dropped."""
 
     replace_probability: float = Field(default=0.4, gt=0, le=1)
-    """Chance of a word to be replaced by one of its candidates."""
+    """Probability that a word is replaced by one of its candidates."""
 
     candidates: int = Field(default=15, ge=1)
-    """The language model's best words for a masked place, or the nearest by word vectors."""
+    """Candidates per word: the language model's best words at its position, or the nearest by word vectors."""
 
     seed: int = 0
     """Seed of the draws."""
@@ -35,13 +35,13 @@ class WordAugmentationParams(Section):
     """Passes over the training texts (the paper: 20); duplicates are dropped."""
 
     mask_probability: float = Field(default=0.1, ge=0, lt=1)
-    """Chance of a word to become the mask token."""
+    """Probability that a word becomes the mask token."""
 
     replace_probability: float = Field(default=0.1, ge=0, lt=1)
-    """Chance of a word to be replaced by one of its kind, drawn by frequency in training."""
+    """Probability that a word is replaced by one of the same part of speech, drawn by frequency in training."""
 
     ngram_probability: float = Field(default=0.25, ge=0, le=1)
-    """Chance of a text to be cut down to a run of 1 to 5 words."""
+    """Probability that a text is cut to an n-gram of 1 to 5 words."""
 
     seed: int = 0
     """Seed of the changes."""

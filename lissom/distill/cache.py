@@ -1,7 +1,7 @@
-"""Hidden states and attention scores of a whole data set on disk, so that a teacher computes each example once.
+"""Disk cache of a teacher's hidden states and attention scores for a whole data set.
 
-Ragged: an example takes the room of its real tokens, float32, in one memory-mapped file per signal. Lookups go by
-example number, never by position in a shuffled order.
+The arrays are ragged: each signal is one memory-mapped float32 file that stores the real tokens of every example.
+Lookups are by example index, not by position in a shuffled order.
 """
 
 import math
@@ -17,28 +17,28 @@ from transformers import PreTrainedModel
 from lissom.console import track
 from lissom.data.batches import Batch, sorted_batches
 from lissom.data.encoding import Encoded
-from lissom.models.signals import Signals, Wanted, expose_scores
+from lissom.models.signals import Signals, SignalSpec, expose_scores
 from lissom.training.teacher import LiveTeacher
 
 _BATCH_SIZE = 64
 _BYTES = 4
 
 Ragged = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Values of all examples in a row, and where each begins."""
+"""Concatenated values of all examples, and the start offset of each, `[examples + 1]`."""
 
 
-def estimate_bytes(network: PreTrainedModel, data: Encoded, wanted: Wanted) -> int:
-    """Return how many bytes the cache of a data set would take."""
+def estimate_bytes(network: PreTrainedModel, data: Encoded, spec: SignalSpec) -> int:
+    """Return the size in bytes of the cache of a data set."""
     config, lengths = network.config, data.lengths
-    vectors = len(data) if wanted.first_token else int(lengths.sum())
-    values = len(wanted.hidden) * vectors * config.hidden_size
-    values += len(wanted.scores) * int((lengths**2).sum()) * config.num_attention_heads
+    vectors = len(data) if spec.first_token else int(lengths.sum())
+    values = len(spec.hidden) * vectors * config.hidden_size
+    values += len(spec.scores) * int((lengths**2).sum()) * config.num_attention_heads
     return int((values + len(data) * config.num_labels) * _BYTES)
 
 
 @dataclass(frozen=True)
 class CachedSignals:
-    """Signals read back from disk; a teacher as good as a live one."""
+    """A `Teacher` whose signals are read from disk."""
 
     logits: Tensor
     hidden: dict[int, Ragged]
@@ -49,7 +49,7 @@ class CachedSignals:
     first_token: bool
 
     def signals(self, batch: Batch) -> Signals:
-        """Look up the batch's examples and pad them with zeros to the batch's length."""
+        """Return the signals of the batch's examples, zero-padded to the batch's length."""
         numbers, device = batch.indices.cpu().numpy(), batch.indices.device
         length = batch.ids.shape[1]
         return Signals(
@@ -62,55 +62,55 @@ class CachedSignals:
         values, starts = ragged
         if self.first_token:
             return torch.from_numpy(values.reshape(-1, self.width)[numbers])
-        padded = np.zeros((len(numbers), length, self.width), dtype=np.float32)
+        output = np.zeros((len(numbers), length, self.width), dtype=np.float32)
         for row, number in enumerate(numbers):
             size = self.lengths[number]
-            padded[row, :size] = values[starts[number] : starts[number + 1]].reshape(size, self.width)
-        return torch.from_numpy(padded)
+            output[row, :size] = values[starts[number] : starts[number + 1]].reshape(size, self.width)
+        return torch.from_numpy(output)
 
     def _scores(self, ragged: Ragged, numbers: NDArray[np.int64], length: int) -> Tensor:
         values, starts = ragged
-        padded = np.zeros((len(numbers), self.heads, length, length), dtype=np.float32)
+        output = np.zeros((len(numbers), self.heads, length, length), dtype=np.float32)
         for row, number in enumerate(numbers):
             size = self.lengths[number]
             block = values[starts[number] : starts[number + 1]].reshape(self.heads, size, size)
-            padded[row, :, :size, :size] = block
-        return torch.from_numpy(padded)
+            output[row, :, :size, :size] = block
+        return torch.from_numpy(output)
 
 
 def cache_signals(
     network: PreTrainedModel,
     data: Encoded,
     pad: int,
-    wanted: Wanted,
+    spec: SignalSpec,
     folder: Path,
     precision: torch.dtype | None = None,
 ) -> CachedSignals:
-    """Ask the teacher about every example once and write its answers below `folder` (which must outlive the result)."""
+    """Run the teacher once on every example and write its signals to `folder`, which must outlive the result."""
     folder.mkdir(parents=True, exist_ok=True)
     lengths, config = data.lengths, network.config
-    sizes = np.ones_like(lengths) if wanted.first_token else lengths
-    hidden = {entry: _allocate(folder / f"hidden-{entry}.f32", sizes * config.hidden_size) for entry in wanted.hidden}
+    sizes = np.ones_like(lengths) if spec.first_token else lengths
+    hidden = {entry: _allocate(folder / f"hidden-{entry}.f32", sizes * config.hidden_size) for entry in spec.hidden}
     squares = lengths**2 * config.num_attention_heads
-    scores = {block: _allocate(folder / f"scores-{block}.f32", squares) for block in wanted.scores}
+    scores = {block: _allocate(folder / f"scores-{block}.f32", squares) for block in spec.scores}
     logits = torch.empty(len(data), config.num_labels)
-    teacher, device = LiveTeacher(network, wanted), next(network.parameters()).device
+    teacher, device = LiveTeacher(network, spec), next(network.parameters()).device
     autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
     batches = track(sorted_batches(data, _BATCH_SIZE, pad), "teacher's signals", math.ceil(len(data) / _BATCH_SIZE))
-    with expose_scores(*([network] if wanted.scores else [])), autocast:
+    with expose_scores(*([network] if spec.scores else [])), autocast:
         for batch in batches:
-            found = teacher.signals(batch.to(device))
-            logits[batch.indices] = found.logits.float().cpu()
+            signals = teacher.signals(batch.to(device))
+            logits[batch.indices] = signals.logits.float().cpu()
             for row, number in enumerate(batch.indices.tolist()):
                 size = int(lengths[number])
                 for entry, (values, starts) in hidden.items():
-                    vectors = found.hidden[entry][row] if wanted.first_token else found.hidden[entry][row, :size]
+                    vectors = signals.hidden[entry][row] if spec.first_token else signals.hidden[entry][row, :size]
                     values[starts[number] : starts[number + 1]] = vectors.float().cpu().flatten()
                 for block, (values, starts) in scores.items():
-                    kept = found.scores[block][row, :, :size, :size]
-                    values[starts[number] : starts[number + 1]] = kept.float().cpu().flatten()
+                    block_scores = signals.scores[block][row, :, :size, :size]
+                    values[starts[number] : starts[number + 1]] = block_scores.float().cpu().flatten()
     return CachedSignals(
-        logits, hidden, scores, lengths, config.hidden_size, config.num_attention_heads, wanted.first_token
+        logits, hidden, scores, lengths, config.hidden_size, config.num_attention_heads, spec.first_token
     )
 
 

@@ -1,4 +1,4 @@
-"""Losses between inner signals of student and teacher; padding never enters, all in float32.
+"""Losses between inner signals of student and teacher, computed in float32; padding is masked.
 
 Masks are `[batch, n]`, 1 for real tokens. Teacher signals get no gradient.
 """
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Return the mean squared difference over real tokens and channels of `[batch, n, d]`."""
     weights = mask.float()[..., None]
-    squared = (student.float() - teacher.detach().float()).square() * weights
-    return squared.sum() / (weights.sum() * student.shape[-1])
+    errors = (student.float() - teacher.detach().float()).square() * weights
+    return errors.sum() / (weights.sum() * student.shape[-1])
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     Averaged over heads and over pairs of a real query and a real key; the scores are those before the softmax.
     """
     pairs = _pairs(mask)
-    # Masked with `where`, not by a product: padding may hold infinities, and 0 * inf is no number.
+    # Masked with `where`, not by a product: padding may hold infinities, and 0 * inf is NaN.
     difference = torch.where(pairs, student.float() - teacher.detach().float(), 0.0)
     return difference.square().sum() / (student.shape[1] * pairs.sum())
 
@@ -37,7 +37,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         student: scores before the softmax, `[batch, heads, n, n]`.
-        teacher: the same.
+        teacher: the teacher's scores, of the same shape.
         mask: real tokens, `[batch, n]`.
     """
     keys = mask.bool()[:, None, None, :]

@@ -1,34 +1,34 @@
-"""Teacher and student are trained together, from the pre-trained model, in one end-to-end objective.
+"""Joint distillation: teacher and student start from the pre-trained model and are trained in one objective.
 
-`L = CE(z_t, y) + CE(z_s, y) + alpha T^2 KL(p_t || p_s)`; the KL's gradient into the teacher is stopped, or let through
-with a weight. Returns the student; the score of the teacher that was trained along is in the metrics.
+`L = CE(z_t, y) + CE(z_s, y) + alpha T^2 KL(p_t || p_s)`; the KL's gradient into the teacher is stopped, or scaled by
+`co_train`. Returns the student; the teacher's score is in the metrics.
 """
 
 import torch
 from torch import Tensor, nn
 
 from lissom.data.batches import Batch
-from lissom.distill.material import Distilled, Material
+from lissom.distill.material import DistillationResult, Material
 from lissom.distill.online_config import JointDistillation
 from lissom.models.compressed import logits_of
-from lissom.models.students import cut
+from lissom.models.students import take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
 from lissom.training.objective import Objective, objective
 
 
-def distill(params: JointDistillation, material: Material) -> Distilled:
+def distill(params: JointDistillation, material: Material) -> DistillationResult:
     """Train both from the base model; score the student."""
     seed = params.training.seed
-    teacher, student = material.load_base(seed), cut(material.load_base(seed + 1), params.blocks)
-    fitted = material.train(
+    teacher, student = material.load_base(seed), take_blocks(material.load_base(seed + 1), params.blocks)
+    result = material.train(
         "training", Together([teacher.network, student.network]), material.texts(student), student.pad_id,
         joint_loss(params, material.task), params.training,
         identity=params.model_dump_json(), score=material.scorer(student, params.training),
     )  # fmt: skip
     teacher_score = material.scorer(teacher, params.training)()
-    return Distilled(student, {"training": fitted}, {"joint_teacher_dev_score": teacher_score})
+    return DistillationResult(student, {"training": result}, {"joint_teacher_dev_score": teacher_score})
 
 
 def joint_loss(params: JointDistillation, task: Task) -> Objective:
@@ -40,16 +40,18 @@ def joint_loss(params: JointDistillation, task: Task) -> Objective:
         total = task.loss(teacher, batch.targets)
         total = total + distillation_loss(task, student, teacher, batch.targets, params.loss)
         if params.co_train:
-            total = total + params.co_train * params.loss.alpha * _pull(task, teacher, student, params.loss.temperature)
+            total = total + params.co_train * params.loss.alpha * _teacher_term(
+                task, teacher, student, params.loss.temperature
+            )
         return total
 
     return objective(loss)
 
 
-def _pull(task: Task, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(p_t || p_s), or the distance of answers that are no distribution; a gradient goes to the teacher.
+def _teacher_term(task: Task, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(p_t || p_s) with a gradient into the teacher only; for regression the squared distance.
 
-    Not the task's soft loss with both in turn: there the second argument's distribution weighs the logarithms.
+    This is not the task's soft loss with swapped arguments, which would be KL(p_s || p_t).
     """
     if not task.is_distribution:
         return task.soft_loss(teacher, student, temperature)

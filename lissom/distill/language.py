@@ -21,10 +21,10 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import KeepBlocks
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Signals, Wanted, signals_of
+from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.parallel.sharding import sharded
 from lissom.tasks.classification import soft_target_loss
-from lissom.training.loop import Fitted
+from lissom.training.loop import TrainingResult
 from lissom.training.objective import Objective, Term
 
 IGNORED = -100
@@ -32,8 +32,8 @@ IGNORED = -100
 
 def pretrain(
     student: CompressedModel, blocks: Sequence[int], params: LanguageModelParams, material: Material
-) -> Fitted:
-    """Train blocks of the base's language model against all of it; put the result into the student's trunk.
+) -> TrainingResult:
+    """Train some blocks of the base's language model against the full model; copy them into the student.
 
     Raises:
         InputError: there is no language model, or a masked one lacks its mask token.
@@ -41,94 +41,97 @@ def pretrain(
     teacher, learner = material.load_language_model(), material.load_language_model()
     KeepBlocks(kept=tuple(blocks)).apply(learner)
     data = material.texts(student)
-    with sharded(teacher, material.world) as asked:
-        fitted = material.train(
-            "pretraining", learner, data, student.pad_id, language_loss(asked, student, params), params.training,
+    with sharded(teacher, material.world) as module:
+        result = material.train(
+            "pretraining", learner, data, student.pad_id, language_loss(module, student, params), params.training,
             identity=params.model_dump_json(),
         )  # fmt: skip
     trunk = student.network.base_model.state_dict()
-    learned = {name: value for name, value in learner.base_model.state_dict().items() if name in trunk}
-    student.network.base_model.load_state_dict({**trunk, **learned})
-    return fitted
+    weights = {name: value for name, value in learner.base_model.state_dict().items() if name in trunk}
+    student.network.base_model.load_state_dict({**trunk, **weights})
+    return result
 
 
 def language_loss(teacher: PreTrainedModel, model: CompressedModel, params: LanguageModelParams) -> Objective:
-    """Return the loss of a language model against a deeper one; masked or causal, as the model's family is."""
+    """Return the loss of a language model against a deeper one; masked or causal, depending on the family."""
     mask = None if family_of(teacher).decoder else mask_token(model)
     special = special_tokens(model)
     depth = len(blocks_of(teacher))
     teacher.eval()
 
-    def look(network: nn.Module, batch: Batch) -> _Seen:
+    def forward(network: nn.Module, batch: Batch) -> _Outputs:
         assert isinstance(network, PreTrainedModel)
         if mask is None:
             targets = batch.ids.masked_fill(~batch.mask.bool(), IGNORED).roll(-1, dims=1)
             targets[:, -1] = IGNORED
         else:
             batch, targets = mask_tokens(batch, mask, special, network.config.vocab_size, params.mask_probability)
-        own = signals_of(network, batch, Wanted(hidden=(len(blocks_of(network)),)))
+        student = signals_of(network, batch, SignalSpec(hidden=(len(blocks_of(network)),)))
         with torch.no_grad():
-            goal = signals_of(teacher, batch, Wanted(hidden=(depth,)))
-        return _Seen(own, goal, targets)
+            target = signals_of(teacher, batch, SignalSpec(hidden=(depth,)))
+        return _Outputs(student, target, targets)
 
-    def soft(seen: _Seen, batch: Batch) -> Tensor:
+    def soft(outputs: _Outputs, batch: Batch) -> Tensor:
         real = batch.mask.bool()
-        return soft_target_loss(seen.own.logits[real], seen.goal.logits[real], params.temperature)
+        return soft_target_loss(outputs.student.logits[real], outputs.target.logits[real], params.temperature)
 
     terms = (
-        Term(lambda seen, _: label_mean(seen.own.logits, seen.targets), over="tokens", weight=params.language_weight),
+        Term(
+            lambda outputs, _: label_mean(outputs.student.logits, outputs.targets),
+            over="tokens", weight=params.language_weight,
+        ),
         Term(soft, over="tokens", weight=params.kl_weight),
         Term(
-            lambda seen, batch: hidden_cosine(_last(seen.own), _last(seen.goal), batch.mask),
+            lambda outputs, batch: hidden_cosine(_last(outputs.student), _last(outputs.target), batch.mask),
             over="tokens", weight=params.cosine_weight,
         ),
     )  # fmt: skip
-    return Objective(look, terms, looks_inside=True)
+    return Objective(forward, terms, needs_internals=True)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    own: Signals
-    goal: Signals
+class _Outputs:
+    student: Signals
+    target: Signals
     targets: Tensor
 
 
 def label_mean(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy averaged over targets; 0 where a small batch happens to have none.
+    """Return the cross-entropy averaged over targets; 0 if a batch has none.
 
     Args:
         logits: `[batch, n, words]`.
-        targets: `[batch, n]`, -100 where nothing is to be predicted.
+        targets: `[batch, n]`, -100 at positions without a target.
     """
     total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (targets != IGNORED).sum().clamp(min=1)
 
 
 def mask_tokens(batch: Batch, mask: int, special: Tensor, vocabulary: int, probability: float) -> tuple[Batch, Tensor]:
-    """Return a batch with tokens to predict, and the targets `[batch, n]`, -100 elsewhere.
+    """Return a batch with masked tokens, and the targets `[batch, n]`, -100 at positions without a target.
 
-    Of the tokens to predict 80 % are masked, 10 % become a random token, 10 % stay (Devlin et al. 2019, §3.1).
+    Of the target tokens, 80 % are masked, 10 % replaced at random and 10 % unchanged (Devlin et al. 2019, §3.1).
 
     Args:
         batch: the texts.
         mask: id of the mask token.
-        special: ids that are never predicted.
+        special: ids that are never targets.
         vocabulary: number of tokens.
-        probability: share of the real, not special tokens to predict.
+        probability: share of targets among the real, non-special tokens.
     """
     ids = batch.ids
-    allowed = batch.mask.bool() & ~torch.isin(ids, special.to(ids.device))
-    chosen = (torch.rand(ids.shape, device=ids.device) < probability) & allowed
-    targets = ids.masked_fill(~chosen, IGNORED)
+    eligible = batch.mask.bool() & ~torch.isin(ids, special.to(ids.device))
+    is_target = (torch.rand(ids.shape, device=ids.device) < probability) & eligible
+    targets = ids.masked_fill(~is_target, IGNORED)
     draw = torch.rand(ids.shape, device=ids.device)
-    changed = torch.where(chosen & (draw < 0.8), mask, ids)
+    new_ids = torch.where(is_target & (draw < 0.8), mask, ids)
     random = torch.randint(vocabulary, ids.shape, device=ids.device)
-    changed = torch.where(chosen & (draw >= 0.8) & (draw < 0.9), random, changed)
-    return batch.reading(changed), targets
+    new_ids = torch.where(is_target & (draw >= 0.8) & (draw < 0.9), random, new_ids)
+    return batch.reading(new_ids), targets
 
 
 def mask_token(model: CompressedModel) -> int:
-    """Return the id of the mask token, or raise `InputError`."""
+    """Return the id of the mask token; raises `InputError` if the tokenizer has none."""
     token = model.tokenizer_config.get("mask_token")
     number = None if token is None else model.tokenizer.token_to_id(token)
     if number is None:
@@ -138,8 +141,8 @@ def mask_token(model: CompressedModel) -> int:
 
 def special_tokens(model: CompressedModel) -> Tensor:
     """Return the ids of the special tokens, `[count]`."""
-    added = model.tokenizer.get_added_tokens_decoder()
-    return torch.tensor(sorted(number for number, token in added.items() if token.special), dtype=torch.int64)
+    tokens = model.tokenizer.get_added_tokens_decoder()
+    return torch.tensor(sorted(number for number, token in tokens.items() if token.special), dtype=torch.int64)
 
 
 def _last(signals: Signals) -> Tensor:

@@ -4,18 +4,18 @@ Hinton et al. 2015, arXiv:1503.02531; the weighting CE + alpha T^2 KL is that of
 2019, arXiv:1910.01108, §3). Returns a student of some of the teacher's blocks.
 """
 
-from lissom.distill.material import Distilled, Material
+from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import LogitsDistillation
-from lissom.models.students import cut, randomized
+from lissom.models.students import randomized, take_blocks
 from lissom.training.losses import against_teacher
 
 
-def distill(params: LogitsDistillation, material: Material) -> Distilled:
+def distill(params: LogitsDistillation, material: Material) -> DistillationResult:
     """Cut the student out of the teacher and train it on the teacher's logits."""
-    student = cut(material.teacher, params.blocks)
+    student = take_blocks(material.teacher, params.blocks)
     if params.start == "random":
         student = randomized(student, params.training.seed)
-    fitted = material.train(
+    result = material.train(
         "training",
         student.network,
         material.texts(student),
@@ -25,4 +25,4 @@ def distill(params: LogitsDistillation, material: Material) -> Distilled:
         identity=params.model_dump_json(),
         score=material.scorer(student, params.training),
     )
-    return Distilled(student, {"training": fitted})
+    return DistillationResult(student, {"training": result})

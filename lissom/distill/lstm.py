@@ -1,8 +1,8 @@
-"""A BiLSTM learns the logits of a Transformer: architectures, and tokens, may differ where only logits are compared.
+"""Distilling a Transformer's logits into a BiLSTM; architectures and tokenisers may differ.
 
-Tang et al. 2019, arXiv:1903.12136: (1 - alpha) times the squared error of raw logits, plus alpha times the labels'
-cross-entropy, on many made-up texts that the teacher labels. Word vectors start from the teacher's word table; one
-half stays fixed. Returns the student.
+Tang et al. 2019, arXiv:1903.12136: (1 - alpha) times the squared error of the logits plus alpha times the cross-entropy
+of the labels, on training texts and many synthetic ones. Word vectors are initialised from the teacher's word table;
+one half of their columns stays fixed. Returns the student.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 
 from lissom.data.batches import Batch
-from lissom.distill.material import Distilled, Material
+from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import LstmDistillation
 from lissom.distill.words import more_texts
 from lissom.models.bilstm import BiLstmConfig
@@ -20,7 +20,7 @@ from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import family_of
 from lissom.models.students import config_values, reshaped
-from lissom.parallel.gradients import local
+from lissom.parallel.gradients import local_tensor
 from lissom.tasks.task import Task
 from lissom.training.hooks import Hook
 from lissom.training.objective import Objective, objective
@@ -29,22 +29,22 @@ from lissom.training.teacher import Teacher
 _PAD, _UNKNOWN, _MASK = "[PAD]", "[UNK]", "[MASK]"
 
 
-def distill(params: LstmDistillation, material: Material) -> Distilled:
-    """Build the student, make up texts, let the teacher label them, train."""
+def distill(params: LstmDistillation, material: Material) -> DistillationResult:
+    """Build the student, generate texts, label them with the teacher, and train."""
     student = make_student(params, material)
     more = None
     if params.augmentation is not None:
         more = more_texts(params.augmentation, material.tables["train"], _MASK, material.scratch)
     answers = material.teacher_logits(params.training, more)
     data = material.texts(student, more)
-    fitted = material.train(
+    result = material.train(
         "training", student.network, data, student.pad_id,
         squared_error_loss(answers, params.alpha, material.task), params.training,
         identity=params.model_dump_json(), score=material.scorer(student, params.training),
         hooks=[FixedChannel(params.embedding_size)],
     )  # fmt: skip
     metrics = {"augmented_texts": 0 if more is None else len(more), "vocabulary": student.network.config.vocab_size}
-    return Distilled(student, {"training": fitted}, metrics)
+    return DistillationResult(student, {"training": result}, metrics)
 
 
 def squared_error_loss(teacher: Teacher, alpha: float, task: Task) -> Objective:
@@ -52,24 +52,24 @@ def squared_error_loss(teacher: Teacher, alpha: float, task: Task) -> Objective:
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         logits, goal = logits_of(network, batch).float(), teacher.signals(batch).logits.float()
-        squared = (logits - goal).square().sum(-1).mean()
-        return squared if alpha == 0 else alpha * task.loss(logits, batch.targets) + (1 - alpha) * squared
+        error = (logits - goal).square().sum(-1).mean()
+        return error if alpha == 0 else alpha * task.loss(logits, batch.targets) + (1 - alpha) * error
 
     return objective(loss)
 
 
 def make_student(params: LstmDistillation, material: Material) -> CompressedModel:
-    """Return a BiLSTM with its tokenizer, word vectors taken from the teacher's table, the rest random."""
+    """Return a BiLSTM with its tokenizer and with word vectors from the teacher's table; other weights are random."""
     teacher = material.teacher
     pair = teacher.manifest.task.pair
-    own = params.tokenizer == "words"
-    tokenizer = word_tokenizer(material, params.min_count, pair) if own else teacher.tokenizer
+    word_level = params.tokenizer == "words"
+    tokenizer = word_tokenizer(material, params.min_count, pair) if word_level else teacher.tokenizer
     config = BiLstmConfig(
         vocab_size=tokenizer.get_vocab_size(), embedding_size=2 * params.embedding_size,
         hidden_size=params.hidden_size, classifier_size=params.classifier_size, dropout=params.dropout, pair=pair,
     )  # fmt: skip
     student = reshaped(teacher, config, params.training.seed)
-    if own:
+    if word_level:
         student.tokenizer = tokenizer
         student.tokenizer_config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -85,7 +85,7 @@ def make_student(params: LstmDistillation, material: Material) -> CompressedMode
 
 
 def word_tokenizer(material: Material, min_count: int, pair: bool) -> Tokenizer:
-    """Return a tokenizer of whole lower-case words, those that occur `min_count` times in train and transfer texts."""
+    """Return a tokenizer of whole lower-case words that occur at least `min_count` times in train and transfer."""
     tokenizer = Tokenizer(models.WordLevel({}, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -94,8 +94,8 @@ def word_tokenizer(material: Material, min_count: int, pair: bool) -> Tokenizer:
         for text in (text for texts in material.tables[name].texts() for text in texts if text is not None):
             words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
             counts.update(word for word, _ in words)
-    kept = sorted(word for word, count in counts.items() if count >= min_count)
-    vocabulary = {word: number for number, word in enumerate([_PAD, _UNKNOWN, _MASK, *kept])}
+    frequent = sorted(word for word, count in counts.items() if count >= min_count)
+    vocabulary = {word: number for number, word in enumerate([_PAD, _UNKNOWN, _MASK, *frequent])}
     tokenizer.model = models.WordLevel(vocabulary, unk_token=_UNKNOWN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A", pair="$A $B:1" if pair else "$A $B", special_tokens=[]
@@ -105,7 +105,10 @@ def word_tokenizer(material: Material, min_count: int, pair: bool) -> Tokenizer:
 
 
 def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> Tensor:
-    """Return a vector for every token, `[vocabulary, size]`: the mean of the teacher's pieces of it, SVD-reduced."""
+    """Return a vector for every token, `[vocabulary, size]`: the mean of the teacher's vectors of its pieces.
+
+    The means are reduced to `size` dimensions by SVD.
+    """
     table = teacher.network.get_submodule(family_of(teacher.network).word_table)
     vocabulary = tokenizer.get_vocab()
     words = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -121,12 +124,12 @@ def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> T
     if size < matrix.shape[1]:
         thin, directions = truncated_svd(matrix, size)
         lengths: Tensor = directions.norm(dim=0)
-        return thin * lengths  # coordinates along orthonormal directions: distances stay as they were
+        return thin * lengths  # coordinates in an orthonormal basis, which preserves distances
     return nn.functional.pad(matrix, (0, size - matrix.shape[1]))
 
 
 class FixedChannel(Hook):
-    """Keeps the first columns of the word table as they are (there is no weight decay, see the params).
+    """Freezes the first columns of the word table (weight decay must be 0, see the params).
 
     Args:
         size: number of columns.
@@ -136,12 +139,12 @@ class FixedChannel(Hook):
         self._size = size
 
     def begin(self, network: nn.Module) -> None:
-        """Find the table."""
+        """Store the word table."""
         table = network.get_submodule("embeddings.word_embeddings")
         assert isinstance(table, nn.Embedding)
         self._table: Tensor = table.weight
 
     def on_gradients(self) -> None:
-        """Clear the columns' gradients; of a table in pieces, those of this process's rows."""
+        """Zero the columns' gradients; for a sharded table, those of this process's rows."""
         if self._table.grad is not None:
-            local(self._table.grad)[:, : self._size] = 0
+            local_tensor(self._table.grad)[:, : self._size] = 0

@@ -1,6 +1,6 @@
-"""Which teacher block does a student's block learn from? Blocks are numbered from 1 here.
+"""Layer maps: the teacher block that each student block learns from. Blocks are numbered from 1 here.
 
-Entry 0 of the hidden states is the embedding, mapped to itself.
+Entry 0 of the hidden states is the output of the embeddings, which is mapped to itself.
 """
 
 from lissom.errors import InputError
@@ -22,12 +22,12 @@ def uniform(student: int, teacher: int) -> tuple[int, ...]:
 
 
 def patient(student: int, teacher: int, strategy: str) -> tuple[int, ...]:
-    """Return the teacher blocks that student blocks 1..M-1 learn from in BERT-PKD; the last block has the logits.
+    """Return the teacher blocks for student blocks 1..M-1 in BERT-PKD; the last block learns from the logits.
 
     Args:
         student: blocks M of the student.
         teacher: blocks N of the teacher.
-        strategy: `skip` (every (N / M)-th) or `last` (those before the last).
+        strategy: `skip` (every (N / M)-th block) or `last` (the blocks before the last).
 
     Raises:
         InputError: skip, and M does not divide N.
@@ -37,15 +37,19 @@ def patient(student: int, teacher: int, strategy: str) -> tuple[int, ...]:
     return uniform(student, teacher)[1:-1]
 
 
-def explicit(given: tuple[int, ...], student: int, teacher: int) -> tuple[int, ...]:
-    """Return a user's map for m = 0..M: the embedding, then the listed teacher blocks (1-based, ascending).
+def explicit(layer_map: tuple[int, ...], student: int, teacher: int) -> tuple[int, ...]:
+    """Check a layer map from the params and return it for m = 0..M, with the embeddings as entry 0.
 
     Raises:
         InputError: not one teacher block for every student block, or a block that the teacher lacks.
     """
-    if len(given) != student or list(given) != sorted(given) or not all(1 <= block <= teacher for block in given):
+    if (
+        len(layer_map) != student
+        or list(layer_map) != sorted(layer_map)
+        or not all(1 <= block <= teacher for block in layer_map)
+    ):
         raise InputError(
-            f"layer_map is {list(given)}: {student} ascending teacher blocks of 1 to {teacher} are expected, "
+            f"layer_map is {list(layer_map)}: {student} ascending teacher blocks of 1 to {teacher} are expected, "
             "one for each student block"
         )
-    return (0, *given)
+    return (0, *layer_map)

@@ -1,4 +1,4 @@
-"""Params of the methods that learn from a fine-tuned teacher which stays as it is."""
+"""Params of offline distillation, in which the fine-tuned teacher is fixed."""
 
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ Blocks = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_ascendi
 
 
 class NoDistillation(Section):
-    """Pass the teacher on."""
+    """No distillation: the teacher is the result."""
 
     method: Literal["none"]
 
@@ -34,13 +34,13 @@ class LogitsDistillation(Section):
     """The teacher's blocks (0-based, ascending) that the student starts from."""
 
     start: Literal["teacher", "random"] = "teacher"
-    """`random` draws all weights anew: how much does the copy give?"""
+    """Initial weights: the teacher's, or random ones as a baseline."""
 
     training: RecoveryParams = RecoveryParams()
 
 
 class SignalsParams(Section):
-    """Where a teacher's hidden states and attention come from while a student trains."""
+    """Source of a teacher's hidden states and attention scores during the training of a student."""
 
     source: Literal["auto", "live", "cached"] = "auto"
     """`live` runs the teacher for every batch, `cached` once per example, onto disk; `auto` caches what fits."""
@@ -50,7 +50,7 @@ class SignalsParams(Section):
 
 
 class LanguageModelParams(Section):
-    """Pre-training of the student before the task, as DistilBERT's: soft targets, masked words, cosine."""
+    """Pre-training of the student before the task, as for DistilBERT: soft targets, masked words, cosine."""
 
     kl_weight: float = Field(default=5.0, ge=0)
     """Weight of T^2 KL(teacher || student) over the vocabulary, at all real tokens."""
@@ -114,7 +114,7 @@ class PatientDistillation(Section):
 
 
 class ShapeParams(Section):
-    """A student of another shape than its teacher; its weights start at random."""
+    """A student of another shape than its teacher, with random initial weights."""
 
     blocks: int = Field(default=4, ge=1)
     """Transformer blocks; must divide the teacher's unless layer_map is given."""
@@ -137,10 +137,10 @@ class TinyBertDistillation(Section):
     method: Literal["tinybert"]
 
     blocks: Blocks | None = None
-    """Teacher blocks to start from; without them the student has its own shape and starts at random."""
+    """Teacher blocks to start from; null takes `shape`, with random initial weights."""
 
     shape: ShapeParams | None = None
-    """The student's own shape, 4 x 312 x 1200 unless said otherwise; heads are as many as the teacher's."""
+    """The student's own shape, by default 4 x 312 x 1200; it has the teacher's number of heads."""
 
     layer_map: tuple[int, ...] | None = None
     """Teacher block (1-based) for each student block; by default spread evenly."""
@@ -158,8 +158,8 @@ class TinyBertDistillation(Section):
     """T of the soft targets in the second phase."""
 
     compat: bool = False
-    """Losses as the authors released them, to compare figures with theirs: padding is not left out, one projection
-    (with bias) serves embeddings and blocks, and the soft targets' loss is also averaged over labels."""
+    """Losses of the authors' released code, for comparison: padding is not masked, embeddings and blocks share one
+    projection (with bias), and the soft-target loss is also averaged over labels."""
 
     augmentation: AugmentationParams | None = None
 
@@ -168,7 +168,7 @@ class TinyBertDistillation(Section):
     layers_training: TrainingParams | None = TrainingParams(
         epochs=10, learning_rate=5e-5, schedule="constant", freeze_word_table=False, keep="last"
     )
-    """First phase: inner signals alone. null leaves it out."""
+    """First phase: inner signals alone; null skips it."""
 
     training: TrainingParams = TrainingParams(epochs=3, learning_rate=3e-5, freeze_word_table=False)
     """Second phase: logits alone."""
@@ -181,10 +181,10 @@ class TinyBertDistillation(Section):
 
 
 class MobileBertShape(Section):
-    """A thin and deep student: wide between its blocks, narrow within. What is left out follows the teacher."""
+    """A thin and deep student with bottlenecks within its blocks; its hidden size and heads are the teacher's."""
 
     blocks: int | None = Field(default=None, ge=1)
-    """As many as the teacher's, so that each learns from its own."""
+    """Number of blocks, which must be the teacher's (the default), since each learns from its own."""
 
     bottleneck_size: int = Field(default=128, ge=1)
     """Width within a block."""
@@ -196,7 +196,7 @@ class MobileBertShape(Section):
     """Feed-forward layers per block."""
 
     embedding_size: int = Field(default=128, ge=1)
-    """Width of the word table; three neighbours are joined and projected."""
+    """Width of the word table; the embeddings of three adjacent tokens are concatenated and projected."""
 
 
 class MobileBertDistillation(Section):
@@ -234,7 +234,7 @@ class LstmDistillation(Section):
     """Whole words of the training texts, as in the paper, or the teacher's own pieces."""
 
     min_count: int = Field(default=2, ge=1)
-    """Rarer words are unknown (`tokenizer: words`)."""
+    """Words with fewer occurrences are unknown (`tokenizer: words`)."""
 
     embedding_size: int = Field(default=300, ge=1)
     """Width of each of the two channels, one fixed and one trained; both start from the teacher's word table."""
@@ -246,7 +246,7 @@ class LstmDistillation(Section):
     """Width of the layer before the logits."""
 
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Of word vectors and of the layer before the logits."""
+    """Dropout of word vectors and of the layer before the logits."""
 
     alpha: float = Field(default=0.0, ge=0, le=1)
     """Weight of the labels' cross-entropy; 1 - alpha is that of the squared error."""

@@ -10,7 +10,7 @@ from lissom.training.config import LogitsLossParams, TrainingParams
 
 
 class PeerParams(Section):
-    """One of several students that teach each other."""
+    """One of several students that learn from each other."""
 
     blocks: Blocks
     """Blocks of the start model (0-based, ascending) that the peer is made of."""
@@ -28,13 +28,13 @@ class MutualDistillation(Section):
     method: Literal["mutual"]
 
     peers: tuple[PeerParams, ...] = Field(min_length=2)
-    """The better peer by dev score goes on."""
+    """The peers; the result is the one with the best dev score."""
 
     kl_weight: float = Field(default=1.0, ge=0)
     """Weight of the mean KL of the other peers to this one."""
 
     rampup: float = Field(default=0.2, ge=0, le=1)
-    """Share of the training over which that weight rises from 0: at first peers are noise."""
+    """Share of the training over which that weight rises linearly from 0."""
 
     training: TrainingParams = TrainingParams(epochs=3, learning_rate=1e-4)
 

@@ -1,4 +1,4 @@
-"""BERT-PKD: a patient student also learns what the teacher's inner blocks make of the first token.
+"""BERT-PKD: the student also learns the first token's hidden states in the teacher's inner blocks.
 
 Sun et al. 2019, arXiv:1908.09355, eq. 5-6: CE and soft targets as usual, plus beta times the squared distance of the
 normalised [CLS] vectors of student blocks 1..M-1 to the teacher blocks they are mapped to. Returns the student.
@@ -10,49 +10,51 @@ from transformers import PreTrainedModel
 from lissom.data.batches import Batch
 from lissom.distill.features import patience
 from lissom.distill.mapping import patient
-from lissom.distill.material import Distilled, Material
+from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import PatientDistillation
 from lissom.models.families import blocks_of
-from lissom.models.signals import Signals, Wanted, signals_of
-from lissom.models.students import cut
+from lissom.models.signals import Signals, SignalSpec, signals_of
+from lissom.models.students import take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
 from lissom.training.objective import Objective, Term
 from lissom.training.teacher import Teacher
 
 
-def distill(params: PatientDistillation, material: Material) -> Distilled:
+def distill(params: PatientDistillation, material: Material) -> DistillationResult:
     """Cut the student out of the teacher and train it on logits and first tokens."""
-    student = cut(material.teacher, params.blocks)
+    student = take_blocks(material.teacher, params.blocks)
     targets = patient(len(params.blocks), len(blocks_of(material.teacher.network)), params.strategy)
     data = material.texts(student)
     with material.inner_signals(
-        data, Wanted(hidden=targets, first_token=True), params.signals, params.training
+        data, SignalSpec(hidden=targets, first_token=True), params.signals, params.training
     ) as teacher:
-        fitted = material.train(
+        result = material.train(
             "training", student.network, data, student.pad_id,
             patient_loss(teacher, targets, params, material.task), params.training,
             identity=params.model_dump_json(), score=material.scorer(student, params.training),
         )  # fmt: skip
     layer_map = {f"student block {block}": f"teacher block {target}" for block, target in enumerate(targets, 1)}
-    return Distilled(student, {"training": fitted}, {"layer_map": layer_map})
+    return DistillationResult(student, {"training": result}, {"layer_map": layer_map})
 
 
 def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDistillation, task: Task) -> Objective:
-    """Return the loss of a student against a teacher that gives the first token's states of blocks `targets`."""
-    wanted = Wanted(hidden=tuple(range(1, len(targets) + 1)), first_token=True)
+    """Return the loss of a student against a teacher that returns the first token's states of blocks `targets`."""
+    spec = SignalSpec(hidden=tuple(range(1, len(targets) + 1)), first_token=True)
 
-    def look(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
+    def forward(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
-        goal = teacher.signals(batch)
-        return signals_of(network, batch, wanted), goal
+        target_signals = teacher.signals(batch)
+        return signals_of(network, batch, spec), target_signals
 
-    def logits(seen: tuple[Signals, Signals], batch: Batch) -> Tensor:
-        own, goal = seen
-        return distillation_loss(task, own.logits, goal.logits, batch.targets, params.training.loss)
+    def logits(signals: tuple[Signals, Signals], batch: Batch) -> Tensor:
+        student, target_signals = signals
+        return distillation_loss(task, student.logits, target_signals.logits, batch.targets, params.training.loss)
 
     def first_token(block: int, target: int) -> Term:
-        return Term(lambda seen, _: patience(seen[0].hidden[block], seen[1].hidden[target]), weight=params.beta)
+        return Term(
+            lambda signals, _: patience(signals[0].hidden[block], signals[1].hidden[target]), weight=params.beta
+        )
 
     terms = (Term(logits), *(first_token(block, target) for block, target in enumerate(targets, 1)))
-    return Objective(look, terms, looks_inside=True)
+    return Objective(forward, terms, needs_internals=True)

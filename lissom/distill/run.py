@@ -1,4 +1,4 @@
-"""Distillation: every method behind one function."""
+"""Distillation: dispatch to the method."""
 
 from lissom.distill import (
     born_again,
@@ -15,7 +15,7 @@ from lissom.distill import (
     tinybert,
 )
 from lissom.distill.config import DistillParams
-from lissom.distill.material import Distilled, Material
+from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import (
     DistilBertDistillation,
     LogitsDistillation,
@@ -34,15 +34,15 @@ from lissom.distill.self_config import (
 )
 
 
-def distill(params: DistillParams, material: Material) -> Distilled:
-    """Make a student and train it as the method says; the teacher stays as it is.
+def distill(params: DistillParams, material: Material) -> DistillationResult:
+    """Build and train a student with the method of `params`; the teacher is not changed.
 
     Raises:
-        InputError: the teacher cannot give what the method needs, or student and teacher do not fit each other.
+        InputError: the teacher lacks signals that the method needs, or student and teacher are incompatible.
     """
     match params:
         case NoDistillation():
-            return Distilled(material.teacher, {})
+            return DistillationResult(material.teacher, {})
         case LogitsDistillation():
             return logits.distill(params, material)
         case DistilBertDistillation():

@@ -1,4 +1,4 @@
-"""Params of self-distillation: a network is its own teacher, deeper, earlier or averaged."""
+"""Params of self-distillation, in which a network learns from its deepest exit, its past or its average."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from lissom.training.config import LogitsLossParams, RecoveryParams, TrainingPar
 
 
 class FastBertDistillation(Section):
-    """FastBERT: an exit after every block, taught by the last; easy inputs leave early (arXiv:2004.02178)."""
+    """FastBERT: an exit after every block, distilled from the last; easy inputs leave early (arXiv:2004.02178)."""
 
     method: Literal["fastbert"]
 
@@ -21,11 +21,11 @@ class FastBertDistillation(Section):
     """Width of the exits' classifiers."""
 
     direction: Literal["student_teacher", "teacher_student"] = "teacher_student"
-    """KL(last || exit), as released, or KL(exit || last), as printed in the paper: that makes exits too sure."""
+    """KL(last || exit), as in the released code, or KL(exit || last), as in the paper, with overconfident exits."""
 
     backbone_training: RecoveryParams = RecoveryParams(epochs=2, learning_rate=1e-4)
-    """First step: backbone and last exit, on labels and the teacher's logits. The last exit is new: where it stays
-    unsure of itself it teaches the others to be unsure, and nothing leaves early."""
+    """First step: backbone and last exit, on labels and the teacher's logits. If the last exit is trained too little,
+    the other exits learn its uncertainty, and no input leaves early."""
 
     training: TrainingParams = TrainingParams(epochs=3, learning_rate=1e-3, keep="last")
     """Second step: the other exits alone, without labels."""
@@ -46,10 +46,10 @@ class DeepToShallowDistillation(Section):
     """Weight of the MSE of the exits' features to the deepest exit's."""
 
     loss: LogitsLossParams = LogitsLossParams(mixing="convex", alpha=0.3, temperature=3.0)
-    """Loss of the shallow exits against the deepest; that one has the cross-entropy."""
+    """Loss of the shallow exits against the deepest, whose own loss is the cross-entropy."""
 
     keep_exits: bool = True
-    """Whether the result can leave early; otherwise the shallow exits are dropped after the training."""
+    """Keep all exits for early exit at inference; otherwise the shallow exits are dropped after the training."""
 
     training: TrainingParams = TrainingParams(epochs=2, learning_rate=5e-5)
 
@@ -63,10 +63,10 @@ class BornAgainDistillation(Section):
     """Blocks that every generation is made of; all by default."""
 
     generations: int = Field(default=1, ge=1)
-    """Trainings after the teacher's own."""
+    """Number of trainings after the teacher's."""
 
     start: Literal["base", "random"] = "base"
-    """Where each generation starts: at the pre-trained weights, or at random ones as in the paper."""
+    """Initial weights of each generation: the pre-trained ones, or random ones as in the paper."""
 
     training: RecoveryParams = RecoveryParams(epochs=2, learning_rate=1e-4)
 

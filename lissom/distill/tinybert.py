@@ -1,8 +1,8 @@
 """TinyBERT: a student of any shape learns embeddings, hidden states and attention scores, then the logits.
 
-Jiao et al. 2020, arXiv:1909.10351. Where widths differ, a learned projection stands between (eq. 8-9); it is used in
-training only and never saved. The two phases are separate trainings: inner signals first, logits after. Returns the
-student; its layer map is derived (every (N / M)-th block) and told.
+Jiao et al. 2020, arXiv:1909.10351. Where widths differ, a learned projection maps the student's to the teacher's (eq.
+8-9); it is used in training only and not saved. The two phases are separate trainings: inner signals, then logits.
+Returns the student; the layer map is in the metrics.
 """
 
 import copy
@@ -17,21 +17,21 @@ from lissom.data.batches import Batch
 from lissom.distill.augment import more_texts
 from lissom.distill.features import hidden_mse, score_mse
 from lissom.distill.mapping import explicit, uniform
-from lissom.distill.material import Distilled, Material
+from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Signals, Wanted, expose_scores, signals_of
-from lissom.models.students import cut, reshaped
+from lissom.models.signals import Signals, SignalSpec, expose_scores, signals_of
+from lissom.models.students import reshaped, take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task
 from lissom.training.objective import Objective, Term, objective
 from lissom.training.teacher import Teacher
 
 
-def distill(params: TinyBertDistillation, material: Material) -> Distilled:
-    """Make the student, train it on inner signals, then on logits."""
+def distill(params: TinyBertDistillation, material: Material) -> DistillationResult:
+    """Build the student, train it on inner signals, then on logits."""
     available = len(blocks_of(material.teacher.network))
     student = make_student(params, material.teacher)
     targets = layer_map(params, len(blocks_of(student.network)), available)
@@ -42,9 +42,9 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
     trainings, identity = {}, params.model_dump_json()
     if params.layers_training is not None:
         projections = Projections(student.network, material.teacher.network, shared=params.compat)
-        wanted = Wanted(hidden=targets, scores=tuple(target - 1 for target in targets[1:]))
+        spec = SignalSpec(hidden=targets, scores=tuple(target - 1 for target in targets[1:]))
         with (
-            material.inner_signals(data, wanted, params.signals, params.layers_training) as teacher,
+            material.inner_signals(data, spec, params.signals, params.layers_training) as teacher,
             expose_scores(student.network),
         ):
             trainings["layers"] = material.train(
@@ -62,7 +62,7 @@ def distill(params: TinyBertDistillation, material: Material) -> Distilled:
         },
         "augmented_texts": 0 if more is None else len(more),
     }
-    return Distilled(student, trainings, metrics)
+    return DistillationResult(student, trainings, metrics)
 
 
 def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> CompressedModel:
@@ -72,7 +72,7 @@ def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> Comp
         InputError: the teacher's heads do not divide the width: attention is matched head by head.
     """
     if params.blocks is not None:
-        return cut(teacher, params.blocks)
+        return take_blocks(teacher, params.blocks)
     shape, stack = params.shape or ShapeParams(), family_of(teacher.network).stack
     heads = teacher.network.config.num_attention_heads
     if shape.hidden_size % heads:
@@ -90,17 +90,19 @@ def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> Comp
 
 
 def layer_map(params: TinyBertDistillation, student: int, teacher: int) -> tuple[int, ...]:
-    """Return the teacher's hidden state for each of the student's, 0..M."""
+    """Return the index of the teacher's hidden state for each of the student's, 0..M."""
     return uniform(student, teacher) if params.layer_map is None else explicit(params.layer_map, student, teacher)
 
 
 class Projections(nn.Module):
-    """From the student's width to the teacher's: one for the embeddings, one for all blocks; none if they agree.
+    """Projections from the student's width to the teacher's; identities if the widths are equal.
+
+    One projection is for the embeddings, one for all blocks.
 
     Args:
-        student: the narrow network.
-        teacher: the wide one.
-        shared: take one projection for both, with a bias, whether widths agree or not, as the released code does.
+        student: the student.
+        teacher: the teacher.
+        shared: use one projection with a bias for both, even if the widths are equal, as the released code does.
     """
 
     def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, *, shared: bool = False) -> None:
@@ -114,56 +116,58 @@ class Projections(nn.Module):
 
     def forward(self, hidden: Tensor, entry: int) -> Tensor:
         """Map entry `entry` of the student's hidden states, `[batch, n, d_s]`, to `[batch, n, d_t]`."""
-        projected: Tensor = self.hidden(hidden) if entry else self.embedding(hidden)
-        return projected
+        output: Tensor = self.hidden(hidden) if entry else self.embedding(hidden)
+        return output
 
 
 def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDistillation) -> Objective:
     """Return the loss of the first phase, for a student `Together` with its projections (eq. 7-9, 11)."""
     depth = len(targets) - 1
-    wanted = Wanted(hidden=tuple(range(depth + 1)), scores=tuple(range(depth)))
+    spec = SignalSpec(hidden=tuple(range(depth + 1)), scores=tuple(range(depth)))
 
-    def look(network: nn.Module, batch: Batch) -> _Seen:
+    def forward(network: nn.Module, batch: Batch) -> _Outputs:
         assert isinstance(network, Together)
         student, projections = network
-        goal, own = teacher.signals(batch), signals_of(student, batch, wanted)
-        hidden = {entry: projections(own.hidden[entry], entry) for entry in range(depth + 1)}
-        return _Seen(hidden, own.scores, goal, torch.ones_like(batch.mask) if params.compat else batch.mask)
+        target_signals, student_signals = teacher.signals(batch), signals_of(student, batch, spec)
+        hidden = {entry: projections(student_signals.hidden[entry], entry) for entry in range(depth + 1)}
+        return _Outputs(
+            hidden, student_signals.scores, target_signals, torch.ones_like(batch.mask) if params.compat else batch.mask
+        )
 
     def hidden(entry: int, target: int) -> Term:
         weight = params.hidden_weight if entry else params.embedding_weight
         return Term(
-            lambda seen, _: hidden_mse(seen.hidden[entry], seen.goal.hidden[target], seen.mask),
+            lambda outputs, _: hidden_mse(outputs.hidden[entry], outputs.target.hidden[target], outputs.mask),
             over="tokens", weight=weight,
         )  # fmt: skip
 
     def scores(block: int, target: int) -> Term:
-        def value(seen: _Seen, batch: Batch) -> Tensor:
-            own, goal = seen.scores[block], seen.goal.scores[target - 1]
+        def value(outputs: _Outputs, batch: Batch) -> Tensor:
+            student_signals, target_signals = outputs.scores[block], outputs.target.scores[target - 1]
             if params.compat:
-                return _released_score_mse(own, goal, seen.mask, keys=batch.mask.bool())
-            return score_mse(own, goal, seen.mask)
+                return _released_score_mse(student_signals, target_signals, outputs.mask, keys=batch.mask.bool())
+            return score_mse(student_signals, target_signals, outputs.mask)
 
         return Term(value, over="pairs", weight=params.attention_weight)
 
     terms = [hidden(entry, target) for entry, target in enumerate(targets)]
     terms += [scores(block, target) for block, target in enumerate(targets[1:])]
-    return Objective(look, tuple(terms), looks_inside=True)
+    return Objective(forward, tuple(terms), needs_internals=True)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Outputs:
     hidden: dict[int, Tensor]
-    """The student's, projected, by entry."""
+    """The student's projected hidden states, by entry."""
     scores: dict[int, Tensor]
-    goal: Signals
+    target: Signals
     mask: Tensor
 
 
 def _released_score_mse(student: Tensor, teacher: Tensor, mask: Tensor, *, keys: Tensor) -> Tensor:
-    """Return the mean over all pairs, padded queries included, of scores that are 0 for padded keys, `[batch, n]`."""
-    hidden = ~keys[:, None, None, :]
-    return score_mse(student.masked_fill(hidden, 0.0), teacher.masked_fill(hidden, 0.0), mask)
+    """Return the MSE over all pairs, padded queries included, with the scores of padded keys set to 0."""
+    padding = ~keys[:, None, None, :]
+    return score_mse(student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0), mask)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -173,7 +177,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
 
 
 def prediction_loss(teacher: Teacher, params: TinyBertDistillation, task: Task) -> Objective:
-    """Return the loss of the second phase (eq. 10); the task's own where an answer is no distribution."""
+    """Return the loss of the second phase (eq. 10); for regression, the task's soft loss."""
     soft = soft_cross_entropy if task.is_distribution else task.soft_loss
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:

@@ -12,10 +12,10 @@ _MOST_WORDS = 100_000  # the file is sorted by frequency; TinyBERT takes as many
 
 
 class WordVectors:
-    """The most frequent words of a file, one a line: the word and its numbers, separated by spaces.
+    """Vectors of the most frequent words of a file; each line holds a word and its numbers, separated by spaces.
 
     Raises:
-        InputError: there is no such file, or a line is not of that form.
+        InputError: there is no such file, or a line has another format.
     """
 
     def __init__(self, path: Path, key: str) -> None:

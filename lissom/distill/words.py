@@ -1,8 +1,8 @@
-"""Transfer texts for a student that knows no pre-training: words masked, replaced and cut (Tang et al. 2019, §3).
+"""Transfer texts by rules, for a student without pre-training (Tang et al. 2019, §3).
 
-Per word one uniform draw decides: masked, replaced by a word of the same part of speech drawn by its frequency in
-training, or kept. Then a text may be cut to a run of 1 to 5 words. Pairs: the first text is changed, the second, both,
-in turn. The teacher labels the new texts, not the old ones. Returns rows.
+Each word is masked, replaced by a word of the same part of speech (drawn by frequency in training), or kept. A text may
+then be cut to an n-gram of 1 to 5 words. In pairs, the first text, the second or both are changed in turn. The teacher
+labels the new texts.
 """
 
 from collections import Counter
@@ -32,22 +32,22 @@ def english_tagger(words: Sequence[str]) -> list[str]:
 def more_texts(
     params: WordAugmentationParams, train: Table, mask: str, folder: Path, tagger: Tagger = english_tagger
 ) -> Table:
-    """Write new texts made of those in `train`, without duplicates and without the old ones; unlabelled.
+    """Write new unlabelled texts derived from those in `train`, without duplicates and without the original texts.
 
     Args:
         params: probabilities and copies.
-        train: texts to start from.
+        train: the original texts.
         mask: the mask token.
-        folder: where the table is written.
-        tagger: tells parts of speech.
+        folder: folder of the new table.
+        tagger: returns parts of speech.
     """
     rng = np.random.default_rng(params.seed)
     texts = list(train.texts())
     words = {text: text.split() for pair in texts for text in pair if text is not None}
-    kinds = {text: tagger(split) if split else [] for text, split in words.items()}
+    kinds = {text: tagger(tokens) if tokens else [] for text, tokens in words.items()}
     by_kind: dict[str, Counter[str]] = {}
-    for text, split in words.items():
-        for word, kind in zip(split, kinds[text], strict=True):
+    for text, tokens in words.items():
+        for word, kind in zip(tokens, kinds[text], strict=True):
             by_kind.setdefault(kind, Counter())[word] += 1
     draws = {
         kind: (list(counts), np.cumsum(list(counts.values())) / counts.total()) for kind, counts in by_kind.items()
@@ -64,12 +64,12 @@ def more_texts(
         return " ".join(new)
 
     def rows() -> Iterator[Row]:
-        seen = set(texts)
+        unique = set(texts)
         for copy, (text, pair) in product(range(params.copies), texts):
             first = changed(text) if pair is None or copy % 3 != 1 else text
             second = pair if pair is None or copy % 3 == 0 else changed(pair)
-            if (first, second) not in seen:
-                seen.add((first, second))
+            if (first, second) not in unique:
+                unique.add((first, second))
                 yield Row(first, second, None)
 
     return write_table(folder / "augmented.arrow", rows())
@@ -86,6 +86,6 @@ def _change(
     if chance < params.mask_probability:
         return mask
     if chance < params.mask_probability + params.replace_probability:
-        words, cumulated = draw
-        return words[int(np.searchsorted(cumulated, rng.random(), side="right"))]
+        words, cumulative = draw
+        return words[int(np.searchsorted(cumulative, rng.random(), side="right"))]
     return word

@@ -1,4 +1,4 @@
-"""Energy of one inference: runners in turn, each for some seconds, again and again, so that an interval can be told."""
+"""Energy of one inference, measured repeatedly for each runner in turn, for a confidence interval."""
 
 import logging
 import time
@@ -11,7 +11,7 @@ from lissom.section import Section
 
 
 class InferenceEnergy(Section):
-    """kWh per inference of one runner, one figure for each repetition."""
+    """kWh per inference of one runner, one value per repetition."""
 
     kwh: tuple[float, ...]
     inferences: int
@@ -20,14 +20,14 @@ class InferenceEnergy(Section):
 def measure_inference_energy(
     runners: Mapping[str, Runner], batches: int, repeats: int, seconds: float, country: str
 ) -> dict[str, InferenceEnergy]:
-    """Let every runner answer single requests as fast as it can, and divide the machine's energy by their number.
+    """Run every runner on single requests without pauses, and divide the machine's energy by their number.
 
     Args:
-        runners: by name; called with batch numbers 0, 1, ..., `batches` - 1, over and over.
+        runners: runners by name; called with batch numbers 0, 1, ..., `batches` - 1, repeated cyclically.
         batches: number of prepared batches of one example.
-        repeats: turns of every runner.
-        seconds: length of a turn.
-        country: only for CodeCarbon, which wants one.
+        repeats: number of measurements per runner.
+        seconds: length of one measurement.
+        country: required by CodeCarbon.
 
     Raises:
         InputError: the country is not known.
@@ -49,19 +49,19 @@ def measure_inference_energy(
         for name, runner in runners.items():
             task = f"{name}-{repeat}"
             tracker.start_task(task)
-            done = _run_for(seconds, runner, batches)
+            count = _run_for(seconds, runner, batches)
             data = tracker.stop_task(task)
             if data is None or not data.energy_consumed:
                 raise RuntimeError("CodeCarbon returned no figure; run `codecarbon monitor --offline` to see why")
-            kwh[name].append(float(data.energy_consumed) / done)
-            counts[name] += done
+            kwh[name].append(float(data.energy_consumed) / count)
+            counts[name] += count
     tracker.stop()
     return {name: InferenceEnergy(kwh=tuple(kwh[name]), inferences=counts[name]) for name in runners}
 
 
 def _run_for(seconds: float, runner: Runner, batches: int) -> int:
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        runner(done % batches)
-        done += 1
-    return done
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        runner(count % batches)
+        count += 1
+    return count

@@ -1,7 +1,7 @@
-"""Energy and CO2e of a block of work, through CodeCarbon, offline.
+"""Energy and CO2e of a block of work, measured by CodeCarbon, offline.
 
-One machine, one tracker: CodeCarbon counts the whole host. Where the processor does not count its energy (RAPL), it is
-estimated from the load and a table of thermal design powers; the reading says which.
+CodeCarbon measures the whole machine. If the processor does not count its energy (RAPL), it is estimated from the load
+and a table of thermal design powers; `EnergyReading.method` says which.
 """
 
 import logging
@@ -18,7 +18,7 @@ _COUNTED_BY_HARDWARE = ("intel_rapl", "intel_power_gadget", "windows_emi")
 
 
 class EnergyReading(Section):
-    """What a block of work cost."""
+    """Time, energy and emissions of a block of work."""
 
     seconds: float
     energy_kwh: float
@@ -29,19 +29,19 @@ class EnergyReading(Section):
     intensity_g_per_kwh: float
     country: str
     method: Literal["measured", "estimated"]
-    """Whether the processor counted its energy or a model of its power did."""
+    """Whether the energy was counted by the processor or estimated by a model of its power."""
     tracker: str
-    """Name and version of what took the reading."""
+    """Name and version of the tracker."""
 
 
 class EnergyMeter:
-    """Measures from entering to leaving the context; `reading` is there afterwards.
+    """Context manager that measures its block; `reading` is available afterwards.
 
     Args:
         country: ISO 3166-1 alpha-3 code.
 
     Raises:
-        InputError: the country is not in CodeCarbon's table (which would silently count the world's average).
+        InputError: the country is not in CodeCarbon's table (it would silently use the world's average).
     """
 
     def __init__(self, country: str) -> None:
@@ -67,13 +67,13 @@ class EnergyMeter:
             log_level="critical",
         )
         self._tracker.start()
-        self._started = time.monotonic()
+        self._start = time.monotonic()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - self._start
         co2e_kg = self._tracker.stop()
         if kind is not None:
             return
@@ -97,20 +97,23 @@ class EnergyMeter:
 
 
 def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:
-    """Return the reading of several machines that worked at the same time on one thing."""
+    """Combine the readings of machines that worked at the same time: sum of energies, longest time."""
     first = readings[0]
-    added = ("energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g")
-    sums: dict[str, float | str] = {name: sum(getattr(one, name) for one in readings) for name in added}
-    measured = all(one.method == "measured" for one in readings)
-    sums |= {"seconds": max(one.seconds for one in readings), "method": "measured" if measured else "estimated"}
+    fields = ("energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g")
+    sums: dict[str, float | str] = {name: sum(getattr(reading, name) for reading in readings) for name in fields}
+    is_measured = all(reading.method == "measured" for reading in readings)
+    sums |= {
+        "seconds": max(reading.seconds for reading in readings),
+        "method": "measured" if is_measured else "estimated",
+    }
     return first.model_copy(update=sums)
 
 
 def check_country(country: str) -> None:
-    """Raise `InputError` for a country whose mix of electricity is not known."""
+    """Raise `InputError` for a country whose electricity mix is not known."""
     from codecarbon.input import DataSource
 
-    known = DataSource().get_global_energy_mix_data()
-    if country not in known:
-        near = ", ".join(sorted(code for code in known if code[:1] == country[:1])[:12])
+    mix = DataSource().get_global_energy_mix_data()
+    if country not in mix:
+        near = ", ".join(sorted(code for code in mix if code[:1] == country[:1])[:12])
         raise InputError(f"emissions.country {country!r}: its electricity mix is not known; some that are: {near}")

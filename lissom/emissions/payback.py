@@ -1,4 +1,4 @@
-"""After how many inferences has compressing paid for itself?"""
+"""The number of inferences after which compression has saved the energy that it took."""
 
 import math
 import statistics
@@ -21,9 +21,9 @@ class Payback(Section):
 
     inferences: float | None
     low: float | None
-    """With the largest saving that the interval allows."""
+    """With the largest saving in the confidence interval."""
     high: float | None
-    """With the smallest saving that the interval allows; None if that is no saving at all."""
+    """With the smallest saving in the confidence interval; None if that is not positive."""
     days: float | None
     requests_per_day: float
 
@@ -42,19 +42,19 @@ def payback(spent_kwh: float, saved_kwh_per_inference: Interval, requests_per_da
     """Divide the energy of compressing by the energy that one inference saves.
 
     Args:
-        spent_kwh: energy of all compressing stages; the teacher's own training is told separately.
+        spent_kwh: energy of all compression stages, without the teacher's own training.
         saved_kwh_per_inference: teacher minus artefact, paired by repetition.
-        requests_per_day: to tell the payback in days.
+        requests_per_day: to convert the payback to days.
     """
 
-    def needed(saved: float) -> float | None:
-        return spent_kwh / saved if saved > 0 else None
+    def count(saving: float) -> float | None:
+        return spent_kwh / saving if saving > 0 else None
 
-    inferences = needed(saved_kwh_per_inference.mean)
+    inferences = count(saved_kwh_per_inference.mean)
     return Payback(
         inferences=inferences,
-        low=needed(saved_kwh_per_inference.high),
-        high=needed(saved_kwh_per_inference.low),
+        low=count(saved_kwh_per_inference.high),
+        high=count(saved_kwh_per_inference.low),
         days=None if inferences is None else inferences / requests_per_day,
         requests_per_day=requests_per_day,
     )

@@ -1,6 +1,6 @@
-"""How early may inputs leave? Score, operations and measured latency over the speeds, and the speed to serve at.
+"""Score, operations and measured latency of a model with exits over its speeds, and the choice of the speed.
 
-The speed is chosen when the file is made, on the dev set, and then described on the test set.
+The speed is chosen on the dev set at export, and then evaluated on the test set.
 """
 
 from collections.abc import Sequence
@@ -32,56 +32,56 @@ _SAMPLES, _SECONDS = 200, 1.0
 def try_speeds(
     model: CompressedModel, folder: Path, dev: Encoded, reference: float, params: ExportParams
 ) -> tuple[float, list[TriedSpeed]]:
-    """Measure an exported file with exits on dev at all speeds; return the speed to serve at, and what was measured.
+    """Measure an exported file with exits on dev at all speeds; return the chosen speed and the measurements.
 
     Args:
-        model: what was exported.
+        model: the exported model.
         folder: the exported folder.
-        dev: dev set in the model's tokens.
+        dev: dev set, tokenised for the model.
         reference: dev score of the teacher.
-        params: the speeds to try, and what one may cost.
+        params: the speeds to measure, and the largest loss of dev score.
     """
     speeds = [FULL_DEPTH, *params.speeds]
     times = _times(model, folder, dev, speeds, _SAMPLES, _SECONDS * len(speeds) / 2)
-    tried = [
+    trials = [
         TriedSpeed(
             speed=speed, milliseconds=times[speed].mean,
             dev_score=_score_at(OnnxFile(folder, speed=speed), model.manifest.task, dev, model.pad_id)[0],
         )
         for speed in speeds
     ]  # fmt: skip
-    return choose(tried, reference, params.max_speed_drop, model.manifest.task.metric), tried
+    return choose(trials, reference, params.max_speed_drop, model.manifest.task.metric), trials
 
 
-def choose(tried: Sequence[TriedSpeed], reference: float, max_drop: float, metric: Metric) -> float:
-    """Return the fastest speed whose dev score is within `max_drop` of the reference; where none is, the best."""
-    good = [one for one in tried if metric.drop(reference, one.dev_score) <= max_drop]
+def choose(trials: Sequence[TriedSpeed], reference: float, max_drop: float, metric: Metric) -> float:
+    """Return the fastest speed whose dev score is within `max_drop` of the reference; if none is, the best-scoring."""
+    good = [trial for trial in trials if metric.drop(reference, trial.dev_score) <= max_drop]
     if good:
-        return min(good, key=lambda one: one.milliseconds).speed
-    best = metric.best(*(one.dev_score for one in tried))
-    return next(one.speed for one in tried if one.dev_score == best)
+        return min(good, key=lambda trial: trial.milliseconds).speed
+    best = metric.best(*(trial.dev_score for trial in trials))
+    return next(trial.speed for trial in trials if trial.dev_score == best)
 
 
 def sweep_speeds(model: CompressedModel, folder: Path, test: Encoded, params: EvaluateParams) -> ExitSweep:
-    """Describe an exported file with exits on the test set, at every speed that was tried when it was made."""
+    """Evaluate an exported file with exits on the test set, at every speed that was measured at export."""
     record, task = read_record(folder), model.manifest.task
-    speeds = [one.speed for one in record.tried_speeds]
+    speeds = [trial.speed for trial in record.tried_speeds]
     flops = flops_by_depth(model.network, np.unique(test.lengths).tolist())
     times = _times(model, folder, test, speeds, params.samples, params.seconds * len(speeds) / 2)
     settings = []
-    for tried in record.tried_speeds:
-        score, depth = _score_at(OnnxFile(folder, speed=tried.speed), task, test, model.pad_id)
-        spent = [flops[int(length)][blocks - 1] for length, blocks in zip(test.lengths, depth, strict=True)]
-        whole = [flops[int(length)][-1] for length in test.lengths]
+    for trial in record.tried_speeds:
+        score, depth = _score_at(OnnxFile(folder, speed=trial.speed), task, test, model.pad_id)
+        exit_flops = [flops[int(length)][blocks - 1] for length, blocks in zip(test.lengths, depth, strict=True)]
+        full_flops = [flops[int(length)][-1] for length in test.lengths]
         settings.append(
             ExitSetting(
-                speed=tried.speed,
+                speed=trial.speed,
                 score=score,
-                dev_score=tried.dev_score,
+                dev_score=trial.dev_score,
                 mean_depth=float(depth.mean()),
-                flops=float(np.mean(spent)),
-                flops_ratio=float(np.sum(whole) / np.sum(spent)),
-                latency=times[tried.speed],
+                flops=float(np.mean(exit_flops)),
+                flops_ratio=float(np.sum(full_flops) / np.sum(exit_flops)),
+                latency=times[trial.speed],
             )
         )
     return ExitSweep(settings=tuple(settings), chosen=OnnxFile(folder).serving["speed"])
@@ -97,7 +97,7 @@ def _times(
 
 
 def _score_at(exported: OnnxFile, task: Task, data: Encoded, pad: int) -> tuple[float, NDArray[np.int64]]:
-    """Return the score at the file's speed, and the blocks that every example took, `[examples]`."""
+    """Return the score at the file's speed, and the number of executed blocks per example, `[examples]`."""
     meter, depths = task.meter(), np.empty(len(data), dtype=np.int64)
     for batch in sorted_batches(data, _BATCH_SIZE, pad):
         answers, depth = exported.depths(batch)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, as values: written by `evaluate`, read by the report and the registry, torch-free."""
+"""Results of an evaluation: written by `evaluate`, read by the report and the registry; imports no torch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lissom.tasks.metric import Metric
 from lissom.tasks.quality import Quality
 
 VARIANT, TEACHER_EAGER, TEACHER_ONNX = "variant", "teacher_eager", "teacher_onnx"
-"""Names of the runners that are timed in turn."""
+"""Names of the runners whose latency is measured."""
 
 
 class Setting(Section):
@@ -22,26 +22,26 @@ class Setting(Section):
     speedup_eager: float
     """Median latency of the eager fp32 teacher over the variant's."""
     speedup_onnx: float | None
-    """The same for the teacher's fp32 ONNX file, where it ran beside."""
+    """The same for the teacher's fp32 ONNX file, if it was measured."""
 
 
 class ExitSetting(Section):
     """A model with exits at one speed."""
 
     speed: float
-    """How uncertain an answer may be to leave; below 0 none does."""
+    """Largest uncertainty at which an example leaves; below 0 none leaves early."""
     score: float
     """On the test set."""
     dev_score: float
-    """Measured when the file was made; the speed was chosen by it."""
+    """Measured at export; the speed was chosen by it."""
     mean_depth: float
-    """Blocks that a test text takes."""
+    """Mean number of blocks executed for a test text."""
     flops: float
-    """Mean operations of a test text, 2 per multiply-add, counted in torch for the blocks it takes."""
+    """Mean operations of a test text, 2 per multiply-add, counted in torch for the executed blocks."""
     flops_ratio: float
-    """Operations at full depth over these."""
+    """Operations at full depth over `flops`."""
     latency: Latency
-    """Batch 1, all threads, all speeds in turn."""
+    """At batch 1 with all threads; the speeds are measured in turn."""
 
 
 class ExitSweep(Section):
@@ -50,11 +50,11 @@ class ExitSweep(Section):
     settings: tuple[ExitSetting, ...]
     """Full depth first."""
     chosen: float
-    """The speed that the file answers at by itself, and at which all other figures were taken."""
+    """The default speed of the file, at which all other results are measured."""
 
 
 class Floor(Section):
-    """What a linear model reaches (`lissom.evaluate.floor`)."""
+    """Results of a linear baseline (`lissom.evaluate.floor`)."""
 
     model: str
     """In words."""
@@ -70,16 +70,16 @@ class Floor(Section):
 
 
 class PlainInt8(Section):
-    """What dynamic quantisation of the teacher gives."""
+    """Results of dynamic quantisation of the teacher."""
 
     quality: Quality
     megabytes: float
     setting: Setting
-    """Batch 1, all threads, timed against the eager teacher in turn."""
+    """At batch 1 with all threads, measured in turn with the eager teacher."""
 
 
 class Evaluation(Section):
-    """What is known of one variant."""
+    """Results of one variant."""
 
     variant: str
     metric: Metric
@@ -89,24 +89,24 @@ class Evaluation(Section):
     """Size of the ONNX file, 10^6 bytes."""
     tokenizer_megabytes: float
     peak_rss_megabytes: float
-    """Of a process that only serves the file."""
+    """Peak memory of a process that only serves the file."""
     anatomy: Anatomy
     settings: tuple[Setting, ...]
     edits: tuple[str, ...]
     exits: ExitSweep | None = None
-    """Only where inputs can leave early."""
+    """Only for models with exits."""
     floor: Floor | None = None
-    """Of the teacher's evaluation: what a linear model reaches."""
+    """Linear baseline; only in the teacher's evaluation."""
     plain_int8: PlainInt8 | None = None
-    """Of the teacher's evaluation: what dynamic quantisation alone gives."""
+    """Dynamic-quantisation baseline; only in the teacher's evaluation."""
     kwh: float = 0.0
-    """Energy of the evaluation itself; known when it is over."""
+    """Energy of the evaluation itself, set at its end."""
     machine: dict[str, Any]
     versions: dict[str, str]
 
     @property
     def headline(self) -> Setting:
-        """Return the setting that headlines speak of: batch 1, all threads."""
+        """Return the setting of the headline figures: batch 1, all threads."""
         return max(
             (setting for setting in self.settings if setting.batch_size == 1), key=lambda setting: setting.threads
         )

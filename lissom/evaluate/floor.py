@@ -1,7 +1,7 @@
-"""The linear floor: a user should know when no Transformer is needed.
+"""The linear baseline, which shows whether a task needs a Transformer.
 
-TF-IDF of word 1- and 2-grams and logistic regression (for numbers ridge regression), its strength chosen on dev. For
-pairs each text has its own table, and the cosine of their character n-grams is one more feature.
+TF-IDF of word 1- and 2-grams with logistic regression (ridge regression for numbers); the regularisation is chosen on
+dev. For pairs each text has its own features, and the cosine of their character n-grams is one more feature.
 """
 
 import time
@@ -19,7 +19,7 @@ _MOST_FEATURES = 100_000
 
 
 def linear_floor(train: Table, dev: Table, test: Table, task: Task) -> Floor | None:
-    """Fit on train, choose the strength on dev, report test; None for a task without a linear model."""
+    """Fit on train, choose the regularisation on dev, report test; None for a task without a linear model."""
     if task.linear_model(1.0) is None:
         return None
     tables = {"train": train, "dev": dev, "test": test}
@@ -35,12 +35,12 @@ def linear_floor(train: Table, dev: Table, test: Table, task: Task) -> Floor | N
         if best is None or task.metric.improves(score, best[0]):
             best = (score, strength, model)
     assert best is not None
-    started = time.perf_counter()
-    predicted = best[2].predict(features(texts["test"]))
-    milliseconds = (time.perf_counter() - started) * 1000 / len(test)
+    start = time.perf_counter()
+    predictions = best[2].predict(features(texts["test"]))
+    milliseconds = (time.perf_counter() - start) * 1000 / len(test)
     return Floor(
         model=f"TF-IDF + {type(best[2]).__name__}",
-        score=_score(task, predicted, targets["test"]),
+        score=_score(task, predictions, targets["test"]),
         dev_score=best[0],
         features=matrices["train"].shape[1],
         strength=best[1],
@@ -49,10 +49,10 @@ def linear_floor(train: Table, dev: Table, test: Table, task: Task) -> Floor | N
     )
 
 
-def _score(task: Task, predicted: NDArray[Any], targets: NDArray[Any]) -> float:
+def _score(task: Task, predictions: NDArray[Any], targets: NDArray[Any]) -> float:
     """Return the score of a linear model's predictions, each `[examples]`."""
     meter = task.meter()
-    meter.add(task.linear_answers(predicted), targets)
+    meter.add(task.linear_answers(predictions), targets)
     return meter.result()
 
 

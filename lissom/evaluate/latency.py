@@ -1,7 +1,7 @@
-"""Latency of several runners, interleaved in one process: the ratio holds even where the machine is shared.
+"""Latency of several runners, interleaved in one process, so that ratios are robust to other load on the machine.
 
-A turn is a few calls of one runner, the first of them untimed (it would pay for the threads and caches that the
-runner before left behind); then the next runner has its turn on the same inputs.
+In each round every runner makes a few calls on the same inputs. The first call of a runner is an untimed warm-up, since
+threads and caches are in the state that the previous runner left.
 """
 
 import time
@@ -18,7 +18,7 @@ _FEWEST_FOR_P95, _FEWEST_FOR_P99 = 20, 100
 
 
 class Latency(Section):
-    """Milliseconds per call; a percentile that the samples cannot support is None."""
+    """Milliseconds per call; percentiles with too few samples are None."""
 
     samples: int
     mean: float
@@ -33,47 +33,47 @@ class Latency(Section):
 def measure_latency(
     runners: dict[str, Runner], batches: int, batch_size: int, samples: int, seconds: float
 ) -> dict[str, Latency]:
-    """Time every runner on batches 0, 1, ..., `batches` - 1, over and over.
+    """Measure the latency of every runner on batches 0, 1, ..., `batches` - 1, repeated cyclically.
 
     Args:
-        runners: by name; all answer the same batches.
+        runners: runners by name, for the same batches.
         batches: number of prepared batches.
-        batch_size: examples in each, for the throughput.
-        samples: timed calls for each runner, at most.
-        seconds: once this is over no new round begins, but the first two are always run.
+        batch_size: examples per batch, for the throughput.
+        samples: number of timed calls per runner, at most.
+        seconds: time limit after which no new round begins; the first two rounds always run.
     """
     times = {name: [_once(runner, 0)] for name, runner in runners.items()}
-    untimed, timed = 0, 1
-    # A long call does not notice a cold start, and an untimed one is expensive; short ones start anew, warm.
+    warmup_calls, timed_calls = 0, 1
+    # Long calls need no warm-up, which would be expensive; for short calls the first samples are discarded.
     if max(first for first, *_ in times.values()) < _LONG_CALL_SECONDS:
         times = {name: [] for name in runners}
-        untimed, timed = 1, _CALLS_PER_TURN
-    started, rounds = time.perf_counter(), 0
-    while len(next(iter(times.values()))) < samples and (rounds < 2 or time.perf_counter() - started < seconds):
-        first = rounds * timed
+        warmup_calls, timed_calls = 1, _CALLS_PER_TURN
+    start, rounds = time.perf_counter(), 0
+    while len(next(iter(times.values()))) < samples and (rounds < 2 or time.perf_counter() - start < seconds):
+        first = rounds * timed_calls
         for name, runner in runners.items():
-            for _ in range(untimed):
+            for _ in range(warmup_calls):
                 runner(first % batches)
-            times[name] += [_once(runner, (first + call) % batches) for call in range(timed)]
+            times[name] += [_once(runner, (first + call) % batches) for call in range(timed_calls)]
         rounds += 1
-    return {name: summarize(taken, batch_size) for name, taken in times.items()}
+    return {name: summarize(durations, batch_size) for name, durations in times.items()}
 
 
 def summarize(seconds: Sequence[float], batch_size: int) -> Latency:
-    """Turn timed calls into percentiles."""
-    taken = np.asarray(seconds) * 1000
+    """Return the statistics of timed calls, given in seconds."""
+    milliseconds = np.asarray(seconds) * 1000
     return Latency(
-        samples=len(taken),
-        mean=float(taken.mean()),
-        p50=float(np.percentile(taken, 50)),
-        p95=float(np.percentile(taken, 95)) if len(taken) >= _FEWEST_FOR_P95 else None,
-        p99=float(np.percentile(taken, 99)) if len(taken) >= _FEWEST_FOR_P99 else None,
-        examples_per_second=float(batch_size * len(taken) / taken.sum() * 1000),
-        deciles=tuple(float(value) for value in np.percentile(taken, range(0, 101, 10))),
+        samples=len(milliseconds),
+        mean=float(milliseconds.mean()),
+        p50=float(np.percentile(milliseconds, 50)),
+        p95=float(np.percentile(milliseconds, 95)) if len(milliseconds) >= _FEWEST_FOR_P95 else None,
+        p99=float(np.percentile(milliseconds, 99)) if len(milliseconds) >= _FEWEST_FOR_P99 else None,
+        examples_per_second=float(batch_size * len(milliseconds) / milliseconds.sum() * 1000),
+        deciles=tuple(float(value) for value in np.percentile(milliseconds, range(0, 101, 10))),
     )
 
 
 def _once(runner: Runner, batch: int) -> float:
-    started = time.perf_counter()
+    start = time.perf_counter()
     runner(batch)
-    return time.perf_counter() - started
+    return time.perf_counter() - start

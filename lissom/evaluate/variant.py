@@ -1,4 +1,4 @@
-"""All figures of one variant, taken from its exported file, next to the teacher in the same process."""
+"""Evaluation of one variant's exported file, next to the teacher in the same process."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import TEACHER_EAGER, TEACHER_ONNX, VARIANT, Evaluation, ExitSweep, Setting
 from lissom.evaluate.latency import measure_latency
-from lissom.export.exported import Exported, Runner, all_answers, read_record
+from lissom.export.exported import Exported, Runner, read_record, split_logits
 from lissom.machine import describe_machine, describe_versions
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import CompressedModel, logits_of
@@ -26,10 +26,10 @@ _TEXTS_TIMED = 256
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with its exported file and the test set in its tokens."""
+    """A model with its exported file and the test set, tokenised for it."""
 
     model: CompressedModel
-    """Only for its structure, and as the eager baseline; all other figures are those of the file."""
+    """Used for its structure and as the eager baseline; all other results are measured on the exported file."""
     exported: Exported
     test: Encoded
 
@@ -40,13 +40,13 @@ def evaluate_variant(
     """Measure quality, size, memory and speed of an exported variant.
 
     Args:
-        variant: its name.
+        variant: name of the variant.
         subject: the variant.
-        teacher: the eager baseline, and its file the fp32 baseline.
-        params: settings.
-        exits: for a variant with exits, what it does at all speeds.
+        teacher: the teacher, whose model is the eager baseline and whose file is the fp32 ONNX baseline.
+        params: batch sizes, samples and so on.
+        exits: for a variant with exits, its results at all speeds.
     """
-    answers, expected = (all_answers(one.exported, one.test) for one in (subject, teacher))
+    logits, reference = (split_logits(model.exported, model.test) for model in (subject, teacher))
     task, record = subject.model.manifest.task, read_record(subject.exported.folder)
     threads = sorted({1, torch.get_num_threads()})
     settings = [
@@ -56,7 +56,7 @@ def evaluate_variant(
     return Evaluation(
         variant=variant,
         metric=task.metric,
-        quality=task.quality(answers, expected, subject.test.targets, params.calibration_bins),
+        quality=task.quality(logits, reference, subject.test.targets, params.calibration_bins),
         exported=record,
         megabytes=next(iter(record.files.values())) / 1e6,
         tokenizer_megabytes=record.files[TOKENIZER] / 1e6,
@@ -81,7 +81,7 @@ def eager_runner(model: CompressedModel, batches: list[Batch]) -> Runner:
 
 
 def timed_batches(data: Encoded, batch_size: int, pad: int) -> list[Batch]:
-    """Return the first test examples as batches in their own order: the lengths and the padding of real requests."""
+    """Return batches of the first test examples in their original order, for realistic lengths and padding."""
     count = min(len(data), max(_TEXTS_TIMED, batch_size)) // batch_size * batch_size or len(data)
     order: NDArray[np.int64] = np.arange(count)
     return [collate(data, order[start : start + batch_size], pad) for start in range(0, count, batch_size)]
@@ -90,17 +90,17 @@ def timed_batches(data: Encoded, batch_size: int, pad: int) -> list[Batch]:
 def peak_rss(folder: Path) -> float:
     """Return the peak memory in MB of a fresh process that serves the folder."""
     command = [sys.executable, "-m", "lissom.serving.footprint", str(folder)]
-    done = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
-    return float(done.stdout)
+    return float(process.stdout)
 
 
 def _measure_setting(
     subject: Subject, teacher: Subject, batch_size: int, threads: int, params: EvaluateParams
 ) -> Setting:
     torch.set_num_threads(threads)
-    batches, teacher_batches = (timed_batches(one.test, batch_size, one.model.pad_id) for one in (subject, teacher))
+    batches, teacher_batches = (timed_batches(side.test, batch_size, side.model.pad_id) for side in (subject, teacher))
     runners = {
         VARIANT: subject.exported.runner(batches, threads),
         TEACHER_EAGER: eager_runner(teacher.model, teacher_batches),

@@ -1,7 +1,7 @@
-"""Attention as one kernel: in an export, every attention layer becomes onnxruntime's `MultiHeadAttention`.
+"""Exporting every attention layer as one kernel, onnxruntime's `MultiHeadAttention`.
 
-Left to itself the exporter spells attention out in many small nodes, whose overhead a small
-model feels at batch 1 (docs/decisions.md has the measurement).
+By default the exporter decomposes attention into many small nodes, whose overhead is significant for a small model at
+batch 1 (docs/decisions.md has the measurement).
 """
 
 from typing import Any
@@ -16,14 +16,17 @@ NAME = "lissom_onnx"
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """Emit the kernel. query `[batch, heads, n, d_h]`, key and value the same with as many or fewer heads."""
+    """Emit the kernel.
+
+    query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention).
+    """
     batch, heads, length, width = query.shape
     if key.shape[1] != heads:  # heads that share keys and values
         key, value = (t.repeat_interleave(heads // t.shape[1], dim=1) for t in (key, value))
-    joined = [t.transpose(1, 2).reshape(batch, length, heads * width) for t in (query, key, value)]
+    projections = [t.transpose(1, 2).reshape(batch, length, heads * width) for t in (query, key, value)]
     output = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
-        (*joined, None, attention_mask),
+        (*projections, None, attention_mask),
         {"num_heads": heads, "scale": float(scaling), "unidirectional": int(getattr(module, "is_causal", False))},
         dtype=torch.float32,
         shape=(batch, length, heads * width),
@@ -33,7 +36,7 @@ def _attention(
 
 
 def _mask(*_: Any, attention_mask: Tensor, **__: Any) -> Tensor:
-    """Hand the padding mask `[batch, n]` through: the kernel takes it as it is."""
+    """Return the padding mask `[batch, n]`, which the kernel takes directly."""
     return attention_mask.to(torch.int32)
 
 

@@ -6,19 +6,19 @@ from lissom.section import Section
 
 
 class ExportParams(Section):
-    """How close the exported file must be to the model that it came from."""
+    """Tolerances of the exported file against the torch model, and the choice of the speed of early exit."""
 
     float_tolerance: float = Field(default=1e-3, gt=0)
     """Largest difference of any logit between torch and the file, for models without integer kernels."""
 
     int8_tolerance: float = Field(default=0.5, gt=0)
-    """The same for integer kernels: rounding-off in float may move an activation to the next of 256 levels."""
+    """The same for integer kernels, where a rounding difference may move an activation by one of 256 levels."""
 
     label_agreement: float = Field(default=0.995, gt=0, le=1)
     """Smallest share of dev examples on which the file and torch give the same label."""
 
     speeds: tuple[float, ...] = Field(default=(0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8), min_length=1)
-    """Speeds at which a model with exits is tried, besides full depth."""
+    """Speeds at which a model with exits is measured, besides full depth."""
 
     max_speed_drop: float = Field(default=0.01, ge=0)
-    """Largest loss of dev score against the teacher that a speed may cost: the fastest such speed is chosen."""
+    """Largest loss of dev score against the teacher; the fastest speed within it is chosen."""

@@ -1,8 +1,8 @@
-"""A graph whose later blocks run only for inputs that are not yet certain: one ONNX file, the speed a run-time input.
+"""Early exit as a single ONNX graph, with the speed as an input.
 
-Every block with its exit is traced by itself and becomes the body of an `If` within the one before: uncertain rows are
-picked out (`Compress`), run through the block, and their answers written back to their places (`ScatterND`). Nothing
-of a skipped block is executed, and an answer does not depend on its neighbours in the batch.
+Every block with its exit is traced separately and becomes the body of an `If` nested in the previous one: uncertain
+rows are selected (`Compress`), run through the block, and their logits written back (`ScatterND`). Skipped blocks are
+not executed, and the logits of an example do not depend on the other examples of the batch.
 """
 
 import math
@@ -17,26 +17,26 @@ SPEED, LOGITS, DEPTH = "speed", "logits", "depth"
 
 @dataclass(frozen=True)
 class _State:
-    """Names of the tensors that go from one block to the next."""
+    """Names of the tensors that one block passes to the next."""
 
     hidden: str
     """`[active, n, d]`"""
     mask: str
     """`[active, n]`"""
     active: str
-    """Rows of the batch that are still on their way, `[active]`."""
+    """Rows of the batch that have not left yet, `[active]`."""
     logits: str
     """`[batch, labels]`"""
     depth: str
-    """Blocks that were run, `[batch]`."""
+    """Number of blocks executed per example, `[batch]`."""
 
 
 def join_parts(embed: onnx.ModelProto, steps: list[onnx.ModelProto], labels: int) -> onnx.ModelProto:
-    """Return one graph of traced parts.
+    """Join the traced parts of a network into one graph.
 
     Args:
-        embed: the network's inputs `[batch, n]` to `hidden`.
-        steps: for every block, `hidden` and `attention_mask` to `hidden_out` and `logits`.
+        embed: maps the network's inputs `[batch, n]` to `hidden`.
+        steps: one graph per block, which maps `hidden` and `attention_mask` to `hidden_out` and `logits`.
         labels: number of labels.
     """
     graph = onnx.ModelProto()
@@ -62,8 +62,8 @@ def join_parts(embed: onnx.ModelProto, steps: list[onnx.ModelProto], labels: int
         helper.make_node("Expand", ["one", "batch_shape"], ["first_depth"]),
     ]
     state = _State(_of(0, "hidden_out"), "attention_mask", "rows", _of(0, "logits"), "first_depth")
-    nodes += _go_on(steps, 1, state, _of(0, "logits"), LOGITS, DEPTH)
-    made = helper.make_graph(
+    nodes += _remaining_blocks(steps, 1, state, _of(0, "logits"), LOGITS, DEPTH)
+    joined_graph = helper.make_graph(
         nodes,
         "early_exit",
         [*body.input, helper.make_tensor_value_info(SPEED, TensorProto.FLOAT, [])],
@@ -73,14 +73,14 @@ def join_parts(embed: onnx.ModelProto, steps: list[onnx.ModelProto], labels: int
         ],
         initializers,
     )
-    body.CopyFrom(made)
+    body.CopyFrom(joined_graph)
     return graph
 
 
-def _go_on(
-    steps: list[onnx.ModelProto], number: int, state: _State, found: str, logits: str, depth: str
+def _remaining_blocks(
+    steps: list[onnx.ModelProto], number: int, state: _State, exit_logits: str, logits: str, depth: str
 ) -> list[NodeProto]:
-    """Return the nodes that run block `number` and all after it where the answers `found` are not certain."""
+    """Return the nodes that run block `number` and all later ones on the rows whose `exit_logits` are uncertain."""
 
     def name(part: str) -> str:
         return _of(number, part)
@@ -105,7 +105,7 @@ def _go_on(
         helper.make_node("Shape", [name("left")], [name("left_shape")]),
         helper.make_node("Expand", [name("number"), name("left_shape")], [name("deeper")]),
         helper.make_node("ScatterND", [state.depth, name("places"), name("deeper")], [name("merged_depth")]),
-        *_go_on(steps, number + 1, after, step_logits, name("then_logits"), name("then_depth")),
+        *_remaining_blocks(steps, number + 1, after, step_logits, name("then_logits"), name("then_depth")),
     ]
     initializers.append(_constant(name("number"), np.array([number + 1], dtype=np.int64)))
     stop = [
@@ -113,8 +113,8 @@ def _go_on(
         helper.make_node("Identity", [state.depth], [name("else_depth")]),
     ]
     return [
-        helper.make_node("Softmax", [found], [name("p")], axis=-1),
-        helper.make_node("LogSoftmax", [found], [name("log_p")], axis=-1),
+        helper.make_node("Softmax", [exit_logits], [name("p")], axis=-1),
+        helper.make_node("LogSoftmax", [exit_logits], [name("log_p")], axis=-1),
         helper.make_node("Mul", [name("p"), name("log_p")], [name("p_log_p")]),
         helper.make_node("ReduceSum", [name("p_log_p"), "last_axis"], [name("negative_entropy")], keepdims=0),
         helper.make_node("Mul", [name("negative_entropy"), "entropy_scale"], [name("entropy")]),
@@ -144,12 +144,12 @@ def _branch(
 
 
 def _inline(step: onnx.ModelProto, number: int, hidden: str, mask: str) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return nodes and weights of a block under names of its own, reading the given tensors."""
-    named = compose.add_prefix(step, _of(number, ""))
-    given = {_of(number, "hidden"): hidden, _of(number, "attention_mask"): mask}
-    for node in named.graph.node:
-        node.input[:] = [given.get(name, name) for name in node.input]
-    return list(named.graph.node), list(named.graph.initializer)
+    """Return nodes and weights of a block, with prefixed names, and with `hidden` and `mask` as its inputs."""
+    prefixed = compose.add_prefix(step, _of(number, ""))
+    renames = {_of(number, "hidden"): hidden, _of(number, "attention_mask"): mask}
+    for node in prefixed.graph.node:
+        node.input[:] = [renames.get(name, name) for name in node.input]
+    return list(prefixed.graph.node), list(prefixed.graph.initializer)
 
 
 def _of(number: int, name: str) -> str:

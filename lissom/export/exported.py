@@ -1,6 +1,6 @@
-"""A finished artefact, whatever its format: what parity, quality, latency, energy and the registry work on.
+"""The interface of exported models of any format, for parity, quality, latency, energy and the registry.
 
-A new format is one file beside this one that writes it, a class of this protocol, and a `case` in `open_exported`.
+A new format needs a module that writes it, a class with this protocol, and a `case` in `open_exported`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,71 +20,71 @@ if TYPE_CHECKING:  # the records are read where there is no torch
     from lissom.data.encoding import Encoded
 
 Runner = Callable[[int], None]
-"""Answers the i-th prepared batch."""
+"""Runs the model on the i-th prepared batch."""
 
 _BATCH_SIZE = 32
 
 
 class Parity(Section):
-    """How far the exported file is from torch, over the dev set."""
+    """Differences between the exported file and the torch model on the dev set."""
 
     tolerance_name: str
     tolerance: float
     max_logit_difference: float
     agreement: float | None
-    """Share of equal answers; None where answers are never quite equal."""
+    """Share of equal predictions; None for numbers, which are never exactly equal."""
     examples: int
 
 
 class TriedSpeed(Section):
-    """A model with exits at one speed, on the dev set."""
+    """Measurements of a model with exits at one speed, on the dev set."""
 
     speed: float
-    """How uncertain an answer may be to leave; below 0 none does."""
+    """Largest uncertainty at which an example leaves; below 0 none leaves early."""
     dev_score: float
     milliseconds: float
     """Mean latency at batch 1."""
 
 
 class ExportRecord(Section):
-    """export.json: what is known of an exported folder when it is finished; it travels with the files."""
+    """export.json: the record of an exported folder, stored next to its files."""
 
     format: Literal["onnx"]
     files: dict[str, int]
-    """Bytes of every file that is needed to answer, the model's own first."""
+    """Size in bytes of every file that inference needs, the model's own first."""
     integer_kernels: int
     parity: Parity
     tried_speeds: tuple[TriedSpeed, ...] = ()
-    """Of a model with exits, among which the speed that it is served at was chosen."""
+    """Measured speeds of a model with exits; the speed of serving.json is one of them."""
     cost: dict[str, Any] = Field(default_factory=dict)
-    """Energy of the export, as a step's cost."""
+    """Energy of the export, in the form of `Step.cost`."""
 
 
 class Exported(Protocol):
-    """One exported folder."""
+    """An exported folder."""
 
     folder: Path
 
     @property
     def serving(self) -> Mapping[str, Any]:
-        """Return what serving.json says."""
+        """Return the contents of serving.json."""
         ...
 
     @property
     def files(self) -> Mapping[str, int]:
-        """Return the bytes of every file that is needed to answer, the model's own first."""
+        """Return the size in bytes of every file that inference needs, the model's own first."""
         ...
 
     def kernels(self) -> int:
         """Count the matrix products that are computed with integers on this machine."""
         ...
 
-    def answers(self, batch: "Batch") -> NDArray[np.float32]:
-        """Answer a batch: `[batch, outputs]`."""
+    def logits(self, batch: "Batch") -> NDArray[np.float32]:
+        """Return the logits of a batch, `[batch, outputs]`."""
         ...
 
     def runner(self, batches: Sequence["Batch"], threads: int) -> Runner:
-        """Return what answers prepared batches with a number of threads, to be timed beside others."""
+        """Return a function that runs the i-th of `batches` with a number of threads, for latency measurements."""
         ...
 
 
@@ -99,8 +99,8 @@ def open_exported(folder: Path) -> Exported:
     match read_json(folder / SERVING).get("format"):
         case "onnx":
             return OnnxFile(folder)
-        case other:
-            raise InputError(f"{folder / SERVING}: format {other!r} is not known; allowed: onnx")
+        case unknown:
+            raise InputError(f"{folder / SERVING}: format {unknown!r} is not known; allowed: onnx")
 
 
 def read_record(folder: Path) -> ExportRecord:
@@ -108,23 +108,23 @@ def read_record(folder: Path) -> ExportRecord:
     return ExportRecord.model_validate(read_json(folder / EXPORT_RECORD))
 
 
-def answers_of(exported: Exported, data: "Encoded") -> Iterator[tuple["Batch", NDArray[np.float32]]]:
-    """Yield every example once, in batches of similar length, with its answers `[batch, outputs]`."""
+def logits_by_batch(exported: Exported, data: "Encoded") -> Iterator[tuple["Batch", NDArray[np.float32]]]:
+    """Yield batches of similar length with their logits `[batch, outputs]`, every example once."""
     from lissom.data.batches import sorted_batches
 
     for batch in sorted_batches(data, _BATCH_SIZE, exported.serving["pad_id"]):
-        yield batch, exported.answers(batch)
+        yield batch, exported.logits(batch)
 
 
-def all_answers(exported: Exported, data: "Encoded") -> NDArray[np.float32]:
-    """Return the answers of every example in its place, `[examples, outputs]`."""
-    return in_place(answers_of(exported, data))
+def split_logits(exported: Exported, data: "Encoded") -> NDArray[np.float32]:
+    """Return the logits of all examples in the order of `data`, `[examples, outputs]`."""
+    return in_example_order(logits_by_batch(exported, data))
 
 
-def in_place(answers: Iterable[tuple["Batch", NDArray[np.float32]]]) -> NDArray[np.float32]:
-    """Return answers that came batch by batch in the order of the examples."""
+def in_example_order(batches: Iterable[tuple["Batch", NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """Concatenate the logits of batches, in the order of the examples, `[examples, outputs]`."""
     values, places = [], []
-    for batch, found in answers:
-        values.append(found)
+    for batch, logits in batches:
+        values.append(logits)
         places.append(batch.indices.numpy())
     return np.concatenate(values)[np.argsort(np.concatenate(places))]

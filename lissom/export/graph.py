@@ -1,7 +1,7 @@
-"""Tidying an exported graph: what a small model would otherwise pay at every call, counted in kernels.
+"""Simplifying an exported graph, to reduce the number of kernels per call.
 
-The network views its projections as heads and the attention kernel wants them joined again; the exporter keeps both
-reshapes, with shapes that are computed at run time. Products of the same input become one.
+The network reshapes its projections into heads, and the attention kernel takes them concatenated; the exporter keeps
+both reshapes, with shapes that are computed at run time. They are removed, and products of the same input are merged.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ Shape = tuple[str | int, ...]
 
 
 def tidy(graph: GraphProto) -> None:
-    """Remove debug notes, round trips of shape, and whatever nothing uses any more; in place."""
-    for node in graph.node:  # the exporter notes stack traces, with paths of this machine, at every node
+    """Remove metadata, redundant reshapes and unused nodes, and merge integer products; in place."""
+    for node in graph.node:  # the exporter stores stack traces, with paths of this machine, in every node
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
@@ -27,41 +27,41 @@ def tidy(graph: GraphProto) -> None:
 
 
 def _cancel_round_trips(graph: GraphProto) -> None:
-    """Replace every tensor that is an earlier one, reshaped and transposed back and forth, by the earlier one."""
+    """Replace every tensor that equals an earlier one, up to reshapes and transposes that cancel, by that one."""
     producers = {name: node for node in graph.node for name in node.output}
     shapes = {value.name: shape for value in (*graph.value_info, *graph.input) if (shape := _shape(value)) is not None}
-    same: dict[str, str] = {}
+    replacements: dict[str, str] = {}
     for node in graph.node:
         if node.op_type == "Reshape":
             source = _origin(node, producers, shapes)
             if source is not None:
-                same[node.output[0]] = source
+                replacements[node.output[0]] = source
     for node in graph.node:
-        node.input[:] = [same.get(name, name) for name in node.input]
+        node.input[:] = [replacements.get(name, name) for name in node.input]
 
 
 def _origin(node: NodeProto, producers: dict[str, NodeProto], shapes: dict[str, Shape]) -> str | None:
-    """Return the farthest tensor above a Reshape that equals its output: same shape, same order of elements."""
-    wanted, found = shapes.get(node.output[0]), None
-    turned: Sequence[int] = ()  # a permutation that has yet to be undone further up
+    """Return the earliest input of a chain ending in a Reshape that has its output's shape and order of elements."""
+    shape, origin = shapes.get(node.output[0]), None
+    pending: Sequence[int] = ()  # a permutation whose inverse has not been reached yet
     current: NodeProto | None = node
-    while wanted is not None and current is not None and current.op_type in ("Reshape", "Transpose"):
+    while shape is not None and current is not None and current.op_type in ("Reshape", "Transpose"):
         if current.op_type == "Transpose":
             permutation = next(list(attribute.ints) for attribute in current.attribute if attribute.name == "perm")
-            if turned and [turned[place] for place in permutation] != sorted(turned):
+            if pending and [pending[place] for place in permutation] != sorted(pending):
                 break
-            turned = () if turned else permutation
-        elif turned:
+            pending = () if pending else permutation
+        elif pending:
             break
         name = current.input[0]
-        if not turned and shapes.get(name) == wanted:
-            found = name
+        if not pending and shapes.get(name) == shape:
+            origin = name
         current = producers.get(name)
-    return found
+    return origin
 
 
 def _join_products(graph: GraphProto) -> None:
-    """Make one integer product of those that read the same quantised tensor: query, key and value."""
+    """Merge integer products of the same quantised tensor (query, key and value) into one."""
     values = {tensor.name: tensor for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     groups: dict[tuple[str, bytes, bytes, int], list[NodeProto]] = {}
@@ -70,17 +70,17 @@ def _join_products(graph: GraphProto) -> None:
             scale, zero_point = (numpy_helper.to_array(values[node.input[place]]).tobytes() for place in (2, 4))
             source = producers[node.input[0]].input[0]
             groups.setdefault((source, scale, zero_point, len(node.input)), []).append(node)
-    for first, *others in groups.values():
-        if not others:
+    for first, *siblings in groups.values():
+        if not siblings:
             continue
-        parts = [first, *others]
+        parts = [first, *siblings]
         name = f"{first.output[0]}_joined"
         inputs = list(first.input)
         widths = [numpy_helper.to_array(values[node.input[3]]).size for node in parts]
         for place in [1, 3, *range(5, len(inputs))]:  # weight [in, out], its scales, its zero points, the bias
-            joined = np.concatenate([numpy_helper.to_array(values[node.input[place]]) for node in parts], axis=-1)
+            tensor = np.concatenate([numpy_helper.to_array(values[node.input[place]]) for node in parts], axis=-1)
             inputs[place] = f"{name}_{place}"
-            graph.initializer.append(numpy_helper.from_array(joined, inputs[place]))
+            graph.initializer.append(numpy_helper.from_array(tensor, inputs[place]))
         sizes = numpy_helper.from_array(np.asarray(widths, dtype=np.int64), f"{name}_sizes")
         graph.initializer.append(sizes)
         outputs = [node.output[0] for node in parts]
@@ -94,18 +94,18 @@ def _join_products(graph: GraphProto) -> None:
 
 
 def _drop_unused(graph: GraphProto) -> None:
-    needed = {value.name for value in graph.output}
-    kept = []
+    live = {value.name for value in graph.output}
+    nodes = []
     for node in reversed(graph.node):  # nodes are in topological order
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
+        if live.intersection(node.output):
+            live.update(node.input)
+            nodes.append(node)
     del graph.node[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(nodes))
     for values in (graph.initializer, graph.value_info):
-        used = [value for value in values if value.name in needed]
+        live_values = [value for value in values if value.name in live]
         del values[:]
-        values.extend(used)
+        values.extend(live_values)
 
 
 def _shape(value: onnx.ValueInfoProto) -> Shape | None:

@@ -1,4 +1,4 @@
-"""Which kernels onnxruntime runs: an integer model whose products run in float would only look quantised."""
+"""Counting the kernels that onnxruntime runs, to check that a quantised model uses integer products."""
 
 import collections
 import tempfile
@@ -28,7 +28,7 @@ def count_kernels(path: Path) -> "collections.Counter[str]":
 
 
 def _kernels(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the name of every node, those of branches included."""
+    """Yield the operator of every node, including nodes of subgraphs."""
     for node in graph.node:
         yield node.op_type
         for attribute in node.attribute:

@@ -19,21 +19,21 @@ from lissom.export.graph import tidy
 from lissom.export.kernels import count_kernels
 from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel, input_names, logits_from
-from lissom.models.exits import EmbeddingPart, early_exits, parts_of
+from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
 from lissom.models.layers import converted, is_convertible
 
 FULL_DEPTH = -1.0
-"""The speed at which nothing leaves early."""
+"""The speed at which no example leaves early."""
 
 _OPSET = 21
 _SAMPLE_SHAPE = (2, 7)  # at least 2: torch takes sizes 0 and 1 for constants
 
 
 def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
-    """Write `model.onnx`, the tokenizer and `serving.json` into a folder; with exits, set to full depth.
+    """Write `model.onnx`, the tokenizer and `serving.json` into a folder; the speed of exits is set to full depth.
 
     Raises:
-        InputError: the model is quantised, but onnxruntime would run none of it with integer kernels.
+        InputError: the model is quantised, but onnxruntime would not use any integer kernels.
     """
     write_graph(model.network, folder / ONNX, model.manifest.task.max_length)
     model.tokenizer.no_padding()
@@ -45,34 +45,34 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
         "pad_id": model.pad_id,
         "inputs": input_names(model.network),
     }
-    if early_exits(model.network):
+    if has_early_exits(model.network):
         serving["speed"] = FULL_DEPTH
     write_json(folder / SERVING, serving)
-    exported = OnnxFile(folder)
-    if is_convertible(model.network) and not exported.kernels():
-        found = ", ".join(sorted(count_kernels(folder / ONNX)))
+    onnx_file = OnnxFile(folder)
+    if is_convertible(model.network) and not onnx_file.kernels():
+        names = ", ".join(sorted(count_kernels(folder / ONNX)))
         raise InputError(
-            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}"
+            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {names}"
         )
-    return exported
+    return onnx_file
 
 
 def set_speed(folder: Path, speed: float) -> None:
-    """Let a model with exits answer at a speed unless it is asked for another."""
+    """Set the default speed of an exported model with exits."""
     write_json(folder / SERVING, read_json(folder / SERVING) | {"speed": speed})
 
 
 def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
-    """Trace the network and write its graph, tidy, with one kernel per attention; with exits, one that can end early.
+    """Trace the network and write its simplified graph, with one kernel per attention and with early exit.
 
     Args:
         network: the network; not changed.
-        path: where to.
+        path: path of the ONNX file.
         max_length: longest input in tokens.
     """
     network = converted(network)
     network.set_attn_implementation(attention.NAME)
-    if early_exits(network):
+    if has_early_exits(network):
         embed, *steps = trace_parts(network, max_length)
         onnx.save(join_parts(embed, steps, network.config.num_labels), path)
         return
@@ -83,7 +83,7 @@ def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
 
 
 def write_plain_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
-    """Trace the network and write the graph as torch's exporter leaves it; arguments as for `write_graph`."""
+    """Trace the network and write the graph of torch's exporter unchanged; arguments as for `write_graph`."""
     network.config.use_cache = False
     inputs = input_names(network)
     sample = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
@@ -91,23 +91,23 @@ def write_plain_graph(network: PreTrainedModel, path: Path, max_length: int) -> 
 
 
 def trace_parts(network: PreTrainedModel, max_length: int) -> list[onnx.ModelProto]:
-    """Return the graphs of a network with exits in parts, tidy: embeddings, then every block with its exit."""
+    """Return simplified graphs of the parts of a network with exits: embeddings, then every block with its exit."""
     network.config.use_cache = False
     embed, steps = parts_of(network)
     names = input_names(network)
     ids = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in names)
-    between = (torch.randn(*_SAMPLE_SHAPE, network.config.hidden_size), ids[0])
+    block_inputs = (torch.randn(*_SAMPLE_SHAPE, network.config.hidden_size), ids[0])
     parts: list[tuple[nn.Module, tuple[Tensor, ...], list[str], list[str]]] = [(embed, ids, names, ["hidden"])]
-    parts += [(step, between, ["hidden", "attention_mask"], ["hidden_out", "logits"]) for step in steps]
-    traced = []
+    parts += [(step, block_inputs, ["hidden", "attention_mask"], ["hidden_out", "logits"]) for step in steps]
+    models = []
     with tempfile.TemporaryDirectory() as folder:
         for module, sample, inputs, outputs in parts:
             path = Path(folder) / ONNX
             _trace(module, sample, inputs, outputs, path, max_length)
             model = onnx.load(path)
             tidy(model.graph)
-            traced.append(model)
-    return traced
+            models.append(model)
+    return models
 
 
 def _trace(
@@ -116,7 +116,7 @@ def _trace(
     """Trace a module whose inputs are all `[batch, n, ...]`, and write its graph."""
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_length)
     shapes = tuple({0: batch, 1: tokens} for _ in inputs)
-    # The exporter warns of its own deprecations, and of optional packages that nothing here needs.
+    # The exporter warns about its own deprecations and about optional packages that are not used here.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""An exported folder in ONNX, run by onnxruntime."""
+"""An exported folder in ONNX format, run by onnxruntime."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -21,7 +21,7 @@ class OnnxFile:
     Args:
         folder: holds the graph, tokenizer.json and serving.json.
         graph: name of the graph.
-        speed: for a model with exits, another speed than the folder's own.
+        speed: for a model with exits, overrides the speed in serving.json.
     """
 
     def __init__(self, folder: Path, graph: str = ONNX, speed: float | None = None) -> None:
@@ -34,28 +34,28 @@ class OnnxFile:
 
     @property
     def serving(self) -> Mapping[str, Any]:
-        """Return what serving.json says."""
+        """Return the contents of serving.json."""
         return self._session.serving
 
     @property
     def files(self) -> Mapping[str, int]:
-        """Return the bytes of graph, tokenizer and serving.json."""
+        """Return the sizes in bytes of graph, tokenizer and serving.json."""
         return {name: (self.folder / name).stat().st_size for name in (self._graph, TOKENIZER, SERVING)}
 
     def kernels(self) -> int:
         """Count the integer matrix products that onnxruntime runs on this machine."""
         return integer_kernels(self.folder / self._graph)
 
-    def answers(self, batch: Batch) -> NDArray[np.float32]:
-        """Answer a batch: `[batch, outputs]`."""
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits of a batch, `[batch, outputs]`."""
         return self._session.logits(self._inputs(batch))
 
     def depths(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Answer a batch with a graph that has exits: answers, and how many blocks each example took, `[batch]`."""
+        """Return logits and number of executed blocks per example, `[batch]`; only for graphs with exits."""
         return self._session.answer(self._inputs(batch))
 
     def runner(self, batches: Sequence[Batch], threads: int) -> Runner:
-        """Return what answers prepared batches with a number of threads."""
+        """Return a function that runs the i-th of `batches` with a number of threads."""
         session = OnnxClassifier(self.folder, threads, self._graph, speed=self._speed, spin=False)
         inputs = [self._inputs(batch) for batch in batches]
 

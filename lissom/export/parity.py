@@ -1,11 +1,11 @@
-"""An export is not finished until its answers match torch."""
+"""Parity check of an exported file against the torch model."""
 
 import numpy as np
 
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.export.config import ExportParams
-from lissom.export.exported import Exported, Parity, all_answers
+from lissom.export.exported import Exported, Parity, split_logits
 from lissom.models.compressed import CompressedModel
 from lissom.models.layers import is_convertible
 from lissom.training.predicting import predict
@@ -15,16 +15,16 @@ def check_parity(model: CompressedModel, exported: Exported, dev: Encoded, param
     """Compare an exported file with the torch model on every dev example.
 
     Raises:
-        InputError: an output differs by more than the tolerance, or too many answers differ.
+        InputError: a logit differs by more than the tolerance, or too many predictions differ.
     """
     name = "int8_tolerance" if is_convertible(model.network) else "float_tolerance"
-    expected = predict(model.network, dev, model.pad_id).numpy()
-    found = all_answers(exported, dev)
+    torch_logits = predict(model.network, dev, model.pad_id).numpy()
+    file_logits = split_logits(exported, dev)
     parity = Parity(
         tolerance_name=name,
         tolerance=getattr(params, name),
-        max_logit_difference=float(np.abs(expected - found).max()),
-        agreement=model.manifest.task.agreement(expected, found),
+        max_logit_difference=float(np.abs(torch_logits - file_logits).max()),
+        agreement=model.manifest.task.agreement(torch_logits, file_logits),
         examples=len(dev),
     )
     if parity.max_logit_difference > parity.tolerance:

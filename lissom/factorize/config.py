@@ -9,10 +9,10 @@ from lissom.training.config import RecoveryParams
 
 
 class WordTableTrainingParams(RecoveryParams):
-    """The training of a model whose word table has changed."""
+    """Training of a model whose word table has changed."""
 
     freeze_word_table: bool = False
-    """Leave the word embeddings as they are: not sensible here."""
+    """Freeze the word embeddings; not sensible here, since they have changed."""
 
 
 class WordTableFactorization(Section):
@@ -24,10 +24,10 @@ class WordTableFactorization(Section):
     """Keep the tokens that occur at least this often in train and transfer texts; null keeps all."""
 
     rank: int | None = Field(default=None, ge=1)
-    """Rank of the table; null leaves it whole."""
+    """Rank of the table; null skips the factorisation."""
 
     training: WordTableTrainingParams | None = WordTableTrainingParams()
-    """Of the factorised model against the teacher; null leaves it as it is."""
+    """Training of the factorised model against the teacher; null skips it."""
 
     @model_validator(mode="after")
     def _does_something(self) -> "WordTableFactorization":
@@ -37,6 +37,6 @@ class WordTableFactorization(Section):
 
 
 FactorizeMethod = WordTableFactorization
-"""All methods; with a second one a union, told apart by `method`."""
+"""All methods; with more than one, a union discriminated by `method`."""
 
 FactorizeParams = Methods[FactorizeMethod]

@@ -1,7 +1,7 @@
-"""Shrink the word table: drop tokens that the domain does not use, positions that are never reached, and rank.
+"""Shrink the word table: drop unused tokens and unreachable positions, and factorise the rest.
 
-The table is half of a small encoder's parameters, and almost all of its rows are never read in one domain. Any text
-still tokenises: what is dropped is spelt with smaller pieces. Returns a recipe.
+The table holds half of a small encoder's parameters, and a single domain uses few of its rows. Any text still
+tokenises: dropped tokens are replaced by smaller pieces.
 """
 
 from lissom.factorize.config import WordTableFactorization
@@ -18,7 +18,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: WordTableFactorization)
 
     Args:
         model: the model; not changed.
-        lesson: the domain's texts: train and transfer, never dev or test.
+        lesson: its train and transfer texts are the domain; dev and test are not used.
         params: counts and rank.
     """
     network, tokenizer, length = model.network, model.tokenizer, model.manifest.task.max_length
@@ -26,9 +26,9 @@ def plan(model: CompressedModel, lesson: Lesson, params: WordTableFactorization)
     facts = {}
     if params.min_count is not None:
         counts = count_tokens(lesson.texts(model).tokens, tokenizer.get_vocab_size())
-        kept = closed_vocabulary(tokenizer, counts, params.min_count)
-        edits.append(KeepVocabulary(kept=kept))
-        facts["vocabulary"] = len(kept)
+        token_ids = closed_vocabulary(tokenizer, counts, params.min_count)
+        edits.append(KeepVocabulary(kept=token_ids))
+        facts["vocabulary"] = len(token_ids)
     position_table = family_of(network).position_table
     if position_table is not None and length < network.get_submodule(position_table).num_embeddings:
         edits.append(KeepPositions(length=length))

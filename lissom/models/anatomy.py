@@ -1,4 +1,4 @@
-"""Where a network's parameters are."""
+"""Counting the parameters of a network by part."""
 
 from torch import nn
 from transformers import PreTrainedModel

@@ -1,4 +1,4 @@
-"""The base model: from a package, the hub or a folder, with a fresh head for the task."""
+"""The base model: loaded from a package, the hub or a folder, with a new head for the task."""
 
 import importlib.util
 from pathlib import Path
@@ -87,7 +87,7 @@ def load_base(params: BaseParams, task: AnyTask, seed: int) -> CompressedModel:
 
 
 def load_language_model(params: BaseParams) -> PreTrainedModel:
-    """Load the base model with the head that predicts words: masked ones, or for a decoder the next.
+    """Load the base model with its language-model head: masked, or causal for a decoder.
 
     Raises:
         InputError: the source is not found, or has no such head.
@@ -107,8 +107,8 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
             f"base.model {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
             "a teacher that was trained for something else cannot show how to predict words"
         )
-    loaded: PreTrainedModel = separate(network).eval()
-    return loaded
+    language_model: PreTrainedModel = separate(network).eval()
+    return language_model
 
 
 def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> CompressedModel:
@@ -122,7 +122,11 @@ def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> Compresse
 
 
 def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]:
-    """Return folder or hub name, and revision, of a source as params name it under `key`.
+    """Return the location of a model source: `(folder, None)` or `(hub name, revision)`.
+
+    Args:
+        model: the source, as in params: `dir:...`, `package:...` or `hub:...`.
+        key: the params key, for error messages.
 
     Raises:
         InputError: the folder or package is not there.
@@ -153,18 +157,18 @@ def _check_digest(source: Path | str, params: BaseParams) -> None:
         raise InputError(f"base.sha256 is set, but {params.model} is no file; pin a hub model by its @revision instead")
     if not (source / WEIGHTS).is_file():
         raise InputError(f"base.model {params.model}: there is no {WEIGHTS} in {source}")
-    found = file_sha256(source / WEIGHTS)
-    if found != params.sha256:
+    digest = file_sha256(source / WEIGHTS)
+    if digest != params.sha256:
         raise InputError(
-            f"base.model {params.model}: {WEIGHTS} has sha256 {found}, base.sha256 expects {params.sha256}"
+            f"base.model {params.model}: {WEIGHTS} has sha256 {digest}, base.sha256 expects {params.sha256}"
         )
 
 
 def _check_fresh(model: str, network: PreTrainedModel, fresh: list[str]) -> None:
-    """Raise `InputError` if parameters besides the head's had to be initialised."""
-    lost = [name for name in fresh if not name.startswith(FAMILIES[network.config.model_type].head)]
-    if lost:
-        raise InputError(f"base.model {model}: weights besides the head are missing or misshapen: {sorted(lost)[:5]}")
+    """Raise `InputError` if newly initialised parameters (`fresh`) lie outside the head."""
+    names = [name for name in fresh if not name.startswith(FAMILIES[network.config.model_type].head)]
+    if names:
+        raise InputError(f"base.model {model}: weights besides the head are missing or misshapen: {sorted(names)[:5]}")
 
 
 def _not_found(model: str, error: Exception) -> str:
@@ -176,7 +180,7 @@ def _not_found(model: str, error: Exception) -> str:
 
 
 def _tokenizer_config(tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """Return the little that transformers needs to read tokenizer.json; ids would go stale when tokens are dropped."""
+    """Return the entries that transformers needs beside tokenizer.json; no token ids, since edits renumber tokens."""
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,8 +1,8 @@
-"""A BiLSTM classifier: the student that is no Transformer (Tang et al. 2019, arXiv:1903.12136, §3.1).
+"""A BiLSTM classifier, a student that is not a Transformer (Tang et al. 2019, arXiv:1903.12136, §3.1).
 
 Word vectors, one bidirectional LSTM, its two last states, a ReLU layer, logits. For pairs the LSTM reads both texts
-and the features are `[h1; h2; h1 * h2; |h1 - h2|]`. Sequences are packed, so that padding changes nothing; an export
-emits onnxruntime's LSTM kernel, which takes the lengths.
+and the features are `[h1; h2; h1 * h2; |h1 - h2|]`. Sequences are packed, so that padding has no effect; the export
+uses onnxruntime's LSTM kernel, which takes the lengths as an input.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ class BiLstmConfig(PreTrainedConfig):  # type: ignore[misc, unused-ignore]
 
     vocab_size: int = 30522
     embedding_size: int = 600
-    """Width of the word vectors: of both channels, where one is fixed and one trained."""
+    """Width of the word vectors, both channels (one fixed, one trained) together."""
     hidden_size: int = 150
     """Width of each direction."""
     classifier_size: int = 200
@@ -38,7 +38,7 @@ class _Embeddings(nn.Module):
 
 
 class BiLstmForSequenceClassification(PreTrainedModel):  # type: ignore[misc, unused-ignore]
-    """The network; called like every sequence classifier of transformers."""
+    """BiLSTM classifier with the interface of a sequence classifier of transformers."""
 
     config_class = BiLstmConfig
     config: BiLstmConfig
@@ -70,7 +70,7 @@ class BiLstmForSequenceClassification(PreTrainedModel):  # type: ignore[misc, un
         return SequenceClassifierOutput(logits=self.classifier(hidden))
 
     def _encode(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """Return the last states of both directions, `[batch, 2 hidden]`, of `[batch, n, embedding]`."""
+        """Map vectors `[batch, n, embedding]` to the last states of both directions, `[batch, 2 hidden]`."""
         lengths = lengths.clamp(min=1)
         if torch.onnx.is_in_onnx_export():
             return self._kernel(vectors, lengths)
@@ -79,15 +79,15 @@ class BiLstmForSequenceClassification(PreTrainedModel):  # type: ignore[misc, un
         return torch.cat([last[0], last[1]], dim=-1)
 
     def _kernel(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        def both(name: str) -> Tensor:
+        def gates(name: str) -> Tensor:
             return torch.stack([_onnx_order(getattr(self.lstm, f"{name}_l0{side}")) for side in ("", "_reverse")])
 
-        biases = torch.cat([both("bias_ih"), both("bias_hh")], dim=1)
+        biases = torch.cat([gates("bias_ih"), gates("bias_hh")], dim=1)
         size = self.config.hidden_size
         batch, length = vectors.shape[:2]
         _, last, _ = torch.onnx.ops.symbolic_multi_out(
             "LSTM",
-            (vectors.transpose(0, 1), both("weight_ih"), both("weight_hh"), biases, lengths.to(torch.int32)),
+            (vectors.transpose(0, 1), gates("weight_ih"), gates("weight_hh"), biases, lengths.to(torch.int32)),
             {"direction": "bidirectional", "hidden_size": size},
             dtypes=(torch.float32,) * 3,
             shapes=((length, 2, batch, size), (2, batch, size), (2, batch, size)),
@@ -97,13 +97,13 @@ class BiLstmForSequenceClassification(PreTrainedModel):  # type: ignore[misc, un
 
 
 def _shifted(vectors: Tensor, start: Tensor) -> Tensor:
-    """Return `[batch, n, embedding]` where row b begins at its position `start[b]`; what follows the end is junk."""
+    """Shift row b of `[batch, n, embedding]` left by `start[b]`; positions beyond its end are undefined."""
     places = (torch.arange(vectors.shape[1], device=vectors.device) + start[:, None]).clamp(max=vectors.shape[1] - 1)
     return vectors.gather(1, places[..., None].expand_as(vectors))
 
 
 def _onnx_order(weight: Tensor) -> Tensor:
-    """Turn gates in torch's order (input, forget, cell, output) into ONNX's (input, output, forget, cell)."""
+    """Reorder gates from torch's order (input, forget, cell, output) to ONNX's (input, output, forget, cell)."""
     gates = weight.chunk(4)
     return torch.cat([gates[0], gates[3], gates[1], gates[2]])
 

@@ -1,4 +1,4 @@
-"""A network, its tokenizer and its manifest: what `lissom.load` returns and techniques work on."""
+"""The compressed model: a network, its tokenizer and its manifest, as `lissom.load` returns them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from lissom.models.manifest import Manifest
 
 @dataclass
 class CompressedModel:
-    """A model on its way: zero or more edits away from its base."""
+    """A model with zero or more edits applied to its base model."""
 
     network: PreTrainedModel
     tokenizer: Tokenizer
@@ -26,7 +26,7 @@ class CompressedModel:
 
     @property
     def pad_id(self) -> int:
-        """Return the id that fills up short examples."""
+        """Return the id of the padding token."""
         return self.network.config.pad_token_id or 0
 
     def edit(self, edits: Iterable[Edit]) -> None:
@@ -42,23 +42,23 @@ class CompressedModel:
 
 
 def input_names(network: PreTrainedModel) -> list[str]:
-    """Return the names of the tensors `[batch, n]` that a network reads."""
+    """Return the names of a network's input tensors, each `[batch, n]`."""
     types = FAMILIES[network.config.model_type].token_types
     return ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
 
 
 def inputs_of(network: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
-    """Return what a network reads of a batch."""
+    """Return a network's inputs from a batch, by name."""
     return {name: batch.inputs[name] for name in input_names(network)}
 
 
 def logits_of(network: nn.Module, batch: Batch) -> Tensor:
-    """Return the logits of a batch, `[batch, labels]`; those of the last exit where there are exits."""
+    """Return the logits of a batch, `[batch, labels]`; from the last exit if the network has exits."""
     return logits_from(network, inputs_of(network, batch))
 
 
 def logits_from(network: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the logits of named inputs, `[batch, labels]`."""
+    """Return the logits, `[batch, labels]`, of inputs given by name."""
     exits = exits_of(network)
     if exits is None:
         logits: Tensor = network(**inputs).logits

@@ -1,4 +1,4 @@
-"""Params of the model that everything starts from."""
+"""Params of the base model."""
 
 from typing import Annotated
 

@@ -1,8 +1,8 @@
-"""The model directory: `load` is the only way in, `save` the only way out.
+"""Reading and writing model directories.
 
-Hugging Face's layout (config.json, model.safetensors, tokenizer.json) plus lissom.json. Where plain transformers can
-express the result it loads there too; where it cannot, config.json names a model type that transformers refuses,
-rather than one for which it would fill the missing weights at random.
+The layout is Hugging Face's (config.json, model.safetensors, tokenizer.json) plus lissom.json. A model that a plain
+transformers class can express also loads there; otherwise config.json has a model type that transformers rejects,
+so that it never initialises missing weights at random.
 """
 
 import hashlib
@@ -18,17 +18,26 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, read_json, whole_folder, write_json
+from lissom.artifacts import (
+    CONFIG,
+    MANIFEST,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    atomic_folder,
+    read_json,
+    write_json,
+)
 from lissom.errors import ModelFormatError
 from lissom.models import bilstm  # noqa: F401  (makes its model type known)
 from lissom.models.compressed import CompressedModel
 from lissom.models.gpt2 import MODEL_TYPE, fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
-from lissom.models.tied import assign, untied
+from lissom.models.tied import assign, untied_state
 
 
 def load(path: str | Path) -> CompressedModel:
-    """Load a model directory: build from the base config, apply the edits in order, load the weights strictly.
+    """Load a model directory: build the base config's network, apply the edits in order, load the weights strictly.
 
     Raises:
         ModelFormatError: a file is missing, truncated or changed since it was saved, or tensors are missing or extra.
@@ -45,7 +54,7 @@ def load(path: str | Path) -> CompressedModel:
             "the file is truncated or was changed; make or copy the model again"
         )
     network = build(manifest)
-    _fill(network, folder / WEIGHTS)
+    _load_weights(network, folder / WEIGHTS)
     return CompressedModel(
         network=network.eval(),
         tokenizer=Tokenizer.from_file(str(folder / TOKENIZER)),
@@ -55,14 +64,14 @@ def load(path: str | Path) -> CompressedModel:
 
 
 def save(model: CompressedModel, path: str | Path) -> None:
-    """Write a model directory, whole or not at all."""
-    with whole_folder(Path(path)) as folder:
+    """Write a model directory atomically."""
+    with atomic_folder(Path(path)) as folder:
         write_model(model, folder)
 
 
 def write_model(model: CompressedModel, folder: Path) -> None:
     """Write the files of a model into an existing folder."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied(model.network).items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model.network).items()}
     if model.network.config.model_type == MODEL_TYPE:
         state = fused_state(state)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
@@ -76,7 +85,7 @@ def write_model(model: CompressedModel, folder: Path) -> None:
 
 
 def build(manifest: Manifest) -> PreTrainedModel:
-    """Return the network that a manifest describes, with parameters on the meta device (shapes, no values).
+    """Return the network that a manifest describes, with parameters on the meta device.
 
     Raises:
         ModelFormatError: an edit does not fit the config.
@@ -84,12 +93,12 @@ def build(manifest: Manifest) -> PreTrainedModel:
     config = AutoConfig.for_model(**manifest.base_config)
     with no_init_weights():
         network: PreTrainedModel = manifest.task.auto_class.from_config(config)
-    known: dict[int, nn.Parameter] = {}  # what is tied stays tied
+    parameters: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                known.setdefault(id(parameter), nn.Parameter(parameter.to("meta")))
-                module._parameters[name] = known[id(parameter)]
+                parameters.setdefault(id(parameter), nn.Parameter(parameter.to("meta")))
+                module._parameters[name] = parameters[id(parameter)]
     separate(network)
     for edit in manifest.edits:
         try:
@@ -100,25 +109,25 @@ def build(manifest: Manifest) -> PreTrainedModel:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hexadecimal digest of a file."""
+    """Return the SHA-256 digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fill(network: PreTrainedModel, weights: Path) -> None:
+def _load_weights(network: PreTrainedModel, weights: Path) -> None:
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise ModelFormatError(f"{weights}: cannot be read: {error}; make or copy the model again") from None
     if network.config.model_type == MODEL_TYPE:
         state = separated_state(state)
-    wanted = untied(network)
-    problems = [f"missing: {name}" for name in sorted(wanted.keys() - state.keys())]
-    problems += [f"extra: {name}" for name in sorted(state.keys() - wanted.keys())]
+    target = untied_state(network)
+    problems = [f"missing: {name}" for name in sorted(target.keys() - state.keys())]
+    problems += [f"extra: {name}" for name in sorted(state.keys() - target.keys())]
     problems += [
-        f"shape of {name}: {list(state[name].shape)} in the file, {list(wanted[name].shape)} after the edits"
-        for name in sorted(wanted.keys() & state.keys())
-        if wanted[name].shape != state[name].shape
+        f"shape of {name}: {list(state[name].shape)} in the file, {list(target[name].shape)} after the edits"
+        for name in sorted(target.keys() & state.keys())
+        if target[name].shape != state[name].shape
     ]
     if problems:
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""

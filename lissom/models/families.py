@@ -1,9 +1,8 @@
-"""What differs between the families of Transformers, as one table of sites: the places where a network can be cut.
+"""Table of the Transformer families: the module paths of their attention and feed-forward sites.
 
-Techniques loop over sites and never ask for a class name. A network is one or more stacks of blocks (an encoder, a
-decoder, or both); a block has attention sites, of its own tokens or of another stack's (cross-attention), and
-feed-forward sites. In the table, paths of sites are relative to a block; `attention_sites` and `ffn_sites` return them
-relative to the network.
+Techniques iterate over sites instead of testing for classes. A network is one or more stacks of blocks (an encoder, a
+decoder, or both); a block has attention sites (self-attention or cross-attention) and feed-forward sites. In the table,
+paths of sites are relative to a block; `attention_sites` and `ffn_sites` return them relative to the network.
 """
 
 from dataclasses import dataclass, replace
@@ -21,15 +20,15 @@ class AttentionSite:
     """One multi-head attention."""
 
     module: str
-    """The module that attention functions are given; it reads hidden states."""
+    """The attention module, whose input is the hidden states; attention functions get it as an argument."""
     query: str
     key: str
     value: str
     output: str
-    """The projection behind the concatenated heads: its input columns belong to heads."""
+    """The projection of the concatenated heads: its input columns belong to heads."""
     kind: Literal["self", "cross"] = "self"
     name: str = ""
-    """Where it is, for messages; set by `attention_sites`."""
+    """Description for messages; set by `attention_sites`."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,15 @@ class FfnSite:
     output: str
     """The projection whose input columns belong to neurons."""
     name: str = ""
-    """Where it is, for messages; set by `ffn_sites`."""
+    """Description for messages; set by `ffn_sites`."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A list of like blocks."""
+    """A sequence of blocks with the same structure."""
 
     blocks: str
-    """The ModuleList."""
+    """Path of the ModuleList."""
     attention: tuple[AttentionSite, ...]
     ffn: tuple[FfnSite, ...]
     config_blocks: str = "num_hidden_layers"
@@ -57,46 +56,46 @@ class Stack:
     config_neurons: str = "intermediate_size"
     """Name of the number of neurons in the config."""
     more_ffn: tuple[str, ...] = ()
-    """Further feed-forward layers of a block, which no technique cuts."""
+    """Further feed-forward layers of a block, which techniques do not prune or shard."""
     title: str = ""
-    """What the stack is called, where there are several."""
+    """Name of the stack in messages, for networks with several."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where the parts of a family's networks are."""
+    """Module paths and config names of one family."""
 
     stacks: tuple[Stack, ...]
-    """None for a network that is no Transformer."""
+    """Empty for a network that is not a Transformer."""
     word_table: str
     """The embedding of tokens."""
     embeddings: str
-    """The module that token ids go into; for decoders the word table itself."""
+    """The module that embeds token ids; for decoders the word table itself."""
     head: tuple[str, ...]
-    """First parts of the names of task-head parameters, which a pre-trained model may lack."""
+    """Name prefixes of the task head's parameters, which a pre-trained model may lack."""
     classifier: str
-    """The last projection, to the labels."""
+    """The last projection, which returns the logits."""
     config_width: str = "hidden_size"
     """Name of the width of all heads together in the config."""
     final_norm: str | None = None
-    """The norm behind the last block, where there is one."""
+    """The norm after the last block, if any."""
     position_table: str | None = None
-    """The embedding of positions, where they are learned."""
+    """The embedding of positions, if they are learned."""
     embedding_dropout: str | None = None
-    """The dropout in front of the first block, where it is outside of `embeddings`."""
+    """The dropout before the first block, if it is outside `embeddings`."""
     token_types: bool = False
     """Whether the network reads token_type_ids."""
     grouped: bool = False
     """Whether several query heads may share a key/value head."""
     decoder: bool = False
-    """Whether tokens see those before them only, and the network is pre-trained to predict the next."""
+    """Whether attention is causal and the network is pre-trained to predict the next token."""
 
     @property
     def stack(self) -> Stack:
-        """Return the one stack of a network that has one.
+        """Return the only stack.
 
         Raises:
-            InputError: there is none, or there are several.
+            InputError: the family has no stack, or several.
         """
         if len(self.stacks) != 1:
             raise InputError(
@@ -107,11 +106,11 @@ class Family:
 
 
 BILSTM = "lissom_bilstm"
-"""Model type of the one network here that is no Transformer."""
+"""Model type of the BiLSTM, the only network here that is not a Transformer."""
 
 
 def _encoder(trunk: str) -> Family:
-    """Return a family like BERT, given the name of the network's trunk."""
+    """Return a family with BERT's structure, given the name of the base model's module."""
     attention = AttentionSite(
         "attention.self", "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"
     )
@@ -210,10 +209,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(network: PreTrainedModel) -> Family:
-    """Return the row of the table for a network.
+    """Return the family of a network.
 
     Raises:
-        InputError: lissom does not know the family.
+        InputError: the model type is not in `FAMILIES`.
     """
     model_type = network.config.model_type
     if model_type not in FAMILIES:
@@ -275,19 +274,19 @@ def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
 
 
 def tied_head(network: PreTrainedModel) -> str | None:
-    """Return the path of the projection to the vocabulary that shares the word table's weights; None without one."""
+    """Return the path of the output projection that is tied to the word table; None if there is none."""
     table = network.get_submodule(family_of(network).word_table)
     weight = getattr(table, "weight", None)
-    found: list[str] = [
+    matches: list[str] = [
         path
         for path, module in network.named_modules()
         if module is not table and weight is not None and getattr(module, "weight", None) is weight
     ]
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def exits_of(network: nn.Module) -> nn.ModuleList | None:
-    """Return the exits that `AddExits` put behind the blocks, the last one being the answer; None without them."""
+    """Return the exits that `AddExits` added, one per block; None if there are none."""
     return getattr(network, "exits", None)
 
 
@@ -306,13 +305,13 @@ def head_groups(network: PreTrainedModel) -> int:
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:
-    """Put `module`, or nothing, at `path` below `root`."""
+    """Set the submodule at `path` below `root`; None removes it."""
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, module)
 
 
 def replace_entry(network: PreTrainedModel, entry: nn.Module) -> None:
-    """Let hidden states come in: `entry` answers instead of the embeddings, and nothing more is done to its answer."""
+    """Replace the embeddings by `entry`, and disable position embeddings and dropout that would be applied after it."""
     family = family_of(network)
     replace_module(network, family.embeddings, entry)
     table = family.position_table
@@ -324,5 +323,5 @@ def replace_entry(network: PreTrainedModel, entry: nn.Module) -> None:
 
 class _NoPositions(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
-        """Map `[batch, n]` to one zero, an integer, so that a sum with it keeps its precision."""
+        """Return an integer scalar 0, so that adding it does not change the dtype of the embeddings."""
         return positions.new_zeros(())

@@ -1,4 +1,4 @@
-"""Floating-point operations of a network, counted as they are executed: 2 for each multiply-add of a matrix product."""
+"""Floating-point operations of a network, counted during execution: 2 per multiply-add of a matrix product."""
 
 import copy
 from collections.abc import Iterable
@@ -8,18 +8,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from lissom.models.compressed import input_names, logits_from
-from lissom.models.exits import BlockPart, EmbeddingPart, early_exits, parts_of
+from lissom.models.exits import BlockPart, EmbeddingPart, has_early_exits, parts_of
 
 
 def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int, list[int]]:
-    """Return, for texts of some lengths in tokens, the operations of one that leaves behind block 1, 2, and so on.
+    """Return the operations of one text, for each length in tokens and each exit.
 
-    Without exits each list has one entry, the whole network's. Recurrent networks are not counted by torch.
+    The list of a length holds the operations up to exit 1, 2, and so on; without exits it has a single entry. torch
+    does not count recurrent layers.
     """
-    # Fused attention is not counted by torch, attention in the open is.
+    # torch does not count fused attention, but does count the eager implementation.
     network = copy.deepcopy(network).eval()
     network.set_attn_implementation("eager")
-    parts = parts_of(network) if early_exits(network) else None
+    parts = parts_of(network) if has_early_exits(network) else None
     with torch.no_grad():
         return {length: _count(network, parts, length) for length in lengths}
 

@@ -1,7 +1,7 @@
-"""GPT-2 with the layers that the other families have, so that every technique works on it.
+"""GPT-2 with `nn.Linear` layers like the other families, so that every technique works on it.
 
-As transformers has it, query, key and value are one product, and its weights are stored the other way round (`Conv1D`,
-`[in, out]`). Here they are three `nn.Linear`, and on disk again what transformers reads.
+transformers fuses query, key and value into one product and stores its weights transposed (`Conv1D`, `[in, out]`).
+Here they are three `nn.Linear`; on disk they have transformers' layout.
 """
 
 from typing import Any, NamedTuple
@@ -27,23 +27,23 @@ class _Parts(NamedTuple):
     value: Tensor
 
     def split(self, *_: Any, **__: Any) -> "_Parts":
-        """Answer the network, which splits the product: it is three already, of any widths."""
+        """Stand in for `Tensor.split`, which the network calls on the fused product; the parts may differ in width."""
         return self
 
 
 class Projections(nn.Module):
-    """Three projections where the network expects one."""
+    """Query, key and value projections in place of the fused one."""
 
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear
 
-    def __init__(self, fused: Conv1D) -> None:
+    def __init__(self, layer: Conv1D) -> None:
         super().__init__()
-        whole = _linear(fused)
-        biases = whole.bias.chunk(len(_PARTS))
-        for name, weight, bias in zip(_PARTS, whole.weight.chunk(len(_PARTS)), biases, strict=True):
-            setattr(self, name, _filled(weight, bias))
+        projection = _linear(layer)
+        biases = projection.bias.chunk(len(_PARTS))
+        for name, weight, bias in zip(_PARTS, projection.weight.chunk(len(_PARTS)), biases, strict=True):
+            setattr(self, name, _make_linear(weight, bias))
 
     def forward(self, hidden: Tensor) -> _Parts:
         """Map `[batch, n, d]` to query, key and value."""
@@ -51,7 +51,7 @@ class Projections(nn.Module):
 
 
 def separate(network: PreTrainedModel) -> PreTrainedModel:
-    """Give a GPT-2 plain layers, in place, and return it; other networks are left as they are.
+    """Replace the `Conv1D` layers of a GPT-2 in place, and return it; other networks are returned unchanged.
 
     Raises:
         InputError: the config asks for a variant that the original GPT-2 does not have.
@@ -67,48 +67,48 @@ def separate(network: PreTrainedModel) -> PreTrainedModel:
 
 
 def fused_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a separated GPT-2 as transformers names and lays them out."""
-    found: dict[str, Tensor] = {}
+    """Convert the state of a separated GPT-2 to transformers' names and layout."""
+    result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         path, _, kind = name.rpartition(".")
         place, _, part = path.rpartition(".")
         if place.endswith(_FUSED) and kind in ("weight", "bias"):
             if part == _PARTS[0]:
-                found[f"{place}.{kind}"] = torch.cat([state[f"{place}.{part}.{kind}"] for part in _PARTS])
+                result[f"{place}.{kind}"] = torch.cat([state[f"{place}.{part}.{kind}"] for part in _PARTS])
         else:
-            found[name] = tensor
-    return {name: _turned(name, tensor) for name, tensor in found.items()}
+            result[name] = tensor
+    return {name: _transposed(name, tensor) for name, tensor in result.items()}
 
 
 def separated_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as transformers has them under the names and in the layout of a separated GPT-2."""
-    found: dict[str, Tensor] = {}
+    """Convert a state in transformers' layout to the names and layout of a separated GPT-2."""
+    result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         place, _, kind = name.rpartition(".")
-        turned = _turned(name, tensor)
-        if place.endswith(_FUSED) and turned.shape[0] % len(_PARTS) == 0:
-            pieces = turned.chunk(len(_PARTS))
-            found |= {f"{place}.{part}.{kind}": piece for part, piece in zip(_PARTS, pieces, strict=True)}
+        transposed = _transposed(name, tensor)
+        if place.endswith(_FUSED) and transposed.shape[0] % len(_PARTS) == 0:
+            pieces = transposed.chunk(len(_PARTS))
+            result |= {f"{place}.{part}.{kind}": piece for part, piece in zip(_PARTS, pieces, strict=True)}
         else:
-            found[name] = turned
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+            result[name] = transposed
+    return {name: tensor.contiguous() for name, tensor in result.items()}
 
 
-def _turned(name: str, tensor: Tensor) -> Tensor:
+def _transposed(name: str, tensor: Tensor) -> Tensor:
     return tensor.t().contiguous() if name.endswith(_TRANSPOSED) else tensor
 
 
 def _check(config: PreTrainedConfig) -> None:
-    wanted = [name for name in _NOT_HERE if getattr(config, name, False)]
-    if wanted:
-        raise InputError(f"this GPT-2 is configured with {', '.join(wanted)}, which lissom does not support")
+    unsupported = [name for name in _NOT_HERE if getattr(config, name, False)]
+    if unsupported:
+        raise InputError(f"this GPT-2 is configured with {', '.join(unsupported)}, which lissom does not support")
 
 
 def _linear(layer: Conv1D) -> nn.Linear:
-    return _filled(layer.weight.t(), layer.bias)
+    return _make_linear(layer.weight.t(), layer.bias)
 
 
-def _filled(weight: Tensor, bias: Tensor) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    made.weight, made.bias = nn.Parameter(weight.detach().contiguous()), nn.Parameter(bias.detach().clone())
-    return made
+def _make_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight.detach().contiguous()), nn.Parameter(bias.detach().clone())
+    return layer

@@ -1,4 +1,4 @@
-"""Grids of integers for weights and activations: scales, zero points and rounding.
+"""Quantisation grids for weights and activations: scales, zero points and rounding.
 
 Weights: symmetric, one scale per output row. Activations: affine, unsigned 8-bit, zero exactly representable (Jacob et
 al. 2018, arXiv:1712.05877, §2.1 and §3).

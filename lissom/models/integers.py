@@ -1,6 +1,6 @@
 """Layers that compute with integers: int8 weights, uint8 inputs, int8 tables.
 
-In torch the layers compute what the exported kernels compute, exactly (integers in float64); inside an export they
+In torch the layers give exactly the results of the exported kernels (integers in float64). In an ONNX export they
 emit onnxruntime's kernels: `MatMulIntegerToFloat` takes uint8 inputs and int8 weights, accumulates in int32 and scales.
 """
 
@@ -37,11 +37,11 @@ class IntegerLinear(nn.Module):
         """Map `[..., in]` to `[..., out]`."""
         if not torch.onnx.is_in_onnx_export():
             return self._reference(input)
-        quantized = torch.onnx.ops.symbolic(
+        integers = torch.onnx.ops.symbolic(
             "QuantizeLinear", (input, self.input_scale, self.input_zero_point), dtype=torch.uint8, shape=input.shape
         )
         operands = (
-            quantized, self.weight, self.input_scale, self.weight_scale,
+            integers, self.weight, self.input_scale, self.weight_scale,
             self.input_zero_point, self.weight_zero_point, self.bias,
         )  # fmt: skip
         output: Tensor = torch.onnx.ops.symbolic(
@@ -55,14 +55,14 @@ class IntegerLinear(nn.Module):
 
     def _reference(self, input: Tensor) -> Tensor:
         zero_point = self.input_zero_point.double()
-        quantized = ((input / self.input_scale).round().double() + zero_point).clamp(0, ACTIVATION_HIGH)
-        sums = (quantized - zero_point) @ self.weight.double()
+        integers = ((input / self.input_scale).round().double() + zero_point).clamp(0, ACTIVATION_HIGH)
+        sums = (integers - zero_point) @ self.weight.double()
         output = (sums * (self.input_scale.double() * self.weight_scale.double())).to(input.dtype)
         return output if self.bias is None else output + self.bias
 
 
 class IntegerEmbedding(nn.Module):
-    """Rows of int8, each with its scale: 1 byte per value in the file, floats only for the tokens looked up."""
+    """An embedding of int8 rows with one scale each; only the rows that are looked up are converted to floats."""
 
     rows: Tensor
     scales: Tensor

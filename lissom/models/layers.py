@@ -1,4 +1,4 @@
-"""What a layer may say of itself, so that trainings, parallelism and exports never name a technique's class."""
+"""Protocols of layers, so that trainings, parallelism and exports need not know a technique's classes."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -11,27 +11,27 @@ T = TypeVar("T", bound=nn.Module)
 
 
 @runtime_checkable
-class Observing(Protocol):
-    """A layer that watches the values that pass through it, and draws conclusions between steps, never within one.
+class Observer(Protocol):
+    """A layer that records the range of its inputs, and updates its own range between steps, never within one.
 
-    So a step is the same in however many parts it is computed.
+    A step is therefore the same in however many parts it is computed.
     """
 
-    observing: bool
-    """Whether it watches."""
+    observer_enabled: bool
+    """Whether inputs are recorded."""
     real_tokens: Tensor | None
-    """`[batch, n]`: which tokens of the present batch are no padding; None watches all."""
-    seen: tuple[Tensor, Tensor] | None
-    """Least and greatest value since the last conclusion, scalars."""
+    """Mask of the current batch's tokens that are not padding, `[batch, n]` bool; None records all tokens."""
+    pending_range: tuple[Tensor, Tensor] | None
+    """Minimum and maximum since the last update, scalars."""
 
-    def settle(self) -> None:
-        """Draw the conclusion."""
+    def update_range(self) -> None:
+        """Move the layer's range towards `pending_range`, and reset the latter."""
         ...
 
 
 @runtime_checkable
 class Convertible(Protocol):
-    """A layer that trains in one form and is exported in another, which computes the same."""
+    """A layer that is exported in another form than it is trained in; both compute the same."""
 
     def converted(self) -> nn.Module:
         """Return the exported form."""
@@ -39,45 +39,45 @@ class Convertible(Protocol):
 
 
 class Indivisible:
-    """Base of layers that tensor parallelism cannot share out and torch.compile cannot trace: they stay whole."""
+    """Base of layers that tensor parallelism cannot shard and torch.compile cannot trace."""
 
 
-def observers_of(network: nn.Module) -> list[Observing]:
-    """Return the layers of a network that observe."""
-    return [module for module in network.modules() if isinstance(module, Observing)]
+def observers_of(network: nn.Module) -> list[Observer]:
+    """Return the observer layers of a network."""
+    return [module for module in network.modules() if isinstance(module, Observer)]
 
 
 def has_indivisible(network: nn.Module) -> bool:
-    """Return whether a network has layers that must stay whole."""
+    """Return whether a network has `Indivisible` layers."""
     return any(isinstance(module, Indivisible) for module in network.modules())
 
 
 def is_convertible(network: nn.Module) -> bool:
-    """Return whether a network has layers whose exported form is another."""
+    """Return whether a network has `Convertible` layers."""
     return any(isinstance(module, Convertible) for module in network.modules())
 
 
-def tell_real_tokens(observers: Iterable[Observing], mask: Tensor | None) -> None:
-    """Tell layers which tokens of the batch that comes next are real, `[batch, n]`; None for all."""
+def set_real_tokens(observers: Iterable[Observer], mask: Tensor | None) -> None:
+    """Set the mask of real tokens, `[batch, n]`, for the next batch; None stands for all tokens."""
     for layer in observers:
         layer.real_tokens = None if mask is None else mask.bool()
 
 
 @contextmanager
-def unobserved(layers: Iterable[Observing]) -> Iterator[None]:
-    """Let layers run on what is not to be observed: values of no meaning, or the same ones again."""
-    observing = [layer for layer in layers if layer.observing]
-    for layer in observing:
-        layer.observing = False
+def observers_disabled(layers: Iterable[Observer]) -> Iterator[None]:
+    """Disable observers within the context, for placeholder inputs or repeated forward passes."""
+    enabled = [layer for layer in layers if layer.observer_enabled]
+    for layer in enabled:
+        layer.observer_enabled = False
     try:
         yield
     finally:
-        for layer in observing:
-            layer.observing = True
+        for layer in enabled:
+            layer.observer_enabled = True
 
 
 def converted(network: T) -> T:
-    """Return a copy of a network in eval mode whose convertible layers have their exported form."""
+    """Return a copy of a network in eval mode with all convertible layers in their exported form."""
     result = copy.deepcopy(network).eval()
     for path, module in list(result.named_modules()):
         if isinstance(module, Convertible):

@@ -1,4 +1,4 @@
-"""lissom.json: what a model directory says about itself."""
+"""lissom.json: the manifest of a model directory."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ FORMAT_VERSION = 2
 
 
 class Step(Section):
-    """One stage of the model's way, as the registry and the report show it."""
+    """One stage of the model's lineage, as shown in the registry and the report."""
 
     stage: str
     method: str
     params: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=dict)
-    """The stage's section; a list where its methods are one."""
+    """The stage's section of the params; a list for stages that take a list of methods."""
     metrics: dict[str, Any] = Field(default_factory=dict)
-    """As the stage's metrics.json has them, JSON values."""
+    """The contents of the stage's metrics.json."""
     cost: dict[str, float | str | None] = Field(default_factory=dict)
     run_id: str | None = None
 
@@ -32,7 +32,7 @@ class Manifest(Section):
 
     format_version: int = FORMAT_VERSION
     base: str
-    """Source of the base model, as in params."""
+    """Source of the base model, as in the params."""
     base_sha256: str | None
     base_config: dict[str, Any]
     """The config that the network is built from before the edits."""
@@ -43,7 +43,7 @@ class Manifest(Section):
     """Digest of model.safetensors, set when the model is saved."""
 
     def with_step(self, step: Step) -> "Manifest":
-        """Return the manifest with one more step of lineage."""
+        """Return the manifest with a step appended to its lineage."""
         return self.model_copy(update={"steps": (*self.steps, step)})
 
 

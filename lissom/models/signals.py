@@ -1,8 +1,8 @@
-"""What a network tells of a batch besides its logits: hidden states and attention scores, of any family.
+"""Internal signals of a network of any family: hidden states and attention scores, besides the logits.
 
-Entry 0 of the hidden states is the output of the embeddings, entry l that of block l; scores are numbered
-from 0, so that block l's are entry l - 1. Scores are those before mask and softmax, which no fused
-kernel gives: `expose_scores` puts an attention function in place that does.
+Entry 0 of the hidden states is the output of the embeddings, entry l the output of block l. Scores are indexed by
+0-based block, so that those of block l are entry l - 1. Scores are taken before mask and softmax; since fused kernels
+do not return them, `expose_scores` sets an attention function that does.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,56 +25,56 @@ _CAPTURED = "lissom_captured_scores"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which signals a loss needs besides the logits."""
+class SignalSpec:
+    """Which signals to return besides the logits."""
 
     hidden: tuple[int, ...] = ()
-    """Entries of the list of hidden states."""
+    """Entries of the hidden states."""
     scores: tuple[int, ...] = ()
     """Blocks, 0-based."""
     first_token: bool = False
-    """Of the hidden states, only the first token's."""
+    """Return only the first token's hidden states."""
 
 
 @dataclass
 class Signals:
-    """What one pass over a batch gave."""
+    """Signals of one forward pass."""
 
     logits: Tensor
     """`[batch, labels]`."""
     hidden: dict[int, Tensor] = field(default_factory=dict)
-    """`[batch, n, d]` by entry, or `[batch, d]` if only the first token's were wanted."""
+    """`[batch, n, d]` by entry, or `[batch, d]` with `SignalSpec.first_token`."""
     scores: dict[int, Tensor] = field(default_factory=dict)
     """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block."""
 
 
-def signals_of(network: PreTrainedModel, batch: Batch, wanted: Wanted) -> Signals:
-    """Run a network over a batch and keep what is wanted; scores need `expose_scores` around the call."""
-    with capturing(network, wanted) as signals:
+def signals_of(network: PreTrainedModel, batch: Batch, spec: SignalSpec) -> Signals:
+    """Run a network on a batch and return the signals of `spec`; scores need `expose_scores` around the call."""
+    with capture_signals(network, spec) as signals:
         signals.logits = logits_of(network, batch)
     return signals
 
 
 @contextmanager
-def capturing(network: PreTrainedModel, wanted: Wanted) -> Iterator[Signals]:
-    """Collect what is wanted of the one pass that the block makes; the logits are for the block to fill in."""
-    blocks = blocks_of(network) if wanted.hidden or wanted.scores else nn.ModuleList()
+def capture_signals(network: PreTrainedModel, spec: SignalSpec) -> Iterator[Signals]:
+    """Capture the signals of a single forward pass within the context; the caller sets `signals.logits`."""
+    blocks = blocks_of(network) if spec.hidden or spec.scores else nn.ModuleList()
     signals = Signals(logits=torch.empty(0))
 
     def keep(entry: int, value: Any) -> None:
         hidden = value[0] if isinstance(value, tuple) else value
-        signals.hidden[entry] = hidden[:, 0] if wanted.first_token else hidden
+        signals.hidden[entry] = hidden[:, 0] if spec.first_token else hidden
 
-    def before(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        keep(0, inputs[0] if inputs else named["hidden_states"])
+    def before(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+        keep(0, inputs[0] if inputs else keywords["hidden_states"])
 
     def after(entry: int) -> Callable[[nn.Module, Any, Any], None]:
         return lambda _, __, output: keep(entry, output)
 
-    handles = [blocks[entry - 1].register_forward_hook(after(entry)) for entry in wanted.hidden if entry]
-    if 0 in wanted.hidden:
+    handles = [blocks[entry - 1].register_forward_hook(after(entry)) for entry in spec.hidden if entry]
+    if 0 in spec.hidden:
         handles.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
-    attentions = {block: _attention_of(network, block) for block in wanted.scores}
+    attentions = {block: _attention_of(network, block) for block in spec.scores}
     for attention in attentions.values():
         setattr(attention, _CAPTURED, None)
     try:
@@ -90,20 +90,20 @@ def capturing(network: PreTrainedModel, wanted: Wanted) -> Iterator[Signals]:
 
 @contextmanager
 def expose_scores(*networks: PreTrainedModel) -> Iterator[None]:
-    """Let networks compute attention in a way that shows its scores, while the context lasts."""
-    before = [network.config._attn_implementation for network in networks]
+    """Make the attention scores of networks available to `signals_of` within the context."""
+    previous = [network.config._attn_implementation for network in networks]
     for network in networks:
         network.set_attn_implementation(_NAME)
     try:
         yield
     finally:
-        for network, name in zip(networks, before, strict=True):
+        for network, name in zip(networks, previous, strict=True):
             network.set_attn_implementation(name)
 
 
-def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
-    """Raise `InputError` if a network cannot give what is wanted: it has no blocks, or not so many."""
-    if not (wanted.hidden or wanted.scores):
+def check_signals(network: PreTrainedModel, spec: SignalSpec, role: str) -> None:
+    """Raise `InputError` if a network has no blocks, or fewer than `spec` needs; `role` names it in the message."""
+    if not (spec.hidden or spec.scores):
         return
     model_type = network.config.model_type
     if not family_of(network).stacks:
@@ -111,13 +111,13 @@ def check_wanted(network: PreTrainedModel, wanted: Wanted, role: str) -> None:
             f"the {role} is a {model_type}, which has no Transformer blocks: this method compares hidden states "
             "or attention of blocks; use one that compares logits"
         )
-    available, deepest = len(blocks_of(network)), max((*wanted.hidden, *(block + 1 for block in wanted.scores)))
+    available, deepest = len(blocks_of(network)), max((*spec.hidden, *(block + 1 for block in spec.scores)))
     if deepest > available:
         raise InputError(f"the {role} has {available} blocks; signals of block {deepest} are wanted")
 
 
 def _attention_of(network: PreTrainedModel, block: int) -> nn.Module:
-    """Return the module of a block that attention functions are given."""
+    """Return the module that is passed to a block's attention function."""
     return blocks_of(network)[block].get_submodule(family_of(network).stack.attention[0].module)
 
 
@@ -131,14 +131,17 @@ def _attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attend in the open. query `[batch, heads, n, d_h]`, key and value the same with as many or fewer heads."""
+    """Compute attention without a fused kernel, and capture its scores.
+
+    query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention).
+    """
     if key.shape[1] != query.shape[1]:  # heads that share keys and values
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if hasattr(module, _CAPTURED):
         setattr(module, _CAPTURED, scores)
-    masked = scores if attention_mask is None else scores + attention_mask
-    probabilities = masked.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    masked_scores = scores if attention_mask is None else scores + attention_mask
+    probabilities = masked_scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     output = nn.functional.dropout(probabilities, dropout, module.training) @ value
     return output.transpose(1, 2).contiguous(), probabilities
 

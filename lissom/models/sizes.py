@@ -1,10 +1,10 @@
-"""Parameters of a network by part: the table of bottlenecks, as values, torch-free."""
+"""Numbers of parameters of a network by part; imports no torch."""
 
 from lissom.section import Section
 
 
 class BlockAnatomy(Section):
-    """One Transformer block."""
+    """Sizes of one Transformer block."""
 
     heads: int
     neurons: int
@@ -15,7 +15,7 @@ class BlockAnatomy(Section):
 
 
 class Anatomy(Section):
-    """Parameters by part; tied ones are counted once."""
+    """Numbers of parameters by part; tied parameters are counted once."""
 
     total: int
     embeddings: int

@@ -1,4 +1,4 @@
-"""Students made of teachers: some of their blocks, or a network of another shape with the same task and tokens."""
+"""Constructing students from a teacher: some of its blocks, or another shape with its task and tokenizer."""
 
 import copy
 import json
@@ -20,14 +20,14 @@ from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import blocks_of, family_of
 from lissom.models.gpt2 import separate
 
-CONFIG_OF_THE_MOMENT = ("transformers_version", "_name_or_path", "architectures", "dtype")
+TRANSIENT_CONFIG = ("transformers_version", "_name_or_path", "architectures", "dtype")
 
 RELEASED_BLOCKS = {(6, 12): (0, 2, 4, 7, 9, 11)}
 """DistilBERT's own choice of 6 among 12 blocks: the first and the last included (its extraction script)."""
 
 
 def block_student(available: int, blocks: Sequence[int]) -> list[Edit]:
-    """Return the edits that make a student of some of the teacher's blocks; embeddings and head come along.
+    """Return the edits that keep some of the teacher's blocks, with its embeddings and head.
 
     Args:
         available: number of the teacher's blocks.
@@ -43,15 +43,15 @@ def block_student(available: int, blocks: Sequence[int]) -> list[Edit]:
 
 
 def spread_blocks(available: int) -> tuple[int, ...]:
-    """Return half of the blocks, spread from the first to the last: the released choice where there is one."""
+    """Return half of the blocks, evenly spaced from first to last; DistilBERT's own choice for 12 blocks."""
     half = max(1, available // 2)
     if (half, available) in RELEASED_BLOCKS:
         return RELEASED_BLOCKS[half, available]
     return tuple(round(index * (available - 1) / max(1, half - 1)) for index in range(half))
 
 
-def cut(model: CompressedModel, blocks: Sequence[int] | None) -> CompressedModel:
-    """Return a copy of a model with some of its blocks, or all."""
+def take_blocks(model: CompressedModel, blocks: Sequence[int] | None) -> CompressedModel:
+    """Return a copy of a model with the given blocks; None keeps all."""
     student = copy.deepcopy(model)
     if blocks is not None:
         student.edit(block_student(len(blocks_of(student.network)), blocks))
@@ -85,25 +85,25 @@ def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> Com
 
 
 def config_values(config: PreTrainedConfig) -> dict[str, object]:
-    """Return a config as the manifest stores it."""
+    """Return a config as a dict without its transient entries, as stored in the manifest."""
     values = json.loads(config.to_json_string(use_diff=False))
-    return {name: value for name, value in values.items() if name not in CONFIG_OF_THE_MOMENT}
+    return {name: value for name, value in values.items() if name not in TRANSIENT_CONFIG}
 
 
 def distilbert_student(teacher: CompressedModel, blocks: Sequence[int]) -> CompressedModel:
-    """Return a DistilBERT with blocks, embeddings and head of a BERT: no token types, no pooler.
+    """Return a DistilBERT (no token types, no pooler) with blocks, embeddings and head of a BERT.
 
-    The row of token type 0 is added to every position, so that the embeddings of single texts stay as they were.
+    The embedding of token type 0 is added to every position, so that the embeddings of single texts do not change.
 
     Raises:
         InputError: the teacher is no BERT.
     """
     bert, source = teacher.network, teacher.network.config
-    edited = any(edit.kind != "keep_blocks" for edit in teacher.manifest.edits)
-    if source.model_type != "bert" or edited:
+    has_edits = any(edit.kind != "keep_blocks" for edit in teacher.manifest.edits)
+    if source.model_type != "bert" or has_edits:
         raise InputError(
             f"distill.architecture: distilbert is made of an uncompressed BERT; the teacher is a {source.model_type}"
-            f"{' with edits' if edited else ''}; use architecture: teacher"
+            f"{' with edits' if has_edits else ''}; use architecture: teacher"
         )
     config = DistilBertConfig(
         vocab_size=source.vocab_size, max_position_embeddings=source.max_position_embeddings, dim=source.hidden_size,
@@ -144,11 +144,11 @@ def mobilebert_student(
     embedding: int,
     seed: int,
 ) -> CompressedModel:
-    """Return a MobileBERT as wide between its blocks as the teacher, with as many heads (Sun et al. 2020,
-    arXiv:2004.02984, §3.1-3.2).
+    """Return a MobileBERT with the teacher's hidden size and number of heads (Sun et al. 2020, arXiv:2004.02984,
+    §3.1-3.2).
 
-    The word table starts from the leading directions of the teacher's, positions, token types and classifier from
-    the teacher's own; the rest is drawn from `seed`.
+    The word table is initialised with the leading singular directions of the teacher's; positions and classifier are
+    copied where shapes agree; all other weights are drawn from `seed`.
 
     Raises:
         InputError: the heads do not divide the bottleneck.

@@ -1,37 +1,37 @@
-"""Weights that several places of a network share: stored once, loaded into all."""
+"""Tied weights: stored once, under one name, and loaded into every place that shares them."""
 
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 
-def untied(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state with every shared tensor once, under the first of its names."""
+def untied_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state dict with every tied tensor once, under the first of its names."""
     shared = aliases(network)
     return {name: tensor for name, tensor in network.state_dict().items() if name not in shared}
 
 
 def aliases(network: nn.Module) -> dict[str, str]:
-    """Return for every further name of a shared tensor its first one."""
+    """Map every further name of a tied tensor to its first name."""
     first: dict[int, str] = {}
-    found = {}
+    result = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         if id(tensor) in first:
-            found[name] = first[id(tensor)]
+            result[name] = first[id(tensor)]
         else:
             first[id(tensor)] = name
-    return found
+    return result
 
 
-def whole(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state that has a shared tensor once with all of its names."""
+def tied_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the further names of tied tensors to a state from `untied_state`."""
     return {**state, **{name: state[original] for name, original in aliases(network).items()}}
 
 
 def assign(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put tensors in the place of a network's own, strictly; what was shared is shared again."""
+    """Load a state from `untied_state` by assignment, strictly, and tie shared tensors again."""
     shared = aliases(network)
-    network.load_state_dict(whole(network, state), strict=True, assign=True)
+    network.load_state_dict(tied_state(network, state), strict=True, assign=True)
     parameters = dict(network.named_parameters(remove_duplicate=False))
     for name, original in shared.items():
         place, _, last = name.rpartition(".")

@@ -1,15 +1,15 @@
-"""Networks that are trained side by side: peers, a teacher and its student, a student and its projections."""
+"""Networks that are trained together: peers, a teacher and its student, a student and its projections."""
 
 from torch import nn
 
 
 class Together(nn.ModuleList):
-    """The members share the steps of one training, and nothing else: each has its own gradient norm.
+    """Several networks in one training; gradients are clipped per member.
 
-    One norm over all would let a peer with large gradients slow the others down.
+    With one norm over all members, a peer with large gradients would scale down the gradients of the others.
     """
 
 
 def members_of(network: nn.Module) -> list[nn.Module]:
-    """Return the networks that are trained: the members, or the network itself."""
+    """Return the members of a `Together`, or the network itself."""
     return list(network) if isinstance(network, Together) else [network]

@@ -1,4 +1,4 @@
-"""Trimming a tokenizer: the same algorithm with fewer pieces, so that any text still tokenises."""
+"""Trimming the vocabulary of a tokenizer such that any text still tokenises."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,15 +14,15 @@ KNOWN_MODELS = ("WordPiece", "BPE")
 
 
 def closed_vocabulary(tokenizer: Tokenizer, counts: NDArray[np.int64], min_count: int) -> tuple[int, ...]:
-    """Return the tokens to keep: those that occur `min_count` times, and all that must stay.
+    """Return the ids of the tokens to keep: those that occur at least `min_count` times, and all required ones.
 
-    What must stay: special tokens; single characters (with and without the continuation prefix), out of which every
-    word can be spelt; for BPE also the parts out of which a kept token is merged.
+    Required are special tokens; single characters (with and without the continuation prefix), from which every word
+    can be built; and for BPE the parts from which a kept token is merged.
 
     Args:
         tokenizer: the full tokenizer.
         counts: occurrences of every token id in the domain's texts, `[V]`.
-        min_count: fewer occurrences than this, and a token goes.
+        min_count: tokens with fewer occurrences are dropped.
 
     Raises:
         InputError: the tokenizer is of a kind that cannot be trimmed here.
@@ -36,30 +36,30 @@ def closed_vocabulary(tokenizer: Tokenizer, counts: NDArray[np.int64], min_count
         )
     prefix = model.get("continuing_subword_prefix") or ""
     vocabulary: dict[str, int] = model["vocab"]
-    kept = {token["id"] for token in spec["added_tokens"]}
+    token_ids = {token["id"] for token in spec["added_tokens"]}
     for token, index in vocabulary.items():
         byte_fallback = token.startswith("<0x") and token.endswith(">")
         must_stay = len(token.removeprefix(prefix)) <= 1 or byte_fallback or token == model.get("unk_token")
         if must_stay or (index < len(counts) and counts[index] >= min_count):
-            kept.add(index)
+            token_ids.add(index)
     if model["type"] == "BPE":
         for left, right in reversed(_merges(model)):  # later merges build on earlier ones
-            if vocabulary[left + right] in kept:
-                kept.update((vocabulary[left], vocabulary[right]))
-    return tuple(sorted(kept))
+            if vocabulary[left + right] in token_ids:
+                token_ids.update((vocabulary[left], vocabulary[right]))
+    return tuple(sorted(token_ids))
 
 
-def trim_tokenizer(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
-    """Return the tokenizer that makes only the `kept` tokens, numbered 0, 1, 2, ... in their order."""
+def trim_tokenizer(tokenizer: Tokenizer, token_ids: Sequence[int]) -> Tokenizer:
+    """Return a tokenizer with only the tokens `kept`, renumbered 0, 1, 2, ... in their order."""
     spec = json.loads(tokenizer.to_str())
-    new_id = {old: new for new, old in enumerate(kept)}
+    new_id = {old: new for new, old in enumerate(token_ids)}
     model = spec["model"]
     vocabulary: dict[str, int] = model["vocab"]
     model["vocab"] = {
         token: new_id[index] for token, index in sorted(vocabulary.items(), key=lambda item: item[1]) if index in new_id
     }
     if model["type"] == "BPE":
-        # A merge survives with its result and both its parts.
+        # A merge is kept if its result and both of its parts are.
         model["merges"] = [
             [left, right] for left, right in _merges(model) if {left, right, left + right} <= model["vocab"].keys()
         ]
@@ -92,7 +92,7 @@ def _renumber(processor: Any, new_id: dict[int, int]) -> None:
 
 
 def changed_tokens(before: Tokenizer, after: Tokenizer, texts: Iterable[tuple[str, str | None]]) -> dict[str, int]:
-    """Say what trimming does to texts: tokens before and after, tokens that are no longer made, [UNK]s."""
+    """Count the effects of trimming on texts: tokens before and after, tokens that changed, unknown tokens."""
     unknown = {"[UNK]", "<unk>"}
     counts = dict.fromkeys(("tokens", "tokens_changed", "tokens_after", "unknown_before", "unknown_after"), 0)
     for text, pair in texts:

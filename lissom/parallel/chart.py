@@ -1,4 +1,4 @@
-"""A timeline as a picture: for the terminal, and as SVG. The last stage stands on top, as in the papers."""
+"""Charts of timelines, for the terminal and as SVG. The last stage is on top, as in the papers."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def draw_text(timeline: Timeline) -> str:
     lines = []
     for device in reversed(range(len(timeline.schedule.devices))):
         row = ["."] * cells
-        for event in (one for one in timeline.events if one.device == device):
+        for event in (event for event in timeline.events if event.device == device):
             first, last = round(event.start / unit), max(round(event.end / unit), round(event.start / unit) + 1)
             for cell in range(first, min(last, cells)):
                 row[cell] = label(event, timeline) if cell == first else event.operation.kind.upper()
@@ -28,12 +28,12 @@ def draw_text(timeline: Timeline) -> str:
 
 
 def label(event: Event, timeline: Timeline) -> str:
-    """Return what a cell says: kind and micro-batch; chunks after the first are marked by primes."""
-    made = event.operation
-    if made.kind == "w":
+    """Return the label of an event: kind and micro-batch; chunks after the first are marked by primes."""
+    operation = event.operation
+    if operation.kind == "w":
         return "B"
-    kind = "B" if made.kind == "b" else made.kind
-    return f"{kind}{made.microbatch}" + "'" * (made.stage // len(timeline.schedule.devices))
+    kind = "B" if operation.kind == "b" else operation.kind
+    return f"{kind}{operation.microbatch}" + "'" * (operation.stage // len(timeline.schedule.devices))
 
 
 def draw_svg(charts: Mapping[str, Timeline], path: Path) -> None:

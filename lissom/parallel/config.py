@@ -1,4 +1,4 @@
-"""Params of parallel training: how the work of a training is cut. Torch-free."""
+"""Params of parallel training; imports no torch."""
 
 from typing import Literal
 
@@ -8,13 +8,13 @@ from lissom.section import Section
 
 
 class ParallelParams(Section):
-    """How trainings are spread over `data x tensor x pipeline` processes, one for each accelerator; or the word `auto`.
+    """Layout of trainings on `data x tensor x pipeline` processes, one per accelerator.
 
-    Or the word `auto` in place of the section: a cost model chooses, and tells why.
+    With `auto` in place of the section, a cost model chooses the layout and reports its reasons.
     """
 
     nodes: int = Field(default=1, ge=1)
-    """Machines that the processes are spread over, as many on each."""
+    """Number of machines; each runs the same number of processes."""
 
     data: int = Field(default=1, ge=1)
     """Replicas, each of which works on its share of every batch."""
@@ -23,33 +23,32 @@ class ParallelParams(Section):
     """Processes that share the heads and neurons of every block (Megatron); they should sit in one machine."""
 
     pipeline: int = Field(default=1, ge=1)
-    """Processes that hold one stretch of blocks each."""
+    """Pipeline stages, each with a contiguous range of blocks."""
 
     microbatches: int = Field(default=1, ge=1)
-    """Parts that a replica's share of a batch is worked off in: in a pipeline the more the less it waits, without one
-    gradients are accumulated over them, which saves memory."""
+    """Micro-batches per replica and step. In a pipeline more of them reduce the bubble; without one, gradients are
+    accumulated over them, which saves memory."""
 
     schedule: Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "varuna", "varuna_eager"] = "1f1b"
     """Order of work in a pipeline; `lissom schedule` draws it."""
 
     chunks: int = Field(default=2, ge=2)
-    """Stretches of blocks on every process, for `interleaved_1f1b` and `zero_bubble`."""
+    """Stages per process, for `interleaved_1f1b` and `zero_bubble`."""
 
     recompute: bool = False
-    """Compute activations again in the backward pass instead of keeping them; `varuna` and `varuna_eager`
-    always do."""
+    """Recompute activations in the backward pass instead of storing them; `varuna` and `varuna_eager` always do."""
 
     shard: bool = False
-    """Spread weights, gradients and moments over the replicas as well (FSDP2), for models that do not fit otherwise."""
+    """Shard weights, gradients and moments over the replicas (FSDP2), for models that do not fit otherwise."""
 
     sequence: bool = False
-    """Between the cut layers, split the sequence over the processes of `tensor`, which saves memory."""
+    """Sequence parallelism between the tensor-parallel layers, which saves memory."""
 
     timeout_seconds: float = Field(default=600, ge=1)
-    """How long processes wait for one that does not answer before they name it and end."""
+    """Time after which processes report one that does not respond, and exit."""
 
     restarts: int = Field(default=3, ge=0)
-    """Times that all processes are started again, from the last checkpoint, after one of them died."""
+    """Number of restarts of all processes from the last checkpoint after one of them has failed."""
 
     @property
     def world(self) -> int:
@@ -58,22 +57,22 @@ class ParallelParams(Section):
 
     @property
     def spreads(self) -> bool:
-        """Tell whether a training is more than one process that takes each batch as a whole."""
+        """Return whether a training differs from a single process without micro-batches and recomputation."""
         return self.world > 1 or self.microbatches > 1 or self.recompute
 
     @property
     def stages(self) -> int:
-        """Return the number of stretches that a network is cut into."""
+        """Return the number of pipeline stages, over all processes."""
         return self.pipeline * (self.chunks if self.schedule in ("interleaved_1f1b", "zero_bubble") else 1)
 
     @property
     def parts(self) -> int:
-        """Return the number of parts that a batch is cut into, over all replicas."""
+        """Return the number of micro-batches of a step, over all replicas."""
         return self.data * self.microbatches
 
     @property
     def factors(self) -> str:
-        """Return the layout in words, every factor named."""
+        """Return the layout as text."""
         return f"data {self.data} x tensor {self.tensor} x pipeline {self.pipeline} = {self.world} processes"
 
     @model_validator(mode="after")

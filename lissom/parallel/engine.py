@@ -1,4 +1,4 @@
-"""One step of a training, however it is cut: what the loop asks for, and who does it."""
+"""The interface between the training loop and parallelism: computing and gathering gradients, weights and moments."""
 
 import copy
 from collections.abc import Iterable
@@ -12,27 +12,27 @@ from transformers import PreTrainedModel
 
 from lissom.console import note
 from lissom.data.encoding import Encoded
-from lissom.models.exits import early_exits
+from lissom.models.exits import has_early_exits
 from lissom.models.families import family_of
 from lissom.models.layers import has_indivisible
 from lissom.models.together import members_of
 from lissom.parallel.parts import Loss
 from lissom.parallel.pipeline import Pipeline
 from lissom.parallel.replicas import Replicas
-from lissom.parallel.sharding import twin_of
+from lissom.parallel.sharding import copy_sharing_weights
 from lissom.parallel.tensor import cut_network
 from lissom.parallel.world import Layout, World
 
 
 class Engine(Protocol):
-    """What this process does of every step."""
+    """This process's part of every training step."""
 
-    trained: nn.Module
-    """What hooks work on: the network, or the copy of it that is cut."""
+    module: nn.Module
+    """The module in training, which hooks get: the network, or its sharded copy."""
 
     @property
     def layout(self) -> Layout | None:
-        """Return how this training is cut, which may not be what was asked for; None for a single process."""
+        """Return the layout, which may differ from the params; None for a single process."""
         ...
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -44,19 +44,19 @@ class Engine(Protocol):
         ...
 
     def clip(self, limit: float) -> None:
-        """Scale gradients down to a global norm, each network's its own."""
+        """Clip gradients to a global norm, separately for every member of a `Together`."""
         ...
 
     def gather(self) -> None:
-        """Bring the weights back into the whole network, on every process."""
+        """Gather the weights into the whole network, on every process."""
         ...
 
     def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, dict[str, Tensor]]]:
-        """Yield the optimiser's whole state of every parameter, by name, on every process."""
+        """Yield name and unsharded optimiser state of every parameter, on every process."""
         ...
 
     def close(self) -> None:
-        """Leave the network as it was, but for its weights."""
+        """Undo all changes to the network except its weights."""
         ...
 
 
@@ -68,52 +68,52 @@ def make_engine(
     precision: torch.dtype | None,
     world: World | None,
     *,
-    looks_inside: bool,
+    needs_internals: bool,
 ) -> Engine:
     """Return the engine for a training.
 
     Args:
-        network: the whole network, on every process the same.
-        loss: of a network and a batch.
+        network: the whole network, the same on every process.
+        loss: maps a network and a batch to a scalar.
         data: the examples.
         pad: id of the padding token.
         precision: autocast type.
-        world: the processes; None for this one alone.
-        looks_inside: whether the loss needs more than logits: hidden states or attention, which stages of a pipeline
-            and the shares of heads do not have in one place. Then those dimensions become replicas.
+        world: the processes; None for a single process.
+        needs_internals: whether the loss needs hidden states or attention scores, which pipeline stages and tensor
+            shards do not hold in one place; these dimensions then become replicas.
     """
     if world is None:
         return Replicas(network, network, loss, data, pad, precision, None)
-    layout = _layout_for(network, world, looks_inside)
-    trained, left = network, []
-    if layout.params.shard:  # on the same weights until they are spread: never twice as many
-        trained = twin_of(network)
+    layout = _layout_for(network, world, needs_internals)
+    module, uncut = network, []
+    if layout.params.shard:  # shares the weights until they are sharded, so that there are never two copies
+        module = copy_sharing_weights(network)
     elif layout.params.tensor > 1:
-        trained = copy.deepcopy(network)
+        module = copy.deepcopy(network)
     if layout.params.tensor > 1:
-        for member in members_of(trained):
+        for member in members_of(module):
             assert isinstance(member, PreTrainedModel)
-            left += cut_network(member, layout.mesh["tensor"], sequence=layout.params.sequence)
-    if left:
-        note(f"parallel: not divisible by tensor {layout.params.tensor}, and whole on each process: {', '.join(left)}")
+            uncut += cut_network(member, layout.mesh["tensor"], sequence=layout.params.sequence)
+    if uncut:
+        note(f"parallel: not divisible by tensor {layout.params.tensor}, and whole on each process: {', '.join(uncut)}")
     kind = Pipeline if layout.params.pipeline > 1 else Replicas
-    return kind(network, trained, loss, data, pad, precision, layout)
+    return kind(network, module, loss, data, pad, precision, layout)
 
 
-def _layout_for(network: nn.Module, world: World, looks_inside: bool) -> Layout:
-    """Return the layout that a network and its loss allow, and say so if it is not the one that was asked for."""
+def _layout_for(network: nn.Module, world: World, needs_internals: bool) -> Layout:
+    """Return the layout that a network and its loss allow, and log it if it differs from the params."""
     members = members_of(network)
     reasons = []
-    if looks_inside:
+    if needs_internals:
         reasons.append("the loss needs more than logits")
-    if any(early_exits(member) for member in members):
+    if any(has_early_exits(member) for member in members):
         reasons.append("every block has an exit")
     if not all(isinstance(member, PreTrainedModel) and family_of(member).stacks for member in members):
         reasons.append("the network has parts without blocks")
-    whole = list(reasons)
+    pipeline_reasons = list(reasons)
     if has_indivisible(network):
         reasons.append("fake-quantised layers are not cut")
-    layout = world.layout(tensor=not reasons, pipeline=not whole)
+    layout = world.layout(tensor=not reasons, pipeline=not pipeline_reasons)
     if layout.params.factors != world.params.factors:
         note(f"parallel: {', '.join(reasons)}: here it is {layout.params.factors}")
     return layout

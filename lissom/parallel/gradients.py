@@ -1,4 +1,4 @@
-"""Gradients of parameters that are spread over processes: their norm, their sum, their values as a whole."""
+"""Gradients of sharded parameters: clipping, all-reduce, and conversion between shards and full tensors."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,48 +11,48 @@ _BUCKET_BYTES = 25 * 2**20
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float, spread_over: Sequence[dist.ProcessGroup] = ()) -> None:
-    """Scale gradients down to a global L2 norm, each element of the whole network counted once.
+    """Clip gradients to a global L2 norm, in which each element of the whole network counts once.
 
     Args:
-        parameters: those that this process holds; of `DTensor`s it holds a piece.
+        parameters: the parameters of this process, plain or sharded (`DTensor`).
         limit: the largest norm.
-        spread_over: groups of processes that hold other parameters of the same network.
+        spread_over: process groups whose members hold other parameters of the same network.
     """
-    held = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in held if parameter.grad is not None]
+    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
     if not spread_over and not any(isinstance(gradient, DTensor) for gradient in gradients):
-        nn.utils.clip_grad_norm_(held, limit)
+        nn.utils.clip_grad_norm_(with_gradient, limit)
         return
     squares: dict[dist.ProcessGroup | None, list[Tensor]] = {}
     for gradient in gradients:
         group = _group_of_pieces(gradient)
-        squares.setdefault(group, []).append(local(gradient).float().square().sum())
+        squares.setdefault(group, []).append(local_tensor(gradient).float().square().sum())
     total = torch.stack(squares.pop(None)).sum() if None in squares else torch.zeros((), device=_device(gradients))
     for group, pieces in squares.items():
-        summed = torch.stack(pieces).sum()
-        dist.all_reduce(summed, group=group)
-        total = total + summed
+        square = torch.stack(pieces).sum()
+        dist.all_reduce(square, group=group)
+        total = total + square
     for group in spread_over:
         dist.all_reduce(total, group=group)
     scale = (limit / (total.sqrt() + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
-        local(gradient).mul_(scale.to(gradient.dtype))
+        local_tensor(gradient).mul_(scale.to(gradient.dtype))
 
 
-def sum_over(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
-    """Add up the gradients of the replicas, in buckets; one that no replica has stays away."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    there = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.uint8)
-    there = there.to(local(trained[0]).device)
-    dist.all_reduce(there, op=dist.ReduceOp.MAX, group=group)
+def all_reduce_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
+    """All-reduce the gradients of the replicas, in buckets; a gradient that no replica has stays None."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    has_gradient = torch.tensor([parameter.grad is not None for parameter in trainable], dtype=torch.uint8)
+    has_gradient = has_gradient.to(local_tensor(trainable[0]).device)
+    dist.all_reduce(has_gradient, op=dist.ReduceOp.MAX, group=group)
     bucket: list[Tensor] = []
     size = 0
-    for parameter, somewhere in zip(trained, there.tolist(), strict=True):
-        if not somewhere:
+    for parameter, any_gradient in zip(trainable, has_gradient.tolist(), strict=True):
+        if not any_gradient:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        gradient = local(parameter.grad)
+        gradient = local_tensor(parameter.grad)
         bucket.append(gradient)
         size += gradient.numel() * gradient.element_size()
         if size >= _BUCKET_BYTES:
@@ -62,25 +62,25 @@ def sum_over(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> No
         _sum_bucket(bucket, group)
 
 
-def complete(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up gradients that DTensor left as one summand on every process (those of norms, with split sequences)."""
+def reduce_partial(parameters: Iterable[nn.Parameter]) -> None:
+    """Reduce gradients that DTensor left in partial placement (those of norms, with sequence parallelism)."""
     for parameter in parameters:
         if isinstance(parameter.grad, DTensor) and isinstance(parameter, DTensor):
             parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return the piece of a tensor that this process holds."""
+def local_tensor(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor, on every process that holds a piece of it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor, gathered on every process that holds a shard of it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(value: Tensor, pattern: Tensor) -> Tensor:
-    """Return a whole tensor in pieces, as `pattern` is; every process must have the same `value`."""
+def shard_like(value: Tensor, pattern: Tensor) -> Tensor:
+    """Shard a full tensor like `pattern`; every process must have the same `value`."""
     value = value.to(pattern.device)
     if not isinstance(pattern, DTensor):
         return value
@@ -88,19 +88,19 @@ def like(value: Tensor, pattern: Tensor) -> Tensor:
 
 
 def _group_of_pieces(gradient: Tensor) -> dist.ProcessGroup | None:
-    """Return the processes that hold the other pieces of a gradient; None if each has all of it."""
+    """Return the process group over which a gradient is sharded; None if it is not."""
     if not isinstance(gradient, DTensor):
         return None
-    cut = [number for number, placement in enumerate(gradient.placements) if not isinstance(placement, Replicate)]
-    assert len(cut) <= 1 and not any(gradient.placements[number].is_partial() for number in cut), gradient.placements
-    return gradient.device_mesh.get_group(cut[0]) if cut else None
+    dims = [number for number, placement in enumerate(gradient.placements) if not isinstance(placement, Replicate)]
+    assert len(dims) <= 1 and not any(gradient.placements[number].is_partial() for number in dims), gradient.placements
+    return gradient.device_mesh.get_group(dims[0]) if dims else None
 
 
 def _sum_bucket(gradients: list[Tensor], group: dist.ProcessGroup) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat, group=group)
-    for gradient, summed in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
-        gradient.copy_(summed.view_as(gradient))
+    for gradient, total in zip(gradients, torch.split(flat, [tensor.numel() for tensor in gradients]), strict=True):
+        gradient.copy_(total.view_as(gradient))
 
 
 def _device(gradients: Sequence[Tensor]) -> torch.device:

@@ -1,7 +1,7 @@
-"""Starting the processes of a stage: the only place where torchrun is spelled. Torch-free.
+"""Launching the processes of a stage with torchrun; imports no torch.
 
-The stage's own command starts them: it calls itself under torchrun, waits, and passes signals on. On several machines
-the same command runs on each, and finds the others by torchrun's environment variables, as Kubeflow Trainer sets them.
+The stage's command runs itself under torchrun, waits, and forwards signals. On several machines the same command runs
+on each, and finds the others by torchrun's environment variables, as Kubeflow Trainer sets them.
 """
 
 import contextlib
@@ -25,51 +25,51 @@ _FOLDER = "LISSOM_LAUNCH"
 _MESSAGE, _RUN = "message", "run"
 _NODES = ("PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
 _OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""By default processes that are started again find the addresses of those before them in torchrun's store, and hang."""
+"""By default restarted processes find stale addresses in torchrun's store, and hang."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _LAST_SECONDS = 3.0
 _GRACE_SECONDS = 30.0
-"""For a step and a checkpoint, after SIGTERM; Kubernetes gives as much."""
+"""Time for a step and a checkpoint after SIGTERM, as in Kubernetes."""
 
 
-def joined() -> bool:
-    """Tell whether this process is one that torchrun started."""
+def is_worker() -> bool:
+    """Return whether this process was started by torchrun."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> None:
     """Run `python -m module` with arguments in all processes of this machine, and wait for them.
 
-    One that dies takes the others with it, and all go on from the last checkpoint, up to `params.restarts` times.
+    If a process fails, all are restarted from the last checkpoint, up to `params.restarts` times.
 
     Raises:
-        InputError: a process said that what it was given cannot work, or they failed too often.
-        SystemExit: the launch was asked to end.
+        InputError: a process reported an error by `report_error`, or they failed too often.
+        SystemExit: the launch received SIGTERM or SIGINT.
     """
     with tempfile.TemporaryDirectory(prefix="lissom-launch-") as folder:
         environment = os.environ | _defaults(params) | _OWN_STORE | {_FOLDER: folder}
         process = psutil.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
         message = Path(folder) / _MESSAGE
-        asked = _passing_on(process)
-        seen, alone = time.monotonic(), False
+        signals = _forward_signals(process)
+        last_alive, timed_out = time.monotonic(), False
         while process.poll() is None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-            seen = time.monotonic() if process.children() else seen
-            if time.monotonic() - seen > params.timeout_seconds + _GRACE_SECONDS:
-                alone = True
+            last_alive = time.monotonic() if process.children() else last_alive
+            if time.monotonic() - last_alive > params.timeout_seconds + _GRACE_SECONDS:
+                timed_out = True
                 _kill(process)
-            # torchrun would start them again, which is of no use, or say at length that it was told to end.
-            if asked or message.is_file():
-                psutil.wait_procs(process.children(), _GRACE_SECONDS if asked else _LAST_SECONDS)
+            # torchrun would restart the processes in vain, or print a long message about its termination.
+            if signals or message.is_file():
+                psutil.wait_procs(process.children(), _GRACE_SECONDS if signals else _LAST_SECONDS)
                 _kill(process)
-        said = message.read_text(encoding="utf-8") if message.is_file() else ""
-    if asked:
-        print(said or f"stopped by {asked[0].name}", file=sys.stderr)
-        sys.exit(128 + asked[0])
-    if said:
-        raise InputError(said)
-    if alone:
+        report = message.read_text(encoding="utf-8") if message.is_file() else ""
+    if signals:
+        print(report or f"stopped by {signals[0].name}", file=sys.stderr)
+        sys.exit(128 + signals[0])
+    if report:
+        raise InputError(report)
+    if timed_out:
         raise InputError(f"the other nodes did not come within {params.timeout_seconds:g} s (parallel.timeout_seconds)")
     if process.returncode:
         raise InputError(
@@ -78,18 +78,18 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
         )
 
 
-def say(message: str) -> None:
-    """Leave a message for whoever launched this process: it ends the launch."""
+def report_error(message: str) -> None:
+    """Report an error to the launching process, which ends the launch."""
     write_text(Path(os.environ[_FOLDER]) / _MESSAGE, message)
 
 
-def remember_run(run: str) -> None:
-    """Leave the id of the stage's run, for the case that the processes are started again."""
+def save_run(run: str) -> None:
+    """Store the id of the stage's run, for restarted processes."""
     write_text(Path(os.environ[_FOLDER]) / _RUN, run)
 
 
-def remembered_run() -> str | None:
-    """Return the id of the run that an earlier attempt of this launch has opened."""
+def load_run() -> str | None:
+    """Return the id of the run that a previous attempt of this launch opened; None without one."""
     path = Path(os.environ.get(_FOLDER, "/nowhere")) / _RUN
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
@@ -115,30 +115,30 @@ def _torchrun(params: ParallelParams, environment: Mapping[str, str]) -> list[st
 
 
 def _defaults(params: ParallelParams) -> dict[str, str]:
-    """Return environment variables that the processes need and the user has not set."""
+    """Return defaults for environment variables that the user has not set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // (params.world // params.nodes))
-    wanted = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR", "LOGLEVEL": "CRITICAL"}
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    variables = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR", "LOGLEVEL": "CRITICAL"}
+    return {name: value for name, value in variables.items() if name not in os.environ}
 
 
-def _passing_on(process: psutil.Popen) -> list[signal.Signals]:
-    """Pass signals on to the processes that torchrun has started; return a list that those which came are put into."""
-    asked: list[signal.Signals] = []
+def _forward_signals(process: psutil.Popen) -> list[signal.Signals]:
+    """Forward SIGTERM and SIGINT to the processes of torchrun; return a list to which received signals are appended."""
+    signals: list[signal.Signals] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        asked.append(signal.Signals(number))
+        signals.append(signal.Signals(number))
         for child in process.children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.send_signal(number)
 
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, note)
-    return asked
+    for terminator in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(terminator, note)
+    return signals
 
 
 def _kill(process: psutil.Popen) -> None:
-    for one in (process, *process.children(recursive=True)):
+    for child in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+            child.kill()
     process.wait()

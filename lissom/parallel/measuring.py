@@ -1,4 +1,4 @@
-"""What this machine can do: the figures that the cost model of layouts needs."""
+"""Measurements of this machine for the cost model of layouts."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ _LATENCY_CUDA, _LATENCY_CPU = 20e-6, 200e-6
 
 
 def this_machine(nodes: int = 1) -> Machine:
-    """Return what the present machine, or `nodes` like it, can do; multiplication is timed."""
+    """Return the properties of `nodes` machines like this one; the speed of matrix products is measured."""
     cuda = torch.cuda.is_available()
     devices = torch.cuda.device_count() if cuda else 1
     memory = torch.cuda.get_device_properties(0).total_memory if cuda else _free_memory()
@@ -48,7 +48,7 @@ def workload(network: PreTrainedModel, batch: int, length: int) -> Workload:
 
 
 def outline(model: Path | BaseParams) -> PreTrainedModel:
-    """Return a network without values: of a model directory, or of the base model that params name.
+    """Return a network on the meta device: of a model directory, or of the base model of the params.
 
     Raises:
         InputError: there is no such model.
@@ -62,7 +62,7 @@ def outline(model: Path | BaseParams) -> PreTrainedModel:
 
 
 def automatic(model: Path | BaseParams, batch: int, length: int) -> tuple[ParallelParams, str]:
-    """Return the layout that the cost model proposes for this machine, and why.
+    """Return the layout that the cost model proposes for this machine, and its explanation.
 
     Raises:
         InputError: no layout fits, or there is no such model.
@@ -79,13 +79,13 @@ def _flops() -> float:
     size = _SIZE * 4 if cuda else _SIZE
     matrix = torch.randn(size, size, device="cuda" if cuda else "cpu", dtype=torch.bfloat16 if cuda else torch.float32)
     matrix @ matrix
-    done, started = 0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < _SECONDS:
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < _SECONDS:
         matrix @ matrix
         if cuda:
             torch.cuda.synchronize()
-        done += 1
-    return done * 2 * size**3 / passed
+        count += 1
+    return count * 2 * size**3 / elapsed
 
 
 def _free_memory() -> int:

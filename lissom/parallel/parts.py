@@ -1,7 +1,7 @@
-"""A batch in parts: which process works on which examples, and what each part counts for.
+"""Splitting a batch into parts for processes and micro-batches, with the weight of each part.
 
-A loss is a mean over its batch. With every part's mean weighted by its share of the examples (and means over tokens or
-pairs by theirs), the parts' gradients add up to the whole batch's, however ragged they are.
+A loss is a mean over its batch. Every part's mean is weighted by its share of the examples (means over tokens or pairs
+by theirs), so that the gradients of parts of any sizes add up to the gradient of the whole batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,29 +20,29 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """Some examples of a batch."""
+    """Some of the examples of a batch."""
 
     batch: Batch
     weight: float
-    """Share of the whole batch's examples; 0 for a part that is only there to keep step with the others."""
+    """Share of the whole batch's examples; 0 for a placeholder, so that all processes run the same number of parts."""
 
 
 def cut_batch(
-    data: Encoded, members: NDArray[np.int64], pad: int, count: int, own: Sequence[int], multiple: int = 1
+    data: Encoded, members: NDArray[np.int64], pad: int, count: int, numbers: Sequence[int], multiple: int = 1
 ) -> list[Part]:
     """Return this process's parts of a batch.
 
     Args:
         data: the examples.
-        members: numbers of the whole batch's examples.
+        members: indices of the whole batch's examples.
         pad: id of the padding token.
-        count: parts that the batch is cut into; they differ by one example at most.
-        own: numbers of the parts to return.
-        multiple: pad to a multiple of so many tokens.
+        count: number of parts; their sizes differ by one example at most.
+        numbers: numbers of the parts to return.
+        multiple: pad the length to a multiple of this number of tokens.
     """
     parts = []
-    for examples in (np.array_split(members, count)[number] for number in own):
-        if len(examples) == 0:  # fewer examples than parts: one is looked at again, and not counted
+    for examples in (np.array_split(members, count)[number] for number in numbers):
+        if len(examples) == 0:  # fewer examples than parts: a placeholder with weight 0
             parts.append(Part(collate(data, members[:1], pad, multiple), 0.0))
             continue
         batch = collate(data, examples, pad, multiple)
@@ -52,13 +52,13 @@ def cut_batch(
     return parts
 
 
-def weighted(batch: Batch, lengths: NDArray[np.int64], whole: NDArray[np.int64]) -> Batch:
-    """Return a part with the weights of its tokens and pairs, given the lengths of its and of all examples."""
-    share = len(lengths) / len(whole)
+def weighted(batch: Batch, lengths: NDArray[np.int64], batch_lengths: NDArray[np.int64]) -> Batch:
+    """Return a part with its `Share`, given the lengths of the part's examples and of the whole batch's."""
+    share = len(lengths) / len(batch_lengths)
     return replace(
         batch,
         share=Share(
-            tokens=float(lengths.sum() / whole.sum() / share),
-            pairs=float((lengths**2).sum() / (whole**2).sum() / share),
+            tokens=float(lengths.sum() / batch_lengths.sum() / share),
+            pairs=float((lengths**2).sum() / (batch_lengths**2).sum() / share),
         ),
     )

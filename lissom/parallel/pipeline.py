@@ -1,10 +1,9 @@
-"""Pipeline parallelism: every process holds a stretch of blocks, and micro-batches go from one to the next.
+"""Pipeline parallelism: every process holds a range of blocks, and micro-batches pass from stage to stage.
 
-torch's stages and schedule runtime do the work; `varuna`, which torch lacks, is handed to that runtime as a table
-(`lissom.parallel.runtime`). Every stage is given the tokens, so that only hidden states travel. A loss that looks at
-logits alone is computed on the last stage by a stand-in that already knows the answer. Micro-batches have one shape: a
-batch is filled up with rows that count for nothing, and padded to a multiple of 8 tokens: each shape has buffers of its
-own.
+Based on torch's stages and schedule runtime; `varuna`, which torch lacks, is passed to that runtime as a table
+(`lissom.parallel.runtime`). Every stage reads the tokens, so that only hidden states are sent. The loss is computed on
+the last stage, on a stand-in network that returns the logits. All micro-batches of a step have one shape: a batch is
+filled up with rows of weight 0 and padded to a multiple of 8 tokens, since torch allocates buffers per shape.
 """
 
 from collections.abc import Iterator
@@ -20,11 +19,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
-from lissom.models.layers import observers_of, tell_real_tokens
+from lissom.models.layers import observers_of, set_real_tokens
 from lissom.models.together import Together, members_of
-from lissom.parallel.gradients import clip, complete, sum_over, whole
+from lissom.parallel.gradients import all_reduce_gradients, clip, full_tensor, reduce_partial
 from lissom.parallel.parts import Loss, weighted
-from lissom.parallel.replicas import keep_activations, recompute_blocks, settle_ranges
+from lissom.parallel.replicas import keep_activations, recompute_blocks, update_ranges
 from lissom.parallel.runtime import RECOMPUTING, make_runtime
 from lissom.parallel.stages import Stretch, cut_blocks, stage_of
 from lissom.parallel.trace import Trace, TracedStage
@@ -39,26 +38,26 @@ class Pipeline:
     def __init__(
         self,
         network: nn.Module,
-        trained: nn.Module,
+        module: nn.Module,
         loss: Loss,
         data: Encoded,
         pad: int,
         precision: torch.dtype | None,
         layout: Layout,
     ) -> None:
-        self.trained = trained
+        self.module = module
         self.layout = layout
         self._network, self._loss, self._precision = network, loss, precision
         self._data, self._pad = data, pad
-        self._device = next(trained.parameters()).device
-        self._observers = observers_of(trained)
+        self._device = next(module.parameters()).device
+        self._observers = observers_of(module)
         params, place = layout.params, layout.place("pipeline")
-        self._cuts = cut_blocks(trained, params.stages)
+        self._cuts = cut_blocks(module, params.stages)
         self._own = range(place, params.stages, params.pipeline)
         if params.recompute and params.schedule not in RECOMPUTING:  # those do it themselves, when it is its turn
-            recompute_blocks(trained)
-        trained.train()
-        self._stretches = {stage: Stretch(trained, self._cuts, stage, precision) for stage in self._own}
+            recompute_blocks(module)
+        module.train()
+        self._stretches = {stage: Stretch(module, self._cuts, stage, precision) for stage in self._own}
         self._schedules: dict[tuple[int, int], Any] = {}
         # Of the step that is under way, for the last stage's loss:
         self._batch: Batch | None = None
@@ -68,17 +67,19 @@ class Pipeline:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that this process updates, by their name in the whole network."""
-        return {name: one for name, one in self.trained.named_parameters() if self._stage_of(name) in self._own}
+        return {
+            name: parameter for name, parameter in self.module.named_parameters() if self._stage_of(name) in self._own
+        }
 
     def gradients(self, members: NDArray[np.int64]) -> Tensor:
-        """Run this replica's micro-batches; return its share of the loss, all of it on the last stage."""
+        """Run this replica's micro-batches; return its share of the loss on the last stage, 0 on the others."""
         params = self.layout.params
-        mine = np.array_split(members, params.data)[self.layout.place("data")]
-        self._real = len(mine)
+        examples = np.array_split(members, params.data)[self.layout.place("data")]
+        self._real = len(examples)
         largest = -(-len(members) // params.data)
         rows = -(-largest // params.microbatches) * params.microbatches
-        filled = np.concatenate([mine, np.repeat(members[:1], rows - len(mine))])
-        batch = collate(self._data, filled, self._pad, _LENGTH_MULTIPLE).to(self._device)
+        padded_examples = np.concatenate([examples, np.repeat(members[:1], rows - len(examples))])
+        batch = collate(self._data, padded_examples, self._pad, _LENGTH_MULTIPLE).to(self._device)
         self._batch, self._members = batch, members
         schedule = self._schedule(rows, batch.ids.shape[1])
         first = [batch.ids] if 0 in self._own else []
@@ -89,58 +90,58 @@ class Pipeline:
             losses=losses if answers else None, return_outputs=False,
         )  # fmt: skip
         self.layout.world.watch.waiting("gradients of the other replicas")
-        own = list(self.parameters().values())
-        complete(own)
+        parameters = list(self.parameters().values())
+        reduce_partial(parameters)
         if params.data > 1:
-            sum_over(own, self.layout.group("data"))
-        settle_ranges(self._observers, self.layout.group("data") if params.data > 1 else None)
+            all_reduce_gradients(parameters, self.layout.group("data"))
+        update_ranges(self._observers, self.layout.group("data") if params.data > 1 else None)
         return torch.stack(losses).sum().detach() if answers else torch.zeros((), device=self._device)
 
     def clip(self, limit: float) -> None:
-        """Scale gradients down to a global norm, each network's its own."""
-        own = self.parameters()
-        for number, _ in enumerate(members_of(self.trained)):
-            prefix = f"{number}." if isinstance(self.trained, Together) else ""
-            held = [parameter for name, parameter in own.items() if name.startswith(prefix)]
-            clip(held, limit, [self.layout.group("pipeline")])
+        """Clip gradients to a global norm, separately for every member of a `Together`."""
+        parameters = self.parameters()
+        for number, _ in enumerate(members_of(self.module)):
+            prefix = f"{number}." if isinstance(self.module, Together) else ""
+            member_parameters = [parameter for name, parameter in parameters.items() if name.startswith(prefix)]
+            clip(member_parameters, limit, [self.layout.group("pipeline")])
 
     def gather(self) -> None:
-        """Bring the weights of all stages back into the whole network, on every process."""
+        """Broadcast the weights of all stages into the whole network, on every process."""
         state = self._network.state_dict()
-        own = self.trained.state_dict()
+        state_dict = self.module.state_dict()
         for name, tensor in state.items():
             stage = self._stage_of(name)
-            if stage in self._own and self.trained is not self._network:
-                tensor.copy_(whole(own[name]))
+            if stage in self._own and self.module is not self._network:
+                tensor.copy_(full_tensor(state_dict[name]))
             self._broadcast(tensor, stage)
 
     def gather_moments(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Yield the optimiser's whole state of every parameter, by name, on every process."""
-        own = self.parameters()
-        steps = {name: float(optimizer.state[one]["step"]) for name, one in own.items() if one in optimizer.state}
-        found: list[dict[str, float] | None] = [None] * self.layout.params.pipeline
-        dist.all_gather_object(found, steps, group=self.layout.group("pipeline"))
-        known = {name: step for part in found if part is not None for name, step in part.items()}
+        """Yield name and unsharded optimiser state of every parameter, on every process."""
+        parameters = self.parameters()
+        steps = {name: float(optimizer.state[p]["step"]) for name, p in parameters.items() if p in optimizer.state}
+        gathered: list[dict[str, float] | None] = [None] * self.layout.params.pipeline
+        dist.all_gather_object(gathered, steps, group=self.layout.group("pipeline"))
+        steps_by_name = {name: step for part in gathered if part is not None for name, step in part.items()}
         for name, parameter in self._network.named_parameters():
-            if name not in known:
+            if name not in steps_by_name:
                 continue
             stage, moments = self._stage_of(name), {}
             for key in ("exp_avg", "exp_avg_sq"):
                 value = torch.empty_like(parameter)
                 if stage in self._own:
-                    value.copy_(whole(optimizer.state[own[name]][key]))
+                    value.copy_(full_tensor(optimizer.state[parameters[name]][key]))
                 self._broadcast(value, stage)
                 moments[key] = value
-            yield name, {"step": torch.tensor(known[name]), **moments}
+            yield name, {"step": torch.tensor(steps_by_name[name]), **moments}
 
     def close(self) -> None:
-        """Leave the network as it was, but for its weights."""
-        tell_real_tokens(self._observers, None)
-        self.layout.world.watch.rest()
+        """Undo all changes to the network except its weights."""
+        set_real_tokens(self._observers, None)
+        self.layout.world.watch.disarm()
         keep_activations(self._network)
 
     def _schedule(self, rows: int, length: int) -> Any:
-        """Return the schedule for batches of a shape; torch's buffers are of one shape each."""
+        """Return the schedule for batches of a shape, cached since torch's buffers have a fixed shape."""
         if (rows, length) in self._schedules:
             return self._schedules[rows, length]
         params, group = self.layout.params, self.layout.group("pipeline")
@@ -151,12 +152,12 @@ class Pipeline:
             )
             for stage, stretch in self._stretches.items()
         ]  # fmt: skip
-        made = make_runtime(params.schedule, stages, params.microbatches, self._loss_of)
-        self._schedules[rows, length] = made
-        return made
+        runtime = make_runtime(params.schedule, stages, params.microbatches, self._loss_of)
+        self._schedules[rows, length] = runtime
+        return runtime
 
     def _loss_of(self, logits: Tensor | tuple[Tensor, ...], rows: Tensor) -> Tensor:
-        """Return what a micro-batch adds to the loss of the whole batch, given its logits and its row numbers."""
+        """Return the contribution of a micro-batch to the loss of the whole batch, given its logits and row numbers."""
         answers = (logits,) if isinstance(logits, Tensor) else logits
         batch, real = self._batch, rows < self._real
         assert batch is not None
@@ -164,12 +165,14 @@ class Pipeline:
             return torch.stack([answer.float().sum() for answer in answers]).sum() * 0.0
         part = batch.rows(rows[real])
         part = weighted(part, self._data.lengths[part.indices.cpu().numpy()], self._data.lengths[self._members])
-        known = [Known(member, answer[real]) for member, answer in zip(members_of(self.trained), answers, strict=True)]
-        stand_in = Together(known) if isinstance(self.trained, Together) else known[0]
+        outputs = [
+            FixedLogits(member, answer[real]) for member, answer in zip(members_of(self.module), answers, strict=True)
+        ]
+        stand_in = Together(outputs) if isinstance(self.module, Together) else outputs[0]
         return self._loss(stand_in, part) * (len(part) / len(self._members))
 
     def _stage_of(self, name: str) -> int:
-        return stage_of(name, self.trained, self._cuts)
+        return stage_of(name, self.module, self._cuts)
 
     def _broadcast(self, tensor: Tensor, stage: int) -> None:
         group = self.layout.group("pipeline")
@@ -177,8 +180,8 @@ class Pipeline:
         dist.broadcast(tensor, src=source, group=group)
 
 
-class Known(nn.Module):
-    """A network whose answer is known: what a loss is given on the last stage."""
+class FixedLogits(nn.Module):
+    """A stand-in network that returns given logits, for the loss on the last stage."""
 
     def __init__(self, network: nn.Module, logits: Tensor) -> None:
         super().__init__()
@@ -187,5 +190,5 @@ class Known(nn.Module):
         self._logits = logits
 
     def forward(self, **_: Tensor) -> SequenceClassifierOutput:
-        """Return the answer, whatever is asked."""
+        """Return the logits; all inputs are ignored."""
         return SequenceClassifierOutput(logits=self._logits)

@@ -1,9 +1,9 @@
-"""Which layout? A cost model of a step, over all layouts that are possible, and the reasons for the one it proposes.
+"""Cost model of parallel layouts: time and memory of a training step, and a proposal of the fastest layout that fits.
 
-Compute is shared by all; the bubble of a pipeline, (p - 1) / m, comes on top, four all-reduces of the activations per
-block for cut layers, one boundary's activations to the next stage and back, one all-reduce of the gradients over the
-replicas (Narayanan et al. 2021, arXiv:2104.04473, §3). Memory: weights, gradients and AdamW's moments, 16 bytes for a
-parameter, and the activations in flight. Torch-free.
+Time is the sum of compute, divided by all processes; the bubble of a pipeline, (p - 1) / m; four all-reduces of the
+activations per tensor-parallel block; activations to the next stage and back; and one all-reduce of the gradients over
+the replicas (Narayanan et al. 2021, arXiv:2104.04473, §3). Memory is weights, gradients and AdamW's moments, 16 bytes
+per parameter, and the activations in flight. Imports no torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from lissom.models.sizes import Anatomy
 from lissom.parallel.config import ParallelParams
 
 _STATE_BYTES = 16
-"""For a trained parameter: value, gradient, two moments, in float32."""
+"""Bytes per trained parameter: value, gradient and two moments, in float32."""
 _ACTIVATION_VALUES = 34
 """Values of a block that the backward pass needs, per token and channel (Korthikanti et al. 2022, arXiv:2205.05198)."""
 _VALUE_BYTES = 4
 _FLOPS = 6
-"""Per parameter and token: two forward, four backward."""
+"""Operations per parameter and token: two forward, four backward."""
 _USABLE = 0.9
 """Share of a device's memory that may be planned for."""
 
@@ -47,29 +47,30 @@ class Workload:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the work is spread over; `near` is within a node, `far` between nodes."""
+    """Devices and their connections; `near` is within a node, `far` between nodes."""
 
     devices: int
     nodes: int
     memory_bytes: float
-    """Of one device."""
+    """Memory of one device."""
     flops: float
-    """That one device really does in a second."""
+    """Measured operations per second of one device."""
     near_bytes: float
-    """A second, through one device."""
+    """Bandwidth of one device within a node, in bytes per second."""
     far_bytes: float
+    """Bandwidth of one device between nodes, in bytes per second."""
     latency_seconds: float
-    """Of one message."""
+    """Latency of one message."""
 
     @property
     def per_node(self) -> int:
-        """Return the devices of a node."""
+        """Return the number of devices per node."""
         return self.devices // self.nodes
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a step is expected to take in a layout, in seconds, and to hold on the fullest device."""
+    """Estimated time of a step in a layout, in seconds by cause, and memory of the fullest device."""
 
     params: ParallelParams
     compute: float
@@ -86,7 +87,7 @@ class Estimate:
 
 
 def estimate(work: Workload, machine: Machine, params: ParallelParams) -> Estimate:
-    """Return what a step takes and holds in a layout."""
+    """Estimate time and memory of a step in a layout."""
     data, tensor, pipeline, micro = params.data, params.tensor, params.pipeline, params.microbatches
     matrices = work.anatomy.attention + work.anatomy.ffn
     compute = _FLOPS * matrices * work.tokens / (machine.flops * params.world)
@@ -97,65 +98,67 @@ def estimate(work: Workload, machine: Machine, params: ParallelParams) -> Estima
     messages = 4 * blocks * micro
     speed = machine.near_bytes if tensor <= machine.per_node else machine.far_bytes
     share = 2 * (tensor - 1) / tensor
-    cut = messages * (share * activation / speed + machine.latency_seconds) if tensor > 1 else 0.0
+    tensor_seconds = messages * (share * activation / speed + machine.latency_seconds) if tensor > 1 else 0.0
     across = machine.near_bytes if tensor * pipeline <= machine.per_node else machine.far_bytes
-    passed = 2 * micro * (activation / across + machine.latency_seconds) if pipeline > 1 else 0.0
-    held = (work.anatomy.total - work.anatomy.word_table) / (tensor * pipeline)  # the word table is frozen by default
-    reduced = 0.0
+    pipeline_seconds = 2 * micro * (activation / across + machine.latency_seconds) if pipeline > 1 else 0.0
+    parameters = (work.anatomy.total - work.anatomy.word_table) / (
+        tensor * pipeline
+    )  # the word table is frozen by default
+    data_seconds = 0.0
     if data > 1:
         ring = machine.near_bytes if params.world <= machine.per_node else machine.far_bytes
-        reduced = 2 * (data - 1) / data * held * _VALUE_BYTES / ring + machine.latency_seconds
-        reduced *= 1.5 if params.shard else 1  # weights are gathered twice, gradients scattered once
-    state = held * _STATE_BYTES / (data if params.shard else 1) + work.anatomy.word_table * _VALUE_BYTES / tensor
+        data_seconds = 2 * (data - 1) / data * parameters * _VALUE_BYTES / ring + machine.latency_seconds
+        data_seconds *= 1.5 if params.shard else 1  # weights are gathered twice, gradients scattered once
+    state = parameters * _STATE_BYTES / (data if params.shard else 1) + work.anatomy.word_table * _VALUE_BYTES / tensor
     if (
         params.shard or tensor * pipeline > 1
     ):  # between trainings every process has the whole network, to score and save
         state += work.anatomy.total * _VALUE_BYTES
-    flying = min(pipeline, micro) if pipeline > 1 else 1
-    kept = 2 if params.recompute else _ACTIVATION_VALUES / tensor
+    in_flight = min(pipeline, micro) if pipeline > 1 else 1
+    values_per_token = 2 if params.recompute else _ACTIVATION_VALUES / tensor
     return Estimate(
         params=params,
         compute=compute,
         bubble=compute * (pipeline - 1) / micro,
-        tensor=cut,
-        pipeline=passed,
-        data=reduced,
-        memory_bytes=state + flying * blocks * activation * kept,
+        tensor=tensor_seconds,
+        pipeline=pipeline_seconds,
+        data=data_seconds,
+        memory_bytes=state + in_flight * blocks * activation * values_per_token,
     )
 
 
 def propose(work: Workload, machine: Machine) -> list[Estimate]:
-    """Return the layouts that fit, the fastest first.
+    """Return estimates of the layouts that fit, the fastest first.
 
     Raises:
         InputError: none fits the devices' memory.
     """
-    everything = [estimate(work, machine, params) for params in _layouts(work, machine)]
-    fitting = [one for one in everything if one.memory_bytes <= _USABLE * machine.memory_bytes]
-    if not fitting:
-        least = min(everything, key=lambda one: one.memory_bytes)
+    estimates = [estimate(work, machine, params) for params in _layouts(work, machine)]
+    feasible = [item for item in estimates if item.memory_bytes <= _USABLE * machine.memory_bytes]
+    if not feasible:
+        least = min(estimates, key=lambda item: item.memory_bytes)
         raise InputError(
             f"parallel: auto: no layout fits {machine.devices} devices of {machine.memory_bytes / 1e9:.1f} GB; the one "
             f"that needs least, {least.params.factors}, needs {least.memory_bytes / 1e9:.1f} GB on each: take more "
             "devices, or a smaller batch_size"
         )
-    return sorted(fitting, key=lambda one: (one.seconds, one.params.pipeline, one.params.tensor))
+    return sorted(feasible, key=lambda item: (item.seconds, item.params.pipeline, item.params.tensor))
 
 
 def explain(estimates: Sequence[Estimate], rows: int = 5) -> str:
-    """Return the first layouts as a table, milliseconds by cause."""
+    """Return the first layouts as a table, with milliseconds by cause."""
     lines = [f"{'layout':44}{'ms':>9}{'compute':>9}{'bubble':>9}{'tensor':>9}{'pipeline':>9}{'data':>9}{'GB':>8}"]
-    for one in estimates[:rows]:
-        p = one.params
+    for item in estimates[:rows]:
+        p = item.params
         name = f"data {p.data} x tensor {p.tensor} x pipeline {p.pipeline}, {p.microbatches} parts"
         name += ", sharded" if p.shard else ", recomputed" if p.recompute else ""
-        parts = (one.seconds, one.compute, one.bubble, one.tensor, one.pipeline, one.data)
-        lines.append(f"{name:44}" + "".join(f"{part * 1e3:9.3g}" for part in parts) + f"{one.memory_bytes / 1e9:8.2f}")
+        parts = (item.seconds, item.compute, item.bubble, item.tensor, item.pipeline, item.data)
+        lines.append(f"{name:44}" + "".join(f"{part * 1e3:9.3g}" for part in parts) + f"{item.memory_bytes / 1e9:8.2f}")
     return "\n".join(lines)
 
 
 def _layouts(work: Workload, machine: Machine) -> Iterator[ParallelParams]:
-    """Yield the layouts that a network can be cut into on all devices of a machine."""
+    """Yield the possible layouts of a network on all devices of a machine."""
     for tensor in _divisors(machine.devices):
         if work.heads % tensor or machine.per_node % tensor:
             continue
@@ -166,12 +169,12 @@ def _layouts(work: Workload, machine: Machine) -> Iterator[ParallelParams]:
             for micro in (1, 2, 4, 8, 16, 32):
                 if micro * data > work.batch or (pipeline > 1 and micro < pipeline):
                     continue
-                chosen = {"nodes": machine.nodes, "data": data, "tensor": tensor, "pipeline": pipeline}
+                factors = {"nodes": machine.nodes, "data": data, "tensor": tensor, "pipeline": pipeline}
                 for more in ({}, {"recompute": True}, {"shard": True}):
                     if more.get("shard") and (tensor > 1 or pipeline > 1 or data == 1):
                         continue
-                    yield ParallelParams.model_validate({**chosen, "microbatches": micro, **more})
+                    yield ParallelParams.model_validate({**factors, "microbatches": micro, **more})
 
 
 def _divisors(number: int) -> list[int]:
-    return [one for one in range(1, number + 1) if number % one == 0]
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

@@ -1,7 +1,7 @@
-"""A schedule run for real, with stages that take a given time: what torch's runtime and the transfers make of it.
+"""Measuring a schedule in torch's runtime, transfers included, with stages that sleep for a given time.
 
-One process for each device, as in training (`lissom.parallel.pipeline`), but a stage computes next to nothing and then
-waits, so that a machine with two cores shows what eight devices would do. Started by `lissom schedule --measure`.
+There is one process per device, as in training (`lissom.parallel.pipeline`), but the stages sleep instead of computing,
+so that a machine with two cores can simulate eight devices. Started by `lissom schedule --measure`.
 """
 
 import json
@@ -21,17 +21,17 @@ _WARM_UPS = 2
 
 
 def rehearse(schedule: Schedule, costs: Costs, unit_seconds: float) -> Timeline:
-    """Run a schedule in processes of this machine; return what happened when, in the units of the costs.
+    """Run a schedule in processes of this machine; return the measured timeline, in the units of the costs.
 
     Args:
-        schedule: any but GPipe with recomputation.
-        costs: what the stages take.
-        unit_seconds: how long one unit is; well above the milliseconds that a transfer takes here.
+        schedule: any schedule but GPipe with recomputation.
+        costs: durations of the stages' operations.
+        unit_seconds: length of one unit; well above the milliseconds that a transfer takes.
 
     Raises:
-        InputError: torch's runtime does not have such a schedule.
+        InputError: torch's runtime does not support the schedule.
     """
-    if schedule.name == "gpipe" and any(one.kind == "R" for order in schedule.devices for one in order):
+    if schedule.name == "gpipe" and any(operation.kind == "R" for order in schedule.devices for operation in order):
         raise InputError(
             "gpipe with recomputation is drawn, and not measured: in training the backward pass contains it"
         )
@@ -40,17 +40,17 @@ def rehearse(schedule: Schedule, costs: Costs, unit_seconds: float) -> Timeline:
     params = ParallelParams.model_validate(
         {"pipeline": devices, "microbatches": schedule.microbatches, "schedule": schedule.name, "restarts": 0, **more}
     )
-    asked = {"params": params.model_dump(exclude_unset=True), "costs": vars(costs), "unit": unit_seconds}
+    spec = {"params": params.model_dump(exclude_unset=True), "costs": vars(costs), "unit": unit_seconds}
     with tempfile.TemporaryDirectory(prefix="lissom-rehearsal-") as folder:
         target = Path(folder) / "events.json"
-        launch("lissom.parallel.rehearsal", [json.dumps(asked), str(target)], params)
+        launch("lissom.parallel.rehearsal", [json.dumps(spec), str(target)], params)
         events = [
             Event(Operation(*operation), device, start, end) for operation, device, start, end in read_json(target)
         ]
     return Timeline(schedule, costs, tuple(events))
 
 
-def _main(asked: str, target: Path) -> None:
+def _main(spec: str, target: Path) -> None:
     import torch
     from torch import nn
 
@@ -58,12 +58,12 @@ def _main(asked: str, target: Path) -> None:
     from lissom.parallel.trace import Trace, TracedStage
     from lissom.parallel.world import join
 
-    given = json.loads(asked)
-    params, costs, unit = ParallelParams.model_validate(given["params"]), Costs(**given["costs"]), given["unit"]
+    values = json.loads(spec)
+    params, costs, unit = ParallelParams.model_validate(values["params"]), Costs(**values["costs"]), values["unit"]
     chunks = params.stages // params.pipeline
     half = costs.backward / 2
-    own: dict[Kind, float] = {"F": costs.forward, "R": costs.recompute, "B": costs.backward, "b": half, "w": half}
-    seconds = {kind: cost * unit / chunks for kind, cost in own.items()}
+    durations: dict[Kind, float] = {"F": costs.forward, "R": costs.recompute, "B": costs.backward, "b": half, "w": half}
+    seconds = {kind: cost * unit / chunks for kind, cost in durations.items()}
     with join(params) as world:
         layout = world.layout()
         place, trace = layout.place("pipeline"), Trace()
@@ -89,17 +89,17 @@ def _main(asked: str, target: Path) -> None:
                 *([batch] if place == 0 else []), target=batch[:, 0] if place + 1 == params.pipeline else None,
                 return_outputs=False,
             )  # fmt: skip
-        found = world.collect(trace.events)
+        traces = world.gather(trace.events)
         if world.is_main:
-            begin = min(event.start for events in found for event in events)
-            told = [
+            begin = min(event.start for events in traces for event in events)
+            rows = [
                 (
                     (event.operation.kind, event.operation.microbatch, event.operation.stage), event.device,
                     (event.start - begin) / unit, (event.end - begin) / unit,
                 )
-                for events in found for event in events
+                for events in traces for event in events
             ]  # fmt: skip
-            write_json(target, told)
+            write_json(target, rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Schedules as torch's runtime carries them out: its own, and Varuna's static one, which it lacks.
+"""Schedules for torch's pipeline runtime: torch's own, and Varuna's static schedule, which torch lacks.
 
 Varuna: Athlur et al. 2022, arXiv:2111.04007. The order of work is that of `lissom.parallel.schedules`; the runtime adds
-the transfers. It has no word for recomputation: R goes in under the name of UNSHARD, which pipelines of ours have no
-other use for, as a custom function. The backward pass is split as in the paper, input gradients first.
+the transfers. Since the runtime has no action for recomputation, R is registered as a custom function for UNSHARD,
+which is not used otherwise. The backward pass is split as in the paper, input gradients first.
 """
 
 from collections.abc import Callable
@@ -35,24 +35,24 @@ _WORDS = {"F": FORWARD, "b": BACKWARD_INPUT, "w": BACKWARD_WEIGHT, "R": UNSHARD}
 
 
 def make_runtime(name: str, stages: list[TracedStage], microbatches: int, loss: Callable[[Any, Tensor], Tensor]) -> Any:
-    """Return torch's schedule of a name for the stages of this process.
+    """Return torch's schedule for the stages of this process.
 
     Args:
         name: as in `ParallelParams.schedule`.
-        stages: this process's.
-        microbatches: of one step.
-        loss: of a micro-batch's output and target, already weighted: the gradients are added up as they are.
+        stages: stages of this process.
+        microbatches: micro-batches per step.
+        loss: weighted loss of a micro-batch's output and target; gradients are summed without further scaling.
     """
-    made: list[Any] = list(stages)
+    all_stages: list[Any] = list(stages)
     match name:
         case "gpipe":
-            return ScheduleGPipe(made[0], microbatches, loss, scale_grads=False)
+            return ScheduleGPipe(all_stages[0], microbatches, loss, scale_grads=False)
         case "1f1b":
-            return Schedule1F1B(made[0], microbatches, loss, scale_grads=False)
+            return Schedule1F1B(all_stages[0], microbatches, loss, scale_grads=False)
         case "interleaved_1f1b":
-            return ScheduleInterleaved1F1B(made, microbatches, loss, scale_grads=False)
+            return ScheduleInterleaved1F1B(all_stages, microbatches, loss, scale_grads=False)
         case "zero_bubble":
-            return ScheduleInterleavedZeroBubble(made, microbatches, loss, scale_grads=False)
+            return ScheduleInterleavedZeroBubble(all_stages, microbatches, loss, scale_grads=False)
         case "varuna" | "varuna_eager":
             return _varuna(name, stages, microbatches, loss)
     raise InputError(f"schedule {name!r} cannot be run")
@@ -61,12 +61,15 @@ def make_runtime(name: str, stages: list[TracedStage], microbatches: int, loss: 
 def _varuna(name: str, stages: list[TracedStage], microbatches: int, loss: Callable[[Any, Tensor], Tensor]) -> Any:
     runtime: Any = _PipelineScheduleRuntime(list(stages), microbatches, loss, scale_grads=False)  # type: ignore[no-untyped-call]
     schedule = make_schedule(name, stages[0].num_stages, microbatches)
-    table = {rank: [_action(made) for made in order if made.kind != "R"] for rank, order in enumerate(schedule.devices)}
+    table = {
+        rank: [_action(operation) for operation in order if operation.kind != "R"]
+        for rank, order in enumerate(schedule.devices)
+    }
     runtime.pipeline_order = table
     runtime._prepare_schedule_with_comms(table)
     for rank, order in enumerate(schedule.devices):
-        lowered = runtime.pipeline_order_with_comms[rank]
-        runtime.pipeline_order_with_comms[rank] = _with_recomputation(lowered, order)
+        actions = runtime.pipeline_order_with_comms[rank]
+        runtime.pipeline_order_with_comms[rank] = _with_recomputation(actions, order)
     by_index = {stage.stage_index: stage for stage in stages}
 
     def recompute(action: _Action, _: _PipelineContext) -> None:
@@ -84,11 +87,13 @@ def _varuna(name: str, stages: list[TracedStage], microbatches: int, loss: Calla
 
 
 def _with_recomputation(actions: list[_Action], order: tuple[Operation, ...]) -> list[_Action]:
-    """Put every R before the backward pass that needs it, which follows it in the order of work as well."""
-    again = {_action(next_one): _action(made) for made, next_one in pairwise(order) if made.kind == "R"}
+    """Insert every R before the backward pass that it precedes in the order of work."""
+    again = {
+        _action(successor): _action(operation) for operation, successor in pairwise(order) if operation.kind == "R"
+    }
     assert all(action.computation_type is BACKWARD_INPUT for action in again)
-    return [one for action in actions for one in ([again[action]] if action in again else []) + [action]]
+    return [item for action in actions for item in ([again[action]] if action in again else []) + [action]]
 
 
-def _action(made: Operation) -> _Action:
-    return _Action(made.stage, _WORDS[made.kind], made.microbatch - 1)
+def _action(operation: Operation) -> _Action:
+    return _Action(operation.stage, _WORDS[operation.kind], operation.microbatch - 1)

@@ -1,6 +1,6 @@
-"""Pipeline schedules: in which order every device works on its micro-batches. Values without behaviour, torch-free.
+"""Pipeline schedules: the order of every device's operations on its micro-batches. Imports no torch.
 
-A schedule is a list of operations for each device; when they happen follows from what they wait for
+A schedule is a list of operations per device; their times follow from their dependencies
 (`lissom.parallel.simulator`). Micro-batches are numbered from 1, stages and devices from 0. Sources: GPipe (Huang et
 al. 2019, arXiv:1811.06965), 1F1B and interleaved 1F1B (Narayanan et al. 2021, arXiv:2104.04473), Varuna (Athlur et
 al. 2022, arXiv:2111.04007, its released generator).
@@ -17,12 +17,12 @@ Kind = Literal["F", "R", "B", "b", "w"]
 NAMES = ("gpipe", "1f1b", "interleaved_1f1b", "varuna", "varuna_eager")
 
 SPLITTING = ("zero_bubble", "varuna", "varuna_eager")
-"""Those that compute gradients of inputs and of weights at different times."""
+"""Schedules that compute gradients of inputs and of weights at different times."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One piece of work."""
+    """One operation on a micro-batch."""
 
     kind: Kind
     microbatch: int
@@ -40,7 +40,7 @@ class Schedule:
     chunks: int = 1
     """Pieces of the model on every device."""
     eager_recomputation: bool = True
-    """Whether recomputing may start before the gradient is there (as it may wait in memory then)."""
+    """Whether recomputation may start before the gradient has arrived."""
 
     @property
     def stages(self) -> int:
@@ -115,7 +115,7 @@ def _one_forward_one_backward(name: str, devices: int, microbatches: int, chunks
 
 
 def _nth(kind: Kind, number: int, device: int, devices: int, chunks: int) -> Operation:
-    """Return a device's n-th forward or backward: groups of p micro-batches through chunk after chunk."""
+    """Return a device's n-th forward or backward: groups of p micro-batches pass through all chunks in turn."""
     if chunks == 1:
         return Operation(kind, number + 1, device)
     group, within = divmod(number, devices * chunks)
@@ -126,26 +126,28 @@ def _nth(kind: Kind, number: int, device: int, devices: int, chunks: int) -> Ope
 
 
 def _varuna(name: str, devices: int, microbatches: int) -> Schedule:
-    """Play the generator's rules tick by tick: first w, then b, then R, then F, of whatever is ready."""
+    """Simulate the released generator in ticks: each stage runs a ready operation, with priority w, b, R, F."""
     ready: list[dict[Kind, list[int]]] = [{"w": [], "b": [], "R": [], "F": []} for _ in range(devices)]
     ready[0]["F"] = list(range(1, microbatches + 1))
     orders: list[list[Operation]] = [[] for _ in range(devices)]
     while any(queue for stage in ready for queue in stage.values()):
-        done = []
+        operations = []
         for stage, queues in enumerate(ready):
             kind = next((kind for kind, queue in queues.items() if queue), None)
             if kind is not None:
-                done.append(Operation(kind, queues[kind].pop(0), stage))
-        for made in done:
-            orders[made.stage].append(made)
-            match made.kind:
+                operations.append(Operation(kind, queues[kind].pop(0), stage))
+        for operation in operations:
+            orders[operation.stage].append(operation)
+            match operation.kind:
                 case "F":
-                    last = made.stage == devices - 1
-                    ready[made.stage if last else made.stage + 1]["b" if last else "F"].append(made.microbatch)
+                    last = operation.stage == devices - 1
+                    ready[operation.stage if last else operation.stage + 1]["b" if last else "F"].append(
+                        operation.microbatch
+                    )
                 case "R":
-                    ready[made.stage]["b"].append(made.microbatch)
+                    ready[operation.stage]["b"].append(operation.microbatch)
                 case "b":
-                    ready[made.stage]["w"].append(made.microbatch)
-                    if made.stage:
-                        ready[made.stage - 1]["R"].append(made.microbatch)
+                    ready[operation.stage]["w"].append(operation.microbatch)
+                    if operation.stage:
+                        ready[operation.stage - 1]["R"].append(operation.microbatch)
     return Schedule(name, tuple(map(tuple, orders)), microbatches, eager_recomputation=name == "varuna_eager")

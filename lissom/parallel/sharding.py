@@ -1,7 +1,7 @@
-"""Weights in pieces (FSDP2): each process holds its share of every tensor, and puts a block together when it is due.
+"""Sharded weights (FSDP2): each process holds a shard of every tensor, and gathers a block when it is executed.
 
-What is sharded is a second network on the first one's weights, so that there are never two copies. The first is left
-without values until they are gathered again.
+The sharded network is a copy that shares the weights of the original, so that there are never two copies of the
+weights. The parameters of the original are empty until the weights are gathered again.
 """
 
 import copy
@@ -16,40 +16,44 @@ from transformers import PreTrainedModel
 
 from lissom.models.families import blocks_of, family_of
 from lissom.models.together import members_of
-from lissom.parallel.gradients import whole
+from lissom.parallel.gradients import full_tensor
 from lissom.parallel.world import World
 
 
-def twin_of(network: nn.Module) -> nn.Module:
-    """Return a copy of a network on the same weights."""
+def copy_sharing_weights(network: nn.Module) -> nn.Module:
+    """Return a copy of a network that shares its weights."""
     return copy.deepcopy(
-        network, {id(one): nn.Parameter(one.detach(), one.requires_grad) for one in network.parameters()}
+        network,
+        {
+            id(parameter): nn.Parameter(parameter.detach(), parameter.requires_grad)
+            for parameter in network.parameters()
+        },
     )
 
 
-def shard(module: nn.Module, network: nn.Module, mesh: DeviceMesh, *, trained: bool) -> None:
-    """Spread the weights of a module over a mesh, in place; the blocks of the network within it one by one.
+def shard(module: nn.Module, network: nn.Module, mesh: DeviceMesh, *, training: bool) -> None:
+    """Shard the weights of a module over a mesh in place; each block of the network within it is a unit.
 
-    What is outside of blocks stays together between forward and backward pass, unless there is none.
+    In training, weights outside the blocks stay gathered between forward and backward pass.
     """
     for member in members_of(network):
         if isinstance(member, PreTrainedModel) and family_of(member).stacks:
             for block in blocks_of(member):
                 fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh, reshard_after_forward=not trained)
+    fully_shard(module, mesh=mesh, reshard_after_forward=not training)
 
 
-def let_go(network: nn.Module) -> None:
-    """Leave a network without values."""
+def release_parameters(network: nn.Module) -> None:
+    """Replace the parameters of a network by empty tensors."""
     for parameter in network.parameters():
         parameter.data = parameter.new_empty(0)
 
 
 def gather(network: nn.Module, pieces: nn.Module) -> None:
-    """Bring weights that are in pieces back into the whole network, on every process."""
-    own = pieces.state_dict()
+    """Gather sharded weights into the whole network, on every process."""
+    shards = pieces.state_dict()
     for name, tensor in network.state_dict(keep_vars=True).items():
-        weights = whole(own[name])
+        weights = full_tensor(shards[name])
         if tensor.shape != weights.shape:
             tensor.data = torch.empty_like(weights)
         tensor.data.copy_(weights)
@@ -57,17 +61,17 @@ def gather(network: nn.Module, pieces: nn.Module) -> None:
 
 @contextmanager
 def sharded(network: PreTrainedModel, world: World | None) -> Iterator[PreTrainedModel]:
-    """Yield a network that is only asked, its weights spread over all processes if params say so (`shard`).
+    """Yield a network for inference, with its weights sharded over all processes if params say so (`shard`).
 
-    Every process must ask it equally often. After an error weights are not gathered: the others may not be there.
+    Every process must call it equally often. After an error the weights are not gathered, since processes may be gone.
     """
     if world is None or not world.params.shard:
         yield network
         return
-    pieces = twin_of(network)
+    pieces = copy_sharing_weights(network)
     assert isinstance(pieces, PreTrainedModel)
     mesh = world.layout(tensor=False, pipeline=False).mesh["data"]
-    shard(pieces, pieces, mesh, trained=False)
-    let_go(network)
+    shard(pieces, pieces, mesh, training=False)
+    release_parameters(network)
     yield pieces
     gather(network, pieces)

@@ -1,7 +1,7 @@
-"""When does everything in a schedule happen, how long does it take, how much waits in memory?
+"""Simulation of a schedule: the times of its operations, its length, and its peak memory.
 
-An operation starts as soon as its device is free and what it waits for is done: a forward for that of the stage before,
-a backward for the gradient of the stage behind and for its own activations. Transfers take no time.
+An operation starts as soon as its device is free and its dependencies are done: for a forward that of the previous
+stage, for a backward that of the next stage and its own activations. Transfers take no time.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Event:
-    """An operation in time."""
+    """An operation with its start and end."""
 
     operation: Operation
     device: int
@@ -30,7 +30,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All operations of a schedule in time."""
+    """The events of all operations of a schedule."""
 
     schedule: Schedule
     costs: Costs
@@ -43,12 +43,12 @@ class Timeline:
 
     @property
     def bubble(self) -> float:
-        """Return the share of all devices' time in which they wait; recomputing counts as work."""
+        """Return the idle share of the devices' time; recomputation counts as work."""
         busy = sum(event.end - event.start for event in self.events)
         return 1 - busy / (self.makespan * len(self.schedule.devices))
 
     def durations(self) -> dict[Kind, float]:
-        """Return how long every kind of operation takes that the schedule has; chunks share a device's time."""
+        """Return the durations of the schedule's kinds of operations; the costs are divided by the chunks."""
         costs, chunks = self.costs, self.schedule.chunks
         times: dict[Kind, float] = {
             "F": costs.forward / chunks,
@@ -57,49 +57,48 @@ class Timeline:
             "b": costs.backward / chunks / 2,
             "w": costs.backward / chunks / 2,
         }
-        kinds = {made.kind for order in self.schedule.devices for made in order}
+        kinds = {operation.kind for order in self.schedule.devices for operation in order}
         return {kind: time for kind, time in times.items() if kind in kinds}
 
     def peak_in_flight(self) -> tuple[int, ...]:
-        """Return, for every device, the most forwards (of any chunk) whose backward is not done."""
+        """Return, for every device, the largest number of forwards (of any chunk) whose backward is not done."""
         return self._peaks(("F",), ("B", "b"))
 
     def peak_activations(self) -> tuple[int, ...]:
-        """Return, for every device, the most full sets of activations held at once.
+        """Return, for every device, the largest number of full sets of activations held at once.
 
-        Without recomputation a forward leaves them; with it, only the recomputation does, and those forwards that are
-        never recomputed.
+        A set is stored by a forward that is not recomputed, and by a recomputation.
         """
-        recomputed = {
+        recomputations = {
             (event.operation.microbatch, event.operation.stage) for event in self.events if event.operation.kind == "R"
         }
-        return self._peaks(("F", "R"), ("B", "b"), recomputed)
+        return self._peaks(("F", "R"), ("B", "b"), recomputations)
 
     def _peaks(
-        self, up: tuple[str, ...], down: tuple[str, ...], dropped: set[tuple[int, int]] | None = None
+        self, up: tuple[str, ...], down: tuple[str, ...], skip: set[tuple[int, int]] | None = None
     ) -> tuple[int, ...]:
         peaks = [0] * len(self.schedule.devices)
-        held = [0] * len(peaks)
-        for event in sorted(self.events, key=lambda one: (one.start, one.end)):
-            made = event.operation
-            if made.kind == "F" and dropped and (made.microbatch, made.stage) in dropped:
+        counts = [0] * len(peaks)
+        for event in sorted(self.events, key=lambda event: (event.start, event.end)):
+            operation = event.operation
+            if operation.kind == "F" and skip and (operation.microbatch, operation.stage) in skip:
                 continue
-            if made.kind in up:
-                held[event.device] += 1
-                peaks[event.device] = max(peaks[event.device], held[event.device])
-            elif made.kind in down:
-                held[event.device] -= 1
+            if operation.kind in up:
+                counts[event.device] += 1
+                peaks[event.device] = max(peaks[event.device], counts[event.device])
+            elif operation.kind in down:
+                counts[event.device] -= 1
         return tuple(peaks)
 
 
 def simulate(schedule: Schedule, costs: Costs = Costs()) -> Timeline:
-    """Return when every operation of a schedule happens.
+    """Return the timeline of a schedule.
 
     Raises:
-        ValueError: the orders wait for each other in a circle.
+        ValueError: the dependencies are circular.
     """
     durations = Timeline(schedule, costs, ()).durations()
-    recomputed = {operation for order in schedule.devices for operation in order if operation.kind == "R"}
+    recomputations = {operation for order in schedule.devices for operation in order if operation.kind == "R"}
     ends: dict[Operation, float] = {}
     free = [0.0] * len(schedule.devices)
     position = [0] * len(schedule.devices)
@@ -109,13 +108,13 @@ def simulate(schedule: Schedule, costs: Costs = Costs()) -> Timeline:
         before = len(events)
         for device, order in enumerate(schedule.devices):
             while position[device] < len(order):
-                made = order[position[device]]
-                waits = _waits_for(made, schedule, recomputed)
-                if any(one not in ends for one in waits):
+                operation = order[position[device]]
+                waits = _waits_for(operation, schedule, recomputations)
+                if any(dependency not in ends for dependency in waits):
                     break
-                start = max([free[device], *(ends[one] for one in waits)])
-                ends[made] = free[device] = start + durations[made.kind]
-                events.append(Event(made, device, start, ends[made]))
+                start = max([free[device], *(ends[dependency] for dependency in waits)])
+                ends[operation] = free[device] = start + durations[operation.kind]
+                events.append(Event(operation, device, start, ends[operation]))
                 position[device] += 1
         if len(events) == before:
             stuck = [
@@ -127,18 +126,18 @@ def simulate(schedule: Schedule, costs: Costs = Costs()) -> Timeline:
     return Timeline(schedule, costs, tuple(events))
 
 
-def _waits_for(made: Operation, schedule: Schedule, recomputed: set[Operation]) -> list[Operation]:
-    number, stage = made.microbatch, made.stage
-    split = any(one.kind == "b" for one in schedule.devices[0])
+def _waits_for(operation: Operation, schedule: Schedule, recomputations: set[Operation]) -> list[Operation]:
+    number, stage = operation.microbatch, operation.stage
+    split = any(operation.kind == "b" for operation in schedule.devices[0])
     behind = [Operation("b" if split else "B", number, stage + 1)] if stage + 1 < schedule.stages else []
-    match made.kind:
+    match operation.kind:
         case "F":
             return [Operation("F", number, stage - 1)] if stage else []
         case "R":
-            own = [Operation("F", number, stage)]
-            return own if schedule.eager_recomputation else own + behind
+            forward = [Operation("F", number, stage)]
+            return forward if schedule.eager_recomputation else forward + behind
         case "B" | "b":
             again = Operation("R", number, stage)
-            return [again if again in recomputed else Operation("F", number, stage), *behind]
+            return [again if again in recomputations else Operation("F", number, stage), *behind]
         case "w":
             return [Operation("b", number, stage)]

@@ -1,8 +1,7 @@
-"""Cutting networks into stretches of blocks of even cost, and a stretch as a module of a pipeline.
+"""Splitting networks into pipeline stages of balanced cost, and a stage as a module.
 
-Pruned blocks cost less, and the members of a training (peers, a teacher with its student) are cut each by its own
-costs. A stretch shares blocks and weights with the network that it was cut from, so what is trained in it is trained
-there.
+Costs are per block, since pruned blocks cost less; each member of a training (peers, a teacher with its student) is
+split by its own costs. A stage shares blocks and weights with the original network.
 """
 
 import copy
@@ -16,22 +15,22 @@ from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import input_names
 from lissom.models.families import blocks_of, family_of, replace_entry, replace_module
-from lissom.models.layers import observers_of, tell_real_tokens
+from lissom.models.layers import observers_of, set_real_tokens
 from lissom.models.together import Together, members_of
 
 
 def balanced(costs: Sequence[float], count: int) -> list[range]:
-    """Return `count` contiguous, non-empty stretches whose dearest is as cheap as possible.
+    """Split blocks into `count` contiguous, non-empty ranges that minimise the largest cost.
 
     Raises:
-        InputError: there are fewer blocks than stretches.
+        InputError: there are fewer blocks than ranges.
     """
     if count > len(costs):
         raise InputError(f"a network of {len(costs)} blocks cannot be cut into {count} stages; take a shorter pipeline")
     sums = [0.0]
     for cost in costs:
         sums.append(sums[-1] + cost)
-    # best[k][n]: cost of the dearest of k stretches over the first n blocks, and where the last of them begins
+    # best[k][n]: largest cost of k ranges over the first n blocks, and the start of the last of them
     best = [{0: (0.0, 0)}]
     for number in range(1, count + 1):
         row = {}
@@ -48,12 +47,12 @@ def balanced(costs: Sequence[float], count: int) -> list[range]:
 
 
 def block_costs(network: PreTrainedModel) -> list[float]:
-    """Return what every block costs, by its matrices: products take their time in proportion."""
+    """Return the cost of every block: its number of parameters in matrices, to which the time is proportional."""
     return [float(block.attention + block.ffn) for block in anatomy(network).blocks]
 
 
 def cut_blocks(network: nn.Module, count: int) -> list[list[range]]:
-    """Return, for every member of a training, its stretches of blocks."""
+    """Return, for every member of a training, the ranges of blocks of its stages."""
     cuts = []
     for member in members_of(network):
         assert isinstance(member, PreTrainedModel)
@@ -79,9 +78,10 @@ def stage_of(name: str, network: nn.Module, cuts: list[list[range]]) -> int:
 
 
 class Stretch(nn.Module):
-    """One stage: a stretch of blocks of every member.
+    """One pipeline stage: a range of blocks of every member.
 
-    The first stage embeds, the last one answers, all others pass hidden states `[batch, n, d]` on, one of every member.
+    The first stage has the embeddings, the last one the heads; all others map hidden states `[batch, n, d]` of every
+    member to hidden states.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Stretch(nn.Module):
         self._precision = precision
 
     def forward(self, *hidden: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """Map hidden states of every member (the first stage reads tokens only) to hidden states, or to logits."""
+        """Map the hidden states of every member (none on the first stage) to hidden states or logits."""
         outputs = []
-        tell_real_tokens(self._observers, inputs["attention_mask"])
+        set_real_tokens(self._observers, inputs["attention_mask"])
         device = next(iter(inputs.values())).device
         with torch.autocast(device.type, dtype=self._precision or torch.bfloat16, enabled=self._precision is not None):
             for number, part in enumerate(self.parts):
@@ -109,13 +109,15 @@ class Stretch(nn.Module):
                     entry = part.get_submodule(family_of(part).embeddings)
                     assert isinstance(entry, _Entry)
                     entry.hidden = hidden[number]
-                read = {name: inputs[name] for name in input_names(part)}
-                outputs.append(part(**read).logits if self.last else part.base_model(**read).last_hidden_state)
+                part_inputs = {name: inputs[name] for name in input_names(part)}
+                outputs.append(
+                    part(**part_inputs).logits if self.last else part.base_model(**part_inputs).last_hidden_state
+                )
         return tuple(outputs)
 
 
 class _Entry(nn.Module):
-    """Stands for the embeddings where hidden states come in; whatever the network asks it, it answers with them."""
+    """Replaces the embeddings on later stages: returns the hidden states of the previous stage for any input."""
 
     hidden: Tensor
 
@@ -125,11 +127,11 @@ class _Entry(nn.Module):
 
 
 def _cut_out(network: PreTrainedModel, blocks: range, first: bool, last: bool) -> PreTrainedModel:
-    """Return a copy of a network's frame around some of its blocks; layers and weights are the network's own."""
+    """Return a copy of a network with some of its blocks; layers and weights are shared with the network."""
     family = family_of(network)
-    own: list[object] = [*network.parameters(), *network.buffers(), *blocks_of(network)]
-    own += [module for module in network.modules() if not list(module.children())]
-    part: PreTrainedModel = copy.deepcopy(network, {id(one): one for one in own})
+    memo: list[object] = [*network.parameters(), *network.buffers(), *blocks_of(network)]
+    memo += [module for module in network.modules() if not list(module.children())]
+    part: PreTrainedModel = copy.deepcopy(network, {id(item): item for item in memo})
     replace_module(part, family.stack.blocks, nn.ModuleList(blocks_of(network)[number] for number in blocks))
     if not first:
         replace_entry(part, _Entry())

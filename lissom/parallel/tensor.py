@@ -1,8 +1,8 @@
-"""Tensor parallelism: heads and neurons of every block are shared out, two all-reduces forward and two backward.
+"""Tensor parallelism: heads and neurons of every block are sharded, with two all-reduces forward and two backward.
 
-Shoeybi et al. 2019, arXiv:1909.08053: the first product of attention and FFN is cut by output rows, the second by input
-columns. What is here is the plan, made from the families table; DTensor carries it out. A fresh seed inside attention
-lets dropout differ between the shares of heads, and nowhere else.
+Shoeybi et al. 2019, arXiv:1909.08053: the first product of attention and FFN is sharded by output rows, the second by
+input columns. The plan is derived from the families table and executed by DTensor. A separate seed inside attention
+makes dropout differ between shards of heads, and nowhere else.
 """
 
 from typing import Any
@@ -27,21 +27,21 @@ _SEQUENCE = 1
 
 
 def cut_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = False) -> list[str]:
-    """Share out a network's heads, neurons and word table over a one-dimensional mesh, in place.
+    """Shard a network's heads, neurons and word table over a one-dimensional mesh, in place.
 
     Args:
-        network: whole on every process, with the same weights.
+        network: the whole network, with the same weights on every process.
         mesh: the processes of the dimension `tensor`.
-        sequence: split the sequence between the cut layers; needs batches of a length that the mesh divides.
+        sequence: shard the sequence between the sharded layers; the mesh size must divide the length of batches.
 
     Returns:
-        What stays whole on every process, since its size is not divisible, in words.
+        Descriptions of the layers that are replicated, since their size is not divisible.
     """
-    family, whole = family_of(network), []
+    family, uncut = family_of(network), []
     for number, block in enumerate(blocks_of(network)):
-        plan, left = block_plan(network, block, mesh.size(), sequence=sequence)
+        plan, block_unsharded = block_plan(network, block, mesh.size(), sequence=sequence)
         parallelize_module(block, mesh, plan)
-        whole += [f"block {number}: {what}" for what in left]
+        uncut += [f"block {number}: {name}" for name in block_unsharded]
         for site in family.stack.attention:
             if site.module in plan:
                 output = block.get_submodule(site.output)
@@ -51,17 +51,17 @@ def cut_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = 
         parallelize_module(network, mesh, {family.word_table: RowwiseParallel(input_layouts=Replicate())})
     if sequence:
         _split_sequence_between(network, mesh)
-    return whole
+    return uncut
 
 
 def block_plan(
     network: PreTrainedModel, block: nn.Module, size: int, *, sequence: bool = False
 ) -> tuple[dict[str, ParallelStyle], list[str]]:
-    """Return the plan of one block for `size` processes, and what of it cannot be cut.
+    """Return the plan of one block for `size` processes, and descriptions of the layers that cannot be sharded.
 
-    Blocks may have been pruned unevenly, so each is looked at.
+    Plans differ between blocks that are pruned unevenly.
     """
-    stack, left = family_of(network).stack, []
+    stack, uncut = family_of(network).stack, []
     outside: Placement = Shard(_SEQUENCE) if sequence else Replicate()
     plan: dict[str, ParallelStyle] = {}
     for site in stack.attention:
@@ -73,50 +73,50 @@ def block_plan(
             plan |= {path: ColwiseParallel() for path in (site.query, site.key, site.value)}
             plan[site.output] = RowwiseParallel(output_layouts=outside)
         else:
-            left.append(f"attention ({heads} heads)")
-    for feed in stack.ffn:
-        neurons = block.get_submodule(feed.output)
+            uncut.append(f"attention ({heads} heads)")
+    for ffn in stack.ffn:
+        neurons = block.get_submodule(ffn.output)
         assert isinstance(neurons, nn.Linear)
         if neurons.in_features % size == 0 and not stack.more_ffn:
-            if len(feed.inputs) > 1:  # gate and up read the same input: gathered once, its gradient reduced once
-                plan[feed.inputs[0].rpartition(".")[0]] = _OneInput(outside)
-                plan |= {path: ColwiseParallel() for path in feed.inputs}
+            if len(ffn.inputs) > 1:  # gate and up read the same input: gathered once, its gradient reduced once
+                plan[ffn.inputs[0].rpartition(".")[0]] = _OneInput(outside)
+                plan |= {path: ColwiseParallel() for path in ffn.inputs}
             else:
-                plan[feed.inputs[0]] = ColwiseParallel(input_layouts=outside)
-            plan[feed.output] = RowwiseParallel(output_layouts=outside)
+                plan[ffn.inputs[0]] = ColwiseParallel(input_layouts=outside)
+            plan[ffn.output] = RowwiseParallel(output_layouts=outside)
         else:
-            left.append(f"FFN ({neurons.in_features} neurons)")
+            uncut.append(f"FFN ({neurons.in_features} neurons)")
     if sequence:
-        if left:
-            left.append("sequence")
+        if uncut:
+            uncut.append("sequence")
         plan |= {
             path: SequenceParallel(use_local_output=True)
             for path, module in block.named_modules()
             if type(module).__name__.endswith("Norm")
         }
-    return plan, left
+    return plan, uncut
 
 
 class _OneInput(ParallelStyle):
-    """Megatron's f: hand the same input to several cut layers, so that its gradient is reduced once, not per layer."""
+    """Megatron's f: gathers the common input of several sharded layers, so that its gradient is reduced only once."""
 
     def __init__(self, outside: Placement) -> None:
         super().__init__()
         self._outside = outside
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        def gather(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-            first = inputs[0] if inputs else named["hidden_states"]
+        def gather(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+            first = inputs[0] if inputs else keywords["hidden_states"]
             spread = DTensor.from_local(first, device_mesh, (self._outside,), run_check=False)
             spread = spread.redistribute(placements=(Replicate(),))
-            return ((spread, *inputs[1:]), named) if inputs else (inputs, {**named, "hidden_states": spread})
+            return ((spread, *inputs[1:]), keywords) if inputs else (inputs, {**keywords, "hidden_states": spread})
 
         module.register_forward_pre_hook(gather, with_kwargs=True)
         return module
 
 
 def _differ_until(attention: nn.Module, output: nn.Module, place: int) -> None:
-    """Draw from a generator of this process's own between two modules, and go on as if nothing had been drawn."""
+    """Use a random seed of this process's own between two modules, and restore the generator's state afterwards."""
     outside: list[tuple[Tensor, ...]] = []
 
     def enter(module: nn.Module, _: tuple[Any, ...]) -> None:
@@ -134,7 +134,7 @@ def _differ_until(attention: nn.Module, output: nn.Module, place: int) -> None:
 
 
 def _split_sequence_between(network: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Take this process's share of the sequence before the first block, and put all shares together after the last."""
+    """Shard the sequence before the first block, and gather it after the last."""
     blocks = blocks_of(network)
 
     def split(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -144,8 +144,8 @@ def _split_sequence_between(network: PreTrainedModel, mesh: DeviceMesh) -> None:
     def join(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         spread = DTensor.from_local(hidden, mesh, (Shard(_SEQUENCE),), run_check=False)
-        joined = spread.redistribute(placements=(Replicate(),)).to_local()
-        return (joined, *output[1:]) if isinstance(output, tuple) else joined
+        gathered = spread.redistribute(placements=(Replicate(),)).to_local()
+        return (gathered, *output[1:]) if isinstance(output, tuple) else gathered
 
     blocks[0].register_forward_pre_hook(split)
     blocks[-1].register_forward_hook(join)

@@ -1,4 +1,4 @@
-"""The processes of a training and the place of this one among them. torchrun started them (`lissom.parallel.launch`).
+"""The processes of a training and the rank of this one. They are started by torchrun (`lissom.parallel.launch`).
 
 Ranks are numbered with `tensor` innermost (neighbours share a machine), then `pipeline`, then `data`.
 """
@@ -27,23 +27,23 @@ _DIMENSIONS = ("data", "pipeline", "tensor")
 
 @dataclass
 class World:
-    """All processes of a stage; every one of them runs the same code on the same params."""
+    """All processes of a stage, which run the same code on the same params."""
 
     params: ParallelParams
     rank: int
     local_rank: int
     watch: Watch
     control: dist.ProcessGroup
-    """The same processes, for small messages between their processors."""
+    """A gloo group of the same processes, for small CPU messages."""
     _meshes: dict[tuple[int, int, int], DeviceMesh] = field(default_factory=dict)
 
     @property
     def is_main(self) -> bool:
-        """Tell whether this process writes, logs and talks."""
+        """Return whether this process writes files and logs."""
         return self.rank == 0
 
     def layout(self, *, tensor: bool = True, pipeline: bool = True) -> "Layout":
-        """Return the layout of a training; a dimension that it cannot be cut along becomes more replicas."""
+        """Return the layout of a training; dimensions set to False are replaced by more replicas."""
         params = self.params
         tensor_size = params.tensor if tensor else 1
         pipeline_size = params.pipeline if pipeline else 1
@@ -53,44 +53,44 @@ class World:
         update = {"data": shape[0], "pipeline": shape[1], "tensor": shape[2]}
         return Layout(params.model_copy(update=update), self._meshes[shape], self)
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """Return the sum over all processes."""
-        summed = value.detach().clone()
-        dist.all_reduce(summed)
-        return summed
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
 
     def any(self, *values: bool) -> list[bool]:
-        """Tell which of these hold for any process; without waiting for the device's work."""
+        """Return, for each value, whether it is true on any process; does not synchronise with the device."""
         flags = torch.tensor([float(value) for value in values])
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
         return [bool(flag) for flag in flags]
 
-    def collect(self, value: T | None) -> list[T]:
-        """Return what the processes have to tell, those left out that have nothing."""
-        found: list[T | None] = [None] * self.params.world
-        dist.all_gather_object(found, value, group=self.control)
-        return [one for one in found if one is not None]
+    def gather(self, value: T | None) -> list[T]:
+        """Gather a value from every process, without those that are None."""
+        values: list[T | None] = [None] * self.params.world
+        dist.all_gather_object(values, value, group=self.control)
+        return [item for item in values if item is not None]
 
-    def agree(self, value: str, what: str) -> None:
-        """Raise `RuntimeError` unless all processes have the same value."""
-        found = self.collect(value)
-        if len(set(found)) > 1:
-            different = [rank for rank, one in enumerate(found) if one != found[0]]
+    def check_equal(self, value: str, name: str) -> None:
+        """Raise `RuntimeError` unless `value` is equal on all processes; `name` describes it in the message."""
+        values = self.gather(value)
+        if len(set(values)) > 1:
+            different = [rank for rank, item in enumerate(values) if item != values[0]]
             raise RuntimeError(
-                f"{what} of rank {different[0]} is not that of rank 0: the processes do not run the same"
+                f"{name} of rank {different[0]} is not that of rank 0: the processes do not run the same"
             )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one training is cut, and this process's part of it."""
+    """The layout of one training, and this process's coordinates in it."""
 
     params: ParallelParams
     mesh: DeviceMesh
     world: World
 
     def place(self, dimension: str) -> int:
-        """Return this process's number along a dimension: `data`, `pipeline` or `tensor`."""
+        """Return this process's coordinate along a dimension: `data`, `pipeline` or `tensor`."""
         return int(self.mesh.get_local_rank(dimension))
 
     def group(self, dimension: str) -> dist.ProcessGroup:
@@ -105,12 +105,12 @@ def device_type() -> str:
 
 @contextmanager
 def join(params: ParallelParams) -> Iterator[World]:
-    """Join the other processes, and leave them at the end."""
+    """Initialise the process group, and destroy it at the end."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
-    limit = datetime.timedelta(seconds=params.timeout_seconds + 60)  # the watch is earlier, and names who is late
-    # Connecting is soon done or never: then torchrun tries again.
+    limit = datetime.timedelta(seconds=params.timeout_seconds + 60)  # the watchdog ends the job earlier
+    # Connecting takes little time or fails, and torchrun then tries again.
     first = min(limit, datetime.timedelta(seconds=_CONNECT_SECONDS))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=first)
     control = dist.new_group(backend="gloo", timeout=first)

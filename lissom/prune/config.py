@@ -9,7 +9,7 @@ from lissom.training.config import RecoveryParams
 
 
 class FirstOrderPruning(Section):
-    """Remove the heads and FFN neurons whose gates the loss feels least."""
+    """Remove the heads and FFN neurons with the least first-order importance."""
 
     method: Literal["first_order"]
 
@@ -20,7 +20,7 @@ class FirstOrderPruning(Section):
     """Share of all FFN neurons to keep, over all blocks; every block keeps at least `neuron_multiple`."""
 
     neuron_multiple: int = Field(default=32, ge=1)
-    """Neurons are removed so that every block keeps a multiple of this: the width that kernels like."""
+    """Every block keeps a multiple of this number of neurons, for efficient kernels."""
 
     uniform: bool = False
     """Keep the same counts in every block."""
@@ -29,10 +29,10 @@ class FirstOrderPruning(Section):
     """Training examples over which importance is averaged."""
 
     training: RecoveryParams | None = RecoveryParams()
-    """Of the pruned model against the teacher; null leaves it as it is."""
+    """Training of the pruned model against the teacher; null skips it."""
 
 
 PruneMethod = FirstOrderPruning
-"""All methods; with a second one a union, told apart by `method`."""
+"""All methods; with more than one, a union discriminated by `method`."""
 
 PruneParams = Methods[PruneMethod]

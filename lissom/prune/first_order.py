@@ -1,7 +1,7 @@
 """Remove the heads and FFN neurons with the least first-order importance, to a budget over all blocks.
 
-Scores are normalised by their block's L2 norm, since blocks differ in the size of their gradients (Molchanov et al.
-2017); then one ranking over all blocks decides, so that blocks keep unequal counts. Returns a recipe.
+Scores are normalised by their block's L2 norm, since gradients differ in size between blocks (Molchanov et al. 2017),
+and ranked over all blocks together, so that blocks may keep different numbers of units.
 """
 
 import math
@@ -26,7 +26,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
 
     Args:
         model: the model to prune; not changed.
-        lesson: its labelled training examples, `calibration_examples` of them, are what importance is averaged over.
+        lesson: importance is averaged over `calibration_examples` of its labelled training examples.
         params: budget and calibration.
     """
     network, loss = model.network, model.manifest.task.loss
@@ -43,10 +43,10 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
 
 
 def select(scores: Sequence[Tensor], share: float, multiple: int, *, uniform: bool) -> tuple[tuple[int, ...], ...]:
-    """Return the units to keep in every block: the best by normalised score, `ceil(share)` of all, ties by position.
+    """Return the units to keep in every block: those with the highest normalised scores, ties broken by position.
 
-    Units are taken in groups of `multiple` neighbours in their block's ranking, at least one group per block, so
-    that every block keeps a multiple (but for a rest that the block had from the start).
+    Units are selected in groups of `multiple` that are adjacent in their block's ranking, at least one group per block,
+    so that every block keeps a multiple of `multiple` units (or all units, if its size is not a multiple).
 
     Args:
         scores: importance of every unit, one tensor `[units]` per block.
@@ -57,14 +57,14 @@ def select(scores: Sequence[Tensor], share: float, multiple: int, *, uniform: bo
     orders = [torch.argsort(score, descending=True, stable=True) for score in scores]
     groups: list[tuple[float, int, int]] = []
     for block, (score, order) in enumerate(zip(scores, orders, strict=True)):
-        ranked = score[order] / (score.norm() + 1e-20)
-        for number, group in enumerate(ranked.split(multiple)):
+        normalised = score[order] / (score.norm() + 1e-20)
+        for number, group in enumerate(normalised.split(multiple)):
             groups.append((-float(group.mean()), number, block))
     budget = max(len(scores), math.ceil(share * len(groups) - 1e-9))
     if uniform:
         counts = [math.ceil(budget / len(scores) - 1e-9)] * len(scores)
     else:
-        # The first group of every block is in; a block's groups come in falling order, so counts say it all.
+        # Every block keeps its first group; the groups of a block are in descending order, so counts are sufficient.
         counts = [1] * len(scores)
         for _, _, block in sorted(group for group in groups if group[1] > 0)[: budget - len(scores)]:
             counts[block] += 1

@@ -1,8 +1,8 @@
-"""First-order importance of heads and neurons: how much the loss feels a gate on each of them.
+"""First-order importance of heads and neurons: the derivative of the loss with respect to a gate on each of them.
 
 A gate xi = 1 multiplies a head's output (Michel et al. 2019, arXiv:1905.10650: I_h = E_x |dL/dxi_h|) or a neuron's
 activation (Molchanov et al. 2017, arXiv:1611.06440). dL/dxi equals the signed sum of activation times gradient over
-the structure and all tokens; the absolute value is taken per example, then averaged. Returns scores.
+the structure and all tokens; the absolute value is taken per example, then averaged.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,16 +17,16 @@ from lissom.models.compressed import logits_of
 from lissom.models.families import attention_sites, ffn_sites, head_groups, head_size
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps answers `[batch, outputs]` and targets `[batch]` to their mean loss, as `Task.loss` does."""
+"""Maps logits `[batch, outputs]` and targets `[batch]` to their mean loss, as `Task.loss` does."""
 
 
 def head_importance(network: PreTrainedModel, batches: Iterable[Batch], loss: Loss) -> list[Tensor]:
-    """Return I_h of every head (of every group, where heads share keys and values): a tensor `[heads]` per site.
+    """Return I_h of every head (with grouped-query attention, of every group): a tensor `[heads]` per site.
 
     Args:
         network: in eval mode; its parameters get no gradients and are not changed.
         batches: examples that all have a target.
-        loss: what the gates are judged by.
+        loss: the loss whose derivative is taken.
     """
     width = head_size(network) * head_groups(network)
     return _gate_importance(network, [site.output for site in attention_sites(network)], width, batches, loss)
@@ -39,12 +39,12 @@ def neuron_importance(network: PreTrainedModel, batches: Iterable[Batch], loss: 
 
 @contextmanager
 def gated(projections: Sequence[nn.Module], gates: list[Tensor], width: int) -> Iterator[None]:
-    """Multiply the inputs of projections by gates while the context lasts.
+    """Multiply the inputs of projections by gates within the context.
 
     Args:
-        projections: one for each site, with inputs `[batch, n, units * width]`.
-        gates: one for each site, `[batch, units]` or `[1, units]`.
-        width: columns that share a gate.
+        projections: one per site, with inputs `[batch, n, units * width]`.
+        gates: one per site, `[batch, units]` or `[1, units]`.
+        width: number of columns that share a gate.
     """
 
     def multiply(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
@@ -74,7 +74,7 @@ def _gate_importance(
     examples = 0
     for batch in batches:
         batch = batch.to(device)
-        # One gate per example: a single backward pass then gives the derivative of every example's own loss.
+        # One gate per example, so that a single backward pass gives per-example derivatives.
         gates = [torch.ones(len(batch), len(total), device=device, requires_grad=True) for total in totals]
         with gated(projections, gates, width):
             total_loss = loss(logits_of(network, batch), batch.targets) * len(batch)

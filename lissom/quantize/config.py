@@ -9,7 +9,7 @@ from lissom.training.config import RecoveryParams
 
 
 class Int8TrainingParams(RecoveryParams):
-    """The training with fake quantisation: short, gentle, and in float32, where q * scale is exact enough."""
+    """Training with fake quantisation: short, with a small learning rate, and in float32 for precise scales."""
 
     epochs: float = Field(default=1, gt=0)
     """Passes over the training set; a fraction stops within one."""
@@ -18,10 +18,10 @@ class Int8TrainingParams(RecoveryParams):
     """Peak learning rate of AdamW."""
 
     freeze_word_table: bool = False
-    """Leave the word embeddings as they are."""
+    """Freeze the word embeddings."""
 
     precision: Literal["float32"] = "float32"
-    """bfloat16 would round the very values that quantisation rounds."""
+    """Autocast type; the rounding of bfloat16 would interfere with that of the quantisation."""
 
 
 class Int8Training(Section):
@@ -36,13 +36,13 @@ class Int8Training(Section):
     """Share of the training during which activation ranges follow the data; they are frozen afterwards."""
 
     calibration_examples: int = Field(default=256, ge=1)
-    """Training examples that set the first activation ranges."""
+    """Training examples from which the initial activation ranges are observed."""
 
     training: Int8TrainingParams | None = Int8TrainingParams()
-    """Of the fake-quantised model against the teacher; null quantises after training, by calibration alone."""
+    """Training of the fake-quantised model against the teacher; null quantises by calibration alone."""
 
 
 QuantizeMethod = Int8Training
-"""All methods; with a second one a union, told apart by `method`."""
+"""All methods; with more than one, a union discriminated by `method`."""
 
 QuantizeParams = Methods[QuantizeMethod]

@@ -1,6 +1,6 @@
-"""The ledger: what every step gained and cost; the page and the model card show it.
+"""The ledger: gains and costs of every step, shown on the report's page and in the model card.
 
-Read from what travels with the artefacts: the manifest's steps, the export records, the evaluations.
+Built from the manifest's steps, the export records and the evaluations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Row(Section):
-    """One step and the model that it left behind."""
+    """One step and its resulting model."""
 
     step: str
     method: str
@@ -28,7 +28,7 @@ class Row(Section):
     milliseconds: float
     """Median latency of the exported file at batch 1, all threads."""
     speedup: float
-    """Over the eager fp32 teacher, timed in turn with it."""
+    """Over the eager fp32 teacher, measured in turn with it."""
     megabytes: float
     parameters: int
     energy_kwh: float
@@ -37,7 +37,7 @@ class Row(Section):
 
 
 class Headline(Section):
-    """The figures that a colleague is told."""
+    """The main results."""
 
     score_kept: float
     """Final score over the teacher's."""
@@ -56,11 +56,11 @@ class EnergyOfInference(Section):
 
 
 class Ledger(Section):
-    """Everything that the report says in figures."""
+    """All figures of the report."""
 
     task: str
     metric: Metric
-    """What models of the task are judged by."""
+    """The task's metric."""
     headline: Headline
     rows: tuple[Row, ...]
     compressing_kwh: float
@@ -75,7 +75,7 @@ class Ledger(Section):
 
 
 class EnergySpent(Section):
-    """kWh of all stages, by what they were for."""
+    """kWh of all stages, by purpose."""
 
     compressing_kwh: float
     """The four steps, the final export, and the teacher's logits."""
@@ -86,37 +86,39 @@ class EnergySpent(Section):
 
 
 def read_evaluations(folder: Path, variants: Sequence[str]) -> dict[str, Evaluation]:
-    """Return the evaluation of every variant, from a folder that holds the metrics of each in one of its own.
+    """Return the evaluation of every variant, from a folder with one subfolder of metrics per variant.
 
     Raises:
         InputError: a variant has not been evaluated.
     """
-    found = {}
+    evaluations = {}
     for variant in variants:
         cost = _read(folder / variant / EMISSIONS)["energy_kwh"]
-        found[variant] = Evaluation.model_validate(_read(folder / variant / METRICS) | {"kwh": cost})
-    return found
+        evaluations[variant] = Evaluation.model_validate(_read(folder / variant / METRICS) | {"kwh": cost})
+    return evaluations
 
 
 def energy_spent(manifest: "Manifest", evaluations: Mapping[str, Evaluation]) -> EnergySpent:
-    """Return the energy of all stages, from the costs that travel with the model, the files and the evaluations.
+    """Return the energy of all stages, from the costs in the manifest, the export records and the evaluations.
 
-    Of the teacher stage, the part that matches the logits' part of its time counts as compressing.
+    The teacher stage's energy is divided in proportion to time; the share of the logits counts as compressing.
     """
     steps = {step.stage: step for step in manifest.steps}
     teacher = steps[TEACHER]
     share = min(1.0, teacher.metrics["logits_seconds"] / float(teacher.cost["seconds"] or 1))
     costs = {name: float(step.cost["energy_kwh"] or 0) for name, step in steps.items()}
-    exports = {variant: float(one.exported.cost["energy_kwh"]) for variant, one in evaluations.items()}
+    exports = {variant: float(evaluation.exported.cost["energy_kwh"]) for variant, evaluation in evaluations.items()}
     return EnergySpent(
         compressing_kwh=costs[TEACHER] * share + sum(costs.values()) - costs[TEACHER] + exports[FINAL],
         teacher_kwh=costs[TEACHER] * (1 - share),
-        measuring_kwh=sum(exports.values()) - exports[FINAL] + sum(one.kwh for one in evaluations.values()),
+        measuring_kwh=sum(exports.values())
+        - exports[FINAL]
+        + sum(evaluation.kwh for evaluation in evaluations.values()),
     )
 
 
 def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], energy: Mapping[str, Any]) -> Ledger:
-    """Put together what the final model, all evaluations and the stage `emissions` say."""
+    """Build the ledger from the final model's manifest, all evaluations and the metrics of the stage `emissions`."""
     steps = {step.stage: step for step in manifest.steps}
     teacher, final = evaluations[TEACHER], evaluations[FINAL]
     assert teacher.plain_int8 is not None, "measured beside the teacher"
@@ -142,7 +144,7 @@ def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], en
 
 
 def eager_milliseconds(evaluation: Evaluation) -> float:
-    """Return the median latency of the eager fp32 teacher as timed beside a variant."""
+    """Return the median latency of the eager fp32 teacher, measured in turn with a variant."""
     return evaluation.headline.runners[TEACHER_EAGER].p50
 
 

@@ -1,4 +1,4 @@
-"""The page that a person reads: one self-contained HTML file that works offline."""
+"""The report's page: one self-contained HTML file that works offline."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -20,8 +20,8 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
     Args:
         ledger: the figures.
         evaluations: all variants.
-        manifest: of the final model, for its lineage and what its steps say.
-        data: what is known of the data.
+        manifest: manifest of the final model.
+        data: card of the data set.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("lissom.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         final=final,
         bottlenecks=_bottlenecks(teacher, final),
         settings=final.settings,
-        told=_told(manifest.steps),
+        method_metrics=_method_metrics(manifest.steps),
         manifest=manifest,
         data=data,
         vocabulary=next(
@@ -57,7 +57,7 @@ def _headline(ledger: Ledger) -> list[tuple[str, str, str, float | None]]:
         "times_smaller": ledger.headline.times_smaller,
         "payback": ledger.headline.payback.inferences,
     }
-    return [(name, *shown, exact[name]) for name, shown in zip(exact, tables.headline(ledger), strict=True)]
+    return [(name, *text, exact[name]) for name, text in zip(exact, tables.headline(ledger), strict=True)]
 
 
 def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, float, float]]:
@@ -75,8 +75,8 @@ def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, floa
     return [(name, old / 1e6, new / 1e6) for name, old, new in parts]
 
 
-def _told(steps: Sequence[Step]) -> list[tuple[str, str]]:
-    """Return what methods say of themselves besides their training: the peers, the layer map and so on."""
+def _method_metrics(steps: Sequence[Step]) -> list[tuple[str, str]]:
+    """Return the nested metrics of methods as rows of text: peers, layer maps and so on."""
     tables = [
         (name, values)
         for step in steps

@@ -94,15 +94,15 @@ def parameters(before: Anatomy, after: Anatomy) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
         axes = figure.subplots()
-        for place, whole in enumerate((before, after)):
+        for place, anatomy in enumerate((before, after)):
             left = 0.0
             for part, color in _PARTS.items():
-                width = getattr(whole, part) / 1e6
+                width = getattr(anatomy, part) / 1e6
                 label = {"ffn": "FFN", "other": "norms, head"}.get(part, part) if place == 0 else None
                 axes.barh(place, width, left=left, height=0.55, color=color, label=label)
                 left += width
             axes.annotate(
-                f"{whole.total / 1e6:.1f} M", (left, place), xytext=(6, 0), textcoords="offset points", va="center"
+                f"{anatomy.total / 1e6:.1f} M", (left, place), xytext=(6, 0), textcoords="offset points", va="center"
             )
         axes.set_yticks([0, 1], ["teacher", "final"])
         axes.invert_yaxis()
@@ -114,12 +114,12 @@ def parameters(before: Anatomy, after: Anatomy) -> str:
 
 def _label(axes: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
     """Name the points; names of points close in height go to alternating sides."""
-    placed: list[float] = []
+    heights: list[float] = []
     for x, y, name, color in sorted(points, key=lambda point: -point[1]):
-        near = sum(abs(y - other) < _LEAST_GAP_POINTS for other in placed)
+        near = sum(abs(y - height) < _LEAST_GAP_POINTS for height in heights)
         offset = (0, 9) if near % 2 == 0 else (0, -16)
         axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=9.5, color=color)
-        placed.append(y)
+        heights.append(y)
 
 
 def _svg(figure: Figure) -> str:

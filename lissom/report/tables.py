@@ -59,30 +59,30 @@ def headline(ledger: Ledger) -> list[tuple[str, str]]:
 
 
 def notes(ledger: Ledger) -> list[str]:
-    """Return what must be said beside the ledger."""
+    """Return the notes below the ledger: payback, energy and baselines."""
     payback, floor, plain, metric = ledger.headline.payback, ledger.floor, ledger.plain_int8, ledger.metric
-    spent = [f"{kwh * 1000:.3g}" for kwh in (ledger.compressing_kwh, ledger.teacher_kwh, ledger.measuring_kwh)]
+    costs = [f"{kwh * 1000:.3g}" for kwh in (ledger.compressing_kwh, ledger.teacher_kwh, ledger.measuring_kwh)]
     days = payback.days
     at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
-    said = [
+    lines = [
         f"payback: {count(payback.inferences)} inferences "
         f"(95 % interval {count(payback.low)} to {count(payback.high)}){at_rate}",
-        f"energy: {spent[0]} Wh for compressing, {spent[1]} Wh for the teacher's fine-tuning, {spent[2]} Wh for "
+        f"energy: {costs[0]} Wh for compressing, {costs[1]} Wh for the teacher's fine-tuning, {costs[2]} Wh for "
         f"measuring; {ledger.energy_method}, {ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
         f"plain dynamic int8 of the teacher: {metric.name} {metric.show(plain.quality.score)}, "
         f"{plain.setting.speedup_eager:.1f}x faster, {plain.megabytes:.1f} MB",
     ]
     if floor is not None:
-        beaten = metric.improves(ledger.rows[-1].score, floor.score)
-        said.append(
+        is_better = metric.improves(ledger.rows[-1].score, floor.score)
+        lines.append(
             f"linear floor ({floor.model}): {metric.name} {metric.show(floor.score)}, {floor.megabytes:.1f} MB"
-            + ("" if beaten else "; it is as good as the compressed model: use it")
+            + ("" if is_better else "; it is as good as the compressed model: use it")
         )
-    return said
+    return lines
 
 
 def count(value: float | None) -> str:
-    """Return a large number for people; None is never."""
+    """Return a large number as text, such as `1.2 million`; `never` for None."""
     if value is None:
         return "never"
     for unit, name in ((1e9, " billion"), (1e6, " million"), (1e3, "k")):
@@ -92,19 +92,21 @@ def count(value: float | None) -> str:
 
 
 def _cells(metric: Metric, row: Row, before: Row | None) -> tuple[str, ...]:
-    def changed(value: str, now: float, then: float | None, form: str) -> str:
+    def with_change(value: str, now: float, then: float | None, form: str) -> str:
         return value if then is None or now == then else f"{value} ({format(now - then, form)})"
 
     score = metric.show(row.score)
     if before is not None and before.score != row.score:
         score += f" ({metric.show_change(before.score, row.score)})"
-    passed = "" if row.method == "none" else f" ({row.method})"
+    method = "" if row.method == "none" else f" ({row.method})"
     return (
-        row.step + (passed or " (none)"),
+        row.step + (method or " (none)"),
         score,
-        changed(f"{row.milliseconds:.2f}", row.milliseconds, None if before is None else before.milliseconds, "+.2f"),
+        with_change(
+            f"{row.milliseconds:.2f}", row.milliseconds, None if before is None else before.milliseconds, "+.2f"
+        ),
         f"{row.speedup:.1f}x",
-        changed(f"{row.megabytes:.1f}", row.megabytes, None if before is None else before.megabytes, "+.1f"),
+        with_change(f"{row.megabytes:.1f}", row.megabytes, None if before is None else before.megabytes, "+.1f"),
         f"{row.parameters / 1e6:.1f} M",
         f"{row.energy_kwh * 1000:.2f}",
         f"{row.co2e_g:.2f}",

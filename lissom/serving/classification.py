@@ -1,4 +1,4 @@
-"""From logits to answers where labels are predicted."""
+"""Conversion of logits to answers in classification."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
-"""Raw text in, answers out: an exported folder run by onnxruntime.
+"""Inference on raw text with an exported folder, run by onnxruntime.
 
-Needs numpy, onnxruntime and tokenizers, and nothing else of lissom: this is what a served model consists of.
+Depends on numpy, onnxruntime and tokenizers only, and on no other package of lissom, since it ships with served models.
 """
 
 import json
@@ -68,11 +68,11 @@ class OnnxClassifier:
         return to_answers(self.logits(self.encode(texts, pairs), speed), self.serving)
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
-        """Return the tensors `[batch, n]` that the graph reads."""
+        """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
         if self.serving["pair"] != (pairs is not None):
-            wanted = "pairs of texts" if self.serving["pair"] else "single texts"
+            kind = "pairs of texts" if self.serving["pair"] else "single texts"
             raise ValueError(
-                f"this model classifies {wanted}; {'no second texts' if pairs is None else 'pairs'} were given"
+                f"this model classifies {kind}; {'no second texts' if pairs is None else 'pairs'} were given"
             )
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = self._tokenizer.encode_batch(inputs)
@@ -83,14 +83,14 @@ class OnnxClassifier:
         }
 
     def logits(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None) -> NDArray[np.float32]:
-        """Run the graph: `[batch, n]` tensors in, logits `[batch, labels]` out."""
+        """Return the logits `[batch, labels]` of input tensors `[batch, n]`."""
         logits: NDArray[np.float32] = self._run(inputs, speed)[0]
         return logits
 
     def answer(
         self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Run a graph with exits: logits `[batch, labels]`, and how many blocks each example took, `[batch]`."""
+        """Return logits `[batch, labels]` and executed blocks per example, `[batch]`; only for graphs with exits."""
         logits, depth = self._run(inputs, speed)
         return logits, depth
 
@@ -108,7 +108,7 @@ class OnnxClassifier:
 
 
 def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list[Answer]:
-    """Return the answers that outputs `[batch, outputs]` stand for; `serving` is what the task says of itself."""
+    """Convert logits `[batch, outputs]` to answers; `serving` is the contents of serving.json."""
     match serving["kind"]:
         case "classification":
             return classification.answers(outputs, serving)

@@ -26,14 +26,14 @@ _SECONDS_TO_FINISH = 30
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask; more is refused with 413 or 422."""
+    """Limits of one request; larger ones are refused with 413 or 422."""
 
     body_bytes: int = 1_000_000
     texts: int = 64
     characters: int = 20_000
-    """Of one text. The model reads `max_length` tokens and no more; this only bounds the work of the tokeniser."""
+    """Longest text. The model reads only `max_length` tokens; this limit bounds the work of the tokeniser."""
     requests: int = 512
-    """Answered at the same time; others get 503."""
+    """Requests in progress at the same time; further ones get 503."""
 
 
 class Prediction(BaseModel):
@@ -54,11 +54,11 @@ class Answer(BaseModel):
 
 
 def create_app(classifier: OnnxClassifier, name: str, limits: Limits | None = None) -> FastAPI:
-    """Return the ASGI app that answers with a model.
+    """Return the ASGI app that serves a model.
 
     Args:
         classifier: the model.
-        name: what `GET /model` calls it.
+        name: name of the model in `GET /model`.
         limits: bounds on requests.
     """
     limits = limits or Limits()
@@ -69,30 +69,30 @@ def create_app(classifier: OnnxClassifier, name: str, limits: Limits | None = No
 
     @app.get("/health")
     def health() -> Mapping[str, str]:
-        """Tell that the model is loaded and answers are given."""
+        """Report that the model is loaded."""
         return {"status": "ok"}
 
     @app.get("/model")
     def model() -> Mapping[str, Any]:
-        """Tell which model answers, and what it takes."""
-        told = ("labels", "pair", "max_length", "scale", "speed")
-        return {"model": name, **{key: classifier.serving.get(key) for key in told}}
+        """Describe the model and its inputs."""
+        keys = ("labels", "pair", "max_length", "scale", "speed")
+        return {"model": name, **{key: classifier.serving.get(key) for key in keys}}
 
     # Not async: starlette runs it in a thread, and onnxruntime and tokenizers leave Python's lock while they work.
     @app.post("/predict", response_model_exclude_none=True)
-    def predict(asked: question) -> Answer:  # type: ignore[valid-type]
+    def predict(body: question) -> Answer:  # type: ignore[valid-type]
         """Classify texts, or predict their numbers."""
         try:
-            found = classifier.predict(asked.texts, asked.pairs, asked.speed)  # type: ignore[attr-defined]
+            answers = classifier.predict(body.texts, body.pairs, body.speed)  # type: ignore[attr-defined]
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        return Answer(predictions=[Prediction(**answer) for answer in found])
+        return Answer(predictions=[Prediction(**answer) for answer in answers])
 
     return app
 
 
 def serve(classifier: OnnxClassifier, name: str, host: str, port: int, limits: Limits | None = None) -> None:
-    """Answer until SIGTERM or SIGINT; requests that have begun are answered to their end."""
+    """Serve until SIGTERM or SIGINT, and finish the requests in progress."""
     limits = limits or Limits()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it once more when all is answered
     uvicorn.run(
@@ -102,7 +102,7 @@ def serve(classifier: OnnxClassifier, name: str, host: str, port: int, limits: L
 
 
 def _question(limits: Limits) -> type[BaseModel]:
-    """Return the schema of a request, with the limits in it: OpenAPI shows them."""
+    """Return the schema of a request, including the limits, for OpenAPI."""
     text = Annotated[str, Field(max_length=limits.characters)]
     texts = Annotated[list[text], Field(min_length=1, max_length=limits.texts)]
     pairs = Annotated[list[text], Field(max_length=limits.texts)]
@@ -117,14 +117,14 @@ def _question(limits: Limits) -> type[BaseModel]:
 
 
 async def _refuse(_: Request, error: Exception) -> JSONResponse:
-    """Tell what is wrong without repeating what was sent: it may be long, private, or no Unicode at all."""
+    """Report validation errors without the input, which may be long, private or invalid Unicode."""
     assert isinstance(error, RequestValidationError)
-    told = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()[:10]]
-    return JSONResponse({"detail": "; ".join(told)}, status_code=422)
+    problems = [f"{'.'.join(map(str, item['loc'][1:])) or 'body'}: {item['msg']}" for item in error.errors()[:10]]
+    return JSONResponse({"detail": "; ".join(problems)}, status_code=422)
 
 
 class _BodyCheck:
-    """Answers 413 to a body that is too long, whether its header says so or not, and 400 to one that is not UTF-8."""
+    """Middleware that returns 413 for a body over the limit (even with a wrong header) and 400 if it is not UTF-8."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app, self._limit = app, limit
@@ -133,25 +133,25 @@ class _BodyCheck:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        if not told.isdigit() or int(told) > self._limit:
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._limit:
             await _drain(receive, _DRAINED * self._limit)
             await JSONResponse({"detail": self._message()}, status_code=413)(scope, receive, send)
             return
         await self._app(scope, self._checked(receive), send)
 
     def _checked(self, receive: Receive) -> Callable[[], Any]:
-        seen, decoder = 0, codecs.getincrementaldecoder("utf-8")()
+        size, decoder = 0, codecs.getincrementaldecoder("utf-8")()
 
         async def checked() -> Message:
-            nonlocal seen
+            nonlocal size
             message = await receive()
-            seen += len(message.get("body", b""))
+            size += len(message.get("body", b""))
             try:  # Python's JSON parser would guess other encodings
                 decoder.decode(message.get("body", b""), final=not message.get("more_body", False))
             except UnicodeDecodeError as error:
                 raise HTTPException(400, f"the body is not UTF-8: {error.reason}") from None
-            if seen > self._limit:
+            if size > self._limit:
                 await _drain(receive, _DRAINED * self._limit, message)
                 raise HTTPException(413, self._message())
             return message
@@ -163,7 +163,7 @@ class _BodyCheck:
 
 
 async def _drain(receive: Receive, most: int, message: Message | None = None) -> None:
-    seen = 0
-    while (message is None or message.get("more_body", False)) and seen < most:
+    size = 0
+    while (message is None or message.get("more_body", False)) and size < most:
         message = await receive()
-        seen += len(message.get("body", b""))
+        size += len(message.get("body", b""))

@@ -1,4 +1,4 @@
-"""The registered model, as code that MLflow runs when it loads a version: no pickle, no torch, no transformers."""
+"""The registered model as code that MLflow runs to load a version; needs no pickle, torch or transformers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ ARTIFACT = "exported"
 
 
 class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
-    """Takes a table with the column `text` (and `text_pair`), gives label and probabilities, or a value, per row."""
+    """Maps a table with the column `text` (and `text_pair`) to label and probabilities, or a value, per row."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the exported folder."""
@@ -36,7 +36,7 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
 
 
 def _row(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an answer as one row: a column for every figure."""
+    """Return an answer as one row, with a column per probability."""
     row = {name: value for name, value in answer.items() if name != "probabilities"}
     if (probabilities := answer.get("probabilities")) is not None:
         row["probability"] = probabilities[answer["label"]]

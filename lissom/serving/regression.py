@@ -1,4 +1,4 @@
-"""From outputs to answers where a number is predicted."""
+"""Conversion of outputs to answers in regression."""
 
 from collections.abc import Mapping
 from typing import Any

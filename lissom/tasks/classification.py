@@ -1,4 +1,4 @@
-"""One label out of several for every text or pair of texts; judged by accuracy."""
+"""Single-label classification of texts or pairs of texts; the metric is accuracy."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from lissom.tasks.task import Task
 
 
 class Classification(Task):
-    """Names of the classes are the outputs' names, in their order."""
+    """Classification; output i of a network is the logit of `labels[i]`."""
 
     kind: Literal["classification"] = "classification"
     labels: tuple[str, ...]
@@ -35,7 +35,7 @@ class Classification(Task):
 
     @property
     def is_distribution(self) -> bool:
-        """Return true: the logits are those of one distribution over the labels."""
+        """Return true: the outputs are logits of a distribution over the labels."""
         return True
 
     @property
@@ -49,7 +49,7 @@ class Classification(Task):
         return {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
 
     def targets(self, texts: Sequence[str | None]) -> NDArray[Any]:
-        """Return indices into the labels, int64; -1 where there is none."""
+        """Return indices into the labels, int64; -1 for None."""
         index = {name: number for number, name in enumerate(self.labels)}
         return np.asarray([UNLABELLED if text is None else index[text] for text in texts], dtype=np.int64)
 
@@ -69,23 +69,24 @@ class Classification(Task):
         """Return a meter of the accuracy."""
         return AccuracyMeter()
 
-    def agreement(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
+    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float | None:
         """Return the share of examples with the same label."""
-        return float((expected.argmax(1) == found.argmax(1)).mean())
+        return float((reference.argmax(1) == logits.argmax(1)).mean())
 
     def quality(
         self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any], bins: int
     ) -> Quality:
-        """Return accuracy, F1, calibration, and how the labels differ from the teacher's.
+        """Return accuracy, F1, calibration error, and differences to the teacher's predictions.
 
-        `flip_rate` is the share of examples that the teacher has right and the variant wrong, `gain_rate` the reverse.
+        `flip_rate` is the share of examples that the teacher predicts correctly and the variant does not; `gain_rate`
+        is the reverse.
         """
         from sklearn.metrics import precision_recall_fscore_support
 
-        predicted, teachers = answers.argmax(1), teacher.argmax(1)
-        right, teacher_right = predicted == targets, teachers == targets
+        predictions, teachers = answers.argmax(1), teacher.argmax(1)
+        right, teacher_right = predictions == targets, teachers == targets
         numbers = list(range(len(self.labels)))
-        rows = zip(*precision_recall_fscore_support(targets, predicted, labels=numbers, zero_division=0), strict=True)
+        rows = zip(*precision_recall_fscore_support(targets, predictions, labels=numbers, zero_division=0), strict=True)
         per_label = {
             label: {"precision": float(p), "recall": float(r), "f1": float(f1), "support": int(support)}
             for label, (p, r, f1, support) in zip(self.labels, rows, strict=True)
@@ -99,7 +100,7 @@ class Classification(Task):
             "gain_rate": float((right & ~teacher_right).mean()),
         }
         return Quality(
-            examples=len(targets), score=accuracy, agreement=float((predicted == teachers).mean()), figures=figures,
+            examples=len(targets), score=accuracy, agreement=float((predictions == teachers).mean()), figures=figures,
             per_label=per_label,
         )  # fmt: skip
 
@@ -110,9 +111,9 @@ class Classification(Task):
         solver = "liblinear" if self.outputs == 2 else "lbfgs"
         return LogisticRegression(C=strength, max_iter=300, solver=solver)
 
-    def linear_answers(self, predicted: NDArray[Any]) -> NDArray[np.float32]:
+    def linear_answers(self, predictions: NDArray[Any]) -> NDArray[np.float32]:
         """Return one-hot rows."""
-        rows: NDArray[np.float32] = np.eye(self.outputs, dtype=np.float32)[predicted]
+        rows: NDArray[np.float32] = np.eye(self.outputs, dtype=np.float32)[predictions]
         return rows
 
     def same_question(self, other: Task) -> bool:
@@ -129,7 +130,7 @@ class Classification(Task):
         return "`label`, `probability` and `probability_of_<label>`"
 
     def serving(self) -> dict[str, Any]:
-        """Return the labels besides what every task tells."""
+        """Return the labels and the entries of every task."""
         return {**super().serving(), "labels": self.labels}
 
 

@@ -1,4 +1,4 @@
-"""All tasks: the union that manifests hold, and the task of a prepared data set."""
+"""The union of all tasks, as stored in manifests, and the task of a prepared data set."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ AnyTask = Annotated[Classification | Regression, Field(discriminator="kind")]
 
 
 def task_of(card: DataCard, max_length: int) -> Classification | Regression:
-    """Return the task that a prepared data set asks, with inputs of at most `max_length` tokens."""
+    """Return the task of a prepared data set, with inputs of at most `max_length` tokens."""
     match card.task:
         case "classification":
             return Classification(name=card.name, labels=card.labels, pair=card.pair, max_length=max_length)

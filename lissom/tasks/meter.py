@@ -1,4 +1,4 @@
-"""Meters: they see answers batch by batch and compute one figure, without ever holding all answers."""
+"""Meters: they accumulate a metric batch by batch, without storing all logits."""
 
 import math
 from typing import Any, Protocol, Self
@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 
 
 class Meter(Protocol):
-    """Adds up what one figure needs."""
+    """Accumulates a metric."""
 
     def add(self, answers: NDArray[np.float32], targets: NDArray[Any]) -> None:
-        """Take in a batch: answers `[batch, outputs]` and targets `[batch]`, all known."""
+        """Add a batch: logits `[batch, outputs]` and targets `[batch]`, none of them missing."""
         ...
 
     def merge(self, other: Self) -> None:
-        """Take in what a meter in another process has seen."""
+        """Add the state of a meter of another process."""
         ...
 
     def result(self) -> float:
-        """Return the figure."""
+        """Return the metric."""
         ...
 
 
@@ -30,12 +30,12 @@ class AccuracyMeter:
         self._hits = self._count = 0
 
     def add(self, answers: NDArray[np.float32], targets: NDArray[Any]) -> None:
-        """Count a batch."""
+        """Add a batch: logits `[batch, outputs]` and targets `[batch]`."""
         self._hits += int((answers.argmax(1) == targets).sum())
         self._count += len(targets)
 
     def merge(self, other: Self) -> None:
-        """Count what the other has counted."""
+        """Add the counts of another meter."""
         self._hits += other._hits
         self._count += other._count
 
@@ -45,30 +45,30 @@ class AccuracyMeter:
 
 
 class CorrelationMeter:
-    """Pearson's correlation of predicted and true numbers; 0 where one side is constant, which says nothing.
+    """Pearson's correlation of predicted and true numbers; 0 if either side is constant.
 
-    Keeps one pair of numbers per example: the moments that would be smaller lose digits where the mean is large.
+    Stores a pair of numbers per example, since accumulated moments lose precision if the mean is large.
     """
 
     def __init__(self) -> None:
         self._pairs: list[tuple[float, float]] = []
 
     def add(self, answers: NDArray[np.float32], targets: NDArray[Any]) -> None:
-        """Keep a batch."""
+        """Add a batch: predictions `[batch, 1]` and targets `[batch]`."""
         self._pairs += zip(answers[:, 0].tolist(), targets.tolist(), strict=True)
 
     def merge(self, other: Self) -> None:
-        """Keep what the other has kept."""
+        """Add the pairs of another meter."""
         self._pairs += other._pairs
 
     def result(self) -> float:
         """Return the correlation, which does not depend on the order of the batches."""
-        found, truth = np.asarray(sorted(self._pairs), dtype=np.float64).T
-        return pearson(found, truth)
+        predictions, truth = np.asarray(sorted(self._pairs), dtype=np.float64).T
+        return pearson(predictions, truth)
 
 
 def pearson(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Return Pearson's correlation, -1 to 1; 0 where one side is constant."""
+    """Return Pearson's correlation, in [-1, 1]; 0 if either side is constant."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     correlation = float(np.corrcoef(np.asarray(first, np.float64), np.asarray(second, np.float64))[0, 1])

@@ -1,4 +1,4 @@
-"""The figure that models of a task are judged by. The only place that knows whether higher or lower is better."""
+"""The metric of a task: its direction, and how its values are compared and shown."""
 
 from typing import Literal
 
@@ -6,12 +6,12 @@ from lissom.section import Section
 
 
 class Metric(Section):
-    """One figure: its name, its direction, and how people write it."""
+    """Name, direction and format of a metric."""
 
     name: str
     higher_is_better: bool = True
     form: Literal["percent", "number"] = "number"
-    """`percent`: a share, shown as a percentage; its changes are told in points."""
+    """`percent`: a share, shown as a percentage, with changes in percentage points."""
 
     def improves(self, new: float, old: float) -> bool:
         """Return whether `new` is strictly better than `old`."""
@@ -22,10 +22,10 @@ class Metric(Section):
         return max(values) if self.higher_is_better else min(values)
 
     def drop(self, reference: float, value: float) -> float:
-        """Return how much worse `value` is than `reference`; negative where it is better.
+        """Return how much worse `value` is than `reference`; negative if it is better.
 
-        In the metric's own unit (0.02: two points) where higher is better, relative to the reference where lower is
-        (0.02: a perplexity that is 2 % higher), since such figures have no natural scale.
+        The drop is absolute if higher is better (0.02 is two points of accuracy), and relative to the reference if
+        lower is better (0.02 is a perplexity that is 2 % higher), since such metrics have no natural scale.
         """
         return reference - value if self.higher_is_better else value / reference - 1
 
@@ -34,15 +34,15 @@ class Metric(Section):
         return reference - drop if self.higher_is_better else reference * (1 + drop)
 
     def kept(self, reference: float, value: float) -> float:
-        """Return which share of the reference's quality a value keeps: 1 is all of it, more is an improvement."""
+        """Return the share of the reference's quality that a value retains; above 1 it is an improvement."""
         return value / reference if self.higher_is_better else reference / value
 
     def show(self, value: float) -> str:
-        """Return a value as people write it."""
+        """Return a value as text."""
         return f"{value:.1%}" if self.form == "percent" else f"{value:.3f}"
 
     def show_change(self, before: float, after: float) -> str:
-        """Return a signed difference, in points for percentages."""
+        """Return a signed difference as text, in percentage points for percentages."""
         return f"{(after - before) * 100:+.1f}" if self.form == "percent" else f"{after - before:+.3f}"
 
 

@@ -1,4 +1,4 @@
-"""How good the answers of one variant are: the same shape for every task, torch-free."""
+"""Quality of a variant, in the same form for every task; imports no torch."""
 
 from pydantic import Field
 
@@ -6,14 +6,14 @@ from lissom.section import Section
 
 
 class Quality(Section):
-    """The figures of one variant on the test set, in the words of its task."""
+    """Metrics of one variant on the test set."""
 
     examples: int
     score: float
-    """What models of the task are judged by."""
+    """Value of the task's metric."""
     agreement: float
-    """Likeness to the teacher's answers, 1 at most."""
+    """Agreement with the teacher, at most 1."""
     figures: dict[str, float]
-    """By name, the score among them."""
+    """All metrics by name, including the score."""
     per_label: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Figures of every label, where there are labels."""
+    """Metrics of every label; empty in regression."""

@@ -1,4 +1,4 @@
-"""A number for every text or pair of texts; judged by Pearson's correlation with the truth."""
+"""Regression for texts or pairs of texts; the metric is Pearson's correlation with the targets."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from lissom.tasks.task import Task
 
 
 class Regression(Task):
-    """Networks predict standardised numbers; `scale` brings them back into the data's unit."""
+    """Regression; networks predict standardised numbers, which `scale` converts to the data's unit."""
 
     kind: Literal["regression"] = "regression"
     scale: Scale
@@ -30,12 +30,12 @@ class Regression(Task):
 
     @property
     def outputs(self) -> int:
-        """Return one."""
+        """Return 1."""
         return 1
 
     @property
     def is_distribution(self) -> bool:
-        """Return false: an answer is a number."""
+        """Return false: the output is a number."""
         return False
 
     @property
@@ -50,7 +50,7 @@ class Regression(Task):
         }  # fmt: skip
 
     def targets(self, texts: Sequence[str | None]) -> NDArray[Any]:
-        """Return standardised numbers, float32; NaN where there is none."""
+        """Return standardised numbers, float32; NaN for None."""
         return standardised(texts, self.scale)
 
     def loss(self, answers: Tensor, targets: Tensor) -> Tensor:
@@ -60,15 +60,15 @@ class Regression(Task):
         return error.square().sum() / max(1, len(targets))
 
     def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:  # noqa: ARG002
-        """Return the squared distance to the teacher's number; the temperature plays no part."""
+        """Return the squared distance to the teacher's number; the temperature is ignored."""
         return F.mse_loss(answers.float(), teacher.detach().float())
 
     def meter(self) -> Meter:
         """Return a meter of the correlation."""
         return CorrelationMeter()
 
-    def agreement(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:  # noqa: ARG002
-        """Return None: two numbers are never quite equal, and their tolerance is another figure."""
+    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float | None:  # noqa: ARG002
+        """Return None: numbers are never exactly equal, and are compared by a tolerance elsewhere."""
         return None
 
     def quality(
@@ -81,17 +81,17 @@ class Regression(Task):
         """Return correlations, and errors in the data's unit."""
         from scipy.stats import spearmanr
 
-        found, teachers = answers[:, 0], teacher[:, 0]
-        error = (found - targets).astype(np.float64) * self.scale.deviation
-        constant = np.ptp(found) == 0 or np.ptp(targets) == 0
+        predictions, teachers = answers[:, 0], teacher[:, 0]
+        error = (predictions - targets).astype(np.float64) * self.scale.deviation
+        constant = np.ptp(predictions) == 0 or np.ptp(targets) == 0
         figures = {
-            "pearson": pearson(found, targets),
-            "spearman": 0.0 if constant else float(spearmanr(found, targets).statistic),
+            "pearson": pearson(predictions, targets),
+            "spearman": 0.0 if constant else float(spearmanr(predictions, targets).statistic),
             "mean_absolute_error": float(np.abs(error).mean()),
             "root_mean_squared_error": float(np.sqrt(np.square(error).mean())),
         }
         return Quality(
-            examples=len(targets), score=figures["pearson"], agreement=pearson(found, teachers), figures=figures
+            examples=len(targets), score=figures["pearson"], agreement=pearson(predictions, teachers), figures=figures
         )
 
     def linear_model(self, strength: float) -> Any:
@@ -114,5 +114,5 @@ class Regression(Task):
         return "`value`"
 
     def serving(self) -> dict[str, Any]:
-        """Return the scale besides what every task tells."""
+        """Return the scale and the entries of every task."""
         return {**super().serving(), "scale": self.scale.model_dump()}

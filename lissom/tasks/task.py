@@ -1,7 +1,7 @@
-"""The base of every task: what is asked of a model, and everything that follows from that.
+"""Base class of tasks: targets, losses, metrics and heads of what a model predicts.
 
-The rest of lissom asks a task and never looks at its kind. A new task is one file beside this one, a member of the
-union in `lissom.tasks.kinds`, and a `case` there; its numpy half for serving is `lissom/serving/<kind>.py`.
+The rest of lissom uses this interface and never tests for a task's kind. A new task needs a module in this package, a
+member of the union and a `case` in `lissom.tasks.kinds`, and a numpy implementation in `lissom/serving/<kind>.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -23,30 +23,30 @@ from lissom.tasks.quality import Quality
 
 
 class Task(Section, ABC):
-    """What a model is asked: `kind` tells the subclasses apart in JSON."""
+    """A task; `kind` identifies the subclass in JSON."""
 
     kind: str
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     pair: bool
-    """Whether a question is a pair of texts."""
+    """Whether an input is a pair of texts."""
     max_length: int
-    """Longest input in tokens; more is cut."""
+    """Longest input in tokens; longer ones are truncated."""
 
     @property
     @abstractmethod
     def metric(self) -> Metric:
-        """Return the figure that models are judged by."""
+        """Return the metric by which models are compared."""
 
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Return the width of the network's answer."""
+        """Return the number of the network's outputs."""
 
     @property
     @abstractmethod
     def is_distribution(self) -> bool:
-        """Return whether an answer is the logits of one distribution, so that temperature and entropy make sense."""
+        """Return whether the outputs are logits of a distribution, for which temperature and entropy are defined."""
 
     @property
     @abstractmethod
@@ -55,31 +55,31 @@ class Task(Section, ABC):
 
     @abstractmethod
     def head_config(self) -> dict[str, Any]:
-        """Return what the head needs in a network's config."""
+        """Return the entries of a network's config that define the head."""
 
     @abstractmethod
     def targets(self, texts: Sequence[str | None]) -> NDArray[Any]:
-        """Return targets as a training sees them, `[examples]`, from their texts; None is a missing one."""
+        """Convert the labels' texts to targets, `[examples]`; None stands for a missing label."""
 
     @abstractmethod
     def loss(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss against targets `[batch]`, averaged over examples; missing targets add nothing but count.
+        """Return the loss, summed over labelled examples and divided by the number of all examples.
 
-        So an example's weight is the same in every batch, however many of its neighbours have a target.
+        An example's weight therefore does not depend on how many other examples of the batch are labelled.
 
         Args:
-            answers: `[batch, outputs]`.
+            answers: logits, `[batch, outputs]`.
             targets: `[batch]`.
         """
 
     @abstractmethod
     def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return the loss against a teacher's answers, averaged over examples; no gradient flows into those.
+        """Return the loss against a teacher's logits, averaged over examples; no gradient flows into the teacher.
 
         Args:
-            answers: `[batch, outputs]`.
-            teacher: the same.
-            temperature: T > 0, without meaning where an answer is no distribution.
+            answers: logits, `[batch, outputs]`.
+            teacher: the teacher's logits, `[batch, outputs]`.
+            temperature: T > 0; ignored unless `is_distribution`.
         """
 
     @abstractmethod
@@ -87,51 +87,51 @@ class Task(Section, ABC):
         """Return a new meter of `metric`."""
 
     @abstractmethod
-    def agreement(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
-        """Return the share of equal answers `[examples, outputs]`; None where answers are never quite equal."""
+    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float | None:
+        """Return the share of equal predictions of two sets of logits `[examples, outputs]`; None in regression."""
 
     @abstractmethod
     def quality(
         self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any], bins: int
     ) -> Quality:
-        """Compare answers `[examples, outputs]` with targets `[examples]` and with the teacher's answers.
+        """Compare a variant's logits with the targets and with the teacher's logits.
 
         Args:
-            answers: of the variant.
-            teacher: of the teacher.
-            targets: the truth.
-            bins: bins of the calibration error, where there is one.
+            answers: logits of the variant, `[examples, outputs]`.
+            teacher: logits of the teacher, `[examples, outputs]`.
+            targets: `[examples]`.
+            bins: number of bins of the calibration error.
         """
 
     def linear_model(self, strength: float) -> Any:  # noqa: ARG002
-        """Return a linear model of scikit-learn that answers the task from TF-IDF features; None if there is none.
+        """Return an unfitted linear model of scikit-learn for the task; None if there is none.
 
         Args:
             strength: inverse of the regularisation.
         """
         return None
 
-    def linear_answers(self, predicted: NDArray[Any]) -> NDArray[np.float32]:
-        """Return a linear model's predictions `[examples]` as answers `[examples, outputs]`."""
-        return predicted[:, None].astype(np.float32)
+    def linear_answers(self, predictions: NDArray[Any]) -> NDArray[np.float32]:
+        """Convert a linear model's predictions `[examples]` to outputs `[examples, outputs]`."""
+        return predictions[:, None].astype(np.float32)
 
     @abstractmethod
     def same_question(self, other: "Task") -> bool:
-        """Return whether a model that was made for one task answers the other, whatever the data set is called."""
+        """Return whether a model of one task can be used for the other; the name of the data set is ignored."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Return what is predicted, in words."""
+        """Return a description of the predictions."""
 
     @property
     @abstractmethod
     def answer_columns(self) -> str:
-        """Return the columns that a registered model answers with, as Markdown."""
+        """Return the output columns of a registered model, as Markdown."""
 
     def serving(self) -> dict[str, Any]:
-        """Return what `lissom.serving` needs to know, as JSON values."""
+        """Return the task's entries of serving.json."""
         return {"kind": self.kind, "task": self.name, "pair": self.pair, "max_length": self.max_length}
 
     def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
-        """Tokenise tables, one after the other, into files below `folder` (which must outlive the result)."""
+        """Tokenise and concatenate tables into files below `folder`, which must outlive the result."""
         return encode(tables, tokenizer, self.max_length, self.targets, folder)

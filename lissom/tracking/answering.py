@@ -1,4 +1,4 @@
-"""From the name of a model to answers, wherever the model is."""
+"""Predictions of a model given by name: a folder or a registered version."""
 
 import os
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ _PREFIX = "lissom-"
 def answer(
     texts: Sequence[str], pairs: Sequence[str] | None, model: str | None, speed: float | None = None
 ) -> tuple[str, list[Answer]]:
-    """Return what answered, and its answer to every text.
+    """Return the name of the model that was used, and its answer to every text.
 
     Args:
         texts: the texts.
         pairs: the second texts, for tasks on pairs.
         model: an exported folder, a model directory, a `models:/` URI, or None for the registry's champion.
-        speed: for a model with exits, how uncertain an answer may be to leave early.
+        speed: for a model with exits, the largest uncertainty at which an example leaves early.
 
     Raises:
         InputError: there is no such model, or the texts do not suit it.
@@ -64,7 +64,7 @@ def _ask_registry(uri: str, texts: Sequence[str], pairs: Sequence[str] | None, s
 
 
 def _from_row(row: dict[str, Any]) -> Answer:
-    """Return the answer that a registered model's row stands for (`lissom.serving.pyfunc`)."""
+    """Convert a row of a registered model's output (`lissom.serving.pyfunc`) to an answer."""
     prefix = "probability_of_"
     answer = {name: value for name, value in row.items() if not name.startswith("probability")}
     probabilities = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
@@ -93,10 +93,10 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, 
 
 
 def champion() -> str:
-    """Return the URI of the one registered model of lissom: its champion, else its challenger.
+    """Return the URI of the only registered model of lissom: its champion, or else its challenger.
 
     Raises:
-        InputError: there is no registry, or not one such model in it.
+        InputError: there is no registry, or not exactly one such model in it.
     """
     import mlflow
 
@@ -109,15 +109,16 @@ def champion() -> str:
             f"there is no registry in this folder ({store}); run `dvc repro` (or `make compress`) here first, set "
             "MLFLOW_TRACKING_URI, or name a folder with --model"
         )
-    names = [found for found in mlflow.MlflowClient().search_registered_models() if found.name.startswith(_PREFIX)]
-    if len(names) != 1:
-        found = ", ".join(model.name for model in names) or "none"
+    models = mlflow.MlflowClient().search_registered_models()
+    candidates = [model for model in models if model.name.startswith(_PREFIX)]
+    if len(candidates) != 1:
+        names = ", ".join(model.name for model in candidates) or "none"
         raise InputError(
-            f"the registry has these models of lissom: {found}; name one with --model (a folder or models:/NAME@ALIAS)"
+            f"the registry has these models of lissom: {names}; name one with --model (a folder or models:/NAME@ALIAS)"
         )
     for alias in ("champion", "challenger"):
-        if alias in names[0].aliases:
-            return f"models:/{names[0].name}@{alias}"
+        if alias in candidates[0].aliases:
+            return f"models:/{candidates[0].name}@{alias}"
     raise InputError(
-        f"{names[0].name} has no champion and no challenger: its gates failed; name a version with --model"
+        f"{candidates[0].name} has no champion and no challenger: its gates failed; name a version with --model"
     )

@@ -1,4 +1,4 @@
-"""One model in a few lines, for `lissom inspect` and, twice, for `lissom compare`."""
+"""Short descriptions of models for `lissom inspect` and `lissom compare`."""
 
 from pathlib import Path
 
@@ -42,8 +42,8 @@ def _lineage(manifest: Manifest) -> list[str]:
     lines = []
     for step in manifest.steps:
         score = step.metrics.get("dev_score")
-        shown = f", dev {manifest.task.metric.name} {score:.3f}" if isinstance(score, float) else ""
-        lines.append(f"{step.stage} ({step.method}){shown}, {_watt_hours(step):.3g} Wh, run {step.run_id}")
+        score_text = f", dev {manifest.task.metric.name} {score:.3f}" if isinstance(score, float) else ""
+        lines.append(f"{step.stage} ({step.method}){score_text}, {_watt_hours(step):.3g} Wh, run {step.run_id}")
     return lines
 
 

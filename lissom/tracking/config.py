@@ -6,7 +6,7 @@ from lissom.section import Section
 
 
 class TrackingParams(Section):
-    """Where runs go: MLFLOW_TRACKING_URI names the server, these the drawer."""
+    """MLflow settings; the server is set by MLFLOW_TRACKING_URI."""
 
     experiment: str = "lissom"
     """MLflow experiment of all stages."""
@@ -16,7 +16,7 @@ class TrackingParams(Section):
 
 
 class GatesParams(Section):
-    """What a model must reach before it may be called champion."""
+    """Requirements that a model must meet to get an alias in the registry."""
 
     max_score_drop: float = Field(default=0.03, ge=0, le=1)
     """Largest loss against the teacher on test, in units of the metric (0.03 of accuracy: three points)."""

@@ -1,4 +1,4 @@
-"""From the name of a model to the folder that serves it."""
+"""The exported folder of a model given by name, downloaded from the registry if necessary."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def _fetched(uri: str) -> Path:
         folder = Path(mlflow.artifacts.download_artifacts(uri))
     except MlflowException as error:
         raise InputError(f"{uri}: {str(error).splitlines()[0]}") from None
-    found = [path.parent for path in folder.glob(f"artifacts/*/{SERVING}")]
-    if len(found) != 1:
-        raise InputError(f"{uri} was not registered by lissom: it holds {len(found)} exported folders, not one")
-    return found[0]
+    folders = [path.parent for path in folder.glob(f"artifacts/*/{SERVING}")]
+    if len(folders) != 1:
+        raise InputError(f"{uri} was not registered by lissom: it holds {len(folders)} exported folders, not one")
+    return folders[0]

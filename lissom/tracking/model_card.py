@@ -1,4 +1,4 @@
-"""The model card: what a person must know before using a version. It is the version's description in the registry."""
+"""The model card, which is the description of a version in the registry."""
 
 from lissom.evaluate.figures import VARIANT, Evaluation
 from lissom.models.manifest import Manifest
@@ -53,9 +53,9 @@ Learnt from the data above and its teacher, with their gaps and biases; texts be
 def _early(final: Evaluation) -> str:
     if final.exits is None:
         return ""
-    chosen = next(setting for setting in final.exits.settings if setting.speed == final.exits.chosen)
+    speed_setting = next(setting for setting in final.exits.settings if setting.speed == final.exits.chosen)
     return (
-        f"\n\nEasy inputs leave early. The param `speed` (here {chosen.speed:g}) says how uncertain an answer may be to leave, "
-        f"-1 never to 1 at once; at it a text takes {chosen.mean_depth:.2f} blocks and {chosen.flops_ratio:.1f}x fewer operations "
+        f"\n\nEasy inputs leave early. The param `speed` (here {speed_setting.speed:g}) says how uncertain an answer may be to leave, "
+        f"-1 never to 1 at once; at it a text takes {speed_setting.mean_depth:.2f} blocks and {speed_setting.flops_ratio:.1f}x fewer operations "
         "on average."
     )

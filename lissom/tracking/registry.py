@@ -1,4 +1,4 @@
-"""The model registry: a version is registered, loaded back and asked before any alias moves."""
+"""The model registry: a version is registered, loaded and verified before any alias moves."""
 
 import importlib.metadata
 import shutil
@@ -31,18 +31,18 @@ _TOLERANCE = 1e-6
 
 
 class Registered(Section):
-    """What became of a version."""
+    """Result of a registration."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
     champion_before: str | None
     reason: str
-    """Why it is champion, or why not."""
+    """Why the version is champion, or why not."""
 
 
 def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
-    """Return a sentence for every gate that the final artefact does not pass."""
+    """Return a message for every gate that the final artefact fails."""
     teacher, final = ledger.rows[0], ledger.rows[-1]
     drop = ledger.metric.drop(teacher.score, final.score)
     failures = []
@@ -61,24 +61,24 @@ def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
 def register(exported: Path, name: str, card: str, tags: Mapping[str, str], sample: pd.DataFrame) -> str:
     """Log the exported folder as a pyfunc to the open run and register it; return the version.
 
-    An artefact that is registered already keeps its version: a stage that is run again does not fill the registry.
+    If the artefact is registered already, its version is returned, so that a rerun does not add versions.
 
     Args:
         exported: folder of the ONNX file.
         name: name of the registered model.
         card: description.
         tags: tags of the version.
-        sample: some inputs, columns `text` and perhaps `text_pair`.
+        sample: some inputs, with columns `text` and, for pairs, `text_pair`.
     """
     import mlflow
     from mlflow.models import infer_signature
 
     client = mlflow.MlflowClient()
-    known = _same_artifact(client, name, tags)
-    if known is None:
+    version = _same_artifact(client, name, tags)
+    if version is None:
         answers = _answers(exported, sample)
         with tempfile.TemporaryDirectory() as folder:
-            logged = mlflow.pyfunc.log_model(
+            model_info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=pyfunc.__file__,
                 artifacts={pyfunc.ARTIFACT: str(exported)},
@@ -88,31 +88,31 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
                 pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in _SERVED_WITH],
                 registered_model_name=name,
             )
-        known = str(logged.registered_model_version)
-    client.update_model_version(name, known, description=card)
+        version = str(model_info.registered_model_version)
+    client.update_model_version(name, version, description=card)
     for key, value in tags.items():
-        client.set_model_version_tag(name, known, f"lissom.{key}", value)
-    return known
+        client.set_model_version_tag(name, version, f"lissom.{key}", value)
+    return version
 
 
 def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> None:
     """Load a version from the registry and compare its answers with those of the exported folder.
 
     Raises:
-        InputError: it does not load, or answers otherwise.
+        InputError: it does not load, or its answers differ.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        loaded = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
-        found = loaded.predict(sample)
+        model = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+        answers = model.predict(sample)
     except (MlflowException, OSError, ImportError, RuntimeError, ValueError) as error:
         raise InputError(f"{name} version {version} does not load from the registry: {error}") from error
-    expected = _answers(exported, sample)
-    numbers = expected.columns.drop("label", errors="ignore")
-    same = "label" not in expected or (found["label"] == expected["label"]).all()
-    if not same or np.abs(found[numbers].to_numpy() - expected[numbers].to_numpy()).max() > _TOLERANCE:
+    reference = _answers(exported, sample)
+    numbers = reference.columns.drop("label", errors="ignore")
+    labels_agree = "label" not in reference or (answers["label"] == reference["label"]).all()
+    if not labels_agree or np.abs(answers[numbers].to_numpy() - reference[numbers].to_numpy()).max() > _TOLERANCE:
         raise InputError(f"{name} version {version} answers otherwise than the artefact that was registered")
 
 
@@ -147,7 +147,7 @@ def move_aliases(name: str, version: str, ledger: Ledger, gates: GatesParams) ->
 
 
 def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
-    """Set an alias, again where another process did so at the same moment and the database refused this one."""
+    """Set an alias; retried once if another process sets it at the same time and the database refuses."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -159,7 +159,7 @@ def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> N
 
 
 def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
-    """Return the tags by which versions are compared and found."""
+    """Return the tags by which versions are compared and searched."""
     teacher, final = ledger.rows[0], ledger.rows[-1]
     return {
         "score": f"{final.score:.6f}",
@@ -176,16 +176,19 @@ def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
 
 
 def _beats(champion: Mapping[str, str], ledger: Ledger) -> tuple[bool, str]:
-    """Return whether the final artefact is no worse than the champion and better in score, speed or size; and why."""
+    """Return whether the final artefact replaces the champion, and why.
+
+    It does if its score is not worse, and its score, speed or size is better.
+    """
     final, metric = ledger.rows[-1], ledger.metric
     score, speedup, megabytes = (float(champion[f"lissom.{key}"]) for key in ("score", "speedup", "megabytes"))
-    own = round(final.score, 6)  # rounded as in the tags, so that a version does not beat itself
-    if metric.improves(score, own):
+    final_score = round(final.score, 6)  # rounded as in the tags, so that a version does not beat itself
+    if metric.improves(score, final_score):
         return False, f"{metric.name} {final.score:.4f} is worse than the champion's {score:.4f}"
     better = [
-        what
-        for what, wins in (
-            (f"better in {metric.name}", metric.improves(own, score)),
+        reason
+        for reason, wins in (
+            (f"better in {metric.name}", metric.improves(final_score, score)),
             ("faster", round(final.speedup, 3) > speedup),
             ("smaller", round(final.megabytes, 6) < megabytes),
         )
@@ -211,13 +214,13 @@ def _answers(exported: Path, sample: pd.DataFrame) -> pd.DataFrame:
 
 
 def _params(exported: Path) -> dict[str, float] | None:
-    """Return what a request may set, with its default: the speed of a model with exits."""
+    """Return the params of a request with their defaults: the speed of a model with exits, or None."""
     speed = read_json(exported / SERVING).get("speed")
     return None if speed is None else {"speed": speed}
 
 
 def _serving_code(folder: Path) -> Path:
-    """Copy the little of lissom that serving needs: the package's light front door and `lissom.serving`."""
+    """Copy the part of lissom that serving needs: `lissom/__init__.py` and `lissom.serving`."""
     package = folder / "lissom"
     package.mkdir()
     shutil.copy(Path(lissom.__file__), package)

@@ -1,7 +1,7 @@
 """One MLflow run per stage: params, metrics over steps, artefacts, dataset lineage, system metrics.
 
-The store is whatever MLFLOW_TRACKING_URI names, `sqlite:///mlflow.db` in the working folder otherwise. The runs of one
-lineage name each other by the ids in the manifest.
+The store is set by MLFLOW_TRACKING_URI; the default is `sqlite:///mlflow.db` in the working folder. The manifest holds
+the run ids of a model's lineage.
 """
 
 import logging
@@ -18,7 +18,7 @@ from lissom.training.hooks import Hook
 STAGE_TAG = "lissom.stage"
 VARIANT_TAG = "lissom.variant"
 PIPELINE_RUN_TAG = "lissom.pipeline_run"
-"""What all stages of one pipeline run share; the parent run carries it, too."""
+"""Tag that all stages of a pipeline run and their parent run share."""
 
 PIPELINE = "pipeline"
 """Name, and value of the stage's tag, of the parent run."""
@@ -94,7 +94,7 @@ class Run:
 
 
 class SilentRun(Run):
-    """For processes that take part in a stage whose first process logs: nothing is logged twice."""
+    """A run that logs nothing, for all processes of a stage but the first."""
 
     def __init__(self) -> None:
         super().__init__("")
@@ -121,33 +121,33 @@ class SilentRun(Run):
 
 
 class RunMetrics(Hook):
-    """Send a training's records to its run as they come; `phase` sets apart those of several trainings in one run."""
+    """Logs a training's records to its run; `phase` is a prefix that distinguishes several trainings in one run."""
 
     def __init__(self, run: Run, phase: str = "") -> None:
         self._run = run
         self._phase = f"{phase}/" if phase else ""
 
     def on_record(self, record: dict[str, float]) -> None:
-        """Log the figures at their step."""
+        """Log the metrics of a record at its step."""
         figures = {f"{self._phase}{name}": value for name, value in record.items() if name != "step"}
         self._run.log_metrics(figures, step=int(record["step"]))
 
 
 @contextmanager
 def open_run(
-    stage: str, params: TrackingParams, tags: Mapping[str, str], again: str | None = None, pipeline: str = ""
+    stage: str, params: TrackingParams, tags: Mapping[str, str], run_id: str | None = None, pipeline: str = ""
 ) -> Iterator[Run]:
-    """Open the run of a stage, or `again` an earlier attempt's; it ends as FINISHED, or as FAILED if the block raises.
+    """Open the run of a stage, or reopen `run_id`; it ends as FINISHED, or as FAILED if the block raises.
 
-    With `pipeline`, it is a child of the one run that all stages of this pipeline run have for a parent.
+    With `pipeline`, the run is a child of the parent run of this pipeline run.
 
-    A server that is not there at the start is most likely named wrongly, and is soon given up. One that goes away later
-    is most likely restarting, and is waited for.
+    If the server cannot be reached at the start, its address is probably wrong, and there are few retries. If it fails
+    later, it is probably restarting, and there are more.
 
     Raises:
-        InputError: the tracking server is not reached, or does not come back.
+        InputError: the tracking server cannot be reached.
     """
-    patience = {_RETRIES: os.environ.get(_RETRIES, _RETRIES_LATER)}
+    retries = {_RETRIES: os.environ.get(_RETRIES, _RETRIES_LATER)}
     use_store()
     os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", str(_SECONDS_BETWEEN_SYSTEM_METRICS))
     os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
@@ -157,10 +157,10 @@ def open_run(
     try:
         experiment = mlflow.set_experiment(params.experiment)
         parent = _parent_run(experiment.experiment_id, pipeline) if pipeline else None
-        own = {**tags, PIPELINE_RUN_TAG: pipeline} if pipeline else dict(tags)
+        run_tags = {**tags, PIPELINE_RUN_TAG: pipeline} if pipeline else dict(tags)
         active = mlflow.start_run(
-            run_id=again, run_name=stage, tags=own, log_system_metrics=params.system_metrics,
-            parent_run_id=None if again else parent,
+            run_id=run_id, run_name=stage, tags=run_tags, log_system_metrics=params.system_metrics,
+            parent_run_id=None if run_id else parent,
         )  # fmt: skip
     except MlflowException as error:
         raise InputError(
@@ -168,13 +168,13 @@ def open_run(
             "Set MLFLOW_TRACKING_URI to a server that is up, or unset it for a local mlflow.db"
         ) from None
     before = os.environ[_RETRIES]
-    os.environ |= patience
+    os.environ |= retries
     try:
-        with active, _counted_in(parent):
+        with active, _parent_status(parent):
             try:
                 yield Run(active.info.run_id, parent)
             except MlflowException:
-                os.environ[_RETRIES] = "0"  # it has been waited for; nor will it hear that the run failed
+                os.environ[_RETRIES] = "0"  # retries are exhausted, so do not retry to log the failure
                 raise
     except MlflowException as error:
         server, reason = os.environ["MLFLOW_TRACKING_URI"], str(error).splitlines()[0]
@@ -187,22 +187,22 @@ def open_run(
 
 
 def _parent_run(experiment: str, pipeline: str) -> str:
-    """Return the id of the run of a whole pipeline; its first stage creates it."""
+    """Return the id of the parent run of a pipeline run, which its first stage creates."""
     import mlflow
 
     client = mlflow.MlflowClient()
-    known = client.search_runs(
+    runs = client.search_runs(
         [experiment], f"tags.`{PIPELINE_RUN_TAG}` = '{pipeline}' and tags.`{STAGE_TAG}` = '{PIPELINE}'", max_results=1
     )
-    if known:
-        return str(known[0].info.run_id)
+    if runs:
+        return str(runs[0].info.run_id)
     tags = {PIPELINE_RUN_TAG: pipeline, STAGE_TAG: PIPELINE}
     return str(client.create_run(experiment, tags=tags, run_name=PIPELINE).info.run_id)
 
 
 @contextmanager
-def _counted_in(parent: str | None) -> Iterator[None]:
-    """Let a stage decide the status of its pipeline's run: running with it, then as good as its end."""
+def _parent_status(parent: str | None) -> Iterator[None]:
+    """Set the status of the parent run to that of the stage: RUNNING, then FINISHED or FAILED."""
     import mlflow
 
     if parent is None:
@@ -219,7 +219,7 @@ def _counted_in(parent: str | None) -> Iterator[None]:
 
 
 def use_store() -> None:
-    """Point MLflow to the store that the environment names, else to the default; quiet, and without telemetry."""
+    """Set MLflow's store from the environment or to the default, and disable telemetry and most log messages."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_STORE)
     os.environ.setdefault(_RETRIES, _RETRIES_AT_START)

@@ -1,6 +1,6 @@
-"""Blocks as generated kernels (`torch.compile`): one after the other, so that equal blocks share what is generated.
+"""Compiling the blocks of a network with `torch.compile`, one by one, so that equal blocks share a kernel.
 
-What is around a block (weights in pieces, signals) stays outside, in plain Python.
+Hooks around a block (FSDP's gathering of weights, captured signals) stay outside the compiled code.
 """
 
 import os
@@ -26,23 +26,28 @@ _VARIANTS = 4  # with and without gradients, in training and in eval mode
 
 @contextmanager
 def compiled(network: nn.Module, layout: Layout | None) -> Iterator[None]:
-    """Let the blocks of a network run as generated kernels while the context lasts; say which cannot.
+    """Compile the blocks of a network within the context, and log which blocks cannot be compiled.
 
-    Batches of all lengths share one kernel. Raises `InputError` where nothing can be generated for want of a compiler.
+    Batches of all lengths share one kernel.
+
+    Raises:
+        InputError: there is no C++ compiler, which torch.compile needs on a CPU.
     """
-    found = [
+    all_blocks = [
         block
         for member in members_of(network)
         if isinstance(member, PreTrainedModel) and family_of(member).stacks
         for block in blocks_of(member)
     ]
-    blocks = [block for block in found if not has_indivisible(block)]
+    blocks = [block for block in all_blocks if not has_indivisible(block)]
     if reason := _unfit(layout):
         note(f"compile: {reason}: blocks stay as they are")
         blocks = []
-    elif len(blocks) < len(found):
-        note(f"compile: {len(found) - len(blocks)} of {len(found)} blocks are quantised, and stay as they are")
-    elif not found:
+    elif len(blocks) < len(all_blocks):
+        note(
+            f"compile: {len(all_blocks) - len(blocks)} of {len(all_blocks)} blocks are quantised, and stay as they are"
+        )
+    elif not all_blocks:
         note("compile: there are no Transformer blocks, and nothing changes")
     if blocks:
         _need_compiler(next(network.parameters()).device)
@@ -57,7 +62,7 @@ def compiled(network: nn.Module, layout: Layout | None) -> Iterator[None]:
 
 
 def _unfit(layout: Layout | None) -> str | None:
-    """Return what of a layout generated kernels cannot do."""
+    """Return why a layout does not allow compiled blocks; None if it does."""
     if layout is None:
         return None
     if layout.params.tensor > 1:

@@ -1,4 +1,4 @@
-"""Carrying out a recipe: edits, calibration, training against the teacher, final edits; the same for all techniques."""
+"""Applying a recipe: edits, calibration, training against the teacher, final edits; the same for all techniques."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from lissom.models.compressed import CompressedModel
 from lissom.training.config import RecoveryParams
 from lissom.training.lesson import Lesson
-from lissom.training.loop import Fitted, precision_name
+from lissom.training.loop import TrainingResult, precision_name
 from lissom.training.losses import against_teacher
 from lissom.training.recipe import Recipe
 from lissom.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
-class Compressed:
-    """What became of a model; the model itself was changed in place."""
+class CompressionResult:
+    """Result of applying a recipe; the model itself is changed in place."""
 
     metrics: dict[str, Any]
-    fitted: Fitted | None
-    """None where there was no training."""
+    training: TrainingResult | None
+    """None if the recipe was applied without a training."""
 
 
 def compress(
@@ -30,17 +30,17 @@ def compress(
     *,
     phase: str = "training",
     identity: str = "",
-) -> Compressed:
-    """Carry out a recipe on `model`, in place.
+) -> CompressionResult:
+    """Apply a recipe to `model`, in place.
 
     Args:
         model: the model to compress.
-        recipe: what a technique asks for.
-        lesson: the texts, train and transfer numbered as `teacher` knows them.
+        recipe: the recipe, from a technique's `plan`.
+        lesson: the texts; train and transfer examples are numbered as in the teacher's data.
         teacher: cached or live logits.
-        training: of the edited model against the teacher; None leaves it as the edits made it.
-        phase: names the training among those of the stage.
-        identity: what else decides the training, the technique's params say.
+        training: params of the training of the edited model against the teacher; None skips it.
+        phase: name of the training within the stage.
+        identity: whatever else determines the training, such as the technique's params.
 
     Raises:
         InputError: an edit does not fit the model.
@@ -50,21 +50,21 @@ def compress(
         recipe.calibrate(model)
     scorer = lesson.scorer(model, training or RecoveryParams())
     metrics: dict[str, Any] = {"dev_score_before_training": scorer()}
-    fitted = None
+    result = None
     if training is not None:
         objective = against_teacher(teacher, training.loss, model.manifest.task).with_penalty(recipe.penalty)
-        fitted = lesson.train(
+        result = lesson.train(
             phase, model.network, lesson.texts(model), model.pad_id, objective, training,
             identity=identity, score=scorer, hooks=recipe.hooks, rates=recipe.rates,
         )  # fmt: skip
         metrics |= {
-            "steps": fitted.steps,
-            "examples_per_second": fitted.examples_per_second,
+            "steps": result.steps,
+            "examples_per_second": result.examples_per_second,
             "precision": precision_name(training),
         }
     after = () if recipe.finish is None else tuple(recipe.finish(model))
     if after:
         model.edit(after)
         scorer = lesson.scorer(model, training or RecoveryParams())
-    metrics["dev_score"] = scorer() if fitted is None or after else fitted.best_score
-    return Compressed({**metrics, **recipe.facts}, fitted)
+    metrics["dev_score"] = scorer() if result is None or after else result.best_score
+    return CompressionResult({**metrics, **recipe.facts}, result)

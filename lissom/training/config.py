@@ -1,4 +1,4 @@
-"""Params of one training: what the loop needs to know, whatever the loss."""
+"""Params of one training, independent of its loss."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What every training of a stage shares: its texts, its checkpoints, its processes, and who hears of its progress."""
+"""The context that all trainings of a stage share: texts, checkpoints, processes and reporting hooks."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,38 +14,38 @@ from lissom.parallel.world import World
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
-from lissom.training.loop import Fitted, autocast_type, fit
+from lissom.training.loop import TrainingResult, autocast_type, fit
 from lissom.training.objective import Objective
 from lissom.training.predicting import Scorer, score
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """The data that trainings see, and the circumstances under which they run."""
+    """Data and runtime context of the trainings of a stage."""
 
     tables: Mapping[str, Table]
     """`train`, `transfer` (unlabelled) and `dev`."""
     scratch: Path
     """A folder for temporary files."""
     hooks: Callable[[str], Sequence[Hook]] = lambda _: ()
-    """Makes the hooks that report a training, given its phase."""
+    """Returns the hooks that report a training, given its phase."""
     checkpoints: Checkpoints | None = None
     world: World | None = None
     """The processes that share the trainings; None for this one alone."""
 
     def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
-        """Tokenise tables for a model, one after the other."""
+        """Tokenise the named tables, and then `more`, into one data set."""
         task = model.manifest.task
         tables = [self.tables[name] for name in names] + ([] if more is None else [more])
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         return task.encode(tables, model.tokenizer, folder)
 
     def texts(self, model: CompressedModel, more: Table | None = None) -> Encoded:
-        """Tokenise what a model learns from: train and transfer texts, and `more` behind them."""
+        """Tokenise the training texts of a model: `train`, `transfer`, and then `more`."""
         return self.encode(model, "train", "transfer", more=more)
 
     def scorer(self, model: CompressedModel, params: TrainingParams) -> Scorer:
-        """Return what computes the dev score of a model as it is."""
+        """Return a scorer of the model's current weights on the dev split."""
         dev, precision, task = self.encode(model, "dev"), autocast_type(params.precision), model.manifest.task
         return Scorer(task.metric, lambda: score(model.network, dev, model.pad_id, task, precision))
 
@@ -62,8 +62,11 @@ class Lesson:
         score: Scorer | None = None,
         hooks: Sequence[Hook] = (),
         rates: Mapping[str, float] | None = None,
-    ) -> Fitted:
-        """Run one training; `phase` names it among those of the stage, `identity` is what else decides it."""
+    ) -> TrainingResult:
+        """Run one training; arguments as for `fit`.
+
+        `phase` is the training's name within the stage, `identity` is whatever else determines the training.
+        """
         checkpoints = None if self.checkpoints is None else self.checkpoints.phase(phase)
         return fit(
             network, data, pad, objective, params,

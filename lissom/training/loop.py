@@ -1,7 +1,6 @@
-"""The only training loop of the project. A technique enters as a loss, an edit made before, or a hook.
+"""The training loop that all techniques share. A technique supplies a loss, edits before the training, and hooks.
 
-It is the same for one process and for many: what a step is made of, and who does which part of it, is the engine's
-business (`lissom.parallel.engine`).
+The loop is the same for one process and for many: an engine (`lissom.parallel.engine`) computes the gradients.
 """
 
 import math
@@ -20,26 +19,26 @@ from lissom.data.encoding import Encoded
 from lissom.errors import DivergenceError
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
-from lissom.models.tied import untied, whole
+from lissom.models.tied import tied_state, untied_state
 from lissom.parallel.engine import Engine, make_engine
-from lissom.parallel.gradients import like
+from lissom.parallel.gradients import shard_like
 from lissom.parallel.world import Layout, World
-from lissom.training.checkpoint import Checkpoints, Progress, Restored, identity_of
+from lissom.training.checkpoint import Checkpoints, Progress, TrainingState, identity_of
 from lissom.training.compiling import compiled
 from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.objective import Objective
 from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from lissom.training.predicting import Scorer
-from lissom.training.preparing import prepared
-from lissom.training.stopping import Stopped, listening
+from lissom.training.preparing import training_mode
+from lissom.training.stopping import Stopped, catch_sigterm
 
 _STEPS_PER_RECORD = 10
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a training tells about itself; the weights are in the network."""
+class TrainingResult:
+    """Metrics of a training; the weights are in the network."""
 
     steps: int
     examples_per_second: float
@@ -60,53 +59,54 @@ def fit(
     identity: str = "",
     world: World | None = None,
     rates: Mapping[str, float] | None = None,
-) -> Fitted:
+) -> TrainingResult:
     """Train `network` in place and leave it in eval mode with the weights that `params.keep` asks for.
 
-    The result is a function of the start weights, the data, the params, the layout and the hooks: a training that was
-    killed and resumed from a checkpoint ends with the same weights as one that was not (on the same machine).
+    The result is a function of the initial weights, the data, the params, the layout and the hooks: a training that is
+    killed and resumed from a checkpoint ends with the same weights as an uninterrupted one (on the same machine).
 
     Args:
-        network: the network, or several `Together`; edits must be made before, since the optimiser is built here.
+        network: the network, or several `Together`; edits must come before, since the optimiser is built here.
         data: training examples.
         pad: id of the padding token.
-        objective: what is minimised.
-        params: epochs, rates, seed and so on.
-        score: dev score of the network as it is, asked after every epoch.
+        objective: the loss to minimise.
+        params: epochs, learning rate, seed and so on.
+        score: computes the dev score of the current weights; called after every epoch.
         hooks: called around steps, in order.
-        checkpoints: where to checkpoint to and resume from.
-        identity: whatever else decides the training (what hooks do, say); a checkpoint of another one is ignored.
-        world: the processes that share the work, each of which makes the same call; None for this one alone.
-        rates: factors of the learning rate by regular expressions over names of parameters.
+        checkpoints: checkpoints to write and to resume from.
+        identity: whatever else determines the training, such as the hooks' params; checkpoints of another identity
+            are ignored.
+        world: the processes that share the work, each of which makes the same call; None for a single process.
+        rates: factors of the learning rate, keyed by regular expressions over parameter names.
 
     Raises:
         DivergenceError: the loss is no longer finite.
-        Stopped: the process was asked to end, and a checkpoint is written.
+        Stopped: SIGTERM was received; a checkpoint is written first if there are `checkpoints`.
     """
     network.to(accelerator())
-    with prepared(network, params):
+    with training_mode(network, params):
         identity = identity_of(network, data, params, f"{objective.identity} {identity} {dict(rates or {})}")
         if world is not None:
-            world.agree(identity, "the training")
-        restored = checkpoints.restore(identity, network) if checkpoints else None
+            world.check_equal(identity, "the training")
+        state = checkpoints.restore(identity, network) if checkpoints else None
         precision = autocast_type(params.precision)
         engine = make_engine(
-            network, objective, data, pad, precision, world, looks_inside=objective.looks_inside
+            network, objective, data, pad, precision, world, needs_internals=objective.needs_internals
         )  # fmt: skip
-        engine.trained.train()
+        engine.module.train()
         optimizer = make_optimizer(engine.parameters(), params, rates or {})
-        progress = Progress() if restored is None else _take_up(restored, engine, optimizer)
-        ending = ExitStack()
+        progress = Progress() if state is None else _resume(state, engine, optimizer)
+        stack = ExitStack()
         for hook in hooks:
-            hook.begin(engine.trained)
-            ending.callback(hook.end)
-            for record in progress.records:  # the run that was told of them may have been another one
+            hook.begin(engine.module)
+            stack.callback(hook.end)
+            for record in progress.records:  # the resumed run may log to another tracking run
                 hook.on_record(record)
         per_epoch = math.ceil(len(data) / params.batch_size)
         total = max(1, round(params.epochs * per_epoch))
-        started = time.monotonic() - progress.seconds
-        kernels = compiled(engine.trained, engine.layout) if params.compile else nullcontext()
-        with ending, listening() as asked, kernels:
+        start = time.monotonic() - progress.seconds
+        kernels = compiled(engine.module, engine.layout) if params.compile else nullcontext()
+        with stack, catch_sigterm() as stop_requested, kernels:
             for step, members in _batches(data, params, progress.step, total):
                 for hook in hooks:
                     hook.before_step(step, total)
@@ -122,7 +122,7 @@ def fit(
                 for hook in hooks:
                     hook.after_step(step, total)
                 progress.step = step + 1
-                progress.seconds = time.monotonic() - started
+                progress.seconds = time.monotonic() - start
                 epoch = progress.step / per_epoch
                 if progress.step % _STEPS_PER_RECORD == 0 or progress.step == total:
                     mean = float(_total(torch.stack(progress.losses).mean(), engine.layout))
@@ -131,27 +131,27 @@ def fit(
                     _record(record, progress, hooks)
                 if score and (progress.step % per_epoch == 0 or progress.step == total):
                     engine.gather()
-                    _look_at_dev(score, epoch, network, params, progress, hooks)
-                    engine.trained.train()
-                stop, due = _any(world, asked(), checkpoints is not None and checkpoints.due())
+                    _evaluate(score, epoch, network, params, progress, hooks)
+                    engine.module.train()
+                stop, due = _any(world, stop_requested(), checkpoints is not None and checkpoints.due())
                 if checkpoints and (stop or due):
                     _save(checkpoints, identity, network, engine, optimizer, progress)
                 if stop:
-                    raise Stopped(progress.step, total, kept=checkpoints is not None)
+                    raise Stopped(progress.step, total, has_checkpoint=checkpoints is not None)
         if checkpoints and any(_any(world, checkpoints.result_due(identity, progress.step))):
             _save(checkpoints, identity, network, engine, optimizer, progress)
         engine.gather()
         engine.close()
     if progress.best_weights:
-        network.load_state_dict(whole(network, progress.best_weights))
-    done = total * params.batch_size / max(progress.seconds, 1e-9)
-    return Fitted(total, done, progress.best_score, progress.records)
+        network.load_state_dict(tied_state(network, progress.best_weights))
+    throughput = total * params.batch_size / max(progress.seconds, 1e-9)
+    return TrainingResult(total, throughput, progress.best_score, progress.records)
 
 
 def autocast_type(precision: str) -> torch.dtype | None:
-    """Return the autocast type for a precision: None is float32.
+    """Return the autocast type for a precision; None stands for float32.
 
-    bfloat16 where the processor multiplies it natively: elsewhere it is emulated, and slower than float32.
+    `auto` is bfloat16 where the processor supports it natively; elsewhere it is emulated and slower than float32.
     """
     if precision == "auto":
         native = {"avx512_bf16", "amx_bf16"}.intersection(cpu_flags())
@@ -161,12 +161,12 @@ def autocast_type(precision: str) -> torch.dtype | None:
 
 
 def precision_name(params: TrainingParams) -> str:
-    """Return the type that a training multiplies in."""
+    """Return the name of the type of a training's matrix products, such as `bfloat16`."""
     return str(autocast_type(params.precision) or torch.float32).removeprefix("torch.")
 
 
 def _batches(data: Encoded, params: TrainingParams, first: int, total: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield step numbers and the numbers of examples from step `first` on: what a resumed training had not yet seen."""
+    """Yield `(step, example indices)` from step `first` to step `total - 1`."""
     lengths, step, epoch = data.lengths, 0, 0
     while step < total:
         for members in shuffled_batches(lengths, params.batch_size, params.seed, epoch):
@@ -177,26 +177,27 @@ def _batches(data: Encoded, params: TrainingParams, first: int, total: int) -> I
 
 
 def _step_seed(seed: int, step: int, layout: Layout | None) -> int:
-    """Return the seed of a step's masks: it follows from the step, so that a resumed training draws the same ones.
+    """Return the seed of a step's dropout masks, a function of the step, so that a resumed training draws the same.
 
-    Replicas and stages of a pipeline draw their own; processes that share the heads of one block draw the same.
+    The seed differs between replicas and between pipeline stages; it is the same within a tensor-parallel group.
     """
     place = 0 if layout is None else layout.world.rank // layout.params.tensor
     return int(np.random.SeedSequence((seed, step, place)).generate_state(1)[0])
 
 
-def _take_up(restored: Restored, engine: Engine, optimizer: torch.optim.Optimizer) -> Progress:
-    """Give the optimiser its moments back, each process its pieces."""
+def _resume(state: TrainingState, engine: Engine, optimizer: torch.optim.Optimizer) -> Progress:
+    """Load a checkpoint's moments into the optimiser, sharded like the parameters; return the progress."""
     for name, parameter in engine.parameters().items():
-        if name in restored.moments:
-            moments = restored.moments[name].items()
+        if name in state.moments:
+            moments = state.moments[name].items()
             optimizer.state[parameter] = {
-                key: value.to(parameter.device) if value.ndim == 0 else like(value, parameter) for key, value in moments
+                key: value.to(parameter.device) if value.ndim == 0 else shard_like(value, parameter)
+                for key, value in moments
             }
-    if engine.layout is not None:  # the losses were added up over all processes: each takes its part of them
+    if engine.layout is not None:  # stored losses are sums over all processes
         parts = engine.layout.params.world / engine.layout.params.tensor
-        restored.progress.losses = [loss.to(accelerator()) / parts for loss in restored.progress.losses]
-    return restored.progress
+        state.progress.losses = [loss.to(accelerator()) / parts for loss in state.progress.losses]
+    return state.progress
 
 
 def _save(
@@ -212,22 +213,22 @@ def _save(
         totals = _total(torch.stack(progress.losses), engine.layout)
         if not bool(totals.isfinite().all()):
             raise DivergenceError(f"training diverged before step {progress.step + 1}; lower the learning rate")
-        told = Progress(**{**vars(progress), "losses": list(totals)})
+        snapshot = Progress(**{**vars(progress), "losses": list(totals)})
     else:
-        told = progress
-    checkpoints.save(identity, network, engine.gather_moments(optimizer), told)
+        snapshot = progress
+    checkpoints.save(identity, network, engine.gather_moments(optimizer), snapshot)
 
 
 def _total(value: torch.Tensor, layout: Layout | None) -> torch.Tensor:
-    """Return losses over all processes; those that share the heads of a block each have the same one."""
-    return value if layout is None else layout.world.total(value) / layout.params.tensor
+    """All-reduce losses over all processes; the processes of a tensor-parallel group hold the same loss."""
+    return value if layout is None else layout.world.all_reduce(value) / layout.params.tensor
 
 
 def _any(world: World | None, *values: bool) -> list[bool]:
     return list(values) if world is None else world.any(*values)
 
 
-def _look_at_dev(
+def _evaluate(
     scorer: Scorer, epoch: float, network: nn.Module, params: TrainingParams, progress: Progress, hooks: Sequence[Hook]
 ) -> None:
     score = scorer()
@@ -236,7 +237,7 @@ def _look_at_dev(
         progress.best_score = score
         if params.keep == "best":
             progress.best_weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in untied(network).items()
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in untied_state(network).items()
             }
 
 

@@ -1,4 +1,4 @@
-"""Objectives that every stage needs: against the task's targets, and against a teacher's answers."""
+"""Objectives that every stage needs: the task's own loss, and distillation from a teacher's logits."""
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,15 @@ def against_targets(task: Task) -> Objective:
 def distillation_loss(
     task: Task, student: Tensor, teacher: Tensor, targets: Tensor, params: LogitsLossParams
 ) -> Tensor:
-    """Return hard + alpha soft, or its convex form (1 - alpha) hard + alpha soft; averaged over examples.
+    """Return `hard + alpha * soft`, or the convex form `(1 - alpha) * hard + alpha * soft`; averaged over examples.
 
-    Hard is the loss against targets, to which examples without one add nothing; soft is the loss against the teacher
-    (Hinton et al. 2015, arXiv:1503.02531).
+    `hard` is the loss against the targets, to which unlabelled examples contribute 0; `soft` is the loss against the
+    teacher (Hinton et al. 2015, arXiv:1503.02531).
 
     Args:
-        task: what is asked.
-        student: answers `[batch, outputs]`.
-        teacher: the teacher's, the same; no gradient flows into them.
+        task: the task, which defines both losses.
+        student: the student's logits, `[batch, outputs]`.
+        teacher: the teacher's logits, `[batch, outputs]`; no gradient flows into them.
         targets: `[batch]`.
         params: weights and temperature.
     """

@@ -1,4 +1,4 @@
-"""AdamW with its parameter groups, and the course of the learning rate."""
+"""AdamW with its parameter groups, and the learning-rate schedule."""
 
 import math
 import re
@@ -17,12 +17,12 @@ def make_optimizer(
 ) -> AdamW:
     """Return a fused AdamW over the trainable parameters; vectors (biases, norms) get no weight decay.
 
-    Parameters that are pieces of a larger one have groups of their own: fused kernels do not mix them with others.
+    Sharded parameters (`DTensor`) have groups of their own, since fused kernels do not mix them with plain tensors.
 
     Args:
-        parameters: by name.
+        parameters: the parameters by name.
         params: learning rate and weight decay.
-        rates: factors of the learning rate by regular expressions over names; the first that is found counts.
+        rates: factors of the learning rate, keyed by regular expressions over names; the first match applies.
     """
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -41,21 +41,21 @@ def make_optimizer(
 
 
 def learning_rate(step: int, total: int, params: TrainingParams) -> float:
-    """Return the learning rate of step `step` (0-based) of `total`: a function of its arguments alone."""
+    """Return the learning rate of step `step` (0-based) of `total`."""
     warmup = math.ceil(params.warmup * total)
     if step < warmup:
         return params.learning_rate * (step + 1) / warmup
-    left = 1 - (step - warmup) / max(1, total - warmup)
+    remaining = 1 - (step - warmup) / max(1, total - warmup)
     match params.schedule:
         case "linear":
-            return params.learning_rate * left
+            return params.learning_rate * remaining
         case "cosine":
-            return params.learning_rate * (1 - math.cos(math.pi * left)) / 2
+            return params.learning_rate * (1 - math.cos(math.pi * remaining)) / 2
         case "constant":
             return params.learning_rate
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of every group, times the group's factor."""
+    """Set the learning rate of every group to `value` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["factor"]

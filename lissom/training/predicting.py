@@ -22,7 +22,7 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Scorer:
-    """Computes the dev score of a network as it is, and knows what it is in."""
+    """Computes the dev score of a network's current weights, in units of `metric`."""
 
     metric: Metric
     value: Callable[[], float]
@@ -35,30 +35,31 @@ class Scorer:
 def predict(
     network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None, description: str | None = None
 ) -> Tensor:
-    """Return the logits of every example in its place, `[examples, labels]` float32; dropout off, no gradients.
+    """Return the logits of every example, in the order of `data`, `[examples, labels]` float32.
 
-    Where several processes run a stage, all of them must call this: each computes some of the batches.
+    Runs in eval mode without gradients. Where several processes run a stage, all of them must call this function: each
+    computes some of the batches.
 
     Args:
-        network: the network, left in the mode it was in.
+        network: the network; its training mode is restored afterwards.
         data: the examples.
         pad: id of the padding token.
-        precision: autocast type; None computes in the weights' own type.
-        description: what to call the work in a progress bar; None shows none.
+        precision: autocast type; None computes in the type of the weights.
+        description: label of the progress bar; None shows none.
     """
     device = next(network.parameters()).device
     logits: Tensor | None = None
     batches: Iterable[tuple[int, Batch]] = enumerate(sorted_batches(data, _BATCH_SIZE, pad))
     if description is not None:
         batches = track(batches, description, math.ceil(len(data) / _BATCH_SIZE))
-    processes, rank = _place()
-    with _asking(network, precision):
+    processes, rank = _processes()
+    with _inference(network, precision):
         for number, batch in batches:
             if number % processes == rank or logits is None:
-                found = logits_of(network, batch.to(device)).float()
-                logits = torch.zeros(len(data), found.shape[1], device=device) if logits is None else logits
+                outputs = logits_of(network, batch.to(device)).float()
+                logits = torch.zeros(len(data), outputs.shape[1], device=device) if logits is None else logits
                 if number % processes == rank:
-                    logits[batch.indices.to(device)] = found
+                    logits[batch.indices.to(device)] = outputs
         assert logits is not None, "there are no examples"
         if processes > 1:
             dist.all_reduce(logits)  # every example was computed by one process, and is 0 elsewhere
@@ -66,10 +67,10 @@ def predict(
 
 
 def score(network: nn.Module, data: Encoded, pad: int, task: Task, precision: torch.dtype | None = None) -> float:
-    """Return what models of the task are judged by, over a split whose targets are all known; as for `predict`."""
+    """Return the task's metric over a fully labelled split; arguments as for `predict`."""
     device, meter = next(network.parameters()).device, task.meter()
-    processes, rank = _place()
-    with _asking(network, precision):
+    processes, rank = _processes()
+    with _inference(network, precision):
         for number, batch in enumerate(sorted_batches(data, _BATCH_SIZE, pad)):
             if number % processes == rank:
                 meter.add(logits_of(network, batch.to(device)).float().cpu().numpy(), batch.targets.numpy())
@@ -83,14 +84,14 @@ def score(network: nn.Module, data: Encoded, pad: int, task: Task, precision: to
     return meter.result()
 
 
-def _place() -> tuple[int, int]:
-    """Return the number of processes that share the work, and the number of this one."""
+def _processes() -> tuple[int, int]:
+    """Return the world size and this process's rank; `(1, 0)` without a process group."""
     return (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
 
 
 @contextmanager
-def _asking(network: nn.Module, precision: torch.dtype | None) -> Iterator[None]:
-    """Put a network into eval mode, without gradients, while the context lasts."""
+def _inference(network: nn.Module, precision: torch.dtype | None) -> Iterator[None]:
+    """Run a network in eval mode without gradients within the context."""
     device, training = next(network.parameters()).device, network.training
     network.eval()
     autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)

@@ -1,4 +1,4 @@
-"""What a training changes about a network for as long as it lasts."""
+"""Temporary changes of a network during a training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,24 +12,24 @@ from lissom.training.config import TrainingParams
 
 
 @contextmanager
-def prepared(network: nn.Module, params: TrainingParams) -> Iterator[None]:
-    """Put a network into training mode, and leave it in eval mode, without gradients."""
+def training_mode(network: nn.Module, params: TrainingParams) -> Iterator[None]:
+    """Put a network into training mode within the context; afterwards it is in eval mode and has no gradients."""
     frozen = _freeze(network) if params.freeze_word_table else []
-    caching = _stop_caching(network)
+    configs = _stop_caching(network)
     network.train()
     try:
         yield
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        for config in caching:
+        for config in configs:
             config.use_cache = True
-        network.zero_grad(set_to_none=True)  # else a later training that freezes some would count their old gradients
+        network.zero_grad(set_to_none=True)  # a later training that freezes some must not count their old gradients
         network.eval()
 
 
 def _freeze(network: nn.Module) -> list[nn.Parameter]:
-    """Leave the word tables as they are; return what did learn."""
+    """Freeze the word tables; return the parameters that were trainable before."""
     networks = [member for member in members_of(network) if isinstance(member, PreTrainedModel)]
     tables = [network.get_submodule(family_of(network).word_table) for network in networks]
     frozen = [parameter for table in tables for parameter in table.parameters() if parameter.requires_grad]
@@ -39,9 +39,9 @@ def _freeze(network: nn.Module) -> list[nn.Parameter]:
 
 
 def _stop_caching(network: nn.Module) -> list[PreTrainedConfig]:
-    """Tell networks not to keep keys and values for tokens to come: there are none; return the configs of those."""
-    configs = [member.config for member in members_of(network) if isinstance(member, PreTrainedModel)]
-    found = [config for config in configs if getattr(config, "use_cache", False)]
-    for config in found:
+    """Disable the key/value cache of decoders, which training does not use; return the changed configs."""
+    members = [member for member in members_of(network) if isinstance(member, PreTrainedModel)]
+    configs = [member.config for member in members if getattr(member.config, "use_cache", False)]
+    for config in configs:
         config.use_cache = False
-    return found
+    return configs

@@ -1,4 +1,4 @@
-"""What a compression technique asks for: the edits before a training, what happens during it, the edits after it."""
+"""A compression technique as a value: edits before a training, hooks during it, edits after it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ from lissom.training.hooks import Hook
 
 @dataclass(frozen=True)
 class Recipe:
-    """Returned by a technique's `plan`, carried out by `lissom.training.compress`."""
+    """Returned by a technique's `plan`, applied by `lissom.training.compress`."""
 
     edits: Sequence[Edit] = ()
-    """Made first, in this order."""
+    """Applied first, in this order."""
     calibrate: Callable[[CompressedModel], None] | None = None
-    """Runs on the edited model before the training: sets ranges, scales and the like."""
+    """Runs on the edited model before the training, to set ranges, scales and the like."""
     hooks: Sequence[Hook] = ()
-    """Called around the steps of the training, in this order; `Hook.begin` gets the network that is trained."""
+    """Called around the steps of the training, in this order."""
     rates: Mapping[str, float] = field(default_factory=dict)
-    """Factors of the learning rate, by regular expressions that are searched in names of parameters; first match."""
+    """Factors of the learning rate, keyed by regular expressions over parameter names; the first match applies."""
     penalty: Callable[[nn.Module], Tensor] | None = None
-    """Added to the loss: a scalar of the network's weights."""
+    """A scalar function of the network's weights, added to the loss."""
     finish: Callable[[CompressedModel], Sequence[Edit]] | None = None
-    """Returns the edits to make on the trained model: remove what was closed, make a mask permanent."""
+    """Returns the edits to apply to the trained model, such as removing masked structures."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Goes into the step's metrics."""
+    """Further entries of the step's metrics."""

@@ -1,4 +1,4 @@
-"""The teacher behind one small interface: asked live, or computed once and read back per example."""
+"""The teacher's signals behind one interface: computed live, or cached and looked up by example."""
 
 from pathlib import Path
 from typing import Protocol
@@ -12,50 +12,50 @@ from lissom.artifacts import TEACHER_OUTPUTS
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
-from lissom.models.signals import Signals, Wanted, signals_of
+from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.training.predicting import predict
 
 
 class Teacher(Protocol):
-    """Anything that knows what a teacher says of a batch."""
+    """Source of a teacher's signals for a batch."""
 
     def signals(self, batch: Batch) -> Signals:
-        """Return the logits, and whatever else the teacher was set up to give; without gradients."""
+        """Return the logits and the other configured signals, without gradients."""
         ...
 
 
 class LiveTeacher:
-    """A teacher that is asked for every batch; in eval mode, whatever happens around it.
+    """A teacher that runs on every batch, always in eval mode.
 
     Args:
         network: the teacher; attention scores need `expose_scores` around the calls.
-        wanted: the signals to give besides logits.
+        spec: the signals to return besides logits.
     """
 
-    def __init__(self, network: PreTrainedModel, wanted: Wanted | None = None) -> None:
+    def __init__(self, network: PreTrainedModel, spec: SignalSpec | None = None) -> None:
         self._network = network
-        self._wanted = wanted or Wanted()
+        self._spec = spec or SignalSpec()
 
     def signals(self, batch: Batch) -> Signals:
-        """Run the teacher."""
+        """Run the teacher on the batch."""
         self._network.eval()
         with torch.no_grad():
-            return signals_of(self._network, batch, self._wanted)
+            return signals_of(self._network, batch, self._spec)
 
 
 class CachedLogits:
-    """Logits of a whole data set, looked up by example number: tokens play no part, so tokenisers may differ."""
+    """Logits of a whole data set, looked up by example index, so that teacher and student may tokenise differently."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
 
     def signals(self, batch: Batch) -> Signals:
-        """Look up the batch's examples."""
+        """Return the logits of the batch's examples."""
         return Signals(self.values[batch.indices.cpu()].to(batch.indices.device))
 
 
 def cache_logits(network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:
-    """Return the teacher's logits of every example, `[examples, labels]`, each computed once."""
+    """Return the teacher's logits of every example, `[examples, labels]`."""
     return predict(network, data, pad, precision, "teacher's logits")
 
 
@@ -65,7 +65,7 @@ def save_logits(logits: Tensor, folder: Path) -> None:
 
 
 def load_logits(folder: Path, examples: int) -> CachedLogits:
-    """Read cached logits back.
+    """Load the logits that `save_logits` wrote.
 
     Raises:
         InputError: they belong to a data set of another size.

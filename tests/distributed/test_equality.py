@@ -9,7 +9,7 @@ from lissom.distill.distilbert import cosine_loss
 from lissom.distill.mutual import MutualLoss
 from lissom.distill.offline_config import DistilBertDistillation
 from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
-from lissom.models.signals import Wanted
+from lissom.models.signals import SignalSpec
 from lissom.models.together import Together
 from lissom.parallel.sharding import sharded
 from lissom.quantize.int8 import RangeSchedule, calibrate
@@ -132,7 +132,7 @@ def train_beside_a_teacher(world):
     teacher = quiet(tiny.model("bert", seed=5))
     params = DistilBertDistillation(method="distilbert", blocks=(0, 1, 2, 3), cosine_weight=3.0)
     with sharded(teacher.network, world) as asked:
-        loss = cosine_loss(LiveTeacher(asked, Wanted(hidden=(4,))), 4, 4, params, tiny.TASK)
+        loss = cosine_loss(LiveTeacher(asked, SignalSpec(hidden=(4,))), 4, 4, params, tiny.TASK)
         return train(world, loss=loss)
 
 

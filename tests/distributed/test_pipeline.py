@@ -57,7 +57,7 @@ def test_every_parameter_has_its_stage(family):
 def traced(world):
     """One step; return what ran where, in order, and how it was cut."""
     network = tiny.model("bert").network
-    engine = make_engine(network, tiny.LOSS, DATA, 0, None, world, looks_inside=False)
+    engine = make_engine(network, tiny.LOSS, DATA, 0, None, world, needs_internals=False)
     engine.gradients(np.arange(8))
     engine.trace.events.clear()
     engine.gradients(np.arange(8))
@@ -125,7 +125,7 @@ def test_recomputed_activations_are_the_same_dropout_included(plain, recomputed)
 def held(world):
     """The largest number of bytes that autograd keeps for the backward pass, on this process."""
     network = tiny.model("bert").network
-    engine = make_engine(network, tiny.LOSS, DATA, 0, None, world, looks_inside=False)
+    engine = make_engine(network, tiny.LOSS, DATA, 0, None, world, needs_internals=False)
     engine.gradients(np.arange(24))
     now, most, parameters = [0], [0], {parameter.data_ptr() for parameter in network.parameters()}
 

@@ -5,8 +5,8 @@ import torch
 
 from lissom.distill.material import Material
 from lissom.distill.run import distill
-from lissom.models.signals import Wanted, expose_scores
-from lissom.parallel.gradients import local
+from lissom.models.signals import SignalSpec, expose_scores
+from lissom.parallel.gradients import local_tensor
 from lissom.parallel.sharding import sharded
 from lissom.training.teacher import LiveTeacher
 from tests.distributed.processes import spread
@@ -22,13 +22,13 @@ def classifier():
 
 def ask_in_pieces(world, make):
     teacher, batch = make(), tiny.batch("bert")
-    wanted = Wanted(hidden=(0, 2), scores=(1,))
+    spec = SignalSpec(hidden=(0, 2), scores=(1,))
     with expose_scores(teacher):
-        expected, before = LiveTeacher(teacher, wanted).signals(batch), weights(teacher)
+        expected, before = LiveTeacher(teacher, spec).signals(batch), weights(teacher)
     with sharded(teacher, world) as asked, expose_scores(asked):
-        found = LiveTeacher(asked, wanted).signals(batch)
+        found = LiveTeacher(asked, spec).signals(batch)
         left = sum(parameter.untyped_storage().nbytes() for parameter in teacher.parameters())
-        held = sum(local(parameter).nbytes for parameter in asked.parameters())
+        held = sum(local_tensor(parameter).nbytes for parameter in asked.parameters())
     torch.testing.assert_close(vars(found), vars(expected))
     after = weights(teacher)
     assert all((after[name] == before[name]).all() for name in before) and len(after) == len(before)

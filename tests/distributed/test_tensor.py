@@ -12,7 +12,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from lissom.models.compressed import logits_of
 from lissom.models.families import attention_sites, blocks_of
-from lissom.parallel.gradients import clip, complete, local, whole
+from lissom.parallel.gradients import clip, full_tensor, local_tensor, reduce_partial
 from lissom.parallel.tensor import cut_network
 from tests.distributed.processes import spread
 from tests.distributed.training import quiet
@@ -36,7 +36,7 @@ def gradients_of_pieces(world, family, size, sequence):
         loss = tiny.TASK.loss(logits_of(one, batch), batch.targets)
         loss.backward()
         losses.append(float(loss))
-    complete(cut.parameters())
+    reduce_partial(cut.parameters())
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
     spread_out = 0
     for name, parameter in network.named_parameters():
@@ -47,9 +47,9 @@ def gradients_of_pieces(world, family, size, sequence):
             spread_out += 1
             dimension = piece.placements[0].dim
             mine = parameter.grad.chunk(size, dim=dimension)[world.rank]
-            torch.testing.assert_close(local(piece.grad), mine, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(whole(piece.grad), parameter.grad, atol=1e-6, rtol=1e-5, msg=name)
-        torch.testing.assert_close(whole(piece), parameter)
+            torch.testing.assert_close(local_tensor(piece.grad), mine, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(full_tensor(piece.grad), parameter.grad, atol=1e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(full_tensor(piece), parameter)
     copies = [p.grad for p in cut.parameters() if p.grad is not None and not isinstance(p, DTensor)]
     for gradient in copies:  # what is whole everywhere has the same gradient everywhere
         first = gradient.clone()
@@ -137,8 +137,8 @@ def vocabulary_parallel(world):
     with loss_parallel(), CommDebugMode() as counted:
         found = nn.functional.cross_entropy(cut(hidden), labels)
         found.backward()
-    torch.testing.assert_close(whole(found), expected)
-    torch.testing.assert_close(whole(cut.weight.grad), head.weight.grad)
+    torch.testing.assert_close(full_tensor(found), expected)
+    torch.testing.assert_close(full_tensor(cut.weight.grad), head.weight.grad)
     return counted.get_total_counts()
 
 
@@ -157,7 +157,7 @@ def norm_of_pieces(world):
     clip(cut.parameters(), 0.5)
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(whole(cut.get_parameter(name).grad), parameter.grad, atol=1e-7, rtol=1e-5)
+            torch.testing.assert_close(full_tensor(cut.get_parameter(name).grad), parameter.grad, atol=1e-7, rtol=1e-5)
 
 
 def test_clipping_counts_pieces_once_and_copies_once():
@@ -190,7 +190,7 @@ def ranks_of_the_table(world):
     table = network.bert.embeddings.word_embeddings
     ids = torch.arange(tiny.SIZE)[None]
     assert isinstance(table.weight, DTensor) and not isinstance(table.weight.placements[0], Replicate)
-    torch.testing.assert_close(table(ids)[0], whole(table.weight))
+    torch.testing.assert_close(table(ids)[0], full_tensor(table.weight))
 
 
 def test_every_process_owns_some_rows_of_the_vocabulary():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components import arguments
-from components.executor import tell
+from components.executor import write_executor_output
 from components.specs import STAGES, spec_of
 from lissom.cluster import ClusterParams
 from lissom.errors import InputError
@@ -203,7 +203,7 @@ def test_kubeflow_understands_what_a_stage_tells(tmp_path):
         "metrics": artifact("metrics", "system.Metrics"),
         "student": artifact("student", "system.Model"),
     }
-    tell(
+    write_executor_output(
         json.dumps({"outputs": outputs}),
         {"dev_score": 0.9, "method": "logits", "fine": True, "none": None},
         {"stage": "distill"},
@@ -213,7 +213,7 @@ def test_kubeflow_understands_what_a_stage_tells(tmp_path):
     assert dict(read["student"].artifacts[0].metadata) == {"stage": "distill"}
     assert read["student"].artifacts[0].uri == "/root/student"
     with pytest.raises(InputError, match="the JSON that Kubeflow puts"):
-        tell("{}", {}, {})
+        write_executor_output("{}", {}, {})
 
 
 def test_interfaces_are_light():

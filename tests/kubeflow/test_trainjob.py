@@ -10,7 +10,7 @@ import time
 import pytest
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
-from components.trainjob import is_wanted, job_name, run_as_trainjob
+from components.trainjob import job_name, needs_trainjob, run_as_trainjob
 from lissom.cluster import ClusterParams
 from lissom.errors import InputError
 from lissom.parallel.config import ParallelParams
@@ -113,9 +113,9 @@ def test_a_job_that_fails_is_kept_and_replaced_by_the_next_try(cluster, argument
 
 
 def test_what_lacks_is_said(cluster, arguments, monkeypatch):
-    assert is_wanted(LAYOUT) and not is_wanted(ParallelParams(data=2))
+    assert needs_trainjob(LAYOUT) and not needs_trainjob(ParallelParams(data=2))
     monkeypatch.setenv("PET_NODE_RANK", "0")
-    assert not is_wanted(LAYOUT)
+    assert not needs_trainjob(LAYOUT)
     none = ClusterParams.model_validate({**CLUSTER, "checkpoints": None, "runtime": "torch-distributed"})
     monkeypatch.setenv("LISSOM_CLUSTER", none.model_dump_json())
     with pytest.raises(InputError, match=r"through the claim that cluster\.checkpoints names, and none is named"):

@@ -21,7 +21,7 @@ def taught(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_model_with_exits_goes_all_the_way(taught, tmp_path):
-    """Distilled, quantised, exported, evaluated over its speeds, registered with the chosen one as default."""
+    """DistillationResult, quantised, exported, evaluated over its speeds, registered with the chosen one as default."""
     other, none = taught.copied_to(tmp_path), {"method": "none"}
     short = {"epochs": 2, "learning_rate": 2e-3, "precision": "float32"}
     fastbert = {"method": "fastbert", "exit_size": 16, "backbone_training": short, "training": short}

@@ -9,7 +9,7 @@ from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FakeQuantize
 from lissom.models.families import blocks_of
-from lissom.models.signals import Wanted, signals_of
+from lissom.models.signals import SignalSpec, signals_of
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.compiling import compiled
 from lissom.training.loop import fit
@@ -26,11 +26,11 @@ def train(compile_blocks: bool):
     model.network.activation_checkpointing_enable({"use_reentrant": False})
 
     def loss(network, batch):
-        signals = signals_of(network, batch, Wanted(hidden=(0, 2)))
+        signals = signals_of(network, batch, SignalSpec(hidden=(0, 2)))
         return torch.nn.functional.cross_entropy(signals.logits, batch.targets) + signals.hidden[2].square().mean()
 
     params = PARAMS.model_copy(update={"compile": compile_blocks})
-    fitted = fit(model.network, DATA, 0, objective(loss, looks_inside=True), params, score=tiny.scorer(model, DATA))
+    fitted = fit(model.network, DATA, 0, objective(loss, needs_internals=True), params, score=tiny.scorer(model, DATA))
     assert not any("forward" in vars(block) for block in blocks_of(model.network))
     return weights(model.network), fitted.records
 

@@ -18,7 +18,7 @@ from lissom.export.kernels import count_kernels
 from lissom.export.onnx import FULL_DEPTH, export_onnx
 from lissom.models.compressed import logits_of
 from lissom.models.edits import AddExits, DropExits, FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads
-from lissom.models.exits import all_logits, answer_early, uncertainty
+from lissom.models.exits import all_logits, run_early_exit, uncertainty
 from lissom.models.flops import flops_by_depth
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
@@ -55,7 +55,7 @@ def test_uncertainty_is_normalised():
 def test_full_depth_is_the_whole_network(family):
     model, batch = with_exits(family), tiny.batch(family)
     with torch.no_grad():
-        early, answers = answer_early(model.network, batch, FULL_DEPTH), all_logits(model.network, batch)
+        early, answers = run_early_exit(model.network, batch, FULL_DEPTH), all_logits(model.network, batch)
         assert torch.allclose(early.logits, answers[-1], atol=1e-5)
         assert torch.allclose(answers[-1], logits_of(model.network, batch), atol=1e-6)
     assert (early.depth == 4).all() and len(answers) == 4
@@ -71,10 +71,10 @@ def test_leaving_early_gives_the_exits_answer_alone_or_in_a_batch(family):
         # Where the first exit parts the batch, between two of its answers: families differ in how certain they are.
         parting = [float(first[number : number + 2].mean()) for number in (1, 3, 5)]
         for speed in (FULL_DEPTH, *parting, 1.0):
-            early = answer_early(model.network, batch, speed)
+            early = run_early_exit(model.network, batch, speed)
             assert torch.allclose(early.logits, answers[early.depth - 1, torch.arange(8)], atol=1e-4)
             for row in range(8):
-                alone = answer_early(model.network, row_of(batch, row), speed)
+                alone = run_early_exit(model.network, row_of(batch, row), speed)
                 assert int(alone.depth) == int(early.depth[row])
                 assert torch.allclose(alone.logits[0], early.logits[row], atol=1e-4)
             depths.append(float(early.depth.float().mean()))
@@ -98,7 +98,7 @@ def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
         inputs = {name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]}
         for speed in SPEEDS:
             with torch.no_grad():
-                expected = answer_early(model.network, batch, speed)
+                expected = run_early_exit(model.network, batch, speed)
             logits, depth = classifier.answer(inputs, speed)
             same = depth == expected.depth.numpy()
             assert same.all() or quantize

@@ -12,7 +12,7 @@ from lissom.distill.mapping import explicit, patient, uniform
 from lissom.distill.tinybert import soft_cross_entropy
 from lissom.errors import InputError
 from lissom.models.families import family_of
-from lissom.models.signals import Wanted, expose_scores, signals_of
+from lissom.models.signals import SignalSpec, expose_scores, signals_of
 from lissom.models.students import spread_blocks
 from tests.unit import tiny
 
@@ -118,9 +118,9 @@ def test_other_maps():
 @families
 def test_signals_are_those_of_transformers(family):
     model, batch = tiny.model(family), tiny.batch(family)
-    wanted = Wanted(hidden=(0, 1, 3, 4), scores=(0, 3))
+    spec = SignalSpec(hidden=(0, 1, 3, 4), scores=(0, 3))
     with torch.no_grad(), expose_scores(model.network):
-        found = signals_of(model.network, batch, wanted)
+        found = signals_of(model.network, batch, spec)
     network = tiny.model(family).network
     network.set_attn_implementation("eager")
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}

@@ -8,8 +8,8 @@ from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize
 from lissom.models.edits.quantizers import FakeQuantEmbedding, FakeQuantLinear
 from lissom.models.grid import affine_range, fake_quantize_rows, row_scales, weight_high
-from lissom.models.layers import converted, observers_of, tell_real_tokens
-from lissom.parallel.replicas import settle_ranges
+from lissom.models.layers import converted, observers_of, set_real_tokens
+from lissom.parallel.replicas import update_ranges
 from lissom.quantize.int8 import RangeSchedule, calibrate
 from tests.unit import tiny
 
@@ -26,10 +26,10 @@ def quantized(family: str, weight_bits: int = 7):
 
 def observed_linear(rows: int = 6, columns: int = 5, weight_bits: int = 7) -> FakeQuantLinear:
     layer = FakeQuantLinear(nn.Linear(columns, rows), weight_bits)
-    layer.observing = True
+    layer.observer_enabled = True
     layer(torch.linspace(-1, 3, 40).view(8, 5))
-    layer.settle()
-    layer.observing = False
+    layer.update_range()
+    layer.observer_enabled = False
     return layer
 
 
@@ -138,14 +138,14 @@ def test_ranges_follow_the_data_and_then_stand_still():
         schedule.before_step(step, 4)
         before = [float(layer.high) for layer in layers]
         batch = tiny.batch("bert", seed=step + 5)
-        tell_real_tokens(layers, batch.mask)
+        set_real_tokens(layers, batch.mask)
         logits_of(model.network, batch)
         assert [float(layer.high) for layer in layers] == before  # within a step they stand still
-        settle_ranges(layers, None)
+        update_ranges(layers, None)
         schedule.after_step(step, 4)
         assert ([float(layer.high) for layer in layers] == before) == (step >= 2)
         logits_of(model.network, tiny.batch("bert", seed=99))  # dev examples, say
-        assert all(layer.seen is None for layer in layers)
+        assert all(layer.pending_range is None for layer in layers)
 
 
 def test_every_quantised_weight_learns():

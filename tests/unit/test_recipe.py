@@ -70,7 +70,7 @@ def test_without_a_training_the_model_is_as_the_edits_made_it(lesson, teacher):
     done = compress(model, Recipe(edits=[HEADS]), lesson, teacher, None)
     expected.edit([HEADS])
     assert all(torch.equal(tensor, weights(model)[name]) for name, tensor in weights(expected).items())
-    assert done.fitted is None and "steps" not in done.metrics
+    assert done.training is None and "steps" not in done.metrics
     assert done.metrics["dev_score"] == done.metrics["dev_score_before_training"]
 
 
@@ -118,13 +118,13 @@ def test_a_penalty_is_added_once_for_a_batch_however_it_is_cut():
         parts = cut_batch(DATA, members, 0, count, range(count))
         total = sum(float(objective(network, part.batch)) * part.weight for part in parts)
         assert total == pytest.approx(expected, rel=1e-5)
-    assert objective.looks_inside  # a stage of a pipeline does not have all weights
+    assert objective.needs_internals  # a stage of a pipeline does not have all weights
 
 
 def test_terms_of_parts_add_up_to_those_of_the_whole_batch():
     """Means over examples, tokens and pairs of ragged parts, each by its own share."""
     objective = Objective(
-        look=lambda _, batch: batch.mask.float(),
+        forward=lambda _, batch: batch.mask.float(),
         terms=(
             Term(lambda seen, _: seen.sum(1).square().mean(), weight=2.0),
             Term(lambda seen, _: (seen * torch.arange(seen.shape[1])).sum() / seen.sum(), over="tokens"),

@@ -17,8 +17,8 @@ from lissom.models.anatomy import anatomy
 from lissom.models.bilstm import BiLstmConfig
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import blocks_of, family_of
-from lissom.models.signals import Wanted, signals_of
-from lissom.models.students import cut, distilbert_student, mobilebert_student, randomized, reshaped
+from lissom.models.signals import SignalSpec, signals_of
+from lissom.models.students import distilbert_student, mobilebert_student, randomized, reshaped, take_blocks
 from lissom.serving.classifier import OnnxClassifier
 from tests.unit import tiny
 
@@ -54,7 +54,7 @@ def test_published_parameter_counts():
 
 def test_all_blocks_copied_is_the_teacher():
     teacher, batch = tiny.model("bert"), tiny.batch("bert")
-    student = cut(teacher, (0, 1, 2, 3))
+    student = take_blocks(teacher, (0, 1, 2, 3))
     with torch.no_grad():
         assert torch.equal(logits_of(student.network, batch), logits_of(teacher.network, batch))
 
@@ -62,10 +62,10 @@ def test_all_blocks_copied_is_the_teacher():
 def test_distilbert_has_its_teachers_hidden_states():
     teacher, batch = tiny.model("bert"), tiny.batch("bert")
     student = distilbert_student(teacher, (0, 1, 2, 3))
-    wanted = Wanted(hidden=(0, 1, 4))
+    spec = SignalSpec(hidden=(0, 1, 4))
     with torch.no_grad():
-        expected, found = signals_of(teacher.network, batch, wanted), signals_of(student.network, batch, wanted)
-    for entry in wanted.hidden:
+        expected, found = signals_of(teacher.network, batch, spec), signals_of(student.network, batch, spec)
+    for entry in spec.hidden:
         assert torch.allclose(found.hidden[entry], expected.hidden[entry], atol=1e-5)
     some = distilbert_student(teacher, (0, 3))
     for own, number in zip(blocks_of(some.network), (0, 3), strict=True):
@@ -158,7 +158,7 @@ def test_mobilebert_starts_from_its_teacher():
 
 
 def test_random_students_keep_the_structure():
-    student = cut(tiny.model("bert"), (0, 2))
+    student = take_blocks(tiny.model("bert"), (0, 2))
     drawn = randomized(student, seed=1)
     assert len(blocks_of(drawn.network)) == 2 and drawn.network.config.num_labels == 3
     assert not torch.equal(

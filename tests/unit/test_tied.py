@@ -14,7 +14,7 @@ from lissom.models.config import BaseParams
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepVocabulary
 from lissom.models.families import family_of, tied_head
 from lissom.models.gpt2 import separate
-from lissom.models.tied import aliases, assign, untied
+from lissom.models.tied import aliases, assign, untied_state
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.loop import fit
 from tests.unit import tiny
@@ -58,7 +58,7 @@ def test_a_factorised_table_factorises_its_head(family):
     with torch.no_grad():
         dense.copy_(factors.table.weight @ factors.projection.weight.T)
     assert torch.allclose(answers(network, ids), answers(whole, ids), atol=1e-5)
-    sizes = {name: tensor.numel() for name, tensor in untied(network).items()}
+    sizes = {name: tensor.numel() for name, tensor in untied_state(network).items()}
     assert max(sizes.values()) < tiny.SIZE * 32  # the dense table is nowhere
     (network(input_ids=ids).logits.sum()).backward()
     assert factors.table.weight.grad.abs().sum() > 0
@@ -78,7 +78,9 @@ def test_shared_tensors_are_stored_once_and_shared_again(family, tmp_path):
     for parameter in other.parameters():
         parameter.data.zero_()
     assert aliases(network)
-    save_file({name: tensor.contiguous() for name, tensor in untied(network).items()}, tmp_path / "weights.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in untied_state(network).items()}, tmp_path / "weights.safetensors"
+    )
     assign(other, load_file(tmp_path / "weights.safetensors"))
     ids = torch.arange(4, 20).view(2, 8)
     assert torch.equal(answers(other, ids), answers(network, ids))
@@ -117,7 +119,7 @@ def test_language_models_are_pre_trained_as_their_family_is(family, causal, tmp_
     model = tiny.model(family) if causal else with_mask_token(tiny.model(family))
     loss = language_loss(network, model, LanguageModelParams(kl_weight=0.0, cosine_weight=0.0))
     batch = tiny.batch("bert")
-    seen = loss.look(network, batch)
+    seen = loss.forward(network, batch)
     shifted = batch.ids[:, 1:].masked_fill(~batch.mask[:, 1:].bool(), -100)
     assert torch.equal(seen.targets[:, :-1], shifted) == causal
     assert bool(torch.isfinite(loss(network, batch)))

@@ -1,7 +1,7 @@
-"""Edits: small frozen values that change a network's structure and keep its surviving weights.
+"""Edits: serialisable changes of a network's structure that keep the remaining weights.
 
-A compressed model is a base config, an ordered list of edits, and weights; the list is also the lineage that the
-registry shows. `apply` performs the surgery in place, on real weights or on the meta device. One edit, one file.
+A compressed model is a base config, an ordered list of edits, and weights; the registry shows the list as lineage.
+`apply` changes a network in place, with real weights or on the meta device.
 """
 
 from typing import Annotated

@@ -6,12 +6,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_kept
+from lissom.models.edits.surgery import check_indices
 from lissom.models.families import blocks_of, exits_of, family_of, replace_module
 
 
 class KeepBlocks(StructureEdit):
-    """Drop all blocks but these; the kept ones move together in their order."""
+    """Drop all blocks but those in `kept`; their order does not change."""
 
     kind: Literal["keep_blocks"] = "keep_blocks"
     kept: tuple[int, ...]
@@ -20,16 +20,16 @@ class KeepBlocks(StructureEdit):
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` for blocks that the network does not have."""
         stack, blocks = family_of(network).stack, blocks_of(network)
-        check_kept("keep_blocks", self.kept, len(blocks))
-        kept = nn.ModuleList(blocks[index] for index in self.kept)
-        for index, block in enumerate(kept):
+        check_indices("keep_blocks", self.kept, len(blocks))
+        new_blocks = nn.ModuleList(blocks[index] for index in self.kept)
+        for index, block in enumerate(new_blocks):
             for module in block.modules():
-                if hasattr(module, "layer_idx"):  # the key of a decoder's cache
+                if hasattr(module, "layer_idx"):  # index into a decoder's key/value cache
                     setattr(module, "layer_idx", index)  # noqa: B010  (a module's attributes are not typed)
-        replace_module(network, stack.blocks, kept)
+        replace_module(network, stack.blocks, new_blocks)
         if getattr(network.config, "layer_types", None):
             network.config.layer_types = [network.config.layer_types[index] for index in self.kept]
-        setattr(network.config, stack.config_blocks, len(kept))
+        setattr(network.config, stack.config_blocks, len(new_blocks))
         if (exits := exits_of(network)) is not None and len(exits) == len(blocks):
             network.exits = nn.ModuleList(exits[index] for index in self.kept)
 

@@ -1,4 +1,4 @@
-"""The base of every edit: a small frozen value that changes a network's structure and repeats exactly."""
+"""Base class of edits: frozen values that change a network's structure deterministically."""
 
 from abc import ABC, abstractmethod
 
@@ -9,15 +9,15 @@ from lissom.section import Section
 
 
 class StructureEdit(Section, ABC):
-    """One change of a network; `kind` tells the subclasses apart in JSON."""
+    """One change of a network's structure; `kind` identifies the subclass in JSON."""
 
     kind: str
 
     @abstractmethod
     def apply(self, network: PreTrainedModel) -> None:
-        """Perform the edit in place, keeping the weights that survive.
+        """Perform the edit in place, keeping the remaining weights.
 
-        Must also work on a network whose parameters are on the meta device: that is how models are loaded.
+        Must also work on a network on the meta device, since that is how models are loaded.
 
         Raises:
             InputError: it does not fit the network.
@@ -28,9 +28,9 @@ class StructureEdit(Section, ABC):
         """Return the edit in a few words."""
 
     def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
-        """Return whether transformers' own class can be configured to the result, so that it may load it.
+        """Return whether transformers can load the result with its own class and a changed config.
 
-        False unless an edit says otherwise: a model that is wrongly called plain is filled with random weights.
+        False by default: transformers would initialise the weights at random that its own class has in addition.
         """
         return False
 

@@ -1,7 +1,7 @@
-"""Exits: a light classifier after every block, so that an easy input need not go through all of them.
+"""Exits: a small classifier after every block, so that an easy input can leave early.
 
-The classifier is FastBERT's (Liu et al. 2020, arXiv:2004.02178, §3.1): narrow the hidden states, attend with two
-heads, keep the first token, classify. The network's own head is dropped: the last exit is the full answer.
+The classifier is FastBERT's (Liu et al. 2020, arXiv:2004.02178, §3.1): a projection to a smaller width, self-attention
+with two heads, the first token's output, a linear layer. The network's own head is dropped; the last exit replaces it.
 """
 
 import math
@@ -20,11 +20,11 @@ _HEADS = 2
 
 
 class Exit(nn.Module):
-    """A classifier on the hidden states behind one block.
+    """A classifier on the hidden states of one block.
 
     Args:
-        width: of the hidden states.
-        size: of the classifier, even.
+        width: width of the hidden states.
+        size: width of the classifier, even.
         labels: number of labels.
     """
 
@@ -39,7 +39,7 @@ class Exit(nn.Module):
     def features(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Map hidden states `[batch, n, d]` and mask `[batch, n]` to features `[batch, size]`.
 
-        Only the first token asks, since only its answer is read.
+        Only the first token has a query, since only its output is used.
         """
         narrow = self.narrow(hidden).tanh()
         batch, length, size = narrow.shape
@@ -50,8 +50,8 @@ class Exit(nn.Module):
         )
         scores = query @ key.transpose(2, 3) / math.sqrt(size // _HEADS)
         scores = scores.masked_fill(~mask.bool()[:, None, None, :], torch.finfo(scores.dtype).min)
-        mixed = (scores.softmax(-1) @ value).reshape(batch, size)
-        features: Tensor = self.dense(self.mix(mixed)).tanh()
+        context = (scores.softmax(-1) @ value).reshape(batch, size)
+        features: Tensor = self.dense(self.mix(context)).tanh()
         return features
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Exit(nn.Module):
 
 
 class AddExits(StructureEdit):
-    """Put an exit behind every block, and drop the network's own head."""
+    """Add an exit after every block, and drop the network's own head."""
 
     kind: Literal["add_exits"] = "add_exits"
     size: int = Field(default=128, ge=2)
@@ -89,7 +89,7 @@ class AddExits(StructureEdit):
 
 
 class DropExits(StructureEdit):
-    """Keep the last exit alone: the answer of the full depth stays as it is."""
+    """Drop all exits but the last; the logits of the full network do not change."""
 
     kind: Literal["drop_exits"] = "drop_exits"
 

@@ -6,12 +6,12 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_kept, cut_linear
+from lissom.models.edits.surgery import check_indices, cut_linear
 from lissom.models.families import attention_sites, head_groups, head_size, replace_module
 
 
 class KeepHeads(StructureEdit):
-    """Drop all heads but these; where query heads share a key/value head, a unit is such a group."""
+    """Drop all heads but those in `kept`; with grouped-query attention, a unit is a group of query heads."""
 
     kind: Literal["keep_heads"] = "keep_heads"
     kept: tuple[tuple[int, ...], ...]
@@ -19,14 +19,14 @@ class KeepHeads(StructureEdit):
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` where it does not fit the network."""
-        sites, width, shared = attention_sites(network), head_size(network), head_groups(network)
+        sites, width, group_size = attention_sites(network), head_size(network), head_groups(network)
         if len(self.kept) != len(sites):
             raise InputError(f"keep_heads: {len(self.kept)} sites in the edit, {len(sites)} in the network")
-        for site, kept in zip(sites, self.kept, strict=True):
+        for site, unit_ids in zip(sites, self.kept, strict=True):
             units = network.get_submodule(site.key).out_features // width
-            check_kept(f"keep_heads, {site.name}", kept, units)
-            key_rows = _rows(kept, width)
-            query_rows = _rows(kept, width * shared)
+            check_indices(f"keep_heads, {site.name}", unit_ids, units)
+            key_rows = _rows(unit_ids, width)
+            query_rows = _rows(unit_ids, width * group_size)
             for path, rows, columns in (
                 (site.query, query_rows, None),
                 (site.key, key_rows, None),
@@ -37,7 +37,7 @@ class KeepHeads(StructureEdit):
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        return f"kept {' + '.join(str(len(kept)) for kept in self.kept)} attention heads"
+        return f"kept {' + '.join(str(len(heads)) for heads in self.kept)} attention heads"
 
 
 def _rows(units: tuple[int, ...], width: int) -> list[int]:

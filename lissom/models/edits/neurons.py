@@ -6,12 +6,12 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_kept, cut_linear
+from lissom.models.edits.surgery import check_indices, cut_linear
 from lissom.models.families import family_of, ffn_sites, replace_module
 
 
 class KeepNeurons(StructureEdit):
-    """Drop all intermediate neurons but these."""
+    """Drop all intermediate neurons but those in `kept`."""
 
     kind: Literal["keep_neurons"] = "keep_neurons"
     kept: tuple[tuple[int, ...], ...]
@@ -22,20 +22,20 @@ class KeepNeurons(StructureEdit):
         sites = ffn_sites(network)
         if len(self.kept) != len(sites):
             raise InputError(f"keep_neurons: {len(self.kept)} sites in the edit, {len(sites)} in the network")
-        for site, kept in zip(sites, self.kept, strict=True):
-            check_kept(f"keep_neurons, {site.name}", kept, network.get_submodule(site.output).in_features)
+        for site, neurons in zip(sites, self.kept, strict=True):
+            check_indices(f"keep_neurons, {site.name}", neurons, network.get_submodule(site.output).in_features)
             for path in site.inputs:
-                replace_module(network, path, cut_linear(network, path, rows=kept))
-            replace_module(network, site.output, cut_linear(network, site.output, columns=kept))
+                replace_module(network, path, cut_linear(network, path, rows=neurons))
+            replace_module(network, site.output, cut_linear(network, site.output, columns=neurons))
         if self.is_plain(network):
             for stack in family_of(network).stacks:
                 setattr(network.config, stack.config_neurons, len(self.kept[0]))
 
     def is_plain(self, network: PreTrainedModel) -> bool:
-        """Return whether all sites have kept as many, and nothing else has the config's one number of neurons."""
-        others = any(stack.more_ffn for stack in family_of(network).stacks)
-        return not others and len({len(kept) for kept in self.kept}) == 1
+        """Return whether all sites keep the same number and no other layer depends on that number."""
+        extra_ffn = any(stack.more_ffn for stack in family_of(network).stacks)
+        return not extra_ffn and len({len(neurons) for neurons in self.kept}) == 1
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        return f"kept {' + '.join(str(len(kept)) for kept in self.kept)} FFN neurons"
+        return f"kept {' + '.join(str(len(neurons)) for neurons in self.kept)} FFN neurons"

@@ -1,4 +1,4 @@
-"""Keep the first rows of a learned position table: the others are never looked up at the task's length."""
+"""Keep the first rows of a learned position table; longer inputs do not occur in the task."""
 
 from typing import Literal
 
@@ -12,11 +12,11 @@ from lissom.models.families import family_of, replace_module
 
 
 class KeepPositions(StructureEdit):
-    """Drop the positions beyond a length."""
+    """Drop the positions beyond `length`."""
 
     kind: Literal["keep_positions"] = "keep_positions"
     length: int = Field(ge=1)
-    """Longest input in tokens from now on."""
+    """Longest input in tokens."""
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` if the table is missing or shorter."""

@@ -1,9 +1,9 @@
-"""Fake quantisation: layers that compute in float with values that integers can hold (Jacob et al. 2018).
+"""Fake quantisation: layers that compute in float with values on an integer grid (Jacob et al. 2018).
 
-Weights: symmetric per output row, scale from the row itself at every step. Inputs: affine, unsigned 8-bit, one
-scale per layer that follows a moving average of the data until it is frozen; it moves between steps, never within
-one, so that a step is the same in however many parts it is computed. Word table: symmetric 8-bit per row.
-Gradients pass where a value was not clipped and stop where it was (clipped straight-through estimator).
+Weights: symmetric per output row; the scale is computed from the row in every step. Inputs: affine, unsigned 8-bit;
+one range per layer, a moving average of the observed ranges until it is frozen. The range is updated between steps,
+never within one, so that a step is the same in however many parts it is computed. Word table: symmetric 8-bit per row.
+Gradients are those of a clipped straight-through estimator: 0 for values that were clipped.
 """
 
 from typing import Literal
@@ -24,7 +24,7 @@ _MOMENTUM = 0.01
 
 
 class FakeQuantLinear(nn.Linear, Indivisible):
-    """A Linear on quantised inputs and weights; disabled until its input range has been observed, and settled."""
+    """A Linear with fake-quantised inputs and weights; a plain Linear until its input range has been set."""
 
     low: Tensor
     high: Tensor
@@ -34,43 +34,43 @@ class FakeQuantLinear(nn.Linear, Indivisible):
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         self.weight_high = weight_high(weight_bits)
-        self.observing = False
+        self.observer_enabled = False
         self.real_tokens: Tensor | None = None
-        self.seen: tuple[Tensor, Tensor] | None = None
+        self.pending_range: tuple[Tensor, Tensor] | None = None
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("observed", torch.zeros((), dtype=torch.bool))
 
     def forward(self, input: Tensor) -> Tensor:
         """Map `[..., in]` to `[..., out]`."""
-        if self.observing:
+        if self.observer_enabled:
             self._observe(input.detach())
         if not self.observed:
             return F.linear(input, self.weight, self.bias)
         scale, zero_point = affine_range(self.low, self.high)
-        rounded = torch.fake_quantize_per_tensor_affine(input, scale, zero_point, 0, ACTIVATION_HIGH)
-        return F.linear(rounded, fake_quantize_rows(self.weight, self.weight_high), self.bias)
+        quantized_input = torch.fake_quantize_per_tensor_affine(input, scale, zero_point, 0, ACTIVATION_HIGH)
+        return F.linear(quantized_input, fake_quantize_rows(self.weight, self.weight_high), self.bias)
 
     def _observe(self, input: Tensor) -> None:
         mask = self.real_tokens
         values = input[mask] if mask is not None and input.shape[:-1] == mask.shape else input
         low, high = values.amin(), values.amax()
-        if self.seen is not None:
-            low, high = torch.minimum(low, self.seen[0]), torch.maximum(high, self.seen[1])
-        self.seen = low, high
+        if self.pending_range is not None:
+            low, high = torch.minimum(low, self.pending_range[0]), torch.maximum(high, self.pending_range[1])
+        self.pending_range = low, high
 
-    def settle(self) -> None:
-        """Move the input range towards what has been seen since the last time."""
-        if self.seen is None:
+    def update_range(self) -> None:
+        """Move the input range towards the range observed since the last update."""
+        if self.pending_range is None:
             return
         weight = _MOMENTUM if self.observed else 1.0
-        self.low.lerp_(self.seen[0], weight)
-        self.high.lerp_(self.seen[1], weight)
+        self.low.lerp_(self.pending_range[0], weight)
+        self.high.lerp_(self.pending_range[1], weight)
         self.observed.fill_(True)
-        self.seen = None
+        self.pending_range = None
 
     def converted(self) -> IntegerLinear:
-        """Return the layer that computes with integers on the same grids."""
+        """Return the layer that computes with integers on the same quantisation grids."""
         assert bool(self.observed), "the input range must be observed before conversion"
         return IntegerLinear(self.weight, self.bias, self.weight_high, *affine_range(self.low, self.high))
 
@@ -89,24 +89,26 @@ class FakeQuantEmbedding(nn.Embedding):
         return fake_quantize_rows(rows, TABLE_HIGH).view_as(vectors)
 
     def converted(self) -> IntegerEmbedding:
-        """Return the embedding with rows of int8."""
+        """Return the embedding with int8 rows."""
         return IntegerEmbedding(self.weight)
 
 
 class FakeQuantize(StructureEdit):
-    """Quantise all matrix products but those that give the logits, and the word table; the weights stay floats."""
+    """Fake-quantise the word table and all matrix products except those that return logits; the weights stay floats."""
 
     kind: Literal["fake_quantize"] = "fake_quantize"
     weight_bits: Literal[7, 8] = 7
 
     def apply(self, network: PreTrainedModel) -> None:
-        """Perform the edit in place; the input ranges are to be observed, or loaded, afterwards."""
+        """Perform the edit in place; the input ranges must be observed, or loaded, afterwards."""
         family, head = family_of(network), tied_head(network)
         table = rows_of(network, family.word_table)
         for path, module in list(network.named_modules()):
-            # A tied head reads the table's own floats: its logits decide, and rounding them is the table's matter.
-            answers = path in (family.classifier, head) or (path.startswith("exits.") and path.endswith(".classifier"))
-            if type(module) is nn.Linear and not answers:
+            # A tied head returns logits, and uses the floats of the word table.
+            is_output = path in (family.classifier, head) or (
+                path.startswith("exits.") and path.endswith(".classifier")
+            )
+            if type(module) is nn.Linear and not is_output:
                 replace_module(network, path, FakeQuantLinear(module, self.weight_bits).train(module.training))
             elif type(module) is nn.Embedding and path == table:  # positions and segments are a few rows
                 replace_module(network, path, FakeQuantEmbedding(module))

@@ -1,4 +1,4 @@
-"""Cutting rows and columns out of layers."""
+"""Selecting rows and columns of layers."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def cut_linear(
     """Return the Linear at `path`, `[out, in]`, with only the given output rows and input columns.
 
     Raises:
-        InputError: the layer is no plain Linear: it was fake-quantised, and structure must change before that.
+        InputError: the layer is not a plain Linear, since it is fake-quantised already.
     """
     layer = network.get_submodule(path)
     if type(layer) is not nn.Linear:
@@ -34,17 +34,17 @@ def cut_linear(
 
 
 def cut_rows(table: nn.Embedding, rows: Sequence[int]) -> nn.Embedding:
-    """Return an embedding with only the given rows; the padding row keeps its role."""
+    """Return an embedding with only the given rows, which must include the padding row if there is one."""
     weight = table.weight.detach()
-    kept = weight[torch.tensor(rows, dtype=torch.long, device=weight.device)].contiguous()
+    rows_weight = weight[torch.tensor(rows, dtype=torch.long, device=weight.device)].contiguous()
     padding = None if table.padding_idx is None else list(rows).index(table.padding_idx)
     smaller = nn.Embedding(len(rows), weight.shape[1], padding_idx=padding, device="meta")
-    smaller.weight = nn.Parameter(kept, requires_grad=table.weight.requires_grad)
+    smaller.weight = nn.Parameter(rows_weight, requires_grad=table.weight.requires_grad)
     return smaller
 
 
-def check_kept(what: str, kept: Sequence[int], available: int) -> None:
-    """Raise `InputError` unless `kept` are ascending, distinct numbers below `available`, at least one."""
-    if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= available:
-        shown = f"{list(kept[:8])}{'...' if len(kept) > 8 else ''}"
-        raise InputError(f"{what}: kept {shown}; allowed are ascending, distinct numbers from 0 to {available - 1}")
+def check_indices(name: str, indices: Sequence[int], available: int) -> None:
+    """Raise `InputError` unless `indices` are ascending, distinct, below `available` and not empty."""
+    if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= available:
+        excerpt = f"{list(indices[:8])}{'...' if len(indices) > 8 else ''}"
+        raise InputError(f"{name}: kept {excerpt}; allowed are ascending, distinct numbers from 0 to {available - 1}")

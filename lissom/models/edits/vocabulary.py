@@ -1,4 +1,4 @@
-"""Keep some rows of the word table, together with the tokenizer that only makes these tokens."""
+"""Keep some rows of the word table, and trim the tokenizer to the same tokens."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_kept, cut_rows
+from lissom.models.edits.surgery import check_indices, cut_rows
 from lissom.models.edits.word_table import rows_of
 from lissom.models.families import family_of, replace_module, tied_head
 from lissom.models.vocabulary import trim_tokenizer
@@ -19,27 +19,27 @@ _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "s
 
 
 class KeepVocabulary(StructureEdit):
-    """Drop all tokens but these; the kept ones are renumbered in their order."""
+    """Drop all tokens but those in `kept`, which are renumbered in their order."""
 
     kind: Literal["keep_vocabulary"] = "keep_vocabulary"
     kept: tuple[int, ...]
     """Old numbers of the kept tokens, ascending; special tokens must be among them."""
 
     def apply(self, network: PreTrainedModel) -> None:
-        """Perform the edit in place; raises `InputError` if a special token would go."""
+        """Perform the edit in place; raises `InputError` if a special token would be dropped."""
         path = rows_of(network, family_of(network).word_table)
         table = network.get_submodule(path)
-        check_kept("keep_vocabulary", self.kept, table.num_embeddings)
+        check_indices("keep_vocabulary", self.kept, table.num_embeddings)
         new_id = {old: new for new, old in enumerate(self.kept)}
         for name in _TOKEN_IDS:
             old = getattr(network.config, name, None)
             if old is None:
                 continue
-            several = list(old) if isinstance(old, list | tuple) else [old]
-            if missing := [number for number in several if number not in new_id]:
+            old_ids = list(old) if isinstance(old, list | tuple) else [old]
+            if missing := [number for number in old_ids if number not in new_id]:
                 raise InputError(f"keep_vocabulary: {name} {missing[0]} is not among the kept tokens")
-            renumbered = [new_id[number] for number in several]
-            setattr(network.config, name, renumbered if isinstance(old, list | tuple) else renumbered[0])
+            new_ids = [new_id[number] for number in old_ids]
+            setattr(network.config, name, new_ids if isinstance(old, list | tuple) else new_ids[0])
         if table.padding_idx is not None and new_id[table.padding_idx] != table.padding_idx:
             # RoBERTa derives positions from the number of the padding token.
             raise InputError(f"keep_vocabulary: tokens before the padding token {table.padding_idx} must be kept")
@@ -50,7 +50,7 @@ class KeepVocabulary(StructureEdit):
         network.config.vocab_size = len(self.kept)
 
     def retokenize(self, tokenizer: Tokenizer) -> Tokenizer:
-        """Return the tokenizer that only makes the kept tokens."""
+        """Return the tokenizer, trimmed to the kept tokens."""
         return trim_tokenizer(tokenizer, self.kept)
 
     def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
@@ -62,11 +62,11 @@ class KeepVocabulary(StructureEdit):
         return f"kept {len(self.kept):,} tokens"
 
 
-def _tied_to(table: nn.Embedding, bias: Tensor | None, kept: Sequence[int]) -> nn.Linear:
-    """Return a projection to the vocabulary on the table's own weights, with the kept entries of the old bias."""
+def _tied_to(table: nn.Embedding, bias: Tensor | None, token_ids: Sequence[int]) -> nn.Linear:
+    """Return an output projection that is tied to `table`, with the entries `kept` of the old bias."""
     head = nn.Linear(table.embedding_dim, table.num_embeddings, bias=bias is not None, device="meta")
     head.weight = table.weight
     if bias is not None:
-        index = torch.tensor(kept, dtype=torch.long, device=bias.device)
+        index = torch.tensor(token_ids, dtype=torch.long, device=bias.device)
         head.bias = nn.Parameter(bias.detach()[index].contiguous())
     return head

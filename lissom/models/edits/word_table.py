@@ -1,4 +1,4 @@
-"""Factorise the word table by truncated SVD: V x d becomes V x r times r x d; a tied head goes the same way back."""
+"""Factorise the word table by truncated SVD: V x d becomes V x r times r x d; a tied head uses the same factors."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from lissom.models.families import family_of, replace_module, tied_head
 
 
 class FactorizedEmbedding(nn.Module):
-    """An embedding of rank r: a thin table `[V, r]` and a projection to the hidden size, `[d, r]`."""
+    """An embedding of rank r: a table `[V, r]` and a projection to the hidden size, `[d, r]`."""
 
     def __init__(self, table: nn.Embedding, projection: nn.Linear) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class FactorizedEmbedding(nn.Module):
 
 
 class FactorizedHead(nn.Module):
-    """The projection to the vocabulary that is tied to a factorised table: hidden states go the way back."""
+    """The output projection that is tied to a factorised table: it applies the transposed factors."""
 
     def __init__(self, embedding: FactorizedEmbedding, bias: Tensor | None) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class FactorizedHead(nn.Module):
 
 
 class FactorizeWordTable(StructureEdit):
-    """Give the word table a rank."""
+    """Factorise the word table at a rank."""
 
     kind: Literal["factorize_word_table"] = "factorize_word_table"
     rank: int = Field(ge=1)
 
     def apply(self, network: PreTrainedModel) -> None:
-        """Perform the edit in place, with the factors of the truncated SVD, `sqrt` of the spectrum to each side.
+        """Perform the edit in place; each factor of the truncated SVD gets the square root of the singular values.
 
         Raises:
             InputError: the table is factorised already, or the rank saves nothing.
@@ -80,8 +80,8 @@ class FactorizeWordTable(StructureEdit):
 def truncated_svd(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return `[rows, r]` and `[columns, r]` whose product `left @ right.T` is the best rank-r approximation.
 
-    Through the eigenvectors of the small Gram matrix, in float64: exact to float32, and the table's many rows
-    never meet a full SVD.
+    Computed from the eigenvectors of the Gram matrix `[columns, columns]` in float64, which is exact to float32 and
+    cheaper than a full SVD of a table with many rows.
     """
     if weight.is_meta:
         return weight.new_empty(weight.shape[0], rank), weight.new_empty(weight.shape[1], rank)

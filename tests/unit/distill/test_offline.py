@@ -20,8 +20,8 @@ from lissom.distill.patient import patient_loss
 from lissom.distill.run import distill
 from lissom.distill.tinybert import Projections, layers_loss, make_student, prediction_loss
 from lissom.errors import InputError
-from lissom.models.signals import Wanted, expose_scores, signals_of
-from lissom.models.students import cut, mobilebert_student
+from lissom.models.signals import SignalSpec, expose_scores, signals_of
+from lissom.models.students import mobilebert_student, take_blocks
 from lissom.models.together import Together
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
@@ -29,24 +29,24 @@ from tests.unit.distill.recipes import METHODS, SHORT, params_of
 
 
 def test_signals_cached_on_disk_are_the_live_ones(teacher, material, tmp_path):
-    student = cut(teacher, (0, 2))
+    student = take_blocks(teacher, (0, 2))
     data = material.texts(student)
-    for wanted in (Wanted(hidden=(0, 2, 4), scores=(1, 3)), Wanted(hidden=(2,), first_token=True)):
-        folder = tmp_path / str(wanted.first_token)
-        cached = cache_signals(teacher.network, data, 0, wanted, folder)
+    for spec in (SignalSpec(hidden=(0, 2, 4), scores=(1, 3)), SignalSpec(hidden=(2,), first_token=True)):
+        folder = tmp_path / str(spec.first_token)
+        cached = cache_signals(teacher.network, data, 0, spec, folder)
         files = sum(path.stat().st_size for path in folder.iterdir())
-        assert files + cached.logits.numel() * 4 == estimate_bytes(teacher.network, data, wanted)
+        assert files + cached.logits.numel() * 4 == estimate_bytes(teacher.network, data, spec)
         with expose_scores(teacher.network), torch.no_grad():
             for members in shuffled_batches(data.lengths, 8, 3, 0)[:4]:
                 batch = collate(data, members, 0)
-                live, read = LiveTeacher(teacher.network, wanted).signals(batch), cached.signals(batch)
+                live, read = LiveTeacher(teacher.network, spec).signals(batch), cached.signals(batch)
                 real = batch.mask.bool()
                 assert torch.allclose(read.logits, live.logits, atol=1e-5)
-                for entry in wanted.hidden:
+                for entry in spec.hidden:
                     difference = read.hidden[entry] - live.hidden[entry]
-                    assert (difference if wanted.first_token else difference[real]).abs().max() < 1e-5
+                    assert (difference if spec.first_token else difference[real]).abs().max() < 1e-5
                 pairs = (real[:, :, None] & real[:, None, :])[:, None]
-                for block in wanted.scores:
+                for block in spec.scores:
                     assert ((read.scores[block] - live.scores[block]) * pairs).abs().max() < 1e-5
 
 
@@ -54,10 +54,10 @@ def test_tinybert_losses_vanish_for_the_teacher_itself(teacher):
     params = TinyBertDistillation(method="tinybert", blocks=(0, 1, 2, 3))
     student, batch = make_student(params, teacher), tiny.batch("bert")
     targets = (0, 1, 2, 3, 4)
-    wanted = Wanted(hidden=targets, scores=(0, 1, 2, 3))
+    spec = SignalSpec(hidden=targets, scores=(0, 1, 2, 3))
     together = Together([student.network, Projections(student.network, teacher.network)])
     with expose_scores(student.network, teacher.network), torch.no_grad():
-        assert float(layers_loss(LiveTeacher(teacher.network, wanted), targets, params)(together, batch)) < 1e-9
+        assert float(layers_loss(LiveTeacher(teacher.network, spec), targets, params)(together, batch)) < 1e-9
 
 
 def test_tinybert_losses_as_released_count_padding_and_classes(teacher):
@@ -66,11 +66,11 @@ def test_tinybert_losses_as_released_count_padding_and_classes(teacher):
     student, batch, mse = make_student(params, teacher), tiny.batch("bert"), torch.nn.functional.mse_loss
     projections = Projections(student.network, teacher.network, shared=True)
     assert projections.embedding is projections.hidden and projections.hidden.bias is not None
-    wanted, own_wanted = Wanted(hidden=(0, 2, 4), scores=(1, 3)), Wanted(hidden=(0, 1, 2), scores=(0, 1))
-    live = LiveTeacher(teacher.network, wanted)
+    spec, own_spec = SignalSpec(hidden=(0, 2, 4), scores=(1, 3)), SignalSpec(hidden=(0, 1, 2), scores=(0, 1))
+    live = LiveTeacher(teacher.network, spec)
     keys = ~batch.mask.bool()[:, None, None, :]
     with expose_scores(student.network, teacher.network), torch.no_grad():
-        own, goal = signals_of(student.network, batch, own_wanted), live.signals(batch)
+        own, goal = signals_of(student.network, batch, own_spec), live.signals(batch)
         together = Together([student.network, projections])
         found = layers_loss(live, (0, 2, 4), params)(together, batch)
         predicted = prediction_loss(live, params, tiny.TASK)(student.network, batch)
@@ -92,9 +92,9 @@ def test_tinybert_projections_learn_in_the_first_phase_alone(teacher):
     params = params_of("tinybert")
     student, batch = make_student(params, teacher), tiny.batch("bert")
     projections = Projections(student.network, teacher.network)
-    wanted = Wanted(hidden=(0, 2, 4), scores=(1, 3))
+    spec = SignalSpec(hidden=(0, 2, 4), scores=(1, 3))
     with expose_scores(student.network, teacher.network):
-        loss = layers_loss(LiveTeacher(teacher.network, wanted), (0, 2, 4), params)
+        loss = layers_loss(LiveTeacher(teacher.network, spec), (0, 2, 4), params)
         loss(Together([student.network, projections]), batch).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in projections.parameters())
     assert student.network.classifier.weight.grad is None
@@ -107,11 +107,11 @@ def test_patience_vanishes_for_copied_blocks(teacher):
         method="patient", blocks=(0, 1, 2, 3), beta=1.0, training={"loss": {"alpha": 0.0, "mixing": "sum"}}
     )
     with torch.no_grad():
-        live = LiveTeacher(teacher.network, Wanted(hidden=(1, 2, 3), first_token=True))
+        live = LiveTeacher(teacher.network, SignalSpec(hidden=(1, 2, 3), first_token=True))
         loss = patient_loss(live, (1, 2, 3), params, tiny.TASK)(teacher.network, batch)
         assert float(loss) == pytest.approx(float(tiny.LOSS(teacher.network, batch)), rel=1e-5)
         skewed = patient_loss(
-            LiveTeacher(teacher.network, Wanted(hidden=(2, 3, 4), first_token=True)), (2, 3, 4), params, tiny.TASK
+            LiveTeacher(teacher.network, SignalSpec(hidden=(2, 3, 4), first_token=True)), (2, 3, 4), params, tiny.TASK
         )
         assert float(skewed(teacher.network, batch)) > float(loss) + 1e-3
 
@@ -119,7 +119,7 @@ def test_patience_vanishes_for_copied_blocks(teacher):
 def test_mobilebert_trains_one_block_at_a_time(teacher):
     student = mobilebert_student(teacher, blocks=None, bottleneck=16, intermediate=24, ffns=2, embedding=8, seed=0)
     params, batch = MobileBertDistillation(method="mobilebert"), tiny.batch("bert")
-    live = LiveTeacher(teacher.network, Wanted(hidden=(2,), scores=(1,)))
+    live = LiveTeacher(teacher.network, SignalSpec(hidden=(2,), scores=(1,)))
     with expose_scores(student.network, teacher.network), only_block(student.network, 2):
         transfer_loss(live, [2], params)(student.network, batch).backward()
     for name, parameter in student.network.named_parameters():

@@ -14,7 +14,7 @@ from lissom.distill.offline_config import (
 from lissom.distill.run import distill
 from lissom.distill.words import english_tagger, more_texts
 from lissom.errors import InputError
-from lissom.models.students import cut
+from lissom.models.students import take_blocks
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, SHORT, params_of
 
@@ -79,7 +79,7 @@ def with_mask_token(model):
 
 
 def test_pretraining_learns_the_language_and_moves_the_trunk(material):
-    model = with_mask_token(cut(material.teacher, None))
+    model = with_mask_token(take_blocks(material.teacher, None))
     language = Material(**(vars(material) | {"teacher": model, "language_model": masked_language_model}))
     changes = {"pretraining": {"training": SHORT | {"epochs": 2}}, "blocks": [0, 2], "training": FAST}
     result = distill(params_of("distilbert", **changes), language)
