@@ -43,7 +43,7 @@ CONFIG = '''class {config}(Section):
     method: Literal["{name}"]
 
     training: RecoveryParams{optional} = RecoveryParams()
-    """Of the compressed model against the teacher{null}."""
+    """Training of the compressed model against the teacher{null}."""
 
 
 '''
@@ -162,7 +162,7 @@ def write(family: str, name: str) -> list[Path]:
     configs, union, match = folder / place.configs, folder / "config.py", folder / place.match
     texts = {
         "family": family, "name": name, "config": config, "configs": configs.stem,
-        "optional": " | None" if plan else "", "null": "; null trains nothing" if plan else "",
+        "optional": " | None" if plan else "", "null": "; null skips it" if plan else "",
     }  # fmt: skip
     technique.write_text((PLAN if plan else DISTILL).format(**texts))
     text = configs.read_text()
