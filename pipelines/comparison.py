@@ -36,7 +36,7 @@ def figures_at(revision: str, folder: Path = Path()) -> dict[str, Any] | None:
     return json.loads(result.stdout) if result.returncode == 0 else None
 
 
-def score(figures: Mapping[str, Any]) -> tuple[Metric, float]:
+def metric_and_value(figures: Mapping[str, Any]) -> tuple[Metric, float]:
     """Return the task's metric and its value."""
     metric = Metric.model_validate(figures["metric"])
     return metric, float(figures[metric.name])
@@ -44,7 +44,7 @@ def score(figures: Mapping[str, Any]) -> tuple[Metric, float]:
 
 def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str) -> str:
     """Return the comparison as a Markdown table: a row per metric, with the change in percent or points."""
-    metric, value = score(after)
+    metric, value = metric_and_value(after)
     lines = [f"| | {base} | now | change |", "| --- | ---: | ---: | ---: |"]
     old_score = None if before is None or metric.name not in before else float(before[metric.name])
     change = (

@@ -22,7 +22,7 @@ from lissom.params import apply_override, load_params
 from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown
 from lissom.tracking.registry import failed_gates
-from pipelines.comparison import FIGURES, figures_at, score, table
+from pipelines.comparison import FIGURES, figures_at, metric_and_value, table
 from pipelines.dvc import write_dvc
 from pipelines.remote_run import Result, run_on_kubeflow
 
@@ -93,7 +93,7 @@ def _run_here() -> Result:
 def _against_base(before: Any, after: Any, base: str, max_drop: float) -> list[str]:
     if before is None:
         return []
-    metric, value = score(after)
+    metric, value = metric_and_value(after)
     drop = metric.drop(before.get(metric.name, value), value)
     return [f"{metric.name} is worse than that of {base} by {drop:.4f}, --max-drop is {max_drop}"] * (drop > max_drop)
 
@@ -134,7 +134,7 @@ def _change_params(overrides: Sequence[str]) -> None:
 
 
 def _commit(figures: Any) -> None:
-    metric, value = score(figures)
+    metric, value = metric_and_value(figures)
     _call("git", "add", "--", *(path for path in _KEPT if Path(path).exists()))
     if subprocess.run(["git", "diff", "--cached", "--quiet"], check=False).returncode == 0:
         out.print("nothing has changed: no commit")

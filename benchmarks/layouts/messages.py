@@ -9,14 +9,14 @@ from torch.distributed.tensor.debug import CommDebugMode
 from benchmarks.layouts.networks import LOSS, SMALL, network_of, texts
 from lissom.models.families import blocks_of
 from lissom.parallel.engine import make_engine
-from lissom.parallel.tensor import cut_network
+from lissom.parallel.tensor import shard_network
 from lissom.parallel.world import World
 
 
 def messages_of_blocks(world: World) -> tuple[int, float]:
     """Return all-reduces of one block, forward and backward, and the bytes of each over B n d."""
     network = network_of(SMALL)
-    cut_network(network, world.layout().mesh["tensor"])
+    shard_network(network, world.layout().mesh["tensor"])
     hidden = torch.randn(4, 16, 64, requires_grad=True)
     sizes: list[int] = []
 

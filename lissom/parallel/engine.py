@@ -20,7 +20,7 @@ from lissom.parallel.parts import Loss
 from lissom.parallel.pipeline import Pipeline
 from lissom.parallel.replicas import Replicas
 from lissom.parallel.sharding import copy_sharing_weights
-from lissom.parallel.tensor import cut_network
+from lissom.parallel.tensor import shard_network
 from lissom.parallel.world import Layout, World
 
 
@@ -93,7 +93,7 @@ def make_engine(
     if layout.params.tensor > 1:
         for member in members_of(module):
             assert isinstance(member, PreTrainedModel)
-            uncut += cut_network(member, layout.mesh["tensor"], sequence=layout.params.sequence)
+            uncut += shard_network(member, layout.mesh["tensor"], sequence=layout.params.sequence)
     if uncut:
         note(f"parallel: not divisible by tensor {layout.params.tensor}, and whole on each process: {', '.join(uncut)}")
     kind = Pipeline if layout.params.pipeline > 1 else Replicas

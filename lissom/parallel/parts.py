@@ -27,7 +27,7 @@ class Part:
     """Share of the whole batch's examples; 0 for a placeholder, so that all processes run the same number of parts."""
 
 
-def cut_batch(
+def split_batch(
     data: Encoded, members: NDArray[np.int64], pad: int, count: int, numbers: Sequence[int], multiple: int = 1
 ) -> list[Part]:
     """Return this process's parts of a batch.

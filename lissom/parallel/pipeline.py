@@ -25,7 +25,7 @@ from lissom.parallel.gradients import all_reduce_gradients, clip, full_tensor, r
 from lissom.parallel.parts import Loss, weighted
 from lissom.parallel.replicas import keep_activations, recompute_blocks, update_ranges
 from lissom.parallel.runtime import RECOMPUTING, make_runtime
-from lissom.parallel.stages import Stretch, cut_blocks, stage_of
+from lissom.parallel.stages import Stretch, split_blocks, stage_of
 from lissom.parallel.trace import Trace, TracedStage
 from lissom.parallel.world import Layout
 
@@ -52,7 +52,7 @@ class Pipeline:
         self._device = next(module.parameters()).device
         self._observers = observers_of(module)
         params, place = layout.params, layout.place("pipeline")
-        self._cuts = cut_blocks(module, params.stages)
+        self._cuts = split_blocks(module, params.stages)
         self._own = range(place, params.stages, params.pipeline)
         if params.recompute and params.schedule not in RECOMPUTING:  # those do it themselves, when it is its turn
             recompute_blocks(module)

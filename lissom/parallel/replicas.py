@@ -24,7 +24,7 @@ from lissom.models.families import family_of
 from lissom.models.layers import Observer, observers_disabled, observers_of, set_real_tokens
 from lissom.models.together import members_of
 from lissom.parallel.gradients import all_reduce_gradients, clip, full_tensor, reduce_partial
-from lissom.parallel.parts import Loss, cut_batch
+from lissom.parallel.parts import Loss, split_batch
 from lissom.parallel.sharding import gather, release_parameters, shard
 from lissom.parallel.world import Layout
 
@@ -93,7 +93,7 @@ class Replicas:
         if self.layout is not None and isinstance(self._compute, DistributedDataParallel | FSDPModule):
             world_size = self.layout.params.data
         for number, part in enumerate(
-            cut_batch(self._data, members, self._pad, self._parts, self._own, self._multiple)
+            split_batch(self._data, members, self._pad, self._parts, self._own, self._multiple)
         ):
             with self._gradient_sync(number + 1 < len(self._own)):
                 self._report(waits=False, on=f"forward of part {number + 1} of {len(self._own)}")

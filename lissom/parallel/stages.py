@@ -51,7 +51,7 @@ def block_costs(network: PreTrainedModel) -> list[float]:
     return [float(block.attention + block.ffn) for block in anatomy(network).blocks]
 
 
-def cut_blocks(network: nn.Module, count: int) -> list[list[range]]:
+def split_blocks(network: nn.Module, count: int) -> list[list[range]]:
     """Return, for every member of a training, the ranges of blocks of its stages."""
     cuts = []
     for member in members_of(network):

@@ -26,7 +26,7 @@ from lissom.parallel.random_state import random_state, set_random_state
 _SEQUENCE = 1
 
 
-def cut_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = False) -> list[str]:
+def shard_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = False) -> list[str]:
     """Shard a network's heads, neurons and word table over a one-dimensional mesh, in place.
 
     Args:

@@ -12,7 +12,7 @@ from lissom.errors import InputError
 from lissom.models.edits import KeepHeads, KeepNeurons
 from lissom.parallel.engine import make_engine
 from lissom.parallel.schedules import make_schedule
-from lissom.parallel.stages import balanced, cut_blocks, stage_of
+from lissom.parallel.stages import balanced, split_blocks, stage_of
 from tests.distributed.processes import spread
 from tests.distributed.training import DATA, PARAMS, train
 from tests.unit import tiny
@@ -38,16 +38,16 @@ def test_stretches_are_as_even_as_can_be(costs, count):
 
 def test_pruned_blocks_weigh_less():
     model = tiny.model("bert")
-    assert [len(stretch) for stretch in cut_blocks(model.network, 2)[0]] == [2, 2]
+    assert [len(stretch) for stretch in split_blocks(model.network, 2)[0]] == [2, 2]
     few = tuple(range(2))
     model.edit([KeepHeads(kept=((0,), (0,), (0,), (0, 1, 2, 3))), KeepNeurons(kept=(few, few, few, tuple(range(48))))])
-    assert [len(stretch) for stretch in cut_blocks(model.network, 2)[0]] == [3, 1]
+    assert [len(stretch) for stretch in split_blocks(model.network, 2)[0]] == [3, 1]
 
 
 @pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 def test_every_parameter_has_its_stage(family):
     network = tiny.model(family).network
-    cuts = cut_blocks(network, 4)
+    cuts = split_blocks(network, 4)
     stages = {name: stage_of(name, network, cuts) for name, _ in network.named_parameters()}
     assert set(stages.values()) == {0, 1, 2, 3}
     assert all(stage == 0 for name, stage in stages.items() if "embed" in name)

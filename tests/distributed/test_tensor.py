@@ -13,7 +13,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from lissom.models.compressed import logits_of
 from lissom.models.families import attention_sites, blocks_of
 from lissom.parallel.gradients import clip, full_tensor, local_tensor, reduce_partial
-from lissom.parallel.tensor import cut_network
+from lissom.parallel.tensor import shard_network
 from tests.distributed.processes import spread
 from tests.distributed.training import quiet
 from tests.unit import tiny
@@ -24,7 +24,7 @@ ALL_REDUCE = torch.ops.c10d_functional.all_reduce
 def cut_and_whole(world, family, sequence=False):
     network = quiet(tiny.model(family)).network.train()
     cut = copy.deepcopy(network)
-    assert cut_network(cut, world.layout().mesh["tensor"], sequence=sequence) == []
+    assert shard_network(cut, world.layout().mesh["tensor"], sequence=sequence) == []
     return network, cut
 
 
@@ -167,7 +167,7 @@ def test_clipping_counts_pieces_once_and_copies_once():
 def masks(world, family):
     """With dropout: what is copied stays the same on all processes, and heads get masks of their own."""
     network = tiny.model(family).network.train()
-    cut_network(network, world.layout().mesh["tensor"])
+    shard_network(network, world.layout().mesh["tensor"])
     drawn = []
     attention = network.get_submodule(attention_sites(network)[0].module)
     attention.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
@@ -186,7 +186,7 @@ def test_masks_are_shared_outside_of_attention_and_not_inside(family):
 
 def ranks_of_the_table(world):
     network = tiny.model("bert").network
-    cut_network(network, world.layout().mesh["tensor"])
+    shard_network(network, world.layout().mesh["tensor"])
     table = network.bert.embeddings.word_embeddings
     ids = torch.arange(tiny.SIZE)[None]
     assert isinstance(table.weight, DTensor) and not isinstance(table.weight.placements[0], Replicate)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lissom.parallel.parts import cut_batch
+from lissom.parallel.parts import split_batch
 from tests.unit.test_loop import examples
 
 DATA = examples(30)
@@ -14,7 +14,7 @@ DATA = examples(30)
 @given(st.integers(1, 30), st.integers(1, 8))
 def test_every_example_is_in_one_part_and_weights_add_up(size, count):
     members = np.random.default_rng(size).permutation(30)[:size]
-    parts = cut_batch(DATA, members, 0, count, range(count))
+    parts = split_batch(DATA, members, 0, count, range(count))
     counted = [int(index) for part in parts if part.weight for index in part.batch.indices]
     assert sorted(counted) == sorted(members)
     assert len(parts) == count and sum(part.weight for part in parts) == pytest.approx(1)
@@ -30,10 +30,10 @@ def test_every_example_is_in_one_part_and_weights_add_up(size, count):
 
 
 def test_a_batch_in_one_part_is_left_alone():
-    (part,) = cut_batch(DATA, np.arange(8), 0, 1, [0])
+    (part,) = split_batch(DATA, np.arange(8), 0, 1, [0])
     assert part.weight == part.batch.share.tokens == part.batch.share.pairs == 1.0
 
 
 def test_sequences_are_padded_to_a_multiple():
-    (part,) = cut_batch(DATA, np.arange(8), 0, 1, [0], multiple=4)
+    (part,) = split_batch(DATA, np.arange(8), 0, 1, [0], multiple=4)
     assert part.batch.ids.shape[1] % 4 == 0

@@ -6,7 +6,7 @@ import torch
 
 from lissom.models.edits import KeepHeads
 from lissom.models.layers import observers_of
-from lissom.parallel.parts import cut_batch
+from lissom.parallel.parts import split_batch
 from lissom.quantize.config import Int8Training
 from lissom.quantize.plan import plan as plan_quantization
 from lissom.training.checkpoint import Checkpoints
@@ -112,10 +112,10 @@ def test_a_penalty_is_added_once_for_a_batch_however_it_is_cut():
     network = tiny.model("bert").network
     objective = tiny.LOSS.with_penalty(lambda one: one.classifier.weight.square().sum())
     members = np.arange(7)
-    (whole,) = cut_batch(DATA, members, 0, 1, [0])
+    (whole,) = split_batch(DATA, members, 0, 1, [0])
     expected = float(tiny.LOSS(network, whole.batch)) + float(network.classifier.weight.square().sum())
     for count in (1, 2, 3):
-        parts = cut_batch(DATA, members, 0, count, range(count))
+        parts = split_batch(DATA, members, 0, count, range(count))
         total = sum(float(objective(network, part.batch)) * part.weight for part in parts)
         assert total == pytest.approx(expected, rel=1e-5)
     assert objective.needs_internals  # a stage of a pipeline does not have all weights
@@ -132,9 +132,9 @@ def test_terms_of_parts_add_up_to_those_of_the_whole_batch():
         ),
     )  # fmt: skip
     network, members = torch.nn.Identity(), np.arange(11)
-    (whole,) = cut_batch(DATA, members, 0, 1, [0])
+    (whole,) = split_batch(DATA, members, 0, 1, [0])
     for count in (2, 5):
-        parts = cut_batch(DATA, members, 0, count, range(count))
+        parts = split_batch(DATA, members, 0, count, range(count))
         total = sum(float(objective(network, part.batch)) * part.weight for part in parts)
         assert total == pytest.approx(float(objective(network, whole.batch)), rel=1e-5)
 

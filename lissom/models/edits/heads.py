@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_indices, cut_linear
+from lissom.models.edits.surgery import check_indices, slice_linear
 from lissom.models.families import attention_sites, head_groups, head_size, replace_module
 
 
@@ -33,7 +33,7 @@ class KeepHeads(StructureEdit):
                 (site.value, key_rows, None),
                 (site.output, None, query_rows),
             ):
-                replace_module(network, path, cut_linear(network, path, rows, columns))
+                replace_module(network, path, slice_linear(network, path, rows, columns))
 
     def describe(self) -> str:
         """Return the edit in a few words."""

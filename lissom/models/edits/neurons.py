@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_indices, cut_linear
+from lissom.models.edits.surgery import check_indices, slice_linear
 from lissom.models.families import family_of, ffn_sites, replace_module
 
 
@@ -25,8 +25,8 @@ class KeepNeurons(StructureEdit):
         for site, neurons in zip(sites, self.kept, strict=True):
             check_indices(f"keep_neurons, {site.name}", neurons, network.get_submodule(site.output).in_features)
             for path in site.inputs:
-                replace_module(network, path, cut_linear(network, path, rows=neurons))
-            replace_module(network, site.output, cut_linear(network, site.output, columns=neurons))
+                replace_module(network, path, slice_linear(network, path, rows=neurons))
+            replace_module(network, site.output, slice_linear(network, site.output, columns=neurons))
         if self.is_plain(network):
             for stack in family_of(network).stacks:
                 setattr(network.config, stack.config_neurons, len(self.kept[0]))

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import cut_rows
+from lissom.models.edits.surgery import slice_rows
 from lissom.models.families import family_of, replace_module
 
 
@@ -28,7 +28,7 @@ class KeepPositions(StructureEdit):
         rows = self.length + (0 if table.padding_idx is None else table.padding_idx + 1)
         if rows > table.num_embeddings:
             raise InputError(f"keep_positions: {rows} rows asked for, the table has {table.num_embeddings}")
-        replace_module(network, family.position_table, cut_rows(table, range(rows)))
+        replace_module(network, family.position_table, slice_rows(table, range(rows)))
         network.config.max_position_embeddings = rows
 
     def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 
 
-def cut_linear(
+def slice_linear(
     network: PreTrainedModel, path: str, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None
 ) -> nn.Linear:
     """Return the Linear at `path`, `[out, in]`, with only the given output rows and input columns.
@@ -33,7 +33,7 @@ def cut_linear(
     return smaller.train(layer.training)
 
 
-def cut_rows(table: nn.Embedding, rows: Sequence[int]) -> nn.Embedding:
+def slice_rows(table: nn.Embedding, rows: Sequence[int]) -> nn.Embedding:
     """Return an embedding with only the given rows, which must include the padding row if there is one."""
     weight = table.weight.detach()
     rows_weight = weight[torch.tensor(rows, dtype=torch.long, device=weight.device)].contiguous()

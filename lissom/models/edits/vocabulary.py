@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_indices, cut_rows
+from lissom.models.edits.surgery import check_indices, slice_rows
 from lissom.models.edits.word_table import rows_of
 from lissom.models.families import family_of, replace_module, tied_head
 from lissom.models.vocabulary import trim_tokenizer
@@ -43,7 +43,7 @@ class KeepVocabulary(StructureEdit):
         if table.padding_idx is not None and new_id[table.padding_idx] != table.padding_idx:
             # RoBERTa derives positions from the number of the padding token.
             raise InputError(f"keep_vocabulary: tokens before the padding token {table.padding_idx} must be kept")
-        head, smaller = tied_head(network), cut_rows(table, self.kept)
+        head, smaller = tied_head(network), slice_rows(table, self.kept)
         replace_module(network, path, smaller)
         if head is not None:
             replace_module(network, head, _tied_to(smaller, network.get_submodule(head).bias, self.kept))
