@@ -140,9 +140,9 @@ def _run(data: str, name: str, updates: int, seed: int) -> dict[str, Any]:
             student = distill(params, material)
         seconds = time.perf_counter() - started
         test = _with_dev(material, load_table(_artifacts(data) / "prepare", "test"))
-        found = test.scorer(student.model, TrainingParams(precision="float32"))()
+        actual = test.scorer(student.model, TrainingParams(precision="float32"))()
         result: dict[str, Any] = {
-            "accuracy": found,
+            "accuracy": actual,
             "seconds": seconds,
             "kwh": meter.reading.energy_kwh,
             "updates": sum(fitted.steps for fitted in student.trainings.values()),
@@ -213,7 +213,7 @@ def _exits(student: DistillationResult, material: Material, test: Material, fold
     write_json(folder / EXPORT_RECORD, record.model_dump(mode="json"))
     test_data = test.encode(student.model, "dev")
     sweep = sweep_speeds(student.model, folder, test_data, EvaluateParams(seconds=3.0, samples=400))
-    whole, chosen = sweep.settings[0], next(one for one in sweep.settings if one.speed == sweep.chosen)
+    whole, chosen = sweep.settings[0], next(item for item in sweep.settings if item.speed == sweep.chosen)
     return {
         "speed": chosen.speed,
         "loss_points": (whole.score - chosen.score) * 100,
@@ -236,20 +236,20 @@ def _write(updates: int, seeds: int) -> None:
         for name in METHODS
         for data in _DATA
     }
-    rows = [_row(data, name, found) for data in _DATA for name in METHODS if (found := results[data, name])]
+    rows = [_row(data, name, actual) for data in _DATA for name in METHODS if (actual := results[data, name])]
     # A claim compares methods on the same data and seeds: a set that lacks a run has no part in it.
     complete = [data for data in _DATA if all(len(results[data, name]) >= seeds for name in _CLAIMED)]
     if not complete:
         sys.exit("no data set has all the runs that claims need yet; run on")
 
     def points(name: str) -> Sequence[float]:
-        return [100 * one["accuracy"] for data in complete for one in results[data, name]]
+        return [100 * item["accuracy"] for data in complete for item in results[data, name]]
 
     def gain(better: str, worse: str) -> float:
         return float(np.mean(points(better)) - np.mean(points(worse)))
 
     def exits(figure: str) -> float:
-        return float(np.mean([one["exits"][figure] for data in complete for one in results[data, "fastbert"]]))
+        return float(np.mean([item["exits"][figure] for data in complete for item in results[data, "fastbert"]]))
 
     claims: Mapping[str, Mapping[str, Any]] = {
         "kd_gain_points": claim(gain("logits", "no teacher"), "points", ">= 0"),
@@ -281,23 +281,23 @@ def _write(updates: int, seeds: int) -> None:
     write_result("distillation", rows, claims, seeds=list(range(seeds)), notes=notes)
 
 
-def _row(data: str, name: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    accuracies = [100 * one["accuracy"] for one in found]
+def _row(data: str, name: str, actual: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    accuracies = [100 * item["accuracy"] for item in actual]
     row: dict[str, Any] = {
         "data": data,
         "method": name,
         "accuracy_percent": float(np.mean(accuracies)),
-        "spread": float(np.std(accuracies, ddof=1)) if len(found) > 1 else None,
+        "spread": float(np.std(accuracies, ddof=1)) if len(actual) > 1 else None,
         "worst": min(accuracies),
-        "runs": len(found),
-        "seconds": float(np.mean([one["seconds"] for one in found])),
-        "wh": float(np.mean([one["kwh"] for one in found])) * 1000,
-        "updates": found[0]["updates"],
-        "parameters_m": found[0]["parameters"] / 1e6,
+        "runs": len(actual),
+        "seconds": float(np.mean([item["seconds"] for item in actual])),
+        "wh": float(np.mean([item["kwh"] for item in actual])) * 1000,
+        "updates": actual[0]["updates"],
+        "parameters_m": actual[0]["parameters"] / 1e6,
     }
-    if "exits" in found[0]:
+    if "exits" in actual[0]:
         for figure in ("flops_ratio", "speedup", "loss_points"):
-            row[figure] = float(np.mean([one["exits"][figure] for one in found]))
+            row[figure] = float(np.mean([item["exits"][figure] for item in actual]))
     return row
 
 

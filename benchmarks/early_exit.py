@@ -70,9 +70,9 @@ def _measure(
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     speed = np.asarray(0.5, dtype=np.float32)
     whole, branches = _session(plain), _session(early)
-    found, taken = branches.run(None, {**inputs, "speed": speed})
+    actual, chosen = branches.run(None, {**inputs, "speed": speed})
     other, chained = chain(inputs, float(speed))
-    assert (taken == depth).all() and (chained == depth).all() and np.abs(found - other).max() < 1e-4
+    assert (chosen == depth).all() and (chained == depth).all() and np.abs(actual - other).max() < 1e-4
     runners = {
         "no exits": lambda _: whole.run(None, inputs),
         "branches": lambda _: branches.run(None, {**inputs, "speed": speed}),
@@ -102,9 +102,9 @@ def _chain(network: Any, folder: Path) -> Callable[[dict[str, Any], float], Any]
         active = np.arange(len(mask))
         logits, depth = np.zeros((len(mask), _LABELS), np.float32), np.zeros(len(mask), np.int64)
         for number, step in enumerate(steps, 1):
-            hidden, found = step.run(None, {"hidden": hidden, "attention_mask": mask})
-            logits[active], depth[active] = found, number
-            shifted = found - found.max(-1, keepdims=True)
+            hidden, actual = step.run(None, {"hidden": hidden, "attention_mask": mask})
+            logits[active], depth[active] = actual, number
+            shifted = actual - actual.max(-1, keepdims=True)
             log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
             stay = -(np.exp(log_p) * log_p).sum(-1) / np.log(_LABELS) > speed
             if not stay.any():

@@ -84,8 +84,8 @@ def _write_data(name: str, folder: Path) -> None:
     for split in ("train", "dev", "test"):
         # The sentences' own dev and test have damaged accents; the phrases' folder has the same rows intact.
         origin = require_data("sst2") if name == "sst2" and split != "train" else source
-        found = next(path for path in origin.glob(f"{split}.tsv*"))
-        data = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        actual = next(path for path in origin.glob(f"{split}.tsv*"))
+        data = gzip.decompress(actual.read_bytes()) if actual.suffix == ".gz" else actual.read_bytes()
         if name == "ag_news" and split == "test":
             data = b"".join(data.splitlines(keepends=True)[: 1 + _AG_NEWS_TEST])
         (folder / f"{split}.tsv").write_bytes(data)

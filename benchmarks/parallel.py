@@ -29,8 +29,8 @@ def main() -> None:
     volume = spread(bytes_of_replicas, data=2)[0]
     rows += bubbles()
     rows += memory()
-    taken = spread(overhead, timeout=600, data=2)[0]
-    loops = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    overheads = spread(overhead, timeout=600, data=2)[0]
+    loops = {name: statistics.median(seconds) for name, seconds in overheads.items()}
     rows += [{"part": "overhead", "layout": name, "ms_measured": median * 1e3} for name, median in loops.items()]
     chosen = predictions()
     rows += chosen

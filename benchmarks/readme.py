@@ -13,7 +13,9 @@ def figures() -> str:
     """Return the block of the README that tells figures."""
     headline, pipeline, training = (read_json(FOLDER / f"{name}.json") for name in ("headline", "pipeline", "training"))
     claims = {
-        name: made["value"] for result in (headline, pipeline, training) for name, made in result["claims"].items()
+        name: outcome["value"]
+        for result in (headline, pipeline, training)
+        for name, outcome in result["claims"].items()
     }
     final = next(row for row in headline["rows"] if row["data"] == "sst2" and row["variant"].startswith("final"))
     return "\n".join([

@@ -54,9 +54,9 @@ def _markdown(result: Mapping[str, Any]) -> str:
     lines = [f"# {result['benchmark']}", ""]
     if result["claims"]:
         lines += ["| claim | value | bar | holds |", "| --- | ---: | ---: | --- |"]
-        for name, made in result["claims"].items():
-            value = f"{made['value']:.4g} {made['unit']}".strip()
-            lines.append(f"| `{name}` | {value} | {made['bar']} | {'yes' if made['holds'] else '**no**'} |")
+        for name, outcome in result["claims"].items():
+            value = f"{outcome['value']:.4g} {outcome['unit']}".strip()
+            lines.append(f"| `{name}` | {value} | {outcome['bar']} | {'yes' if outcome['holds'] else '**no**'} |")
         lines.append("")
     columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
     lines += ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) - 1)]

@@ -42,5 +42,5 @@ class Recorder:
 
     def pytest_sessionfinish(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        longest_first = sorted(self.seconds.items(), key=lambda one: -one[1])
+        longest_first = sorted(self.seconds.items(), key=lambda entry: -entry[1])
         self.path.write_text(json.dumps({name: round(seconds, 1) for name, seconds in longest_first}, indent=1) + "\n")

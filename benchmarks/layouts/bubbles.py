@@ -16,9 +16,9 @@ def bubbles() -> list[dict[str, Any]]:
     """Every schedule run, against the simulator and the formula."""
     rows = []
     for name, devices, microbatches in SCHEDULES:
-        made = make_schedule(name, devices, microbatches)
-        simulated = simulate(made, Costs())
-        measured = rehearse(made, simulated.costs, UNIT_SECONDS)
+        result = make_schedule(name, devices, microbatches)
+        simulated = simulate(result, Costs())
+        measured = rehearse(result, simulated.costs, UNIT_SECONDS)
         plain = name in ("gpipe", "1f1b")
         rows.append({
             "part": "bubble", "layout": f"{name}, p {devices}, m {microbatches}",

@@ -48,10 +48,10 @@ def equality() -> list[dict[str, Any]]:
     for name, layout in LAYOUTS.items():
         row: dict[str, Any] = {"part": "equality", "layout": name}
         for dtype, (weights, losses) in alone.items():
-            state, told = spread(trained, dtype, **layout)[0]
+            state, report = spread(trained, dtype, **layout)[0]
             kind = str(dtype).removeprefix("torch.")
             row[f"weights_{kind}"] = max(float(np.abs(state[key] - weights[key]).max()) for key in weights)
-            row[f"losses_{kind}"] = max(abs(ours - theirs) for ours, theirs in zip(told, losses, strict=True))
+            row[f"losses_{kind}"] = max(abs(ours - theirs) for ours, theirs in zip(report, losses, strict=True))
         rows.append(row)
         print(row, flush=True)
     return rows

@@ -16,7 +16,7 @@ def kept(world: World) -> int:
     network = network_of(SMALL)
     engine = make_engine(network, LOSS, texts(32, 24, ragged=False), 0, None, world, needs_internals=False)
     engine.gradients(np.arange(32))
-    now, most, weights = [0], [0], {one.data_ptr() for one in network.parameters()}
+    now, most, weights = [0], [0], {item.data_ptr() for item in network.parameters()}
 
     class Kept:
         def __init__(self, tensor: torch.Tensor) -> None:
@@ -39,20 +39,20 @@ def memory() -> list[dict[str, Any]]:
         "gpipe": {"schedule": "gpipe"}, "1f1b": {}, "gpipe, recomputed": {"schedule": "gpipe", "recompute": True},
         "1f1b, recomputed": {"recompute": True}, "varuna": {"schedule": "varuna"},
     }  # fmt: skip
-    found = {name: spread(kept, **layout, **more)[0] for name, more in cases.items()}
-    one = found["gpipe"] / 8  # all activations of a micro-batch
+    actual = {name: spread(kept, **layout, **more)[0] for name, more in cases.items()}
+    item = actual["gpipe"] / 8  # all activations of a micro-batch
     boundary = 4 * 24 * 64 * 4  # what goes into a block: 4 texts, 24 tokens, 64 channels, float32
     blocks = 2
-    again = one / blocks  # made anew in the backward pass of a block, which autograd's hooks do not see: added to both
+    again = item / blocks  # made anew in the backward pass of a block, which autograd's hooks do not see: added to both
     inputs = (blocks + 1) * boundary  # of the embeddings' norm, too
     theory = {
-        "gpipe": 8 * one, "1f1b": 2 * one, "gpipe, recomputed": 8 * inputs + again, "1f1b, recomputed": 2 * inputs + again,
-        "varuna": one,
+        "gpipe": 8 * item, "1f1b": 2 * item, "gpipe, recomputed": 8 * inputs + again, "1f1b, recomputed": 2 * inputs + again,
+        "varuna": item,
     }  # fmt: skip
     return [
         {
             "part": "memory", "layout": name, "kib_theory": theory[name] / 1024,
             "kib": (held + (again if "recomputed" in name else 0)) / 1024,
         }
-        for name, held in found.items()
+        for name, held in actual.items()
     ]  # fmt: skip

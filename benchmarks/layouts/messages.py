@@ -21,10 +21,10 @@ def messages_of_blocks(world: World) -> tuple[int, float]:
     sizes: list[int] = []
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, function: Any, kinds: Any, given: Any = (), named: Any = None) -> Any:
+        def __torch_dispatch__(self, function: Any, kinds: Any, argument: Any = (), named: Any = None) -> Any:
             if "all_reduce" in str(function):
-                sizes.append(given[0].nbytes)
-            return function(*given, **(named or {}))
+                sizes.append(argument[0].nbytes)
+            return function(*argument, **(named or {}))
 
     with CommDebugMode() as counted, Sizes():  # type: ignore[no-untyped-call]
         blocks_of(network)[0](hidden).square().sum().backward()
@@ -43,4 +43,4 @@ def bytes_of_replicas(world: World) -> float:
 
     engine._compute.register_comm_hook(None, count)
     engine.gradients(np.arange(16))
-    return float(sent[0] / sum(one.nbytes for one in network.parameters()))
+    return float(sent[0] / sum(item.nbytes for item in network.parameters()))

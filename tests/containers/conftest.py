@@ -97,7 +97,7 @@ def make_base(folder: Path, env: dict) -> None:
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     left_out = ["var/cache/apt/*", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*"]
-    command = ["tar", "-C", folder / "root", "-c", *(f"--exclude=./{one}" for one in left_out), "."]
+    command = ["tar", "-C", folder / "root", "-c", *(f"--exclude=./{entry}" for entry in left_out), "."]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as packed:
         subprocess.run(["podman", "import", "-", BASE], stdin=packed.stdout, env=env, check=True, capture_output=True)
 
@@ -113,8 +113,8 @@ def images(containers):
 def pip_settings() -> dict[str, str]:
     """What pip was told here, whether by its environment or by its files."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    found = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
-    values = {name.rsplit(".", 1)[-1]: value.strip("'") for name, value in found.items()}
+    actual = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+    values = {name.rsplit(".", 1)[-1]: value.strip("'") for name, value in actual.items()}
     wanted = {"cert": "PIP_CERT", "index-url": "PIP_INDEX_URL", "find-links": "PIP_FIND_LINKS"}
     return {variable: values[name] for name, variable in wanted.items() if name in values}
 

@@ -18,9 +18,9 @@ def main(port: int, seconds: float) -> None:
             try:
                 connection.request("POST", "/predict", body, {"content-type": "application/json"})
                 answer = connection.getresponse()
-                told = json.loads(answer.read())
-                if answer.status != 200 or len(told["predictions"]) != asked:
-                    errors.append([answer.status, told])
+                report = json.loads(answer.read())
+                if answer.status != 200 or len(report["predictions"]) != asked:
+                    errors.append([answer.status, report])
                 answers[number] += 1
             except (OSError, http.client.HTTPException) as error:
                 errors.append(repr(error))

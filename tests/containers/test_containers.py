@@ -56,31 +56,31 @@ def run(images, podman_socket, mlflow_server, tmp_path_factory):
     """A workspace in which the pipeline ran twice: compiled and in containers, and by `dvc repro`."""
     root = tmp_path_factory.mktemp("root")
     (root / "workspace").mkdir()
-    made = Workspace(root / "workspace")
+    result = Workspace(root / "workspace")
     own = {
-        "base": PARAMS["base"] | {"model": f"dir:{made.folder}/base"},
+        "base": PARAMS["base"] | {"model": f"dir:{result.folder}/base"},
         "data": PARAMS["data"]
-        | {"source": f"files:{made.folder}/data", "transfer": f"{made.folder}/data/unlabelled.tsv"},
+        | {"source": f"files:{result.folder}/data", "transfer": f"{result.folder}/data/unlabelled.tsv"},
         "cluster": {"tracking_uri": mlflow_server, "backoff_seconds": 0},
     }
-    made.write_params(PARAMS | own)
+    result.write_params(PARAMS | own)
     # The images' user is none of this machine: others must be let in, all the way from pytest's private folder.
     subprocess.run(["chmod", "-R", "a+rX", root], check=True)
     for folder in root.parents:
         folder.chmod(folder.stat().st_mode | 0o055)
     root.chmod(0o777)
     chosen = ["--train-image", images["train"], "--export-image", images["export"]]
-    made.run("python", "-m", "pipelines", "compile", "--output", "compression.yaml", *chosen)
-    command = [sys.executable, "-m", "tests.containers.run_locally", str(made.folder / "compression.yaml"), str(root)]
+    result.run("python", "-m", "pipelines", "compile", "--output", "compression.yaml", *chosen)
+    command = [sys.executable, "-m", "tests.containers.run_locally", str(result.folder / "compression.yaml"), str(root)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"DOCKER_HOST": podman_socket}, capture_output=True, text=True, timeout=1200
     )
     log = done.stdout + done.stderr
-    found = [path for path in root.iterdir() if path.name.startswith("lissom-compression")]
+    actual = [path for path in root.iterdir() if path.name.startswith("lissom-compression")]
     # kfp.local takes a container that ended at once for one that succeeded: only what it left behind counts.
-    assert found and (found[0] / "register" / "metrics_output" / METRICS).is_file(), log[-5000:]
-    made.run("dvc", "repro", timeout=900)
-    return made, found[0]
+    assert actual and (actual[0] / "register" / "metrics_output" / METRICS).is_file(), log[-5000:]
+    result.run("dvc", "repro", timeout=900)
+    return result, actual[0]
 
 
 def tasks():
@@ -96,13 +96,13 @@ def tasks():
 @pytest.mark.parametrize(("task", "stage"), list(tasks()))
 def test_figures_equal_those_of_dvc(run, task, stage):
     workspace, folder = run
-    told = [
+    report = [
         {name: value for name, value in flatten(json.loads(path.read_text())) if not MEASURED.search(name)}
         for path in (folder / task / "metrics_output" / METRICS, workspace.folder / "metrics" / stage / METRICS)
     ]
     if stage == "register":  # each has a registry of its own
-        told = [{name: value for name, value in one.items() if "reason" not in name} for one in told]
-    assert told[0] == told[1] and told[0]
+        report = [{name: value for name, value in item.items() if "reason" not in name} for item in report]
+    assert report[0] == report[1] and report[0]
 
 
 def test_weights_equal_those_of_dvc(run):
@@ -119,8 +119,8 @@ def test_stages_ran_as_nobody_in_particular(run):
 
 def test_kubeflow_is_told_the_figures(run):
     _, folder = run
-    told = json.loads((folder / "teacher" / "executor_output.json").read_text())["artifacts"]
-    assert told["metrics_output"]["artifacts"][0]["metadata"]["energy_kwh"] > 0
+    report = json.loads((folder / "teacher" / "executor_output.json").read_text())["artifacts"]
+    assert report["metrics_output"]["artifacts"][0]["metadata"]["energy_kwh"] > 0
     assert "<html" in (folder / "report" / "page").read_text()[:500].lower()
 
 
@@ -163,7 +163,7 @@ def test_the_server_says_what_the_command_says(run, server):
     options = [word for pair in pairs for word in ("--pair", pair)]
     shown = workspace.run("lissom", "predict", *texts, *options).stdout.splitlines()[1:]
     assert status == 200
-    assert [one["label"] for one in answer["predictions"]] == [line.split()[0] for line in shown]
+    assert [item["label"] for item in answer["predictions"]] == [line.split()[0] for line in shown]
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_the_server_bears_a_minute_of_load(server):
         [sys.executable, "-m", "tests.containers.load", str(server[0]), str(LOAD_SECONDS)],
         cwd=ROOT, capture_output=True, text=True, timeout=LOAD_SECONDS + 120,
     )  # fmt: skip
-    told = json.loads(done.stdout)
-    assert told["errors"] == [] and told["answers"] > 100, told
+    report = json.loads(done.stdout)
+    assert report["errors"] == [] and report["answers"] > 100, report
 
 
 def test_the_server_may_do_little(server, containers):

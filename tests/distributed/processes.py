@@ -28,10 +28,10 @@ def spread(function, *arguments, timeout: float = 120, **layout):
     for rank, end in enumerate(ends):
         try:
             assert end.poll(max(0.1, deadline - time.monotonic())), f"rank {rank} gave no answer in {timeout} s"
-            found, failure = end.recv()
+            actual, failure = end.recv()
         except (EOFError, AssertionError) as error:
-            found, failure = None, repr(error)
-        results[rank] = found
+            actual, failure = None, repr(error)
+        results[rank] = actual
         if failure:
             failures[rank] = failure
     for process in processes:
@@ -49,8 +49,8 @@ def _work(end, rank, params, port, function, arguments) -> None:
     torch.set_num_threads(1)
     try:
         with join(params) as world:
-            found = function(world, *arguments)
-        end.send((found, None))
+            actual = function(world, *arguments)
+        end.send((actual, None))
     except BaseException:
         end.send((None, traceback.format_exc()))
     end.close()

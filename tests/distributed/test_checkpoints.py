@@ -26,12 +26,12 @@ def test_a_checkpoint_is_taken_up_in_other_layouts(first, tmp_path):
     """2 x 2, then 1, then 4, ...: the result is that of a training that was left alone."""
     layouts = PLACES[first:] + PLACES[:first]
     for layout, step in zip(layouts, (2, 4, 6, -1), strict=True):
-        found = (
+        actual = (
             spread(until, tmp_path / "checkpoint", step, **layout)
             if layout
             else [until(None, tmp_path / "checkpoint", step)]
         )
-    compare(found, train(None))
+    compare(actual, train(None))
 
 
 def noisy(model):
@@ -47,12 +47,12 @@ def test_masks_follow_from_the_step(layout, tmp_path):
     """With dropout, in the same layout: the same weights to the last bit."""
     expected = spread(until, tmp_path / "left alone", -1, noisy, **layout)
     assert spread(until, tmp_path / "killed", 3, noisy, **layout) == [None, None]
-    found = spread(until, tmp_path / "killed", 0, noisy, **layout)  # step 0 does not come again
-    for (state, records), (own, told) in zip(expected, found, strict=True):
+    actual = spread(until, tmp_path / "killed", 0, noisy, **layout)  # step 0 does not come again
+    for (state, records), (own, report) in zip(expected, actual, strict=True):
         assert all((state[name] == own[name]).all() for name in state)
-        assert [sorted(one) for one in told] == [sorted(one) for one in records]
-        assert [one["loss"] for one in told if "loss" in one] == pytest.approx(
-            [one["loss"] for one in records if "loss" in one]
+        assert [sorted(item) for item in report] == [sorted(item) for item in records]
+        assert [item["loss"] for item in report if "loss" in item] == pytest.approx(
+            [item["loss"] for item in records if "loss" in item]
         )
 
 

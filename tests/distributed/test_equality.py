@@ -73,8 +73,8 @@ def train_and_weigh(world):
 
 def test_sharded_weights_are_whole_nowhere_while_a_step_runs():
     shapes = {name: tuple(tensor.shape) for name, tensor in tiny.model("bert").network.state_dict().items()}
-    for held, found in spread(train_and_weigh, data=2, shard=True):
-        assert set(held) == {0} and found == shapes
+    for held, actual in spread(train_and_weigh, data=2, shard=True):
+        assert set(held) == {0} and actual == shapes
 
 
 UNEVEN = [
@@ -173,9 +173,9 @@ QUANTIZED_LAYOUTS = {
 def test_input_ranges_are_those_of_the_whole_batch(layout):
     """Ranges move between steps only; rounding may differ by a step of the grid."""
     expected = train_quantized(None)
-    found = spread(train_quantized, **layout)
-    compare(found, expected, tolerance=2e-2, loss_tolerance=2e-3)
+    actual = spread(train_quantized, **layout)
+    compare(actual, expected, tolerance=2e-2, loss_tolerance=2e-3)
     bounds = [name for name in expected[0] if name.endswith(("low", "high"))]
     assert len(bounds) == 2 * 25
     for name in bounds:
-        assert (found[0][0][name] == found[1][0][name]).all()
+        assert (actual[0][0][name] == actual[1][0][name]).all()

@@ -21,10 +21,10 @@ TEACHER = PARAMS["teacher"] | {"epochs": 6}
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    made = Workspace(tmp_path_factory.mktemp("launch"))
-    made.write_params(PARAMS | {"teacher": TEACHER, "parallel": {"data": 2}})
-    made.run("python", "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out")
-    return made
+    result = Workspace(tmp_path_factory.mktemp("launch"))
+    result.write_params(PARAMS | {"teacher": TEACHER, "parallel": {"data": 2}})
+    result.run("python", "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out")
+    return result
 
 
 def teacher(workspace, out: str, *overrides: str) -> list[str]:
@@ -45,7 +45,7 @@ def start(workspace, command, **env) -> subprocess.Popen:
 
 def ranks(launcher: subprocess.Popen) -> dict[int, int]:
     """Process ids of the launch's processes, by rank."""
-    found = {}
+    actual = {}
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             environment = dict(
@@ -58,10 +58,10 @@ def ranks(launcher: subprocess.Popen) -> dict[int, int]:
                 and os.getpgid(int(path.parent.name))
                 and _descends(int(path.parent.name), launcher.pid)
             ):
-                found[int(environment["RANK"])] = int(path.parent.name)
+                actual[int(environment["RANK"])] = int(path.parent.name)
         except (OSError, UnicodeDecodeError):
             continue
-    return found
+    return actual
 
 
 def _descends(process: int, ancestor: int) -> bool:
@@ -126,20 +126,20 @@ def test_sigterm_checkpoints_and_a_new_start_goes_on(workspace, undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("hung", "told"),
+    ("hung", "report"),
     [
         (0, "rank 0 (replica 0, pipeline stage 1 of 1, tensor 0), which keeps the job's store, has not answered"),
         (1, "rank 1 (replica 1, pipeline stage 1 of 1, tensor 0) has given no sign of life"),
     ],
 )
-def test_a_hung_process_is_named(hung, told, workspace):
+def test_a_hung_process_is_named(hung, report, workspace):
     settings = ("parallel.timeout_seconds=5", "parallel.restarts=0", "teacher.epochs=60")
     process = start(workspace, teacher(workspace, f"hung-{hung}", *settings))
     os.kill(when_checkpointed(workspace, f"hung-{hung}", process)[hung], signal.SIGSTOP)
     started = time.monotonic()
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 1 and time.monotonic() - started < 60
-    assert f"rank {1 - hung} waited for 5 s" in output and told in output
+    assert f"rank {1 - hung} waited for 5 s" in output and report in output
 
 
 def test_a_users_mistake_is_told_once_and_not_tried_again(workspace):

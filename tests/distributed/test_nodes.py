@@ -77,18 +77,18 @@ def test_a_machine_that_is_cut_off_is_named_and_the_training_goes_on_later(works
     first, second = both(workspace, machines, "nodes", *quick)
     when_checkpointed(workspace, "nodes", first)
     ip("-n", machines[1], "link", "set", "cable1", "down")
-    said = [one.communicate(timeout=120)[0] for one in (first, second)]
+    said = [item.communicate(timeout=120)[0] for item in (first, second)]
     assert first.returncode == second.returncode == 1, said
-    told = "".join(said)
-    assert "waited for 6 s" in told
-    assert "has given no sign of life" in told or "which keeps the job's store, has not answered" in told
+    report = "".join(said)
+    assert "waited for 6 s" in report
+    assert "has given no sign of life" in report or "which keeps the job's store, has not answered" in report
     assert not (workspace.folder / "nodes" / "model").exists()
 
     ip("-n", machines[1], "link", "set", "cable1", "up")
     again = both(workspace, machines, "nodes", "parallel.timeout_seconds=60")
-    for one in again:
-        output, _ = one.communicate(timeout=240)
-        assert one.returncode == 0, output
+    for item in again:
+        output, _ = item.communicate(timeout=240)
+        assert item.returncode == 0, output
     assert same(weights(workspace, "nodes"), undisturbed)
 
 

@@ -24,8 +24,8 @@ def test_stretches_are_as_even_as_can_be(costs, count):
         with pytest.raises(InputError, match=f"{len(costs)} blocks cannot be cut into {count} stages"):
             balanced(costs, count)
         return
-    found = balanced(costs, count)
-    assert [block for stretch in found for block in stretch] == list(range(len(costs))) and all(found)
+    actual = balanced(costs, count)
+    assert [block for stretch in actual for block in stretch] == list(range(len(costs))) and all(actual)
 
     def dearest(rest, left):
         """By trying all cuts."""
@@ -33,7 +33,7 @@ def test_stretches_are_as_even_as_can_be(costs, count):
             return sum(rest)
         return min(max(sum(rest[:cut]), dearest(rest[cut:], left - 1)) for cut in range(1, len(rest) - left + 2))
 
-    assert max(sum(costs[block] for block in stretch) for stretch in found) == pytest.approx(dearest(costs, count))
+    assert max(sum(costs[block] for block in stretch) for stretch in actual) == pytest.approx(dearest(costs, count))
 
 
 def test_pruned_blocks_weigh_less():
@@ -76,22 +76,22 @@ def traced(world):
 )
 def test_what_runs_is_the_schedule(layout):
     """Each device's order is the simulator's, but for GPipe, whose backward passes torch runs first in, first out."""
-    found = spread(traced, **layout)
+    actual = spread(traced, **layout)
     expected = make_schedule(layout["schedule"], layout["pipeline"], layout["microbatches"])
-    for device, events in enumerate(found):
+    for device, events in enumerate(actual):
         ran = [event.operation for event in events]
         if layout["schedule"] == "gpipe":
             assert sorted(map(str, ran)) == sorted(map(str, expected.devices[device]))
         else:
             assert ran == list(expected.devices[device])
-    ends = {event.operation: event.end for events in found for event in events}
-    starts = {event.operation: event.start for events in found for event in events}
+    ends = {event.operation: event.end for events in actual for event in events}
+    starts = {event.operation: event.start for events in actual for event in events}
     for operation, start in starts.items():
         if operation.kind == "F" and operation.stage:
             before = next(
-                one
-                for one in ends
-                if one.kind == "F" and (one.microbatch, one.stage) == (operation.microbatch, operation.stage - 1)
+                item
+                for item in ends
+                if item.kind == "F" and (item.microbatch, item.stage) == (operation.microbatch, operation.stage - 1)
             )
             assert ends[before] <= start
     counts = Counter(operation.kind for operation in starts)
@@ -114,10 +114,10 @@ def noisy(model):
     ids=["1f1b", "varuna", "replicas", "tensor"],
 )
 def test_recomputed_activations_are_the_same_dropout_included(plain, recomputed):
-    expected, found = (
+    expected, actual = (
         spread(train, "bert", (), None, PARAMS, noisy, **layout) for layout in (plain, {**plain, **recomputed})
     )
-    for (state, _), (own, _) in zip(expected, found, strict=True):
+    for (state, _), (own, _) in zip(expected, actual, strict=True):
         for name in state:
             np.testing.assert_allclose(own[name], state[name], atol=1e-6, err_msg=name)
 

@@ -26,10 +26,10 @@ def ask_in_pieces(world, make):
     with expose_scores(teacher):
         expected, before = LiveTeacher(teacher, spec).signals(batch), weights(teacher)
     with sharded(teacher, world) as asked, expose_scores(asked):
-        found = LiveTeacher(asked, spec).signals(batch)
+        actual = LiveTeacher(asked, spec).signals(batch)
         left = sum(parameter.untyped_storage().nbytes() for parameter in teacher.parameters())
         held = sum(local_tensor(parameter).nbytes for parameter in asked.parameters())
-    torch.testing.assert_close(vars(found), vars(expected))
+    torch.testing.assert_close(vars(actual), vars(expected))
     after = weights(teacher)
     assert all((after[name] == before[name]).all() for name in before) and len(after) == len(before)
     return left, held / sum(parameter.nbytes for parameter in teacher.parameters())

@@ -32,8 +32,8 @@ def gradients_of_pieces(world, family, size, sequence):
     network, cut = cut_and_whole(world, family, sequence)
     batch = tiny.batch(family, length=8)
     losses = []
-    for one in (network, cut):
-        loss = tiny.TASK.loss(logits_of(one, batch), batch.targets)
+    for item in (network, cut):
+        loss = tiny.TASK.loss(logits_of(item, batch), batch.targets)
         loss.backward()
         losses.append(float(loss))
     reduce_partial(cut.parameters())
@@ -61,8 +61,8 @@ def gradients_of_pieces(world, family, size, sequence):
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_pieces_of_weights_have_slices_of_the_gradients(family, size):
-    found = spread(gradients_of_pieces, family, size, False, tensor=size)
-    assert found[0] >= 4 * 9  # q, k, v, FFN in with biases; both outputs without; in four blocks
+    actual = spread(gradients_of_pieces, family, size, False, tensor=size)
+    assert actual[0] >= 4 * 9  # q, k, v, FFN in with biases; both outputs without; in four blocks
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
@@ -107,15 +107,15 @@ def f_and_g(world):
     parallelize_module(cut, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
     inputs = torch.randn(5, 6, dtype=torch.float64)
     ours, theirs = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
-    found, expected = cut(ours), pair(theirs)
-    torch.testing.assert_close(found, expected)
+    actual, expected = cut(ours), pair(theirs)
+    torch.testing.assert_close(actual, expected)
     with torch.no_grad():
         pair[2].bias += 1
         cut[2].bias.to_local().add_(1)
         torch.testing.assert_close(
             cut(inputs) - pair(inputs), torch.zeros(5, 6, dtype=torch.float64), atol=1e-12, rtol=0
         )
-    found.square().sum().backward()
+    actual.square().sum().backward()
     expected.square().sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
 
@@ -135,9 +135,9 @@ def vocabulary_parallel(world):
     expected = nn.functional.cross_entropy(head(hidden), labels)
     expected.backward()
     with loss_parallel(), CommDebugMode() as counted:
-        found = nn.functional.cross_entropy(cut(hidden), labels)
-        found.backward()
-    torch.testing.assert_close(full_tensor(found), expected)
+        actual = nn.functional.cross_entropy(cut(hidden), labels)
+        actual.backward()
+    torch.testing.assert_close(full_tensor(actual), expected)
     torch.testing.assert_close(full_tensor(cut.weight.grad), head.weight.grad)
     return counted.get_total_counts()
 
@@ -151,8 +151,8 @@ def test_the_cross_entropy_of_a_cut_vocabulary_is_the_whole_one():
 def norm_of_pieces(world):
     network, cut = cut_and_whole(world, "bert")
     batch = tiny.batch("bert", length=8)
-    for one in (network, cut):
-        (tiny.TASK.loss(logits_of(one, batch), batch.targets) * 100).backward()
+    for item in (network, cut):
+        (tiny.TASK.loss(logits_of(item, batch), batch.targets) * 100).backward()
     clip(network.parameters(), 0.5)
     clip(cut.parameters(), 0.5)
     for name, parameter in network.named_parameters():
@@ -179,8 +179,8 @@ def masks(world, family):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_masks_are_shared_outside_of_attention_and_not_inside(family):
-    (one, inside_one), (other, inside_other) = spread(masks, family, tensor=2)
-    assert (one == other).all()
+    (item, inside_one), (other, inside_other) = spread(masks, family, tensor=2)
+    assert (item == other).all()
     assert inside_one != inside_other
 
 

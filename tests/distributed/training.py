@@ -38,14 +38,14 @@ def weights(network):
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
-def compare(found, expected, tolerance=2e-5, loss_tolerance=1e-4):
+def compare(actual, expected, tolerance=2e-5, loss_tolerance=1e-4):
     """Hold the results of all processes to those of one."""
     state, records = expected
-    for own, told in found:
+    for own, report in actual:
         for name, value in state.items():
             if name.endswith(("key.bias", "k_lin.bias")):  # no gradient but rounding, which Adam makes large
                 continue
             np.testing.assert_allclose(own[name], value, atol=tolerance, err_msg=name)
-        assert [sorted(record) for record in told] == [sorted(record) for record in records]
-        for ours, theirs in zip(told, records, strict=True):
+        assert [sorted(record) for record in report] == [sorted(record) for record in records]
+        for ours, theirs in zip(report, records, strict=True):
             assert {**ours} == {name: pytest.approx(value, abs=loss_tolerance) for name, value in theirs.items()}

@@ -168,13 +168,13 @@ class Cluster:
         return {**job, "status": {"conditions": [condition]}}
 
     def pods(self, selector: str) -> list[dict]:
-        found = []
+        actual = []
         for name, nodes in self.nodes.items():
             if name not in self.jobs or f"jobset.sigs.k8s.io/jobset-name={name}" not in selector:
                 continue
             for number, node in enumerate(nodes):
                 phase = {None: "Running", 0: "Succeeded"}.get(node.poll(), "Failed")
-                found.append({
+                actual.append({
                     "metadata": {
                         "name": f"{name}-node-{number}",
                         "creationTimestamp": self.jobs[name]["metadata"]["creationTimestamp"],
@@ -186,7 +186,7 @@ class Cluster:
                     "spec": {"containers": [{"name": "node", "image": "here"}]},
                     "status": {"phase": phase},
                 })  # fmt: skip
-        return found
+        return actual
 
     def close(self) -> None:
         for name in list(self.jobs):

@@ -41,30 +41,30 @@ class PipelinesApi:
                     return self.answer({"multi_user": False})
                 if not name:
                     return self.listed(kind)
-                found = api.kept[kind].get(name[0])
-                if found is None:
+                actual = api.kept[kind].get(name[0])
+                if actual is None:
                     return self.answer({"error": f"{kind} {name[0]} not found", "code": 5}, 404)
                 if kind == "runs":
                     state = api.states.pop(0) if len(api.states) > 1 else api.states[0]
-                    found = {**found, "state": state, "run_details": {"task_details": api.tasks}}
-                return self.answer(found)
+                    actual = {**actual, "state": state, "run_details": {"task_details": api.tasks}}
+                return self.answer(actual)
 
             def listed(self, kind: str) -> None:
                 query = parse_qs(urlparse(self.path).query)
-                found = list(api.kept[kind].values())
+                actual = list(api.kept[kind].values())
                 for predicate in json.loads(query.get("filter", ["{}"])[0]).get("predicates", []):
                     if predicate["operation"] in ("EQUALS", 1):
                         key = {"name": "display_name"}.get(predicate["key"], predicate["key"])
-                        found = [
-                            one
-                            for one in found
-                            if one[key] == predicate["stringValue" if "stringValue" in predicate else "string_value"]
+                        actual = [
+                            item
+                            for item in actual
+                            if item[key] == predicate["stringValue" if "stringValue" in predicate else "string_value"]
                         ]
                 start = int(query.get("page_token", [""])[0] or 0)
                 more = (
-                    {"next_page_token": str(start + 2)} if len(found) > start + 2 else {}
+                    {"next_page_token": str(start + 2)} if len(actual) > start + 2 else {}
                 )  # small pages: clients must turn them
-                self.answer({{"recurringruns": "recurringRuns"}.get(kind, kind): found[start : start + 2], **more})
+                self.answer({{"recurringruns": "recurringRuns"}.get(kind, kind): actual[start : start + 2], **more})
 
             def do_POST(self) -> None:
                 kind = self.parts()[0]

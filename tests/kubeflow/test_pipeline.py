@@ -57,7 +57,7 @@ def test_the_compiled_pipeline_is_the_golden_one(tmp_path):
 
 def dvc_graph() -> dict[str, set[tuple[str, str]]]:
     """Every stage with the stages that it reads from, and what it reads: an artefact or metrics."""
-    stages, made, reads = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], {}, defaultdict(set)
+    stages, result, reads = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], {}, defaultdict(set)
     variants = yaml.safe_load((ROOT / "params.yaml").read_text())["variants"]
     unrolled = {}
     for name, stage in stages.items():
@@ -66,10 +66,10 @@ def dvc_graph() -> dict[str, set[tuple[str, str]]]:
             unrolled[f"{name}@{variant}" if variant else name] = json.loads(text)
     for name, stage in unrolled.items():
         for out in stage["outs"]:
-            made[out if isinstance(out, str) else next(iter(out))] = name
+            result[out if isinstance(out, str) else next(iter(out))] = name
     for name, stage in unrolled.items():
         for dep in stage["deps"]:
-            for path, maker in made.items():
+            for path, maker in result.items():
                 if path == dep or path.startswith(f"{dep}/"):
                     reads[name].add((maker, "metrics" if path.startswith("metrics") else "artefact"))
     return {name: reads[name] for name in unrolled}
@@ -113,25 +113,25 @@ def test_every_stage_is_given_the_sections_that_dvc_watches(tmp_path):
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name, task in compiled(tmp_path)[0]["root"]["dag"]["tasks"].items():
         stage = task["taskInfo"]["name"].partition("@")[0]
-        given = {key.removesuffix("_params") for key in task["inputs"]["parameters"] if key.endswith("_params")}
-        assert set(stages[stage].get("params", ())) <= given, name
+        argument = {key.removesuffix("_params") for key in task["inputs"]["parameters"] if key.endswith("_params")}
+        assert set(stages[stage].get("params", ())) <= argument, name
 
 
 def test_every_command_is_one_that_its_stage_understands(tmp_path, monkeypatch):
     for executor in compiled(tmp_path)[0]["deploymentSpec"]["executors"].values():
         container = executor["container"]
         monkeypatch.setattr(sys, "argv", ["stage", *map(str, container["args"])])
-        found = arguments.parse(spec_of(container["command"][-1].rpartition(".")[2]))
-        assert found["executor_input"] == "{{$}}" and found["checkpoints"] == Path(
+        actual = arguments.parse(spec_of(container["command"][-1].rpartition(".")[2]))
+        assert actual["executor_input"] == "{{$}}" and actual["checkpoints"] == Path(
             "/checkpoints/{{$.pipeline_job_uuid}}"
         )
-        assert dict(found["section"])["base"] == "{{$.inputs.parameters['base_params']}}"
+        assert dict(actual["section"])["base"] == "{{$.inputs.parameters['base_params']}}"
 
 
 def test_params_become_parameters_and_come_back_as_they_were(tmp_path):
     params = check_params(PARAMS)
-    given = compiled(tmp_path)[0]["root"]["inputDefinitions"]["parameters"]
-    sections = [(name, value["defaultValue"]) for name, value in given.items()]
+    argument = compiled(tmp_path)[0]["root"]["inputDefinitions"]["parameters"]
+    sections = [(name, value["defaultValue"]) for name, value in argument.items()]
     again = arguments.read_params({"section": sections})
     assert again == params.model_copy(update={"cluster": again.cluster})
 
@@ -145,7 +145,7 @@ def test_resources_reach_the_tasks(tmp_path):
         8.0,
         "8",
     )
-    env = {one["name"]: one["value"] for one in teacher["env"]}
+    env = {item["name"]: item["value"] for item in teacher["env"]}
     assert env["MLFLOW_TRACKING_URI"] == "http://mlflow.tools:5000" and env["LISSOM_IMAGE"] == IMAGES.train
     assert ClusterParams.model_validate_json(env["LISSOM_CLUSTER"]) == check_params(PARAMS).cluster
     assert report["env"] == [{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow.tools:5000"}]
@@ -155,17 +155,17 @@ def test_resources_reach_the_tasks(tmp_path):
     }  # fmt: skip
     assert tasks["report"]["retryPolicy"]["maxRetryCount"] == 1
     assert tasks["teacher"]["cachingOptions"] == {"enableCache": True}
-    found = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    actual = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounted = {
         mount["pvcNameParameter"]["runtimeValue"]["constant"]: mount["mountPath"]
-        for mount in found["exec-teacher"]["pvcMount"]
+        for mount in actual["exec-teacher"]["pvcMount"]
     }
     assert mounted == {"datasets": "/data", "lissom-checkpoints": "/checkpoints"}
-    assert found["exec-teacher"]["nodeSelector"]["labels"] == {"pool": "gpu"}
-    assert found["exec-teacher"]["tolerations"] == [
+    assert actual["exec-teacher"]["nodeSelector"]["labels"] == {"pool": "gpu"}
+    assert actual["exec-teacher"]["tolerations"] == [
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     ]
-    assert "nodeSelector" not in found["exec-report"] and "secretAsEnv" in found["exec-report"]
+    assert "nodeSelector" not in actual["exec-report"] and "secretAsEnv" in actual["exec-report"]
 
 
 def test_the_task_of_several_nodes_only_watches_over_them(tmp_path):

@@ -15,24 +15,24 @@ from tests.kubeflow.test_pipeline import PARAMS
 
 @pytest.fixture
 def api():
-    made = PipelinesApi()
-    yield made
-    made.close()
+    outcome = PipelinesApi()
+    yield outcome
+    outcome.close()
 
 
 @pytest.fixture(scope="module")
 def compile_once():
     """The compiler, whose seconds are spent once for the same pipeline."""
-    made = {}
+    outcome = {}
 
     compile_really = compiling.compile_pipeline
 
     def compile_pipeline(params, images, package, *rest):
         asked = (params.model_dump_json(), repr(images), rest)
-        if asked not in made:
+        if asked not in outcome:
             compile_really(params, images, package, *rest)
-            made[asked] = package.read_text()
-        package.write_text(made[asked])
+            outcome[asked] = package.read_text()
+        package.write_text(outcome[asked])
 
     return compile_pipeline
 
@@ -61,7 +61,7 @@ def test_a_run_carries_the_params_and_the_overrides(api, run):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     assert json.loads(parameters["teacher"]["defaultValue"])["epochs"] == 5
     assert json.loads(parameters["distill"]["defaultValue"])["blocks"] == [0, 2]
-    assert [one["display_name"] for one in api.kept["experiments"].values()] == ["team"]
+    assert [item["display_name"] for item in api.kept["experiments"].values()] == ["team"]
 
 
 def test_waiting_ends_with_the_run_and_fails_with_it(api, run):
@@ -89,7 +89,7 @@ def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(api, run):
         run("schedule", "--name", name, "--cron", "0 0 3 * * 1")
     output = run("schedule", "--name", "weekly", "--every", "3600")
     assert "in place of 1 before" in output
-    kept = {one["display_name"]: one for one in api.kept["recurringruns"].values()}
+    kept = {item["display_name"]: item for item in api.kept["recurringruns"].values()}
     assert len(api.kept["recurringruns"]) == 4 and kept.keys() == {"weekly", "a", "b", "c"}
     assert kept["weekly"]["trigger"]["periodic_schedule"]["interval_second"] == 3600
     assert kept["a"]["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"

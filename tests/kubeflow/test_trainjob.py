@@ -33,14 +33,14 @@ RUN = "8a1b2c3d-4e5f"
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    made = Cluster(tmp_path)
-    monkeypatch.setenv("KUBECONFIG", str(made.configuration()))  # read once in a process, hence also:
+    result = Cluster(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(result.configuration()))  # read once in a process, hence also:
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", os.environ["KUBECONFIG"])
     monkeypatch.setenv("LISSOM_CLUSTER", ClusterParams.model_validate(CLUSTER).model_dump_json())
     monkeypatch.setenv("LISSOM_IMAGE", "registry/lissom-train@sha256:abc")
     monkeypatch.setattr("components.trainjob._SECONDS_BETWEEN_LOOKS", 0.05)
-    yield made
-    made.close()
+    yield result
+    result.close()
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ SUCCEEDS = "cat SHARED/inputs/data/train.parquet; echo node $PET_NODE_RANK of $P
 
 def test_a_job_is_what_the_params_say(cluster, arguments, tmp_path):
     nodes_do(cluster, tmp_path, SUCCEEDS)
-    made = []
+    result = []
     start = cluster.start
-    cluster.start = lambda job: (made.append(job), start(job))
+    cluster.start = lambda job: (result.append(job), start(job))
     run_as_trainjob("teacher", LAYOUT, arguments, ["data"], ["model"])
-    (job,) = made
+    (job,) = result
     assert TrainerV1alpha1TrainJob.from_dict(job).spec.runtime_ref.name == "torch-distributed"
     trainer = job["spec"]["trainer"]
     shared = tmp_path / "checkpoints" / "exchange" / "teacher"

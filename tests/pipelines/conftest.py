@@ -76,9 +76,9 @@ class Workspace:
         """The same, as far as it has come, elsewhere: DVC skips there what is done. Its runs are its own."""
         left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "mlruns")  # they name the folder they are in
         shutil.copytree(self.folder, folder, symlinks=True, ignore=left_out, dirs_exist_ok=True)
-        made = copy.copy(self)
-        made.folder, made.env = folder, self.env | {"PYTHONPATH": str(folder)}
-        return made
+        result = copy.copy(self)
+        result.folder, result.env = folder, self.env | {"PYTHONPATH": str(folder)}
+        return result
 
     def write_params(self, params: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -89,8 +89,8 @@ class Workspace:
         # Each `dvc repro` is a pipeline run of its own; its warm stages are no descendants that could know it.
         env = self.env | ({"LISSOM_PIPELINE_RUN": uuid.uuid4().hex} if command[0] == "dvc" else {})
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout)
-        told = done.stderr if len(done.stderr) < 12_000 else f"{done.stderr[:6000]}\n[...]\n{done.stderr[-6000:]}"
-        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{told}"
+        report = done.stderr if len(done.stderr) < 12_000 else f"{done.stderr[:6000]}\n[...]\n{done.stderr[-6000:]}"
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{report}"
         return done
 
     def run_names(self) -> list[str]:
@@ -166,7 +166,7 @@ def write_data(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
     """The whole pipeline, run once, every stage in an interpreter that starts from nothing."""
-    made = Workspace(tmp_path_factory.mktemp("workspace"), starts_warm=False)
-    made.run("dvc", "repro", timeout=900)
-    start_warm(made.env)
-    return made
+    result = Workspace(tmp_path_factory.mktemp("workspace"), starts_warm=False)
+    result.run("dvc", "repro", timeout=900)
+    start_warm(result.env)
+    return result

@@ -214,7 +214,7 @@ def test_killed_stages_resume_to_the_same_weights(workspace, tmp_path):
         assert not (other.folder / "artifacts" / stage).exists()
     other.run("dvc", "repro", "quantize")
     for stage in STEPS:
-        weights = [made.folder / "artifacts" / stage / "model.safetensors" for made in (workspace, other)]
+        weights = [result.folder / "artifacts" / stage / "model.safetensors" for result in (workspace, other)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), stage
 
 
@@ -225,8 +225,8 @@ def test_methods_that_need_the_base_or_inner_signals_run_as_a_stage(workspace):
                "--logits-input", "artifacts/teacher_logits", "--model-output", "x", "--metrics-output", "y"]  # fmt: skip
     peers = "[{blocks: [0, 1]}, {blocks: [0, 3], seed: 1}]"
     workspace.run(*command, "--set", f"distill={{method: mutual, peers: {peers}, training: {short}}}")
-    told = read(workspace, "y/metrics.json")
-    assert set(told["peers"]) == {"peer 0", "peer 1"} and told["chosen_peer"] in (0, 1)
+    reported = read(workspace, "y/metrics.json")
+    assert set(reported["peers"]) == {"peer 0", "peer 1"} and reported["chosen_peer"] in (0, 1)
     shape = "{blocks: 2, hidden_size: 16, intermediate_size: 24}"
     tiny = f"{{method: tinybert, shape: {shape}, layers_training: {short}, training: {short}}}"
     workspace.run(*command, "--set", f"distill={tiny}")

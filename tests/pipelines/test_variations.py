@@ -14,9 +14,9 @@ from tests.pipelines.conftest import PARAMS, Workspace, lissom_predict, read
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A workspace with what comes before every variation: data, a teacher, and what is measured of it."""
-    made = Workspace(tmp_path_factory.mktemp("taught"))
-    made.run("dvc", "repro", "export@teacher", "evaluate@teacher")
-    return made
+    result = Workspace(tmp_path_factory.mktemp("taught"))
+    result.run("dvc", "repro", "export@teacher", "evaluate@teacher")
+    return result
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from tests.waiting import free_port, wait_for
 
 def programs() -> Path | None:
     """Folder of initdb and pg_ctl: Debian keeps one per version, outside PATH."""
-    found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    actual = shutil.which("initdb")
+    folders = [Path(actual).resolve().parent] if actual else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     return next((folder for folder in reversed(folders) if (folder / "initdb").is_file()), None)
 
 

@@ -24,16 +24,16 @@ STAGES = [
 @pytest.fixture(scope="module")
 def teams(mlflow_server, tmp_path_factory):
     """Workspaces of two people, whose pipelines ran at the same time."""
-    made = {}
+    outcome = {}
     for name, rank in (("ada", 16), ("grace", 8)):
-        workspace = made[name] = Workspace(tmp_path_factory.mktemp(name))
+        workspace = outcome[name] = Workspace(tmp_path_factory.mktemp(name))
         workspace.env |= {"MLFLOW_TRACKING_URI": mlflow_server.address, "OMP_NUM_THREADS": "1"}
         own = {"tracking": {"experiment": name}, "factorize": PARAMS["factorize"] | {"rank": rank}}
         workspace.write_params(PARAMS | own)
     with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(one.run, "dvc", "repro", timeout=1500) for one in made.values()]:
+        for done in [pool.submit(item.run, "dvc", "repro", timeout=1500) for item in outcome.values()]:
             done.result()
-    return made
+    return outcome
 
 
 @pytest.fixture
@@ -42,23 +42,23 @@ def client(mlflow_server):
 
 
 def runs(client, experiment):
-    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
-    stages = [run for run in found if run.info.run_name != PIPELINE]
-    assert len(found) == len(stages) + 1 or experiment == "outage"
+    actual = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    stages = [run for run in actual if run.info.run_name != PIPELINE]
+    assert len(actual) == len(stages) + 1 or experiment == "outage"
     return {run.info.run_name: run for run in stages}, len(stages)
 
 
 @pytest.mark.parametrize("name", ["ada", "grace"])
 def test_one_run_per_stage(teams, client, name):
-    found, count = runs(client, name)
-    assert sorted(found) == sorted(STAGES) and count == len(STAGES)
-    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    actual, count = runs(client, name)
+    assert sorted(actual) == sorted(STAGES) and count == len(STAGES)
+    assert {run.info.status for run in actual.values()} == {"FINISHED"}
 
 
 @pytest.mark.parametrize("name", ["ada", "grace"])
 def test_no_metric_is_lost(teams, client, name):
-    found, _ = runs(client, name)
-    for title, run in found.items():
+    actual, _ = runs(client, name)
+    for title, run in actual.items():
         metrics = read(teams[name], f"metrics/{title.replace('@', '/')}/metrics.json")
         expected = {
             key: float(value)
@@ -66,17 +66,17 @@ def test_no_metric_is_lost(teams, client, name):
             if isinstance(value, int | float)
         }
         assert {key: run.data.metrics.get(key) for key in expected} == pytest.approx(expected), title
-    records = [one for one in read(teams[name], "metrics/teacher/history.json") if "loss" in one]
-    logged = client.get_metric_history(found["teacher"].info.run_id, "loss")
-    assert [(one.step, one.value) for one in sorted(logged, key=lambda one: one.step)] == [
-        (one["step"], pytest.approx(one["loss"])) for one in records
+    records = [item for item in read(teams[name], "metrics/teacher/history.json") if "loss" in item]
+    logged = client.get_metric_history(actual["teacher"].info.run_id, "loss")
+    assert [(item.step, item.value) for item in sorted(logged, key=lambda item: item.step)] == [
+        (item["step"], pytest.approx(item["loss"])) for item in records
     ]
 
 
 def test_artifacts_go_through_the_server(teams, client):
-    found, _ = runs(client, "ada")
-    assert found["report"].info.artifact_uri.startswith("mlflow-artifacts:")
-    assert {file.path for file in client.list_artifacts(found["report"].info.run_id)} >= {"report.html", "ledger.json"}
+    actual, _ = runs(client, "ada")
+    assert actual["report"].info.artifact_uri.startswith("mlflow-artifacts:")
+    assert {file.path for file in client.list_artifacts(actual["report"].info.run_id)} >= {"report.html", "ledger.json"}
 
 
 def test_both_versions_are_registered_and_load(teams, client):
@@ -156,6 +156,6 @@ def check_outage(workspace, client):
     """The finished run has the whole curve, whatever happened on the way."""
     experiment = client.get_experiment_by_name("outage").experiment_id
     (run, *_) = client.search_runs([experiment], "status = 'FINISHED'", order_by=["start_time DESC"])
-    records = [one for one in read(workspace, "out/metrics/history.json") if "loss" in one]
-    logged = {one.step for one in client.get_metric_history(run.info.run_id, "loss")}
-    assert logged == {one["step"] for one in records} and len(logged) > 5
+    records = [item for item in read(workspace, "out/metrics/history.json") if "loss" in item]
+    logged = {item.step for item in client.get_metric_history(run.info.run_id, "loss")}
+    assert logged == {item["step"] for item in records} and len(logged) > 5

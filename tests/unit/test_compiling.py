@@ -43,11 +43,11 @@ def test_generated_kernels_train_as_plain_blocks_do():
 
     expected, records = train(False)
     counters.clear()
-    found, told = train(True)
+    actual, report = train(True)
     assert 1 <= counters["stats"]["unique_graphs"] <= 4 and not counters["graph_break"]
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-9), name
-    assert told == [pytest.approx(record, abs=1e-9) for record in records]
+        assert actual[name] == pytest.approx(value, abs=1e-9), name
+    assert report == [pytest.approx(record, abs=1e-9) for record in records]
 
 
 @pytest.mark.slow
@@ -65,8 +65,8 @@ def test_masks_of_generated_kernels_follow_from_the_step(tmp_path):
     expected = run()
     with pytest.raises(Killed):
         run(KillAt(5))
-    found = run(KillAt(0))  # step 0 does not come again
-    assert all((found[name] == value).all() for name, value in expected.items())
+    actual = run(KillAt(0))  # step 0 does not come again
+    assert all((actual[name] == value).all() for name, value in expected.items())
 
 
 def test_quantised_blocks_stay_as_they_are_and_that_is_told(capsys):

@@ -33,9 +33,11 @@ def test_results_tell_machine_versions_and_bars(path):
     result = json.loads(path.read_text())
     assert result["machine"]["cpu"] and result["machine"]["cpu_flags"] and result["versions"]["torch"]
     assert len(result["commit"]) == 40 and result["seeds"] and result["rows"]
-    for made in result["claims"].values():
-        sign, number = made["bar"].split()
-        assert made["holds"] == (made["value"] >= float(number) if sign == ">=" else made["value"] <= float(number))
+    for outcome in result["claims"].values():
+        sign, number = outcome["bar"].split()
+        assert outcome["holds"] == (
+            outcome["value"] >= float(number) if sign == ">=" else outcome["value"] <= float(number)
+        )
 
 
 def test_the_readme_tells_what_the_benchmarks_measured():

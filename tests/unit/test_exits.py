@@ -46,8 +46,8 @@ def row_of(batch, row: int):
 
 def test_uncertainty_is_normalised():
     logits = torch.tensor([[0.0, 0.0, 0.0], [100.0, -100.0, -100.0], [1e4, -1e4, 0.0]])
-    found = uncertainty(logits)
-    assert found[0] == pytest.approx(1, abs=1e-6) and found[1] == found[2] == 0
+    actual = uncertainty(logits)
+    assert actual[0] == pytest.approx(1, abs=1e-6) and actual[1] == actual[2] == 0
     assert uncertainty(torch.zeros(1, 2, dtype=torch.float16)) <= 1
 
 

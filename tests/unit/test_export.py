@@ -38,14 +38,14 @@ def test_the_file_answers_as_torch_at_any_shape(family, quantize, tmp_path):
     classifier = OnnxClassifier(tmp_path)
     for size, length in ((1, 2), (1, 16), (5, 9)):
         batch = tiny.batch(family, size, length)
-        found = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+        actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
         with torch.no_grad():
             expected = logits_of(model.network, batch)
-        assert np.abs(found - expected.numpy()).max() < 1e-3
-    found = count_kernels(tmp_path / "model.onnx")
-    assert found["MultiHeadAttention"] == 2
+        assert np.abs(actual - expected.numpy()).max() < 1e-3
+    actual = count_kernels(tmp_path / "model.onnx")
+    assert actual["MultiHeadAttention"] == 2
     if family not in ("llama", "mistral", "qwen2"):  # rotary positions really need the heads apart
-        assert found["Reshape"] == found["Transpose"] == 0
+        assert actual["Reshape"] == actual["Transpose"] == 0
 
 
 def test_the_graph_tells_nothing_of_the_machine(plain_export):

@@ -120,21 +120,21 @@ def test_signals_are_those_of_transformers(family):
     model, batch = tiny.model(family), tiny.batch(family)
     spec = SignalSpec(hidden=(0, 1, 3, 4), scores=(0, 3))
     with torch.no_grad(), expose_scores(model.network):
-        found = signals_of(model.network, batch, spec)
+        actual = signals_of(model.network, batch, spec)
     network = tiny.model(family).network
     network.set_attn_implementation("eager")
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
     with torch.no_grad():
         expected = network(**inputs, output_hidden_states=True, output_attentions=True)
-    assert torch.allclose(found.logits, expected.logits, atol=1e-5)
-    for entry, hidden in found.hidden.items():
+    assert torch.allclose(actual.logits, expected.logits, atol=1e-5)
+    for entry, hidden in actual.hidden.items():
         if entry < 4:  # a decoder's last entry is that behind its final norm
             assert torch.allclose(hidden, expected.hidden_states[entry], atol=1e-5)
     real = batch.mask.bool()
     hidden_keys = ~real[:, None, None, :].expand(-1, -1, real.shape[1], -1)
     if family_of(model.network).decoder:
         hidden_keys = hidden_keys | torch.ones(real.shape[1], real.shape[1]).triu(1).bool()
-    for block, scores in found.scores.items():
+    for block, scores in actual.scores.items():
         probabilities = scores.masked_fill(hidden_keys, -1e9).softmax(-1)
         difference = (probabilities - expected.attentions[block])[real[:, None, :].expand(scores.shape[:3])]
         assert difference.abs().max() < 1e-5

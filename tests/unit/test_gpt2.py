@@ -40,9 +40,9 @@ def test_weights_go_there_and_back_to_the_bit():
     network = original()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     apart = separate(network).state_dict()
-    found = fused_state(apart)
-    assert found.keys() == before.keys() and all(torch.equal(found[name], before[name]) for name in before)
-    again = separated_state(found)
+    actual = fused_state(apart)
+    assert actual.keys() == before.keys() and all(torch.equal(actual[name], before[name]) for name in before)
+    again = separated_state(actual)
     assert again.keys() == apart.keys() and all(torch.equal(again[name], apart[name]) for name in apart)
 
 

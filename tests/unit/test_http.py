@@ -37,17 +37,17 @@ def test_it_answers_what_the_classifier_answers(client, exported):
     texts = ["the film was good", "a dull story", ""]
     expected = OnnxClassifier(exported).predict(texts)
     answer = ask(client, texts=texts).json()["predictions"]
-    assert [one["probabilities"] for one in answer] == [pytest.approx(found["probabilities"]) for found in expected]
-    assert [one["label"] for one in answer] == [found["label"] for found in expected]
+    assert [item["probabilities"] for item in answer] == [pytest.approx(actual["probabilities"]) for actual in expected]
+    assert [item["label"] for item in answer] == [actual["label"] for actual in expected]
 
 
 def test_health_model_and_schema(client, exported):
     assert client.get("/health").json() == {"status": "ok"}
-    told = client.get("/model").json()
+    report = client.get("/model").json()
     assert (
-        told["model"] == "tiny"
-        and told["labels"] == list(OnnxClassifier(exported).serving["labels"])
-        and told["pair"] is False
+        report["model"] == "tiny"
+        and report["labels"] == list(OnnxClassifier(exported).serving["labels"])
+        and report["pair"] is False
     )
     schema = client.get("/openapi.json").json()["components"]["schemas"]["Question"]
     assert schema["properties"]["texts"]["maxItems"] == LIMITS.texts
@@ -135,13 +135,13 @@ def test_the_command_serves_and_stops_in_peace(exported):
                 refused.append(error.reason)
 
     clients = [threading.Thread(target=client) for _ in range(12)]
-    for one in clients:
-        one.start()
+    for item in clients:
+        item.start()
     while len(statuses) < 20:
         time.sleep(0.01)
     process.terminate()
-    for one in clients:
-        one.join()
+    for item in clients:
+        item.join()
     assert process.wait(20) == 0, process.stderr.read()
     assert set(statuses) == {(200, 64)}
     assert all(isinstance(reason, ConnectionRefusedError) for reason in refused), refused

@@ -65,7 +65,7 @@ def test_imports_point_down(path):
         if module.count(".") == 0 or name.count(".") == 0 or name.endswith(EVERYBODY):
             continue
         assert layer(name) <= layer(module), f"{module} imports {name} from a higher layer"
-        beside = {one.split(".")[1] for one in (name, module)} & set(SIDE_BY_SIDE)
+        beside = {item.split(".")[1] for item in (name, module)} & set(SIDE_BY_SIDE)
         assert len(beside) < 2, f"{module} imports {name} from beside it"
 
 
@@ -178,10 +178,10 @@ def test_what_is_imported_is_declared(folder):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [
         *project["dependencies"],
-        *(one for extra in project["optional-dependencies"].values() for one in extra),
+        *(item for extra in project["optional-dependencies"].values() for item in extra),
     ]
-    names = {re.match(r"[\w.-]+", one).group().lower().replace("_", "-") for one in declared}
+    names = {re.match(r"[\w.-]+", item).group().lower().replace("_", "-") for item in declared}
     distributions = packages_distributions()
     for module in _outside_imports(folder):
-        providers = {one.lower().replace("_", "-") for one in distributions.get(module, [module])}
+        providers = {item.lower().replace("_", "-") for item in distributions.get(module, [module])}
         assert providers & names, f"{folder} imports {module}: declare one of {sorted(providers)} in pyproject.toml"

@@ -113,8 +113,8 @@ def test_a_killed_training_resumes_to_the_same_weights(step, keep, tmp_path):
     expected, undisturbed = run()
     with pytest.raises(Killed):
         run([KillAt(step)])
-    found, resumed = run([KillAt(0)])  # step 0 does not come again
-    assert same(expected, found)
+    actual, resumed = run([KillAt(0)])  # step 0 does not come again
+    assert same(expected, actual)
     assert resumed.records == undisturbed.records and resumed.best_score == undisturbed.best_score
 
 
@@ -142,16 +142,16 @@ def test_frozen_table_keeps_its_values_and_everything_else_learns():
 
 def test_best_weights_are_kept():
     network = tiny.model("bert").network
-    seen: list[tuple[float, dict[str, torch.Tensor]]] = []
+    recorded: list[tuple[float, dict[str, torch.Tensor]]] = []
 
     def score() -> float:
-        value = {0: 0.5, 1: 0.9, 2: 0.7}[len(seen)]
-        seen.append((value, weights(network)))
+        value = {0: 0.5, 1: 0.9, 2: 0.7}[len(recorded)]
+        recorded.append((value, weights(network)))
         return value
 
     fitted = fit(network, examples(), 0, tiny.LOSS, PARAMS, score=Scorer(ACCURACY, score))
     assert fitted.best_score == 0.9
-    assert same(seen[1][1], weights(network))
+    assert same(recorded[1][1], weights(network))
 
 
 def test_best_is_lowest_where_lower_is_better():
@@ -184,11 +184,11 @@ def test_divergence_is_an_error_and_no_checkpoint(checkpointing, tmp_path):
 
 
 def test_decoders_keep_no_cache_while_they_train_and_their_config_afterwards():
-    network, seen = tiny.model("llama").network, []
+    network, recorded = tiny.model("llama").network, []
 
     def loss(net, batch):
-        seen.append(net.config.use_cache)
+        recorded.append(net.config.use_cache)
         return tiny.LOSS(net, batch)
 
     fit(network, examples(), 0, objective(loss), PARAMS)
-    assert set(seen) == {False} and network.config.use_cache is True
+    assert set(recorded) == {False} and network.config.use_cache is True

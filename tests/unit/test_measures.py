@@ -26,9 +26,9 @@ def test_quality_agrees_with_scikit_learn():
     assert figures["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     precision, recall, f1, support = precision_recall_fscore_support(labels, predicted)
     for index, name in enumerate("abc"):
-        found = quality.per_label[name]
+        actual = quality.per_label[name]
         expected = {"precision": precision[index], "recall": recall[index], "f1": f1[index], "support": support[index]}
-        assert found == pytest.approx(expected)
+        assert actual == pytest.approx(expected)
     assert quality.agreement == pytest.approx((predicted == teacher).mean())
     teachers = (teacher == labels).mean()
     assert quality.score == pytest.approx(teachers - figures["flip_rate"] + figures["gain_rate"])
@@ -45,20 +45,20 @@ def test_calibration_error():
 
 @given(st.lists(st.floats(1e-9, 1e-3), min_size=3, max_size=12))
 def test_intervals_hold_their_mean(samples):
-    found = interval(samples)
-    assert found.low <= found.mean <= found.high and found.samples == len(samples)
+    actual = interval(samples)
+    assert actual.low <= actual.mean <= actual.high and actual.samples == len(samples)
 
 
 def test_the_interval_is_students():
-    found = interval([1.0, 2.0, 3.0])  # t(2) = 4.303, s = 1
-    assert found.high - found.mean == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    actual = interval([1.0, 2.0, 3.0])  # t(2) = 4.303, s = 1
+    assert actual.high - actual.mean == pytest.approx(4.303 / 3**0.5, rel=1e-3)
 
 
 def test_payback_divides_and_knows_never():
     saved = Interval(mean=2e-9, low=1e-9, high=4e-9, samples=5)
-    found = payback(1e-3, saved, requests_per_day=1e5)
-    assert (found.inferences, found.low, found.high) == pytest.approx((5e5, 2.5e5, 1e6))
-    assert found.days == pytest.approx(5.0)
+    actual = payback(1e-3, saved, requests_per_day=1e5)
+    assert (actual.inferences, actual.low, actual.high) == pytest.approx((5e5, 2.5e5, 1e6))
+    assert actual.days == pytest.approx(5.0)
     unsure = payback(1e-3, Interval(mean=1e-9, low=-1e-9, high=3e-9, samples=5), 1.0)
     assert unsure.high is None and unsure.inferences is not None
     never = payback(1e-3, Interval(mean=-1e-9, low=-2e-9, high=0.0, samples=5), 1.0)
@@ -68,8 +68,8 @@ def test_payback_divides_and_knows_never():
 def test_runners_take_turns_on_the_same_batches():
     calls = []
     runners = {name: lambda batch, name=name: calls.append((name, batch)) for name in ("a", "b")}
-    found = measure_latency(runners, batches=3, batch_size=2, samples=8, seconds=60)
-    assert {name: latency.samples for name, latency in found.items()} == {"a": 8, "b": 8}
+    actual = measure_latency(runners, batches=3, batch_size=2, samples=8, seconds=60)
+    assert {name: latency.samples for name, latency in actual.items()} == {"a": 8, "b": 8}
     body = calls[2:]  # the first call of each tells how long a call takes
     turns = [name for position, (name, _) in enumerate(body) if position == 0 or body[position - 1][0] != name]
     assert turns == ["a", "b", "a", "b"]

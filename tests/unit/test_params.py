@@ -56,20 +56,20 @@ def test_stages_that_are_not_named_pass_their_model_on():
 
 
 def test_one_method_is_a_list_of_one_and_none_is_an_empty_list():
-    one = {"method": "first_order", "heads": 0.25}
-    single, several = (check_params(GOOD | {"prune": given}).prune for given in (one, [one, one]))
+    item = {"method": "first_order", "heads": 0.25}
+    single, several = (check_params(GOOD | {"prune": argument}).prune for argument in (item, [item, item]))
     assert several == (*single, *single) and len(single) == 1
     for nothing in ({"method": "none"}, [], [{"method": "none"}]):
         assert check_params(GOOD | {"prune": nothing}).prune == ()
-    assert check_params(check_params(GOOD | {"prune": one}).model_dump(mode="json")).prune == single
+    assert check_params(check_params(GOOD | {"prune": item}).model_dump(mode="json")).prune == single
 
 
 def test_mistakes_in_a_list_name_the_method_by_its_number():
-    one = {"method": "first_order"}
+    item = {"method": "first_order"}
     with pytest.raises(ParamsError, match=r"  prune\.heads: 7; "):
-        check_params(GOOD | {"prune": one | {"heads": 7}})
+        check_params(GOOD | {"prune": item | {"heads": 7}})
     with pytest.raises(ParamsError, match=r"  prune\.1\.heads: 7; "):
-        check_params(GOOD | {"prune": [one, one | {"heads": 7}]})
+        check_params(GOOD | {"prune": [item, item | {"heads": 7}]})
     with pytest.raises(ParamsError, match=r"prune\.method: 'magic' is not a method; allowed: 'first_order'"):
         check_params(GOOD | {"prune": {"method": "magic"}})
 

@@ -34,18 +34,18 @@ def test_a_small_model_gets_replicas():
 
 def test_a_large_model_is_cut_within_nodes_and_piped_across():
     large = work(8192, 40, 64, batch=64, length=2048)  # 32 G parameters: 500 GB of state
-    found = propose(large, machine(64, 8, memory=200 * GIGA))
-    assert found[0].params.tensor * found[0].params.pipeline > 1
-    assert all(one.params.tensor <= 8 for one in found)
-    assert all(one.memory_bytes <= 0.9 * 200 * GIGA for one in found)
+    actual = propose(large, machine(64, 8, memory=200 * GIGA))
+    assert actual[0].params.tensor * actual[0].params.pipeline > 1
+    assert all(item.params.tensor <= 8 for item in actual)
+    assert all(item.memory_bytes <= 0.9 * 200 * GIGA for item in actual)
     with pytest.raises(InputError, match=r"no layout fits 8 devices of 80.0 GB; .* needs [\d.]+ GB on each"):
         propose(large, machine())
 
 
 def test_factors_that_do_not_divide_are_left_out():
     odd = work(768, 3, 3, batch=8)
-    for one in propose(odd, machine(4)):
-        assert one.params.tensor == 1 and one.params.pipeline <= 3 and one.params.parts <= 8
+    for item in propose(odd, machine(4)):
+        assert item.params.tensor == 1 and item.params.pipeline <= 3 and item.params.parts <= 8
 
 
 def test_estimates_follow_the_formulas():
@@ -60,9 +60,9 @@ def test_estimates_follow_the_formulas():
     assert of(data=8, recompute=True).compute == pytest.approx(of(data=8).compute * 4 / 3)
     assert of(data=8, recompute=True).memory_bytes < of(data=8, microbatches=4).memory_bytes < of(data=8).memory_bytes
     assert of(data=8, shard=True).data == pytest.approx(1.5 * of(data=8).data)
-    one = of(tensor=2, data=4)
+    item = of(tensor=2, data=4)
     volume = 4 * 12 * (2 * 1 / 2) * (256 * 512 / 4) * 768 * 4 / 200e9
-    assert one.tensor == pytest.approx(volume + 4 * 12 * 20e-6)
+    assert item.tensor == pytest.approx(volume + 4 * 12 * 20e-6)
 
 
 def test_the_reasons_name_every_factor_and_cost():

@@ -123,10 +123,10 @@ def test_padding_is_not_observed():
     wild[batch.mask == 0] = 70
     ranges = []
     for ids in (batch.ids, wild):
-        one = copy.deepcopy(model)
-        one.edit([FakeQuantize()])
-        calibrate(one.network, [batch.reading(ids)])
-        ranges.append([float(bound) for layer in observers_of(one.network) for bound in (layer.low, layer.high)])
+        item = copy.deepcopy(model)
+        item.edit([FakeQuantize()])
+        calibrate(item.network, [batch.reading(ids)])
+        ranges.append([float(bound) for layer in observers_of(item.network) for bound in (layer.low, layer.high)])
     assert ranges[0] == pytest.approx(ranges[1], abs=1e-5)
 
 

@@ -42,27 +42,27 @@ def weights(model):
 
 
 def test_the_order_is_edits_calibration_training_final_edits(lesson, teacher):
-    model, seen = tiny.model("bert"), []
+    model, records = tiny.model("bert"), []
 
     class Watch(Hook):
         def begin(self, network):
-            seen.append(("begin", network is model.network))
+            records.append(("begin", network is model.network))
 
         def end(self):
-            seen.append(("end", True))
+            records.append(("end", True))
 
-    def finish(given):
-        seen.append(("finish", given is model))
+    def finish(argument):
+        records.append(("finish", argument is model))
         return [KeepHeads(kept=((0,),) * 4)]
 
     recipe = Recipe(
-        edits=[HEADS], calibrate=lambda given: seen.append(("calibrate", len(given.manifest.edits))), hooks=[Watch()],
-        finish=finish, facts={"told": 3},
+        edits=[HEADS], calibrate=lambda argument: records.append(("calibrate", len(argument.manifest.edits))), hooks=[Watch()],
+        finish=finish, facts={"answer": 3},
     )  # fmt: skip
     done = compress(model, recipe, lesson, teacher, TRAINING)
-    assert seen == [("calibrate", 1), ("begin", True), ("end", True), ("finish", True)]
+    assert records == [("calibrate", 1), ("begin", True), ("end", True), ("finish", True)]
     assert [edit.kind for edit in model.manifest.edits] == ["keep_heads", "keep_heads"]
-    assert done.metrics["told"] == 3 and {"dev_score", "dev_score_before_training", "steps"} <= done.metrics.keys()
+    assert done.metrics["answer"] == 3 and {"dev_score", "dev_score_before_training", "steps"} <= done.metrics.keys()
 
 
 def test_without_a_training_the_model_is_as_the_edits_made_it(lesson, teacher):
@@ -87,7 +87,7 @@ def test_learning_rates_by_pattern():
     network = tiny.model("bert").network
     optimizer = make_optimizer(dict(network.named_parameters()), TRAINING, {r"attention": 0.0, r"layer\.0": 10.0})
     set_learning_rate(optimizer, 0.5)
-    rates = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
+    rates = {id(item): group["lr"] for group in optimizer.param_groups for item in group["params"]}
     for name, parameter in network.named_parameters():
         expected = 0.0 if "attention" in name else 5.0 if "layer.0" in name else 0.5
         assert rates[id(parameter)] == expected, name
@@ -110,7 +110,7 @@ def test_what_has_no_rate_stays_as_it_is(lesson, teacher):
 
 def test_a_penalty_is_added_once_for_a_batch_however_it_is_cut():
     network = tiny.model("bert").network
-    objective = tiny.LOSS.with_penalty(lambda one: one.classifier.weight.square().sum())
+    objective = tiny.LOSS.with_penalty(lambda item: item.classifier.weight.square().sum())
     members = np.arange(7)
     (whole,) = split_batch(DATA, members, 0, 1, [0])
     expected = float(tiny.LOSS(network, whole.batch)) + float(network.classifier.weight.square().sum())
@@ -126,9 +126,9 @@ def test_terms_of_parts_add_up_to_those_of_the_whole_batch():
     objective = Objective(
         forward=lambda _, batch: batch.mask.float(),
         terms=(
-            Term(lambda seen, _: seen.sum(1).square().mean(), weight=2.0),
-            Term(lambda seen, _: (seen * torch.arange(seen.shape[1])).sum() / seen.sum(), over="tokens"),
-            Term(lambda seen, _: seen.sum(1).pow(3).sum() / seen.sum(1).square().sum(), over="pairs", weight=0.5),
+            Term(lambda records, _: records.sum(1).square().mean(), weight=2.0),
+            Term(lambda records, _: (records * torch.arange(records.shape[1])).sum() / records.sum(), over="tokens"),
+            Term(lambda records, _: records.sum(1).pow(3).sum() / records.sum(1).square().sum(), over="pairs", weight=0.5),
         ),
     )  # fmt: skip
     network, members = torch.nn.Identity(), np.arange(11)
@@ -150,7 +150,7 @@ def test_a_killed_training_does_not_go_on_under_other_params(lesson, teacher, tm
 
     with pytest.raises(Killed):
         run(0.9, KillAt(8))
-    found = run(0.2)
+    actual = run(0.2)
     Checkpoints(tmp_path / "kept").clear()
     expected = run(0.2)
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert all(torch.equal(tensor, actual[name]) for name, tensor in expected.items())

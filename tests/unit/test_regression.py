@@ -54,12 +54,12 @@ def material(tmp_path_factory):
         name: write_table(folder / f"{name}.arrow", rated(count, start, name != "transfer"))
         for name, (count, start) in {"train": (96, 0), "transfer": (32, 200), "dev": (32, 300)}.items()
     }
-    made = Material(
+    outcome = Material(
         teacher=teacher, tables=tables, scratch=folder, base=lambda seed: tiny.model("bert", seed, task=TASK)
     )
-    fit(teacher.network, made.encode(teacher, "train"), 0, against_targets(TASK), TrainingParams(**FAST))
-    assert tiny.scorer(teacher, made.encode(teacher, "dev"))() > 0.95
-    return made
+    fit(teacher.network, outcome.encode(teacher, "train"), 0, against_targets(TASK), TrainingParams(**FAST))
+    assert tiny.scorer(teacher, outcome.encode(teacher, "dev"))() > 0.95
+    return outcome
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.floats(-1e3, 1e3), st.floats(0.1, 1e3))
@@ -102,13 +102,13 @@ def test_quality_of_numbers_agrees_with_scipy_and_is_in_their_unit():
     from scipy.stats import pearsonr, spearmanr
 
     rng = np.random.default_rng(1)
-    truth, found, teacher = (rng.normal(size=80).round(1).astype(np.float32) for _ in range(3))
-    quality = TASK.quality(found[:, None], teacher[:, None], truth, 15)
-    assert quality.figures["pearson"] == quality.score == pytest.approx(pearsonr(found, truth).statistic, abs=1e-6)
-    assert quality.figures["spearman"] == pytest.approx(spearmanr(found, truth).statistic, abs=1e-6)
-    assert quality.agreement == pytest.approx(pearsonr(found, teacher).statistic, abs=1e-6)
+    truth, actual, teacher = (rng.normal(size=80).round(1).astype(np.float32) for _ in range(3))
+    quality = TASK.quality(actual[:, None], teacher[:, None], truth, 15)
+    assert quality.figures["pearson"] == quality.score == pytest.approx(pearsonr(actual, truth).statistic, abs=1e-6)
+    assert quality.figures["spearman"] == pytest.approx(spearmanr(actual, truth).statistic, abs=1e-6)
+    assert quality.agreement == pytest.approx(pearsonr(actual, teacher).statistic, abs=1e-6)
     assert quality.figures["mean_absolute_error"] == pytest.approx(
-        np.abs(found - truth).mean() * SCALE.deviation, rel=1e-5
+        np.abs(actual - truth).mean() * SCALE.deviation, rel=1e-5
     )
     assert quality.figures["root_mean_squared_error"] >= quality.figures["mean_absolute_error"]
 
@@ -153,8 +153,8 @@ def test_a_served_model_answers_in_the_unit_of_the_numbers(material, tmp_path):
     assert parity.agreement is None
     texts = [text for text, _ in material.tables["dev"].texts()]
     truth = [float(label) for label in material.tables["dev"].labels()]
-    found = [answer["value"] for answer in OnnxClassifier(tmp_path).predict(texts)]
-    assert np.abs(np.subtract(found, truth)).mean() < 0.3 * SCALE.deviation
+    actual = [answer["value"] for answer in OnnxClassifier(tmp_path).predict(texts)]
+    assert np.abs(np.subtract(actual, truth)).mean() < 0.3 * SCALE.deviation
 
 
 def test_the_floor_predicts_numbers(tmp_path):

@@ -47,19 +47,19 @@ def network(monkeypatch):
         decoder_attention_heads=4, encoder_ffn_dim=24, decoder_ffn_dim=40, max_position_embeddings=24, num_labels=3,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2,
     )  # fmt: skip
-    made = BartForSequenceClassification(config).eval()
-    for parameter in made.parameters():
+    result = BartForSequenceClassification(config).eval()
+    for parameter in result.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    return made
+    return result
 
 
 @pytest.fixture
 def batch():
-    made = tiny.batch("bert", size=4, length=7)
-    made.inputs["attention_mask"][:] = 1
-    made.ids[made.ids == 2] = 5
-    made.ids[:, -1] = 2  # BART classifies by its end-of-text token
-    return made
+    result = tiny.batch("bert", size=4, length=7)
+    result.inputs["attention_mask"][:] = 1
+    result.ids[result.ids == 2] = 5
+    result.ids[:, -1] = 2  # BART classifies by its end-of-text token
+    return result
 
 
 def answers(network, batch):
@@ -67,13 +67,13 @@ def answers(network, batch):
 
 
 def test_cross_attention_is_a_site_like_any_other(network):
-    found = attention_sites(network)
-    assert [site.name for site in found] == [
+    actual = attention_sites(network)
+    assert [site.name for site in actual] == [
         "encoder block 0", "encoder block 1",
         "decoder block 0", "decoder block 0, cross-attention", "decoder block 1", "decoder block 1, cross-attention",
         "decoder block 2", "decoder block 2, cross-attention",
     ]  # fmt: skip
-    assert [site.kind for site in found].count("cross") == 3
+    assert [site.kind for site in actual].count("cross") == 3
     assert [network.get_submodule(site.output).in_features for site in ffn_sites(network)] == [24, 24, 40, 40, 40]
     parts = anatomy(network)
     assert [block.heads for block in parts.blocks] == [4, 4, 8, 8, 8]

@@ -64,9 +64,9 @@ def test_distilbert_has_its_teachers_hidden_states():
     student = distilbert_student(teacher, (0, 1, 2, 3))
     spec = SignalSpec(hidden=(0, 1, 4))
     with torch.no_grad():
-        expected, found = signals_of(teacher.network, batch, spec), signals_of(student.network, batch, spec)
+        expected, actual = signals_of(teacher.network, batch, spec), signals_of(student.network, batch, spec)
     for entry in spec.hidden:
-        assert torch.allclose(found.hidden[entry], expected.hidden[entry], atol=1e-5)
+        assert torch.allclose(actual.hidden[entry], expected.hidden[entry], atol=1e-5)
     some = distilbert_student(teacher, (0, 3))
     for own, number in zip(blocks_of(some.network), (0, 3), strict=True):
         origin = blocks_of(teacher.network)[number].attention.self.query.weight

@@ -156,29 +156,29 @@ def test_it_is_learnt_with_the_lowest_dev_score_kept(run):
 
 
 def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
-    made, evaluations, manifest = ledger
-    teacher, final = made.rows
-    assert made.metric == ERROR and made.headline.score_kept == pytest.approx(teacher.score / final.score)
-    assert made.floor.score > 0
+    outcome, evaluations, manifest = ledger
+    teacher, final = outcome.rows
+    assert outcome.metric == ERROR and outcome.headline.score_kept == pytest.approx(teacher.score / final.score)
+    assert outcome.floor.score > 0
     card = DataCard(
         name="ratings", task="regression", source="files:ratings", labels=(), scale=SCALE, pair=False, rows={"train": 96},
         label_counts={}, duplicates={},
     )  # fmt: skip
-    page = render_page(made, evaluations, manifest, card)
-    assert "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(made)
-    worse = made.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 1.5}))})
-    better = made.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 0.5}))})
+    page = render_page(outcome, evaluations, manifest, card)
+    assert "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
+    worse = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 1.5}))})
+    better = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 0.5}))})
     loose = GatesParams(max_score_drop=0.1, min_speedup=1e-9, max_megabytes=1e9)
     assert failed_gates(better, loose) == [] and "error is worse" in failed_gates(worse, loose)[0]
 
 
 def test_the_champion_is_beaten_by_a_lower_score(ledger, run):
-    made, _, _ = ledger
+    outcome, _, _ = ledger
     exported = run[-1]["quantize"].exported.folder
-    champion = {f"lissom.{name}": value for name, value in version_tags(made, exported, "dir:base").items()}
-    final = made.rows[-1]
+    champion = {f"lissom.{name}": value for name, value in version_tags(outcome, exported, "dir:base").items()}
+    final = outcome.rows[-1]
     lower, higher = (
-        made.model_copy(update={"rows": (made.rows[0], final.model_copy(update={"score": final.score * factor}))})
+        outcome.model_copy(update={"rows": (outcome.rows[0], final.model_copy(update={"score": final.score * factor}))})
         for factor in (0.9, 1.1)
     )
-    assert _beats(champion, lower)[0] and not _beats(champion, higher)[0] and not _beats(champion, made)[0]
+    assert _beats(champion, lower)[0] and not _beats(champion, higher)[0] and not _beats(champion, outcome)[0]

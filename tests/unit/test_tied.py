@@ -119,7 +119,7 @@ def test_language_models_are_pre_trained_as_their_family_is(family, causal, tmp_
     model = tiny.model(family) if causal else with_mask_token(tiny.model(family))
     loss = language_loss(network, model, LanguageModelParams(kl_weight=0.0, cosine_weight=0.0))
     batch = tiny.batch("bert")
-    seen = loss.forward(network, batch)
+    records = loss.forward(network, batch)
     shifted = batch.ids[:, 1:].masked_fill(~batch.mask[:, 1:].bool(), -100)
-    assert torch.equal(seen.targets[:, :-1], shifted) == causal
+    assert torch.equal(records.targets[:, :-1], shifted) == causal
     assert bool(torch.isfinite(loss(network, batch)))

@@ -12,13 +12,13 @@ TEXTS = ["the good film", "the plot was not good", "a very dull movie"]
 
 
 def byte_level_bpe() -> Tokenizer:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel()
+    result = Tokenizer(models.BPE())
+    result.pre_tokenizer = pre_tokenizers.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=["<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    made.train_from_iterator([*TEXTS * 5, "lower lowest newer newest wider widest"], trainer)
-    return made
+    result.train_from_iterator([*TEXTS * 5, "lower lowest newer newest wider widest"], trainer)
+    return result
 
 
 def trimmed(full: Tokenizer) -> Tokenizer:

@@ -87,14 +87,14 @@ FAMILY_NAMES = sorted(CONFIGS)
 
 
 def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.WordPiece({token: index for index, token in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.TemplateProcessing(
+    result = Tokenizer(models.WordPiece({token: index for index, token in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    result.normalizer = normalizers.BertNormalizer()
+    result.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    result.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    made.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
-    return made
+    result.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    return result
 
 
 def model(family: str, seed: int = 0, task: Task = TASK) -> CompressedModel:

@@ -135,7 +135,7 @@ def run(start: dict[str, Any], path: list[str]) -> None:
     np.random.seed()
     if os.environ.get("OMP_NUM_THREADS"):  # read when torch was loaded, by the server
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    extra = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+    extra = [item for item in os.environ.get("PYTHONPATH", "").split(os.pathsep) if item]
     importlib.invalidate_caches()
     if start["module"] == "lissom":
         sys.path[:] = [str(Path(start["program"]).parent), *extra, *path]
@@ -151,8 +151,8 @@ def keep_processor() -> None:
     """Look at the processor once: CodeCarbon does so in every stage, by two more interpreters and a second of waiting."""
     import cpuinfo
 
-    found = cpuinfo.get_cpu_info()
-    cpuinfo.get_cpu_info = lambda: dict(found)
+    actual = cpuinfo.get_cpu_info()
+    cpuinfo.get_cpu_info = lambda: dict(actual)
 
 
 def join_network(process: int) -> None:

@@ -39,8 +39,8 @@ def start(tmp_path):
         return started[-1]
 
     yield call
-    for one in started:
-        one.kill()
+    for item in started:
+        item.kill()
 
 
 def state(process: int) -> str:

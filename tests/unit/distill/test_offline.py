@@ -72,7 +72,7 @@ def test_tinybert_losses_as_released_count_padding_and_classes(teacher):
     with expose_scores(student.network, teacher.network), torch.no_grad():
         own, goal = signals_of(student.network, batch, own_spec), live.signals(batch)
         together = Together([student.network, projections])
-        found = layers_loss(live, (0, 2, 4), params)(together, batch)
+        actual = layers_loss(live, (0, 2, 4), params)(together, batch)
         predicted = prediction_loss(live, params, tiny.TASK)(student.network, batch)
     with torch.no_grad():
         expected = sum(mse(projections.hidden(own.hidden[k]), goal.hidden[2 * k]) for k in range(3))
@@ -84,7 +84,7 @@ def test_tinybert_losses_as_released_count_padding_and_classes(teacher):
             )
             expected = expected + mse(ours, theirs)
         soft = -(goal.logits.softmax(-1) * own.logits.log_softmax(-1)).mean()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(predicted, soft)
 
 

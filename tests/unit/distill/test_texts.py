@@ -101,7 +101,7 @@ def test_a_batch_without_anything_to_predict_teaches_nothing():
     loss = language_loss(network, model, params)(network, tiny.batch("bert"))
     loss.backward()
     assert float(loss.detach()) == 0 and all(
-        bool((one.grad == 0).all()) for one in network.parameters() if one.grad is not None
+        bool((item.grad == 0).all()) for item in network.parameters() if item.grad is not None
     )
 
 

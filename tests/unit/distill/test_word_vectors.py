@@ -50,15 +50,15 @@ def test_damaged_files_are_refused_with_the_line(lines, message, tmp_path):
 def test_words_of_several_tokens_get_their_neighbours(tmp_path):
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(tiny.CONFIGS["bert"]()).eval()
-    made = tiny.tokenizer()
-    made.add_special_tokens(["[MASK]"])
+    result = tiny.tokenizer()
+    result.add_special_tokens(["[MASK]"])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", mask_token="[MASK]", sep_token="[SEP]"
+        tokenizer_object=result, pad_token="[PAD]", mask_token="[MASK]", sep_token="[SEP]"
     )
     model.resize_token_embeddings(len(tokenizer))
     vectors = WordVectors(write(tmp_path / "v.txt"), "key")
     words = ["the", "zebra", "film", "2"]
-    found = candidates(words, model, tokenizer, 2, vectors)
-    assert found[0] == ["the"] and found[3] == ["2"]  # a function word, and no word
-    assert found[1] == ["zebra", "horse"]
+    actual = candidates(words, model, tokenizer, 2, vectors)
+    assert actual[0] == ["the"] and actual[3] == ["2"]  # a function word, and no word
+    assert actual[1] == ["zebra", "horse"]
     assert candidates(words, model, tokenizer, 2)[1] == ["zebra"]
