@@ -7,7 +7,7 @@ import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
 from benchmarks.layouts.networks import LOSS, SMALL, network_of, texts
-from lissom.models.families import blocks_of
+from lissom.models.sites import blocks_of
 from lissom.parallel.engine import make_engine
 from lissom.parallel.tensor import shard_network
 from lissom.parallel.world import World

@@ -13,8 +13,8 @@ from lissom.distill.features import hidden_cosine
 from lissom.distill.language import pretrain
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import DistilBertDistillation
-from lissom.models.families import blocks_of
 from lissom.models.signals import Signals, SignalSpec, signals_of
+from lissom.models.sites import blocks_of
 from lissom.models.students import distilbert_student, spread_blocks, take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss

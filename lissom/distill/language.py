@@ -20,8 +20,9 @@ from lissom.distill.offline_config import LanguageModelParams
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import KeepBlocks
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
 from lissom.models.signals import Signals, SignalSpec, signals_of
+from lissom.models.sites import blocks_of
 from lissom.parallel.sharding import sharded
 from lissom.tasks.classification import soft_target_loss
 from lissom.training.loop import TrainingResult

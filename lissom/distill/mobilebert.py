@@ -18,8 +18,9 @@ from lissom.distill.features import attention_kl, hidden_mse
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import MobileBertDistillation
 from lissom.errors import InputError
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
 from lissom.models.signals import Signals, SignalSpec, expose_scores, signals_of
+from lissom.models.sites import blocks_of
 from lissom.models.students import mobilebert_student
 from lissom.training.loop import TrainingResult
 from lissom.training.losses import against_teacher

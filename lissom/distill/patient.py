@@ -12,8 +12,8 @@ from lissom.distill.features import patience
 from lissom.distill.mapping import patient
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import PatientDistillation
-from lissom.models.families import blocks_of
 from lissom.models.signals import Signals, SignalSpec, signals_of
+from lissom.models.sites import blocks_of
 from lissom.models.students import take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss

@@ -21,8 +21,9 @@ from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, logits_of
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
 from lissom.models.signals import Signals, SignalSpec, expose_scores, signals_of
+from lissom.models.sites import blocks_of
 from lissom.models.students import reshaped, take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task

@@ -3,7 +3,8 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from lissom.models.families import Stack, blocks_at, family_of, head_groups, head_size
+from lissom.models.families import Stack, family_of
+from lissom.models.sites import blocks_at, head_groups, head_size
 from lissom.models.sizes import Anatomy, BlockAnatomy
 
 

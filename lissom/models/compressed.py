@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.edits import Edit
-from lissom.models.families import FAMILIES, exits_of
+from lissom.models.families import FAMILIES
 from lissom.models.manifest import Manifest
+from lissom.models.sites import exits_of
 
 
 @dataclass

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import input_names, inputs_of, logits_of
-from lissom.models.families import blocks_of, exits_of, family_of, replace_entry, replace_module
+from lissom.models.families import family_of
 from lissom.models.signals import SignalSpec, capture_signals
+from lissom.models.sites import blocks_of, exits_of, replace_entry, replace_module
 
 
 def has_early_exits(network: nn.Module) -> bool:

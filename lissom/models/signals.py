@@ -18,7 +18,8 @@ from transformers.masking_utils import eager_mask
 from lissom.data.batches import Batch
 from lissom.errors import InputError
 from lissom.models.compressed import logits_of
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
+from lissom.models.sites import blocks_of
 
 _NAME = "lissom_scores"
 _CAPTURED = "lissom_captured_scores"

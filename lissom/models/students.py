@@ -17,8 +17,9 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks
 from lissom.models.edits.word_table import truncated_svd
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
 from lissom.models.gpt2 import separate
+from lissom.models.sites import blocks_of
 
 TRANSIENT_CONFIG = ("transformers_version", "_name_or_path", "architectures", "dtype")
 

@@ -14,7 +14,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
+from lissom.models.sites import blocks_of
 from lissom.models.together import members_of
 from lissom.parallel.gradients import full_tensor
 from lissom.parallel.world import World

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import input_names
-from lissom.models.families import blocks_of, family_of, replace_entry, replace_module
+from lissom.models.families import family_of
 from lissom.models.layers import observers_of, set_real_tokens
+from lissom.models.sites import blocks_of, replace_entry, replace_module
 from lissom.models.together import Together, members_of
 
 

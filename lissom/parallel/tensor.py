@@ -20,7 +20,8 @@ from torch.distributed.tensor.parallel import (
 )
 from transformers import PreTrainedModel
 
-from lissom.models.families import blocks_of, family_of, head_groups, head_size
+from lissom.models.families import family_of
+from lissom.models.sites import blocks_of, head_groups, head_size
 from lissom.parallel.random_state import random_state, set_random_state
 
 _SEQUENCE = 1

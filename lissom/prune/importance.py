@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import logits_of
-from lissom.models.families import attention_sites, ffn_sites, head_groups, head_size
+from lissom.models.sites import attention_sites, ffn_sites, head_groups, head_size
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits `[batch, outputs]` and targets `[batch]` to their mean loss, as `Task.loss` does."""

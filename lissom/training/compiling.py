@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from lissom.console import note
 from lissom.errors import InputError
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
 from lissom.models.layers import has_indivisible
+from lissom.models.sites import blocks_of
 from lissom.models.together import members_of
 from lissom.parallel.schedules import SPLITTING
 from lissom.parallel.world import Layout

@@ -11,7 +11,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, loss_parallel, parallelize_module
 
 from lissom.models.compressed import logits_of
-from lissom.models.families import attention_sites, blocks_of
+from lissom.models.sites import attention_sites, blocks_of
 from lissom.parallel.gradients import clip, full_tensor, local_tensor, reduce_partial
 from lissom.parallel.tensor import shard_network
 from tests.distributed.processes import spread

@@ -8,8 +8,8 @@ import torch
 from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FakeQuantize
-from lissom.models.families import blocks_of
 from lissom.models.signals import SignalSpec, signals_of
+from lissom.models.sites import blocks_of
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.compiling import compiled
 from lissom.training.loop import fit

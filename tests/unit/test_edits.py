@@ -16,7 +16,7 @@ from lissom.models.edits import (
 )
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import truncated_svd
-from lissom.models.families import attention_sites, blocks_of, ffn_sites
+from lissom.models.sites import attention_sites, blocks_of, ffn_sites
 from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
 from tests.unit import tiny

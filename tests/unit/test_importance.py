@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from lissom.models.compressed import logits_of
 from lissom.models.edits import KeepHeads
-from lissom.models.families import attention_sites, blocks_of
+from lissom.models.sites import attention_sites, blocks_of
 from lissom.prune.first_order import select
 from lissom.prune.importance import gated, head_importance, neuron_importance
 from tests.unit import tiny

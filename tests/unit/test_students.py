@@ -16,8 +16,9 @@ from lissom.export.onnx import export_onnx
 from lissom.models.anatomy import anatomy
 from lissom.models.bilstm import BiLstmConfig
 from lissom.models.compressed import CompressedModel, logits_of
-from lissom.models.families import blocks_of, family_of
+from lissom.models.families import family_of
 from lissom.models.signals import SignalSpec, signals_of
+from lissom.models.sites import blocks_of
 from lissom.models.students import distilbert_student, mobilebert_student, randomized, reshaped, take_blocks
 from lissom.serving.classifier import OnnxClassifier
 from tests.unit import tiny

@@ -18,9 +18,9 @@ from transformers import (
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel
-from lissom.models.families import head_groups
 from lissom.models.gpt2 import separate
 from lissom.models.manifest import Manifest
+from lissom.models.sites import head_groups
 from lissom.tasks.classification import Classification
 from lissom.tasks.task import Task
 from lissom.training.losses import against_targets

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.families import blocks_of, exits_of, family_of, replace_module
+from lissom.models.families import family_of
+from lissom.models.sites import blocks_of, exits_of, replace_module
 
 _HEADS = 2
 

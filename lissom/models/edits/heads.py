@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices, slice_linear
-from lissom.models.families import attention_sites, head_groups, head_size, replace_module
+from lissom.models.sites import attention_sites, head_groups, head_size, replace_module
 
 
 class KeepHeads(StructureEdit):

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices, slice_linear
-from lissom.models.families import family_of, ffn_sites, replace_module
+from lissom.models.families import family_of
+from lissom.models.sites import ffn_sites, replace_module
 
 
 class KeepNeurons(StructureEdit):

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import slice_rows
-from lissom.models.families import family_of, replace_module
+from lissom.models.families import family_of
+from lissom.models.sites import replace_module
 
 
 class KeepPositions(StructureEdit):

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import rows_of
-from lissom.models.families import family_of, replace_module, tied_head
+from lissom.models.families import family_of
 from lissom.models.grid import ACTIVATION_HIGH, TABLE_HIGH, affine_range, fake_quantize_rows, weight_high
 from lissom.models.integers import IntegerEmbedding, IntegerLinear
 from lissom.models.layers import Indivisible
+from lissom.models.sites import replace_module, tied_head
 
 _MOMENTUM = 0.01
 

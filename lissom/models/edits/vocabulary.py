@@ -12,7 +12,8 @@ from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices, slice_rows
 from lissom.models.edits.word_table import rows_of
-from lissom.models.families import family_of, replace_module, tied_head
+from lissom.models.families import family_of
+from lissom.models.sites import replace_module, tied_head
 from lissom.models.vocabulary import trim_tokenizer
 
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.families import family_of, replace_module, tied_head
+from lissom.models.families import family_of
+from lissom.models.sites import replace_module, tied_head
 
 
 class FactorizedEmbedding(nn.Module):

@@ -1,0 +1,114 @@
+"""Where a network can be cut: its blocks and sites, looked up in the table of families, and replacing what is there."""
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError
+from lissom.models.families import AttentionSite, FfnSite, Stack, family_of
+
+
+def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
+    """Return the blocks of a network that has one stack of them.
+
+    Raises:
+        InputError: the network is no Transformer, or has several stacks.
+    """
+    family = family_of(network)
+    if not family.stacks:
+        raise InputError(f"a {network.config.model_type} has no Transformer blocks; set method: none for this stage")
+    return blocks_at(network, family.stack)
+
+
+def blocks_at(network: PreTrainedModel, stack: Stack) -> nn.ModuleList:
+    """Return the blocks of one stack."""
+    blocks = network.get_submodule(stack.blocks)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
+    """Return all attention sites, stack by stack and block by block, with paths from the network's root."""
+    sites = []
+    for stack in family_of(network).stacks:
+        for number in range(len(blocks_at(network, stack))):
+            place, block = f"{stack.title} block {number}".strip(), f"{stack.blocks}.{number}"
+            sites += [
+                AttentionSite(
+                    module=f"{block}.{site.module}",
+                    query=f"{block}.{site.query}",
+                    key=f"{block}.{site.key}",
+                    value=f"{block}.{site.value}",
+                    output=f"{block}.{site.output}",
+                    kind=site.kind,
+                    name=place if site.kind == "self" else f"{place}, cross-attention",
+                )
+                for site in stack.attention
+            ]
+    return sites
+
+
+def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
+    """Return all feed-forward sites, stack by stack and block by block, with paths from the network's root."""
+    sites = []
+    for stack in family_of(network).stacks:
+        for number in range(len(blocks_at(network, stack))):
+            place, block = f"{stack.title} block {number}".strip(), f"{stack.blocks}.{number}"
+            sites += [
+                FfnSite(tuple(f"{block}.{path}" for path in site.inputs), f"{block}.{site.output}", place)
+                for site in stack.ffn
+            ]
+    return sites
+
+
+def tied_head(network: PreTrainedModel) -> str | None:
+    """Return the path of the output projection that is tied to the word table; None if there is none."""
+    table = network.get_submodule(family_of(network).word_table)
+    weight = getattr(table, "weight", None)
+    matches: list[str] = [
+        path
+        for path, module in network.named_modules()
+        if module is not table and weight is not None and getattr(module, "weight", None) is weight
+    ]
+    return matches[0] if matches else None
+
+
+def exits_of(network: nn.Module) -> nn.ModuleList | None:
+    """Return the exits that `AddExits` added, one per block; None if there are none."""
+    return getattr(network, "exits", None)
+
+
+def head_size(network: PreTrainedModel) -> int:
+    """Return d_h, the width of one attention head; pruning never changes it."""
+    config = network.config
+    width = getattr(config, family_of(network).config_width)
+    return int(getattr(config, "head_dim", None) or width // config.num_attention_heads)
+
+
+def head_groups(network: PreTrainedModel) -> int:
+    """Return how many query heads share one key/value head; the removable unit is such a group."""
+    if not family_of(network).grouped:
+        return 1
+    return int(network.config.num_attention_heads // network.config.num_key_value_heads)
+
+
+def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:
+    """Set the submodule at `path` below `root`; None removes it."""
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
+
+
+def replace_entry(network: PreTrainedModel, entry: nn.Module) -> None:
+    """Replace the embeddings by `entry`, and disable position embeddings and dropout that would be applied after it."""
+    family = family_of(network)
+    replace_module(network, family.embeddings, entry)
+    table = family.position_table
+    if table is not None and not table.startswith(f"{family.embeddings}."):  # the network itself adds positions
+        replace_module(network, table, _NoPositions())
+    if family.embedding_dropout is not None:
+        replace_module(network, family.embedding_dropout, nn.Identity())
+
+
+class _NoPositions(nn.Module):
+    def forward(self, positions: Tensor) -> Tensor:
+        """Return an integer scalar 0, so that adding it does not change the dtype of the embeddings."""
+        return positions.new_zeros(())
