@@ -1,5 +1,7 @@
 """Where a network can be cut: its blocks and sites, looked up in the table of families, and replacing what is there."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -28,36 +30,35 @@ def blocks_at(network: PreTrainedModel, stack: Stack) -> nn.ModuleList:
 
 def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
     """Return all attention sites, stack by stack and block by block, with paths from the network's root."""
-    sites = []
-    for stack in family_of(network).stacks:
-        for number in range(len(blocks_at(network, stack))):
-            place, block = f"{stack.title} block {number}".strip(), f"{stack.blocks}.{number}"
-            sites += [
-                AttentionSite(
-                    module=f"{block}.{site.module}",
-                    query=f"{block}.{site.query}",
-                    key=f"{block}.{site.key}",
-                    value=f"{block}.{site.value}",
-                    output=f"{block}.{site.output}",
-                    kind=site.kind,
-                    name=place if site.kind == "self" else f"{place}, cross-attention",
-                )
-                for site in stack.attention
-            ]
-    return sites
+    return [
+        AttentionSite(
+            module=f"{block}.{site.module}",
+            query=f"{block}.{site.query}",
+            key=f"{block}.{site.key}",
+            value=f"{block}.{site.value}",
+            output=f"{block}.{site.output}",
+            kind=site.kind,
+            name=place if site.kind == "self" else f"{place}, cross-attention",
+        )
+        for stack, block, place in _block_paths(network)
+        for site in stack.attention
+    ]
 
 
 def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
     """Return all feed-forward sites, stack by stack and block by block, with paths from the network's root."""
-    sites = []
+    return [
+        FfnSite(tuple(f"{block}.{path}" for path in site.inputs), f"{block}.{site.output}", place)
+        for stack, block, place in _block_paths(network)
+        for site in stack.ffn
+    ]
+
+
+def _block_paths(network: PreTrainedModel) -> Iterator[tuple[Stack, str, str]]:
+    """Yield every block's stack, its path, and its name for messages."""
     for stack in family_of(network).stacks:
         for number in range(len(blocks_at(network, stack))):
-            place, block = f"{stack.title} block {number}".strip(), f"{stack.blocks}.{number}"
-            sites += [
-                FfnSite(tuple(f"{block}.{path}" for path in site.inputs), f"{block}.{site.output}", place)
-                for site in stack.ffn
-            ]
-    return sites
+            yield stack, f"{stack.blocks}.{number}", f"{stack.title} block {number}".strip()
 
 
 def tied_head(network: PreTrainedModel) -> str | None:
