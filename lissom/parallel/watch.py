@@ -23,7 +23,9 @@ HUNG = 70
 
 _SECONDS_BETWEEN_SIGNS = 1.0
 _GRACE_SECONDS = 5.0
-"""Time to read the other processes' reports before identifying the cause."""
+"""Time after the time-out before the cause is identified."""
+_SIGNS_UNTIL_SILENT = 3
+"""Reports that may be missing before a process counts as silent."""
 _STORE_SECONDS = 15.0
 
 
@@ -43,6 +45,7 @@ class Watch:
         self._armed = False
         self._stop = threading.Event()
         self._heard: dict[int, tuple[float, dict[str, Any]]] = {}
+        self._listening_since: float | None = None
         self._last_contact = time.monotonic()
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=_STORE_SECONDS))
@@ -73,16 +76,19 @@ class Watch:
     def _exchange(self) -> None:
         """Write this process's reports, and read the others' once the time-out is exceeded."""
         number = 0
-        while not self._stop.wait(_SECONDS_BETWEEN_SIGNS):
+        while not self._stop.wait(_SECONDS_BETWEEN_SIGNS if number else 0):
             age = time.monotonic() - self._since
             number += 1
             sign = {"doing": self._activity, "waits": self._waits, "age": age, "armed": self._armed, "number": number}
             try:
                 self._store.set(str(self._rank), json.dumps(sign))
-                for rank in range(self._params.world):
-                    overdue = self._armed and age > self._params.timeout_seconds
-                    if overdue and rank != self._rank and self._store.check([str(rank)]):
-                        self._hear(rank, json.loads(self._store.get(str(rank))))
+                if self._armed and age > self._params.timeout_seconds:
+                    for rank in range(self._params.world):
+                        if rank != self._rank and self._store.check([str(rank)]):
+                            self._hear(rank, json.loads(self._store.get(str(rank))))
+                    self._listening_since = self._listening_since or time.monotonic()
+                else:
+                    self._listening_since = None
                 self._last_contact = time.monotonic()
             except RuntimeError:  # the other thread will say so, if it matters
                 continue
@@ -95,19 +101,37 @@ class Watch:
     def _look(self) -> None:
         while not self._stop.wait(_SECONDS_BETWEEN_SIGNS):
             late = time.monotonic() - self._since > self._params.timeout_seconds + _GRACE_SECONDS
-            if self._armed and self._waits and late:
+            if self._armed and self._waits and late and (self._store_is_silent() or self._has_listened()):
                 self._end(self._others())
+
+    def _store_is_silent(self) -> bool:
+        return time.monotonic() - self._last_contact > _GRACE_SECONDS
+
+    def _has_listened(self) -> bool:
+        """Return whether the reports were read for long enough to tell a silent process from a living one.
+
+        On a busy machine the first reading may come late; a process that hangs would then seem to wait like all others.
+        """
+        since = self._listening_since
+        return since is not None and time.monotonic() - since > (_SIGNS_UNTIL_SILENT + 1) * _SECONDS_BETWEEN_SIGNS
 
     def _others(self) -> str:
         """Return a description of the processes that are late."""
-        if (silence := time.monotonic() - self._last_contact) > _GRACE_SECONDS:
+        if self._store_is_silent():
             return (
-                f"{self._place(0)}, which keeps the job's store, has not answered for {silence:.0f} s: "
+                f"{self._place(0)}, which keeps the job's store, has not answered for "
+                f"{time.monotonic() - self._last_contact:.0f} s: "
                 "it hangs, or its machine and this one are cut off from each other"
             )
         hung = []
-        for rank, (since, sign) in sorted(self._heard.items()):
-            if (silence := time.monotonic() - since) > 3 * _SECONDS_BETWEEN_SIGNS:
+        for rank in range(self._params.world):
+            if rank == self._rank:
+                continue
+            if rank not in self._heard:
+                hung.append(f"{self._place(rank)} has given no sign of life since it started")
+                continue
+            since, sign = self._heard[rank]
+            if (silence := time.monotonic() - since) > _SIGNS_UNTIL_SILENT * _SECONDS_BETWEEN_SIGNS:
                 status = f"has given no sign of life for {silence:.0f} s; last: {sign['doing']}"
             elif sign["armed"] and not sign["waits"]:
                 status = f"has been at it for {sign['age']:.0f} s: {sign['doing']}"

@@ -53,12 +53,10 @@ def ranks(launcher: subprocess.Popen) -> dict[int, int]:
                 for part in path.read_text().split("\0")
                 if part.startswith(("RANK=", "LOCAL_RANK="))
             )
-            if (
-                "RANK" in environment
-                and os.getpgid(int(path.parent.name))
-                and _descends(int(path.parent.name), launcher.pid)
-            ):
-                actual[int(environment["RANK"])] = int(path.parent.name)
+            process = int(path.parent.name)
+            # What a rank starts itself, such as a tool that reads the machine's power, inherits its environment.
+            if "RANK" in environment and _descends(process, launcher.pid) and _rank_of(_parent(process)) is None:
+                actual[int(environment["RANK"])] = process
         except (OSError, UnicodeDecodeError):
             continue
     return actual
@@ -68,8 +66,17 @@ def _descends(process: int, ancestor: int) -> bool:
     while process > 1:
         if process == ancestor:
             return True
-        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        process = _parent(process)
     return False
+
+
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _rank_of(process: int) -> str | None:
+    parts = Path(f"/proc/{process}/environ").read_text().split("\0")
+    return next((part for part in parts if part.startswith("RANK=")), None)
 
 
 def when_checkpointed(workspace, out: str, process: subprocess.Popen, timeout: float = 120) -> dict[int, int]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 # Bottom first, one row per package: a module imports from its own row and from rows above it.
 LAYERS = [
-    ["errors", "section", "artifacts", "machine", "cluster", "console"],
+    ["errors", "section", "artifacts", "machine", "cluster", "console", "interval"],
     ["serving"],
     ["data"],
     ["tasks"],

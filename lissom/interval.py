@@ -1,0 +1,50 @@
+"""Values with 95 % confidence intervals, by bootstrap (Efron 1979): no distribution is assumed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lissom.section import Section
+
+RESAMPLES = 2000
+_BOUNDS = (2.5, 97.5)
+
+
+class Interval(Section):
+    """A value and the bounds of its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def excludes(self, value: float) -> bool:
+        """Return whether a value lies outside the interval."""
+        return value < self.low or value > self.high
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float], samples: int, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return a statistic of all samples and the percentiles of its values over resamples.
+
+    Args:
+        statistic: takes indices of samples, `[samples]`, which repeat in a resample. Pairs of measurements that
+            belong together have the same index, so that what they share cancels.
+        samples: number of samples.
+        resamples: number of resamples.
+        seed: seed of the resampling; the interval of the same samples is always the same.
+    """
+    generator = np.random.default_rng(seed)
+    values = [statistic(generator.integers(0, samples, samples)) for _ in range(resamples)]
+    low, high = np.percentile(np.asarray(values, dtype=np.float64), _BOUNDS)
+    value = float(statistic(np.arange(samples)))
+    # A resample never leaves the range of the samples, so that the bounds may miss the value by rounding.
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def ratio_of_medians(numerators: Any, denominators: Any) -> Interval:
+    """Return the ratio of the medians of paired measurements, each `[samples]`, resampled in pairs."""
+    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    return bootstrap(lambda indices: float(np.median(top[indices]) / np.median(bottom[indices])), len(top))
