@@ -160,8 +160,9 @@ def _run_metered(stage: Stage) -> tuple[Outcome, EnergyReading]:
     if "data" in stage.inputs:
         _log_data(stage.run, stage.inputs["data"])
     work = work_of(stage.name)
-    meter = EnergyMeter(stage.params.emissions.country)
-    counts = stage.world is None or stage.world.local_rank == 0  # a meter counts its whole machine
+    # Where several processes of a machine work together, the first one's meter counts the machine.
+    counts = stage.world is None or stage.world.local_rank == 0
+    meter = EnergyMeter(stage.params.emissions.country, alone=stage.world is None)
     context: AbstractContextManager[object] = meter if counts else nullcontext()
     with context:
         outcome = work(stage)

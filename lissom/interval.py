@@ -1,6 +1,6 @@
 """Values with 95 % confidence intervals, by bootstrap (Efron 1979): no distribution is assumed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,24 +24,30 @@ class Interval(Section):
         return value < self.low or value > self.high
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.int64]], float], samples: int, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def resamples(samples: int, count: int = RESAMPLES, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Yield `count` resamples, each an array `[samples]` of indices, some of which repeat; always the same ones."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        yield generator.integers(0, samples, samples)
+
+
+def interval_of(value: float, values: Iterable[float]) -> Interval:
+    """Return the interval of a statistic, given its value for all samples and its values for resamples."""
+    low, high = np.percentile(np.fromiter(values, dtype=np.float64), _BOUNDS)
+    # With few samples a statistic such as the median may lie outside the bulk of its resamples.
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def bootstrap(statistic: Callable[[NDArray[np.int64]], float], samples: int) -> Interval:
     """Return a statistic of all samples and the percentiles of its values over resamples.
 
     Args:
         statistic: takes indices of samples, `[samples]`, which repeat in a resample. Pairs of measurements that
             belong together have the same index, so that what they share cancels.
         samples: number of samples.
-        resamples: number of resamples.
-        seed: seed of the resampling; the interval of the same samples is always the same.
     """
-    generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(0, samples, samples)) for _ in range(resamples)]
-    low, high = np.percentile(np.asarray(values, dtype=np.float64), _BOUNDS)
     value = float(statistic(np.arange(samples)))
-    # A resample never leaves the range of the samples, so that the bounds may miss the value by rounding.
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+    return interval_of(value, (statistic(indices) for indices in resamples(samples)))
 
 
 def ratio_of_medians(numerators: Any, denominators: Any) -> Interval:

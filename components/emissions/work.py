@@ -3,35 +3,43 @@
 import torch
 
 from components.stage import Outcome, Stage
+from lissom.artifacts import FINAL
 from lissom.emissions.inference import measure_inference_energy
-from lissom.emissions.payback import interval, payback
+from lissom.emissions.meter import JOULES_PER_KWH
+from lissom.emissions.payback import payback
+from lissom.evaluate.figures import EAGER, VARIANT
 from lissom.evaluate.variant import eager_runner, timed_batches
 from lissom.export.exported import open_exported
+from lissom.interval import Interval
 from lissom.report.ledger import energy_spent, read_evaluations
+
+_JOULES = 1000 * JOULES_PER_KWH
+"""Joules of 1,000 inferences at one kWh each."""
 
 
 def measure_emissions(stage: Stage) -> Outcome:
     """Measure the energy of an inference of teacher and artefact, and compute the payback of the compression."""
     params, teacher, model = stage.params.emissions, stage.load("teacher"), stage.load("model")
+    evaluations = read_evaluations(stage.inputs["evaluations"], stage.params.variants)
     batches = timed_batches(stage.encode(teacher, "test"), 1, teacher.pad_id)
     final_batches = timed_batches(stage.encode(model, "test"), 1, model.pad_id)
-    artifact = open_exported(stage.inputs["export"])
+    torch.set_num_threads(1)
     runners = {
         "teacher": eager_runner(teacher, batches),
-        "artifact": artifact.runner(final_batches, torch.get_num_threads()),
+        "artifact": open_exported(stage.inputs["export"]).runner(final_batches, threads=1),
     }
-    energy = measure_inference_energy(runners, len(batches), params.repeats, params.seconds, params.country)
-    savings = interval([old - new for old, new in zip(energy["teacher"].kwh, energy["artifact"].kwh, strict=True)])
-    costs = energy_spent(model.manifest, read_evaluations(stage.inputs["evaluations"], stage.params.variants))
+    measured = evaluations[FINAL].headline
+    expected = {"teacher": measured.runners[EAGER].p50, "artifact": measured.runners[VARIANT].p50}
+    energy = measure_inference_energy(
+        runners, len(batches), repeats=params.repeats, seconds=params.seconds, country=params.country,
+        expected=expected if measured.conditions.disturbed is None else {},
+    )  # fmt: skip
+    spent = energy_spent(model.manifest, evaluations)
+    saved = Interval(**{name: value / _JOULES for name, value in energy.saved.model_dump().items()})
     return Outcome(
         metrics={
-            "inference": {
-                "teacher": interval(energy["teacher"].kwh).model_dump(),
-                "artifact": interval(energy["artifact"].kwh).model_dump(),
-                "saved": savings.model_dump(),
-            },
-            "inferences": {name: reading.inferences for name, reading in energy.items()},
-            **costs.model_dump(),
-            "payback": payback(costs.compressing_kwh, savings, params.requests_per_day).model_dump(),
+            "inference": energy.model_dump(mode="json"),
+            "spent": spent.model_dump(mode="json"),
+            "payback": payback(spent.compressing, saved, params.requests_per_day).model_dump(mode="json"),
         }
     )

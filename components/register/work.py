@@ -3,10 +3,12 @@
 import pandas as pd
 
 from components.stage import Outcome, Stage
-from lissom.artifacts import FINAL, LEDGER_JSON, MODEL_CARD, read_json, write_text
+from lissom.artifacts import FINAL, LEDGER_JSON, MODEL_CARD, SERVING, read_json, write_text
 from lissom.data.prepare import load_card, load_table
 from lissom.models.manifest import read_manifest
 from lissom.report.ledger import Ledger, read_evaluations
+from lissom.tracking.champion import decide, obstacle, run_duel
+from lissom.tracking.fetching import exported_folder
 from lissom.tracking.model_card import model_card
 from lissom.tracking.registry import move_aliases, register, verify, version_tags
 
@@ -30,5 +32,15 @@ def register_model(stage: Stage) -> Outcome:
     version = register(exported, name, card, version_tags(ledger, exported, manifest.base), sample)
     verify(exported, name, version, sample)
     stage.run.log_to_parent(tags={"lissom.registered": f"models:/{name}/{version}"})
-    result = move_aliases(name, version, ledger, stage.params.gates)
+
+    def duel(champion: str) -> tuple[bool, str]:
+        _, folder = exported_folder(champion)
+        reason = obstacle(read_json(exported / SERVING), read_json(folder / SERVING))
+        if reason is not None:
+            return False, reason
+        dev, seconds = load_table(stage.inputs["data"], "dev"), stage.params.evaluate.seconds
+        outcome = run_duel(exported, folder, dev, manifest.task, stage.scratch, seconds)
+        return decide(outcome, manifest.task.metric, stage.params.gates)
+
+    result = move_aliases(name, version, ledger, stage.params.gates, duel)
     return Outcome(metrics=result.model_dump(mode="json"))

@@ -1,8 +1,21 @@
 """The work of the stage."""
 
+import shutil
+
 from components.stage import Outcome, Stage
-from lissom.artifacts import LEDGER_JSON, LEDGER_MARKDOWN, METRICS, REPORT_PAGE, read_json, write_json, write_text
+from lissom.artifacts import (
+    CHANGES,
+    FINAL,
+    LEDGER_JSON,
+    LEDGER_MARKDOWN,
+    METRICS,
+    REPORT_PAGE,
+    read_json,
+    write_json,
+    write_text,
+)
 from lissom.data.prepare import load_card
+from lissom.evaluate.paired import read_changes
 from lissom.models.manifest import read_manifest
 from lissom.report.ledger import build_ledger, read_evaluations
 from lissom.report.page import render_page
@@ -14,23 +27,27 @@ def write_report(stage: Stage) -> Outcome:
     folder, manifest = stage.outputs["report"], read_manifest(stage.inputs["model"])
     evaluations = read_evaluations(stage.inputs["evaluations"], stage.params.variants)
     ledger = build_ledger(manifest, evaluations, read_json(stage.inputs["emissions"] / METRICS))
-    page = render_page(ledger, evaluations, manifest, load_card(stage.inputs["data"]))
+    changes = stage.inputs["evaluations"] / FINAL / CHANGES
+    page = render_page(ledger, evaluations, manifest, load_card(stage.inputs["data"]), list(read_changes(changes)))
+    shutil.copy(changes, folder / CHANGES)
     write_text(folder / REPORT_PAGE, page)
     write_text(folder / LEDGER_MARKDOWN, markdown(ledger))
     write_json(folder / LEDGER_JSON, ledger.model_dump(mode="json"))
     final = ledger.rows[-1]
+    headline, inference = ledger.headline, ledger.inference
     metrics = {
-        "score_kept": ledger.headline.score_kept,
-        "speedup": ledger.headline.speedup,
-        "times_smaller": ledger.headline.times_smaller,
-        "payback_inferences": ledger.headline.payback.inferences,
         ledger.metric.name: final.score,
-        "metric": ledger.metric.model_dump(),
-        "milliseconds": final.milliseconds,
+        "kept": None if headline.kept is None else headline.kept.value,
+        **{f"speedup_{name}": speedup.value for name, speedup in headline.speedups.items()},
+        "milliseconds": final.milliseconds.value,
         "megabytes": final.megabytes,
-        "compressing_kwh": ledger.compressing_kwh,
-        "compressing_co2e_g": ledger.compressing_kwh * ledger.intensity_g_per_kwh,
-        "inference_wh_per_1000": ledger.inference.artifact.mean * 1e6,
+        "times_smaller": headline.times_smaller,
+        "payback_inferences": headline.payback.inferences,
+        "joules_per_1000_inferences": inference.artifact.value,
+        "compressing_wh": ledger.spent.compressing.value * 1000,
+        "compressing_co2e_g": ledger.spent.compressing.value * ledger.intensity_g_per_kwh,
+        "disturbed": headline.conditions.disturbed or inference.conditions.disturbed,
+        "metric": ledger.metric.model_dump(),
     }
     files = sorted(folder.iterdir())
     stage.run.log_files(*files)

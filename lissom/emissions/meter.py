@@ -1,20 +1,30 @@
-"""Energy and CO2e of a block of work, measured by CodeCarbon, offline.
+"""Energy and CO2e of a block of work, by CodeCarbon, offline.
 
-CodeCarbon measures the whole machine. If the processor does not count its energy (RAPL), it is estimated from the load
-and a table of thermal design powers; `EnergyReading.method` says which.
+If the processor counts its energy (RAPL), the count is of the whole machine, and the processor's part is attributed to
+this process by its share of the CPU time. Otherwise the energy is a model: a thermal design power times the CPU time of
+this process, and a power per memory. `EnergyReading.method` says which.
 """
 
 import logging
+import math
+import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 from lissom.errors import InputError
+from lissom.evaluate.conditions import Strain, read_counters, strain_between
+from lissom.interval import Interval
 from lissom.section import Section
+
+JOULES_PER_KWH = 3.6e6
 
 _SECONDS_BETWEEN_SAMPLES = 1
 _COUNTED_BY_HARDWARE = ("intel_rapl", "intel_power_gadget", "windows_emi")
+_NORMAL_QUANTILE = 1.96
+_LEAST_SAMPLES = 3
 
 
 class EnergyReading(Section):
@@ -22,16 +32,45 @@ class EnergyReading(Section):
 
     seconds: float
     energy_kwh: float
+    error_kwh: float
+    """Half the width of the energy's 95 % interval, from the spread of the power over the block; it does not contain
+    what is wrong with a model of the power."""
     cpu_kwh: float
     gpu_kwh: float
     ram_kwh: float
     co2e_g: float
     intensity_g_per_kwh: float
     country: str
-    method: Literal["measured", "estimated"]
-    """Whether the energy was counted by the processor or estimated by a model of its power."""
+    method: Literal["measured", "model"]
+    """Whether the energy was counted by the processor or follows from a model of its power."""
+    scope: Literal["process", "machine"]
+    """What was counted: this process and its children, or everything that ran on the machine."""
+    foreign_cpus: float
+    """Mean number of CPUs that other processes kept busy meanwhile."""
     tracker: str
     """Name and version of the tracker."""
+
+    @property
+    def energy(self) -> Interval:
+        """Return the energy in kWh with its interval."""
+        return interval_of_energy(self.energy_kwh, self.error_kwh)
+
+
+class _Powers:
+    """Collects the mean power between two samples; has the methods of CodeCarbon's outputs."""
+
+    def __init__(self) -> None:
+        self.watts: list[float] = []
+
+    def live_out(self, total: Any, delta: Any) -> None:  # noqa: ARG002
+        if delta.duration > 0:
+            self.watts.append(float(delta.energy_consumed) * JOULES_PER_KWH / float(delta.duration))
+
+    def out(self, total: Any, delta: Any) -> None:
+        """Do nothing at the end of a measurement."""
+
+    def task_out(self, data: Any, experiment_name: str, output_dir: str) -> None:
+        """Do nothing at the end of a task."""
 
 
 class EnergyMeter:
@@ -39,14 +78,16 @@ class EnergyMeter:
 
     Args:
         country: ISO 3166-1 alpha-3 code.
+        alone: whether this process and its children do all the work. If several processes of this machine work
+            together, one of them measures the machine.
 
     Raises:
         InputError: the country is not in CodeCarbon's table (it would silently use the world's average).
     """
 
-    def __init__(self, country: str) -> None:
+    def __init__(self, country: str, *, alone: bool = True) -> None:
         check_country(country)
-        self._country = country
+        self._country, self._alone = country, alone
         self._reading: EnergyReading | None = None
 
     @property
@@ -58,40 +99,58 @@ class EnergyMeter:
     def __enter__(self) -> "EnergyMeter":
         from codecarbon import OfflineEmissionsTracker
 
+        self._powers = _Powers()
         logging.getLogger("codecarbon").disabled = True
+        # Everything that changes the energy is given here: CodeCarbon also reads the environment and files at home.
         self._tracker: Any = OfflineEmissionsTracker(
             country_iso_code=self._country,
             measure_power_secs=_SECONDS_BETWEEN_SAMPLES,
+            tracking_mode="process" if self._alone else "machine",
+            pue=1.0,
+            output_dir=tempfile.gettempdir(),
+            output_handlers=[self._powers],
+            api_call_interval=1,
             save_to_file=False,
             allow_multiple_runs=True,
             log_level="critical",
         )
         self._tracker.start()
-        self._start = time.monotonic()
+        self._start, self._before = time.monotonic(), read_counters()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        seconds = time.monotonic() - self._start
+        seconds, strain = time.monotonic() - self._start, strain_between(self._before, read_counters())
         co2e_kg = self._tracker.stop()
         if kind is not None:
             return
         if co2e_kg is None:  # CodeCarbon swallows the errors of its own start
             raise RuntimeError("CodeCarbon returned no figure; run `codecarbon monitor --offline` to see why")
+        self._reading = self._read(seconds, float(co2e_kg), strain)
+
+    def _read(self, seconds: float, co2e_kg: float, strain: Strain) -> EnergyReading:
         data = self._tracker.final_emissions_data
-        energy = float(data.energy_consumed)
         modes = {getattr(part, "_mode", None) for part in self._tracker._hardware}
-        self._reading = EnergyReading(
+        is_measured = bool(modes.intersection(_COUNTED_BY_HARDWARE))
+        cpu, gpu, ram = (float(value) for value in (data.cpu_energy, data.gpu_energy, data.ram_energy))
+        intensity = co2e_kg * 1000 / float(data.energy_consumed) if data.energy_consumed else 0.0
+        if is_measured and self._alone:
+            cpu *= strain.own / (strain.own + strain.foreign) if strain.own else 1.0
+        energy = cpu + gpu + ram
+        return EnergyReading(
             seconds=seconds,
             energy_kwh=energy,
-            cpu_kwh=float(data.cpu_energy),
-            gpu_kwh=float(data.gpu_energy),
-            ram_kwh=float(data.ram_energy),
-            co2e_g=float(co2e_kg) * 1000,
-            intensity_g_per_kwh=float(co2e_kg) * 1000 / energy if energy else 0.0,
+            error_kwh=_error(self._powers.watts) * seconds / JOULES_PER_KWH,
+            cpu_kwh=cpu,
+            gpu_kwh=gpu,
+            ram_kwh=ram,
+            co2e_g=intensity * energy,
+            intensity_g_per_kwh=intensity,
             country=self._country,
-            method="measured" if modes.intersection(_COUNTED_BY_HARDWARE) else "estimated",
+            method="measured" if is_measured else "model",
+            scope="process" if self._alone else "machine",
+            foreign_cpus=strain.foreign,
             tracker=f"codecarbon {data.codecarbon_version}",
         )
 
@@ -99,14 +158,27 @@ class EnergyMeter:
 def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:
     """Combine the readings of machines that worked at the same time: sum of energies, longest time."""
     first = readings[0]
-    fields = ("energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g")
+    fields = ("energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g", "foreign_cpus")
     sums: dict[str, float | str] = {name: sum(getattr(reading, name) for reading in readings) for name in fields}
     is_measured = all(reading.method == "measured" for reading in readings)
     sums |= {
         "seconds": max(reading.seconds for reading in readings),
-        "method": "measured" if is_measured else "estimated",
+        "error_kwh": math.hypot(*(reading.error_kwh for reading in readings)),
+        "method": "measured" if is_measured else "model",
     }
     return first.model_copy(update=sums)
+
+
+def interval_of_energy(kwh: float, error: float) -> Interval:
+    """Return an energy with its interval, whose half width is `error`."""
+    return Interval(value=kwh, low=max(0.0, kwh - error), high=kwh + error)
+
+
+def _error(watts: Sequence[float]) -> float:
+    """Return half the width of the 95 % interval of a mean power; 0 if there are too few samples to tell."""
+    if len(watts) < _LEAST_SAMPLES:
+        return 0.0
+    return _NORMAL_QUANTILE * statistics.stdev(watts) / math.sqrt(len(watts))
 
 
 def check_country(country: str) -> None:

@@ -1,21 +1,28 @@
 """Params of the evaluation."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from lissom.section import Section
+
+Baseline = Literal["eager", "onnx", "int8"]
+"""Forms of the teacher that a variant is compared with: eager fp32 torch, its fp32 ONNX file, and the faster one of its
+plain int8 files."""
 
 
 class EvaluateParams(Section):
     """How quality and speed are measured."""
 
     batch_sizes: tuple[int, ...] = Field(default=(1, 32), min_length=1)
-    """Batch sizes at which latency and throughput are measured."""
-
-    samples: int = Field(default=200, ge=10)
-    """Timed calls for each runner at each setting; test texts are drawn in turn."""
+    """Batch sizes at which latency and throughput are measured. 1 is always among them; others are measured for the
+    final variant only."""
 
     seconds: float = Field(default=4.0, gt=0)
-    """Time limit for one setting: fewer samples are taken rather than more time, never below 10."""
+    """Time of measuring for one batch size and number of threads. Five undisturbed rounds are made in any case."""
+
+    retries: int = Field(default=2, ge=0)
+    """How many times `seconds` more are spent if other processes disturb the measurement."""
 
     calibration_bins: int = Field(default=15, ge=2)
     """Bins of the expected calibration error."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lissom.data.batches import sorted_batches
@@ -26,7 +25,7 @@ from lissom.tasks.metric import Metric
 from lissom.tasks.task import Task
 
 _BATCH_SIZE = 32
-_SAMPLES, _SECONDS = 200, 1.0
+_SECONDS = 1.0
 
 
 def try_speeds(
@@ -42,7 +41,7 @@ def try_speeds(
         params: the speeds to measure, and the largest loss of dev score.
     """
     speeds = [FULL_DEPTH, *params.speeds]
-    times = _times(model, folder, dev, speeds, _SAMPLES, _SECONDS * len(speeds) / 2)
+    times = _times(model, folder, dev, speeds, _SECONDS * len(speeds) / 2)
     trials = [
         TriedSpeed(
             speed=speed, milliseconds=times[speed].mean,
@@ -67,7 +66,7 @@ def sweep_speeds(model: CompressedModel, folder: Path, test: Encoded, params: Ev
     record, task = read_record(folder), model.manifest.task
     speeds = [trial.speed for trial in record.tried_speeds]
     flops = flops_by_depth(model.network, np.unique(test.lengths).tolist())
-    times = _times(model, folder, test, speeds, params.samples, params.seconds * len(speeds) / 2)
+    times = _times(model, folder, test, speeds, params.seconds * len(speeds) / 2)
     settings = []
     for trial in record.tried_speeds:
         score, depth = _score_at(OnnxFile(folder, speed=trial.speed), task, test, model.pad_id)
@@ -88,12 +87,12 @@ def sweep_speeds(model: CompressedModel, folder: Path, test: Encoded, params: Ev
 
 
 def _times(
-    model: CompressedModel, folder: Path, data: Encoded, speeds: Sequence[float], samples: int, seconds: float
+    model: CompressedModel, folder: Path, data: Encoded, speeds: Sequence[float], seconds: float
 ) -> dict[float, Latency]:
-    batches, threads = timed_batches(data, 1, model.pad_id), torch.get_num_threads()
-    runners = {str(speed): OnnxFile(folder, speed=speed).runner(batches, threads) for speed in speeds}
-    times = measure_latency(runners, len(batches), 1, samples, seconds)
-    return {speed: times[str(speed)] for speed in speeds}
+    batches = timed_batches(data, 1, model.pad_id)
+    runners = {str(speed): OnnxFile(folder, speed=speed).runner(batches, threads=1) for speed in speeds}
+    timing = measure_latency(runners, [1] * len(batches), threads=1, seconds=seconds)
+    return {speed: timing.latency(str(speed)) for speed in speeds}
 
 
 def _score_at(exported: OnnxFile, task: Task, data: Encoded, pad: int) -> tuple[float, NDArray[np.int64]]:

@@ -2,15 +2,20 @@
 
 from typing import Any
 
+from lissom.evaluate.conditions import Conditions
+from lissom.evaluate.config import Baseline
 from lissom.evaluate.latency import Latency
+from lissom.evaluate.paired import Paired
 from lissom.export.exported import ExportRecord
+from lissom.interval import Interval
 from lissom.models.sizes import Anatomy
 from lissom.section import Section
 from lissom.tasks.metric import Metric
 from lissom.tasks.quality import Quality
 
-VARIANT, TEACHER_EAGER, TEACHER_ONNX = "variant", "teacher_eager", "teacher_onnx"
-"""Names of the runners whose latency is measured."""
+VARIANT = "variant"
+EAGER, ONNX_FLOAT = "eager", "onnx"
+"""Names of the runners whose latency is measured, besides the int8 files: the variant, and two forms of the teacher."""
 
 
 class Setting(Section):
@@ -18,11 +23,13 @@ class Setting(Section):
 
     batch_size: int
     threads: int
+    """One thread is pinned to a CPU."""
     runners: dict[str, Latency]
-    speedup_eager: float
-    """Median latency of the eager fp32 teacher over the variant's."""
-    speedup_onnx: float | None
-    """The same for the teacher's fp32 ONNX file, if it was measured."""
+    speedups: dict[Baseline, Interval]
+    """Median latency of a baseline over the variant's, paired by round."""
+    strongest_int8: str
+    """The faster one of the plain int8 files in this setting."""
+    conditions: Conditions
 
 
 class ExitSetting(Section):
@@ -41,7 +48,7 @@ class ExitSetting(Section):
     flops_ratio: float
     """Operations at full depth over `flops`."""
     latency: Latency
-    """At batch 1 with all threads; the speeds are measured in turn."""
+    """At batch 1 on one pinned thread; the speeds are measured in turn."""
 
 
 class ExitSweep(Section):
@@ -70,12 +77,12 @@ class Floor(Section):
 
 
 class PlainInt8(Section):
-    """Results of dynamic quantisation of the teacher."""
+    """Results of a dynamic quantisation of the teacher without training; its latency is in every setting."""
 
+    name: str
+    """Name of the runner."""
     quality: Quality
     megabytes: float
-    setting: Setting
-    """At batch 1 with all threads, measured in turn with the eager teacher."""
 
 
 class Evaluation(Section):
@@ -84,6 +91,8 @@ class Evaluation(Section):
     variant: str
     metric: Metric
     quality: Quality
+    paired: Paired
+    """Score against the teacher's file on the same examples."""
     exported: ExportRecord
     megabytes: float
     """Size of the ONNX file, 10^6 bytes."""
@@ -97,8 +106,8 @@ class Evaluation(Section):
     """Only for models with exits."""
     floor: Floor | None = None
     """Linear baseline; only in the teacher's evaluation."""
-    plain_int8: PlainInt8 | None = None
-    """Dynamic-quantisation baseline; only in the teacher's evaluation."""
+    plain_int8: tuple[PlainInt8, ...] = ()
+    """Dynamic-quantisation baselines; only in the teacher's evaluation."""
     kwh: float = 0.0
     """Energy of the evaluation itself, set at its end."""
     machine: dict[str, Any]
@@ -106,7 +115,5 @@ class Evaluation(Section):
 
     @property
     def headline(self) -> Setting:
-        """Return the setting of the headline figures: batch 1, all threads."""
-        return max(
-            (setting for setting in self.settings if setting.batch_size == 1), key=lambda setting: setting.threads
-        )
+        """Return the setting of the headline figures: batch 1 on one pinned thread, which holds on a busy machine."""
+        return next(setting for setting in self.settings if setting.batch_size == setting.threads == 1)

@@ -1,19 +1,34 @@
-"""Latency of several runners, interleaved in one process, so that ratios are robust to other load on the machine.
+"""Latency of several runners, interleaved in one process, with intervals and with the conditions of the measurement.
 
-In each round every runner makes a few calls on the same inputs. The first call of a runner is an untimed warm-up, since
-threads and caches are in the state that the previous runner left.
+A round is a turn of every runner on the same inputs. A turn begins with an untimed call, since threads and caches are
+in the state that the previous runner left; fast runners pass over the inputs several times. A round that other load
+disturbed does not count and is repeated. Ratios are of medians over rounds, paired by round.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lissom.evaluate.conditions import (
+    Conditions,
+    Strain,
+    pinned,
+    read_counters,
+    reference_seconds,
+    strain_between,
+    summarize,
+)
 from lissom.export.exported import Runner
+from lissom.interval import Interval, bootstrap, ratio_of_medians
 from lissom.section import Section
 
-_CALLS_PER_TURN = 4
-_LONG_CALL_SECONDS = 0.1
+_TURN_SECONDS = 0.08
+_MOST_TEXTS, _MOST_PASSES = 32, 200
+_LEAST_ROUNDS = 5
 _FEWEST_FOR_P95, _FEWEST_FOR_P99 = 20, 100
 
 
@@ -21,59 +36,119 @@ class Latency(Section):
     """Milliseconds per call; percentiles with too few samples are None."""
 
     samples: int
+    """Timed calls of the rounds that count."""
     mean: float
-    p50: float
+    median: Interval
+    """The interval is over rounds."""
     p95: float | None
     p99: float | None
     examples_per_second: float
+    """Examples of a call over its median time in a round."""
     deciles: tuple[float, ...]
     """The 0th, 10th, ... 100th percentile, to draw the distribution."""
 
+    @property
+    def p50(self) -> float:
+        """Return the median."""
+        return self.median.value
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of all runners in the rounds that count."""
+
+    seconds: Mapping[str, Sequence[NDArray[np.float64]]]
+    """By runner, one array per round: `[passes, batches of the round]`."""
+    examples: float
+    """Mean number of examples in a call."""
+    conditions: Conditions
+
+    def latency(self, name: str) -> Latency:
+        """Return the statistics of a runner."""
+        rounds = [turn.ravel() * 1000 for turn in self.seconds[name]]
+        calls = np.concatenate(rounds)
+        median = bootstrap(lambda indices: float(np.median(np.concatenate([rounds[i] for i in indices]))), len(rounds))
+        return Latency(
+            samples=len(calls),
+            mean=float(calls.mean()),
+            median=median,
+            p95=float(np.percentile(calls, 95)) if len(calls) >= _FEWEST_FOR_P95 else None,
+            p99=float(np.percentile(calls, 99)) if len(calls) >= _FEWEST_FOR_P99 else None,
+            examples_per_second=self.examples / float(np.median(self.by_round(name))),
+            deciles=tuple(float(value) for value in np.percentile(calls, range(0, 101, 10))),
+        )
+
+    def latencies(self) -> dict[str, Latency]:
+        """Return the statistics of all runners."""
+        return {name: self.latency(name) for name in self.seconds}
+
+    def by_round(self, name: str) -> NDArray[np.float64]:
+        """Return a runner's seconds per call, `[rounds]`: the mean over a round's inputs of the median over passes."""
+        return np.asarray([np.median(turn, axis=0).mean() for turn in self.seconds[name]])
+
+    def ratio(self, slow: str, fast: str) -> Interval:
+        """Return how many times as long `slow` takes as `fast`: the ratio of their medians over rounds."""
+        return ratio_of_medians(self.by_round(slow), self.by_round(fast))
+
 
 def measure_latency(
-    runners: dict[str, Runner], batches: int, batch_size: int, samples: int, seconds: float
-) -> dict[str, Latency]:
-    """Measure the latency of every runner on batches 0, 1, ..., `batches` - 1, repeated cyclically.
+    runners: Mapping[str, Runner], examples: Sequence[int], *, threads: int, seconds: float, retries: int = 2
+) -> Timing:
+    """Time all runners on the same batches; with one thread, on one CPU that is kept for the calling thread.
 
     Args:
-        runners: runners by name, for the same batches.
-        batches: number of prepared batches.
-        batch_size: examples per batch, for the throughput.
-        samples: number of timed calls per runner, at most.
-        seconds: time limit after which no new round begins; the first two rounds always run.
+        runners: runners by name, for the same batches 0, 1, ..., which are repeated cyclically.
+        examples: number of examples of every batch.
+        threads: number of threads that the runners use.
+        seconds: time after which no new round begins, if at least five undisturbed rounds were made by then.
+        retries: how many times `seconds` more are spent on rounds in place of disturbed ones. If too few rounds are
+            undisturbed even then, all rounds are used and `Timing.conditions` says that they were disturbed.
     """
-    times = {name: [_once(runner, 0)] for name, runner in runners.items()}
-    warmup_calls, timed_calls = 0, 1
-    # Long calls need no warm-up, which would be expensive; for short calls the first samples are discarded.
-    if max(first for first, *_ in times.values()) < _LONG_CALL_SECONDS:
-        times = {name: [] for name in runners}
-        warmup_calls, timed_calls = 1, _CALLS_PER_TURN
-    start, rounds = time.perf_counter(), 0
-    while len(next(iter(times.values()))) < samples and (rounds < 2 or time.perf_counter() - start < seconds):
-        first = rounds * timed_calls
-        for name, runner in runners.items():
-            for _ in range(warmup_calls):
-                runner(first % batches)
-            times[name] += [_once(runner, (first + call) % batches) for call in range(timed_calls)]
-        rounds += 1
-    return {name: summarize(durations, batch_size) for name, durations in times.items()}
-
-
-def summarize(seconds: Sequence[float], batch_size: int) -> Latency:
-    """Return the statistics of timed calls, given in seconds."""
-    milliseconds = np.asarray(seconds) * 1000
-    return Latency(
-        samples=len(milliseconds),
-        mean=float(milliseconds.mean()),
-        p50=float(np.percentile(milliseconds, 50)),
-        p95=float(np.percentile(milliseconds, 95)) if len(milliseconds) >= _FEWEST_FOR_P95 else None,
-        p99=float(np.percentile(milliseconds, 99)) if len(milliseconds) >= _FEWEST_FOR_P99 else None,
-        examples_per_second=float(batch_size * len(milliseconds) / milliseconds.sum() * 1000),
-        deciles=tuple(float(value) for value in np.percentile(milliseconds, range(0, 101, 10))),
-    )
-
-
-def _once(runner: Runner, batch: int) -> float:
+    costs = {name: _calls(runner, [0, 0], 1).min() for name, runner in runners.items()}
+    turn_seconds = min(_TURN_SECONDS, seconds / (_LEAST_ROUNDS * len(runners)))
+    count = int(np.clip(turn_seconds / max(costs.values()), 1, min(_MOST_TEXTS, len(examples))))
+    passes = {name: int(np.clip(turn_seconds / (count * cost), 1, _MOST_PASSES)) for name, cost in costs.items()}
+    rounds: list[dict[str, NDArray[np.float64]]] = []
+    strains: list[Strain] = []
+    reasons: list[str | None] = []
     start = time.perf_counter()
-    runner(batch)
-    return time.perf_counter() - start
+    with pinned() if threads == 1 else nullcontext() as pin:
+        while not _is_enough(reasons, time.perf_counter() - start, seconds, retries):
+            batches = [(len(rounds) * count + place) % len(examples) for place in range(count)]
+            before, references, turns = read_counters(), [reference_seconds()], {}
+            for name, runner in runners.items():
+                runner(batches[0])
+                turns[name] = _calls(runner, batches, passes[name])
+                references.append(reference_seconds())
+            after = read_counters()
+            strains.append(strain_between(before, after))
+            reasons.append(strains[-1].reason(threads, max(references) / min(references)))
+            rounds.append(turns)
+            if pin is not None and reasons[-1] is not None:
+                pin.renew(before, after)
+    conditions = summarize(strains, reasons, _LEAST_ROUNDS)
+    counted = [
+        turns
+        for turns, reason in zip(rounds, reasons, strict=True)
+        if reason is None or conditions.disturbed is not None
+    ]
+    return Timing({name: [turns[name] for turns in counted] for name in runners}, float(np.mean(examples)), conditions)
+
+
+def _is_enough(reasons: Sequence[str | None], elapsed: float, seconds: float, retries: int) -> bool:
+    if elapsed < seconds:
+        return False
+    if sum(reason is None for reason in reasons) >= _LEAST_ROUNDS:
+        return True
+    return elapsed >= seconds * (1 + retries) and len(reasons) >= _LEAST_ROUNDS
+
+
+def _calls(runner: Runner, batches: Sequence[int], passes: int) -> NDArray[np.float64]:
+    """Return the seconds of calls, `[passes, batches]`."""
+    seconds = np.empty((passes, len(batches)))
+    for row in range(passes):
+        for column, batch in enumerate(batches):
+            start = time.perf_counter()
+            runner(batch)
+            seconds[row, column] = time.perf_counter() - start
+    return seconds

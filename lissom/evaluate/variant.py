@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lissom.artifacts import TOKENIZER
+from lissom.artifacts import FINAL, TOKENIZER
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
-from lissom.evaluate.config import EvaluateParams
-from lissom.evaluate.figures import TEACHER_EAGER, TEACHER_ONNX, VARIANT, Evaluation, ExitSweep, Setting
-from lissom.evaluate.latency import measure_latency
+from lissom.evaluate.config import Baseline, EvaluateParams
+from lissom.evaluate.figures import EAGER, ONNX_FLOAT, VARIANT, Evaluation, ExitSweep, Setting
+from lissom.evaluate.latency import Timing, measure_latency
+from lissom.evaluate.paired import compare_scores
 from lissom.export.exported import Exported, Runner, read_record, split_logits
 from lissom.machine import describe_machine, describe_versions
 from lissom.models.anatomy import anatomy
@@ -34,39 +36,101 @@ class Subject:
     test: Encoded
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What variants are compared with."""
+
+    teacher: Subject
+    int8: Mapping[str, Exported]
+    """Plain int8 files of the teacher, by name."""
+
+
 def evaluate_variant(
-    variant: str, subject: Subject, teacher: Subject, params: EvaluateParams, exits: ExitSweep | None = None
-) -> Evaluation:
+    variant: str, subject: Subject, reference: Reference, params: EvaluateParams, exits: ExitSweep | None = None
+) -> tuple[Evaluation, NDArray[np.float32], NDArray[np.float32]]:
     """Measure quality, size, memory and speed of an exported variant.
 
     Args:
         variant: name of the variant.
         subject: the variant.
-        teacher: the teacher, whose model is the eager baseline and whose file is the fp32 ONNX baseline.
-        params: batch sizes, samples and so on.
+        reference: the teacher in all its forms.
+        params: batch sizes, time and so on.
         exits: for a variant with exits, its results at all speeds.
+
+    Returns:
+        the results, and the logits of the variant and of the teacher's file on the test set, `[examples, outputs]`.
     """
-    logits, reference = (split_logits(model.exported, model.test) for model in (subject, teacher))
+    answers, teacher_answers = (split_logits(side.exported, side.test) for side in (subject, reference.teacher))
     task, record = subject.model.manifest.task, read_record(subject.exported.folder)
-    threads = sorted({1, torch.get_num_threads()})
-    settings = [
-        _measure_setting(subject, teacher, size, count, params) for size in params.batch_sizes for count in threads
-    ]
-    torch.set_num_threads(threads[-1])
-    return Evaluation(
+    targets = subject.test.targets
+    evaluation = Evaluation(
         variant=variant,
         metric=task.metric,
-        quality=task.quality(logits, reference, subject.test.targets, params.calibration_bins),
+        quality=task.quality(answers, teacher_answers, targets, params.calibration_bins),
+        paired=compare_scores(task, answers, teacher_answers, targets),
         exported=record,
         megabytes=next(iter(record.files.values())) / 1e6,
         tokenizer_megabytes=record.files[TOKENIZER] / 1e6,
         peak_rss_megabytes=peak_rss(subject.exported.folder),
         anatomy=anatomy(subject.model.network),
-        settings=tuple(settings),
+        settings=measure_settings(subject, reference, params, is_final=variant == FINAL),
         edits=tuple(edit.describe() for edit in subject.model.manifest.edits),
         exits=exits,
         machine=describe_machine(),
         versions=describe_versions(),
+    )
+    return evaluation, answers, teacher_answers
+
+
+def measure_settings(
+    subject: Subject, reference: Reference, params: EvaluateParams, *, is_final: bool
+) -> tuple[Setting, ...]:
+    """Time a variant and the baselines: one text on one pinned thread and on all threads, then other batch sizes.
+
+    Args:
+        subject: the variant.
+        reference: the baselines.
+        params: batch sizes and time.
+        is_final: whether to measure batch sizes other than 1, on all threads.
+    """
+    every = torch.get_num_threads()
+    plans = [(1, threads) for threads in sorted({1, every})]
+    plans += [(size, every) for size in sorted(set(params.batch_sizes) - {1}) if is_final]
+    try:
+        return tuple(_measure_setting(subject, reference, size, threads, params) for size, threads in plans)
+    finally:
+        torch.set_num_threads(every)
+
+
+def _measure_setting(
+    subject: Subject, reference: Reference, batch_size: int, threads: int, params: EvaluateParams
+) -> Setting:
+    torch.set_num_threads(threads)
+    teacher = reference.teacher
+    batches, teacher_batches = (timed_batches(side.test, batch_size, side.model.pad_id) for side in (subject, teacher))
+    runners = {
+        VARIANT: subject.exported.runner(batches, threads),
+        EAGER: eager_runner(teacher.model, teacher_batches),
+        ONNX_FLOAT: teacher.exported.runner(teacher_batches, threads),
+        **{name: exported.runner(teacher_batches, threads) for name, exported in reference.int8.items()},
+    }
+    examples = [len(batch.indices) for batch in batches]
+    timing = measure_latency(runners, examples, threads=threads, seconds=params.seconds, retries=params.retries)
+    return make_setting(timing, batch_size, threads, list(reference.int8))
+
+
+def make_setting(timing: Timing, batch_size: int, threads: int, int8: Sequence[str]) -> Setting:
+    """Return a timing of the variant and the baselines as a setting; `int8` names the int8 files."""
+    latencies = timing.latencies()
+    strongest = min(int8, key=lambda name: latencies[name].p50)
+    baselines: dict[Baseline, str] = {"eager": EAGER, "onnx": ONNX_FLOAT, "int8": strongest}
+    return Setting(
+        batch_size=batch_size,
+        threads=threads,
+        runners=latencies,
+        speedups={name: timing.ratio(runner, VARIANT) for name, runner in baselines.items()},
+        strongest_int8=strongest,
+        conditions=timing.conditions,
     )
 
 
@@ -81,9 +145,9 @@ def eager_runner(model: CompressedModel, batches: list[Batch]) -> Runner:
 
 
 def timed_batches(data: Encoded, batch_size: int, pad: int) -> list[Batch]:
-    """Return batches of the first test examples in their original order, for realistic lengths and padding."""
+    """Return batches of a random sample of the examples, always the same one, with lengths and padding as they come."""
     count = min(len(data), max(_TEXTS_TIMED, batch_size)) // batch_size * batch_size or len(data)
-    order: NDArray[np.int64] = np.arange(count)
+    order: NDArray[np.int64] = np.random.default_rng(0).permutation(len(data))[:count]
     return [collate(data, order[start : start + batch_size], pad) for start in range(0, count, batch_size)]
 
 
@@ -94,23 +158,3 @@ def peak_rss(folder: Path) -> float:
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
     return float(process.stdout)
-
-
-def _measure_setting(
-    subject: Subject, teacher: Subject, batch_size: int, threads: int, params: EvaluateParams
-) -> Setting:
-    torch.set_num_threads(threads)
-    batches, teacher_batches = (timed_batches(side.test, batch_size, side.model.pad_id) for side in (subject, teacher))
-    runners = {
-        VARIANT: subject.exported.runner(batches, threads),
-        TEACHER_EAGER: eager_runner(teacher.model, teacher_batches),
-        TEACHER_ONNX: teacher.exported.runner(teacher_batches, threads),
-    }
-    times = measure_latency(runners, len(batches), batch_size, params.samples, params.seconds)
-    return Setting(
-        batch_size=batch_size,
-        threads=threads,
-        runners=times,
-        speedup_eager=times[TEACHER_EAGER].p50 / times[VARIANT].p50,
-        speedup_onnx=times[TEACHER_ONNX].p50 / times[VARIANT].p50,
-    )

@@ -3,14 +3,20 @@
 Built from the manifest's steps, the export records and the evaluations.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lissom.artifacts import EMISSIONS, FINAL, METRICS, TEACHER, read_json
-from lissom.emissions.payback import Interval, Payback
+from lissom.emissions.inference import InferenceEnergy
+from lissom.emissions.meter import interval_of_energy
+from lissom.emissions.payback import Payback
 from lissom.errors import InputError
-from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation, Floor, PlainInt8
+from lissom.evaluate.conditions import Conditions
+from lissom.evaluate.config import Baseline
+from lissom.evaluate.figures import EAGER, VARIANT, Evaluation, Floor
+from lissom.interval import Interval
 from lissom.section import Section
 from lissom.tasks.metric import Metric
 
@@ -25,10 +31,14 @@ class Row(Section):
     method: str
     score: float
     """On the test set."""
-    milliseconds: float
-    """Median latency of the exported file at batch 1, all threads."""
-    speedup: float
-    """Over the eager fp32 teacher, measured in turn with it."""
+    kept: Interval | None
+    """Share of the teacher's score, on the same examples."""
+    milliseconds: Interval
+    """Median latency of the exported file for one text on one pinned thread."""
+    speedup: Interval
+    """Over the eager fp32 teacher, in turn with it."""
+    disturbed: str | None
+    """Why the latency does not count, if other load disturbed it."""
     megabytes: float
     parameters: int
     energy_kwh: float
@@ -39,20 +49,40 @@ class Row(Section):
 class Headline(Section):
     """The main results."""
 
-    score_kept: float
-    """Final score over the teacher's."""
-    speedup: float
+    kept: Interval | None
+    """Final score over the teacher's; None if the teacher's may be 0."""
+    drop: Interval
+    """How much worse the final score is than the teacher's."""
+    speedups: dict[Baseline, Interval]
+    """Over the teacher in three forms, one text on one pinned thread."""
+    conditions: Conditions
+    """Of the latencies."""
     times_smaller: float
     """Teacher's ONNX file over the final one."""
     payback: Payback
 
 
-class EnergyOfInference(Section):
-    """Measured energy of single requests, kWh."""
+class Int8Row(Section):
+    """One of the teacher's plain int8 files."""
 
-    teacher: Interval
-    artifact: Interval
-    saved: Interval
+    name: str
+    score: float
+    milliseconds: float
+    """Median, in turn with the teacher's other forms."""
+    speedup: float
+    """Over the eager fp32 teacher."""
+    megabytes: float
+
+
+class EnergySpent(Section):
+    """kWh of all stages, by purpose."""
+
+    compressing: Interval
+    """The four steps, the final export, and the teacher's logits."""
+    teacher_kwh: float
+    """Fine-tuning."""
+    measuring_kwh: float
+    """The other exports and all evaluations."""
 
 
 class Ledger(Section):
@@ -63,26 +93,16 @@ class Ledger(Section):
     """The task's metric."""
     headline: Headline
     rows: tuple[Row, ...]
-    compressing_kwh: float
-    teacher_kwh: float
-    measuring_kwh: float
-    inference: EnergyOfInference
+    eager_milliseconds: float
+    """Median latency of the eager fp32 teacher, in turn with the final file."""
+    spent: EnergySpent
+    inference: InferenceEnergy
     country: str
     intensity_g_per_kwh: float
     energy_method: str
     floor: Floor | None
-    plain_int8: PlainInt8
-
-
-class EnergySpent(Section):
-    """kWh of all stages, by purpose."""
-
-    compressing_kwh: float
-    """The four steps, the final export, and the teacher's logits."""
-    teacher_kwh: float
-    """Fine-tuning."""
-    measuring_kwh: float
-    """The other exports and all evaluations."""
+    plain_int8: tuple[Int8Row, ...]
+    """The faster one first."""
 
 
 def read_evaluations(folder: Path, variants: Sequence[str]) -> dict[str, Evaluation]:
@@ -106,13 +126,15 @@ def energy_spent(manifest: "Manifest", evaluations: Mapping[str, Evaluation]) ->
     steps = {step.stage: step for step in manifest.steps}
     teacher = steps[TEACHER]
     share = min(1.0, teacher.metrics["logits_seconds"] / float(teacher.cost["seconds"] or 1))
-    costs = {name: float(step.cost["energy_kwh"] or 0) for name, step in steps.items()}
-    exports = {variant: float(evaluation.exported.cost["energy_kwh"]) for variant, evaluation in evaluations.items()}
+    costs = {name: _energy(step.cost) for name, step in steps.items()}
+    exports = {variant: _energy(evaluation.exported.cost) for variant, evaluation in evaluations.items()}
+    logits = (costs[TEACHER][0] * share, costs[TEACHER][1] * share)
+    parts = [logits, *(cost for name, cost in costs.items() if name != TEACHER), exports[FINAL]]
     return EnergySpent(
-        compressing_kwh=costs[TEACHER] * share + sum(costs.values()) - costs[TEACHER] + exports[FINAL],
-        teacher_kwh=costs[TEACHER] * (1 - share),
-        measuring_kwh=sum(exports.values())
-        - exports[FINAL]
+        # The errors of stages are independent of each other.
+        compressing=interval_of_energy(sum(kwh for kwh, _ in parts), math.hypot(*(error for _, error in parts))),
+        teacher_kwh=costs[TEACHER][0] * (1 - share),
+        measuring_kwh=sum(kwh for name, (kwh, _) in exports.items() if name != FINAL)
         + sum(evaluation.kwh for evaluation in evaluations.values()),
     )
 
@@ -121,44 +143,64 @@ def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], en
     """Build the ledger from the final model's manifest, all evaluations and the metrics of the stage `emissions`."""
     steps = {step.stage: step for step in manifest.steps}
     teacher, final = evaluations[TEACHER], evaluations[FINAL]
-    assert teacher.plain_int8 is not None, "measured beside the teacher"
-    cost, metric = steps[TEACHER].cost, teacher.metric
+    cost, setting = steps[TEACHER].cost, final.headline
     return Ledger(
         task=manifest.task.name,
-        metric=metric,
+        metric=teacher.metric,
         headline=Headline(
-            score_kept=metric.kept(teacher.quality.score, final.quality.score),
-            speedup=final.headline.speedup_eager,
+            kept=final.paired.kept,
+            drop=final.paired.drop,
+            speedups=setting.speedups,
+            conditions=setting.conditions,
             times_smaller=teacher.megabytes / final.megabytes,
             payback=Payback.model_validate(energy["payback"]),
         ),
         rows=tuple(_row(steps[variant], evaluation) for variant, evaluation in evaluations.items()),
-        **{name: energy[name] for name in EnergySpent.model_fields},
-        inference=EnergyOfInference.model_validate(energy["inference"]),
+        eager_milliseconds=setting.runners[EAGER].p50,
+        spent=EnergySpent.model_validate(energy["spent"]),
+        inference=InferenceEnergy.model_validate(energy["inference"]),
         country=str(cost["country"]),
         intensity_g_per_kwh=float(cost["intensity_g_per_kwh"] or 0),
         energy_method=str(cost["method"]),
         floor=teacher.floor,
-        plain_int8=teacher.plain_int8,
+        plain_int8=_int8_rows(teacher, final),
     )
 
 
-def eager_milliseconds(evaluation: Evaluation) -> float:
-    """Return the median latency of the eager fp32 teacher, measured in turn with a variant."""
-    return evaluation.headline.runners[TEACHER_EAGER].p50
+def _int8_rows(teacher: Evaluation, final: Evaluation) -> tuple[Int8Row, ...]:
+    latencies = final.headline.runners
+    rows = [
+        Int8Row(
+            name=baseline.name,
+            score=baseline.quality.score,
+            milliseconds=latencies[baseline.name].p50,
+            speedup=latencies[EAGER].p50 / latencies[baseline.name].p50,
+            megabytes=baseline.megabytes,
+        )
+        for baseline in teacher.plain_int8
+    ]
+    return tuple(sorted(rows, key=lambda row: row.milliseconds))
 
 
 def _row(step: "Step", evaluation: Evaluation) -> Row:
+    setting = evaluation.headline
     return Row(
         step=step.stage,
         method=step.method,
         score=evaluation.quality.score,
-        milliseconds=evaluation.headline.runners[VARIANT].p50,
-        speedup=evaluation.headline.speedup_eager,
+        kept=evaluation.paired.kept,
+        milliseconds=setting.runners[VARIANT].median,
+        speedup=setting.speedups["eager"],
+        disturbed=setting.conditions.disturbed,
         megabytes=evaluation.megabytes,
         parameters=evaluation.anatomy.total,
         **{name: float(step.cost[name] or 0) for name in ("energy_kwh", "co2e_g", "seconds")},
     )
+
+
+def _energy(cost: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the kWh of a stage's cost and half the width of their interval."""
+    return float(cost["energy_kwh"] or 0), float(cost["error_kwh"] or 0)
 
 
 def _read(path: Path) -> Any:

@@ -1,20 +1,29 @@
 """The report's page: one self-contained HTML file that works offline."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from lissom.artifacts import FINAL, TEACHER
+from lissom.artifacts import CHANGES, FINAL, TEACHER
 from lissom.data.prepare import DataCard
 from lissom.evaluate.figures import Evaluation
 from lissom.models.manifest import Manifest, Step
 from lissom.report import plots, tables
-from lissom.report.ledger import Ledger, eager_milliseconds
+from lissom.report.ledger import Ledger
+
+_MOST_CHANGES = 20
 
 
-def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Manifest, data: DataCard) -> str:
+def render_page(
+    ledger: Ledger,
+    evaluations: dict[str, Evaluation],
+    manifest: Manifest,
+    data: DataCard,
+    changes: Sequence[Mapping[str, str]],
+) -> str:
     """Return the HTML of the report.
 
     Args:
@@ -22,6 +31,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         evaluations: all variants.
         manifest: manifest of the final model.
         data: card of the data set.
+        changes: rows of `lissom.evaluate.paired.changed_answers` for the final file.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("lissom.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
@@ -32,13 +42,16 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         columns=tables.columns(ledger),
         rows=tables.cells(ledger),
         notes=tables.notes(ledger),
-        pareto=plots.pareto(ledger, eager_milliseconds(teacher)),
+        pareto=plots.pareto(ledger),
         latencies=plots.latencies(list(evaluations.values())),
         parameters=plots.parameters(teacher.anatomy, final.anatomy),
         teacher=teacher,
         final=final,
         bottlenecks=_bottlenecks(teacher, final),
         settings=final.settings,
+        changes=changes[:_MOST_CHANGES],
+        change_counts=Counter(row["change"] for row in changes),
+        changes_file=CHANGES,
         method_metrics=_method_metrics(manifest.steps),
         manifest=manifest,
         data=data,
@@ -51,9 +64,10 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
 
 def _headline(ledger: Ledger) -> list[tuple[str, str, str, float | None]]:
     """Return name, shown figure, label and exact value of each headline figure."""
+    kept = ledger.headline.kept
     exact = {
-        "score_kept": ledger.headline.score_kept,
-        "speedup": ledger.headline.speedup,
+        "score_kept": None if kept is None else kept.value,
+        "speedup": ledger.headline.speedups["eager"].value,
         "times_smaller": ledger.headline.times_smaller,
         "payback": ledger.headline.payback.inferences,
     }

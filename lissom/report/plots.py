@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation
+from lissom.evaluate.figures import EAGER, VARIANT, Evaluation
 from lissom.models.sizes import Anatomy
 from lissom.report.ledger import Ledger
 
@@ -31,20 +31,20 @@ _PARTS = {"embeddings": "#0f766e", "attention": "#38bdf8", "ffn": "#f59e0b", "ot
 _LEAST_GAP_POINTS = 0.35
 
 
-def pareto(ledger: Ledger, eager_ms: float) -> str:
+def pareto(ledger: Ledger) -> str:
     """Score over latency: the chain of steps, and the baselines that need no training."""
     percent = ledger.metric.form == "percent"
     unit = 100 if percent else 1
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
         axes = figure.subplots()
-        chain = [(row.milliseconds, row.score * unit, row.step) for row in ledger.rows]
+        chain = [(row.milliseconds.value, row.score * unit, row.step) for row in ledger.rows]
         axes.plot([x for x, _, _ in chain], [y for _, y, _ in chain], "-o", color=_TEAL, linewidth=1.5, zorder=3)
-        plain = ledger.plain_int8
+        strongest = ledger.plain_int8[0]
         points = [
             *((x, y, name, _TEAL) for x, y, name in chain),
-            (eager_ms, ledger.rows[0].score * unit, "teacher, eager torch", _INK),
-            (plain.setting.runners[VARIANT].p50, plain.quality.score * unit, "teacher, plain int8", _AMBER),
+            (ledger.eager_milliseconds, ledger.rows[0].score * unit, "teacher, eager torch", _INK),
+            (strongest.milliseconds, strongest.score * unit, "teacher, plain int8", _AMBER),
         ]
         for x, y, _, color in points[len(chain) :]:
             axes.plot([x], [y], "s", color=color, zorder=3)
@@ -60,7 +60,7 @@ def pareto(ledger: Ledger, eager_ms: float) -> str:
             axes.invert_yaxis()  # so that up is better
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.15)
-        axes.set_xlabel("median latency, ms (batch 1, log scale)")
+        axes.set_xlabel("median latency, ms (one text, one thread, log scale)")
         axes.set_ylabel(f"test {ledger.metric.name}" + (", %" if percent else ""))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
@@ -70,7 +70,7 @@ def pareto(ledger: Ledger, eager_ms: float) -> str:
 def latencies(evaluations: Sequence[Evaluation]) -> str:
     """Latency distributions: 10th to 90th percentile and median, one bar for each variant and the eager teacher."""
     with matplotlib.rc_context(_STYLE):
-        rows = [("teacher, eager", evaluations[0].headline.runners[TEACHER_EAGER])]
+        rows = [("teacher, eager", evaluations[0].headline.runners[EAGER])]
         rows += [(evaluation.variant, evaluation.headline.runners[VARIANT]) for evaluation in evaluations]
         figure = Figure(figsize=(_WIDTH, 0.5 * len(rows) + 0.9), layout="constrained")
         axes = figure.subplots()

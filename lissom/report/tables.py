@@ -2,9 +2,14 @@
 
 from rich.table import Table
 
+from lissom.interval import Interval
 from lissom.report.ledger import Ledger, Row
 from lissom.tasks.metric import Metric
 
+_INT8_NAMES = {
+    "plain_int8": "plain dynamic int8 of the teacher, torch's exporter",
+    "fused_int8": "plain dynamic int8 of the teacher, with fused attention",
+}
 _COLUMNS = ("ms", "faster", "MB", "parameters", "Wh", "g CO2e")
 
 
@@ -48,29 +53,58 @@ def terminal(ledger: Ledger) -> Table:
 
 def headline(ledger: Ledger) -> list[tuple[str, str]]:
     """Return the headline as pairs of figure and label."""
-    figures = ledger.headline
-    payback = figures.payback
+    figures, metric = ledger.headline, ledger.metric
+    speedups = figures.speedups
+    disturbed = _unsure(figures.conditions.disturbed)
     return [
-        (f"{figures.score_kept:.1%}", f"of the teacher's {ledger.metric.name} kept"),
-        (f"{figures.speedup:.1f}x", "faster than the eager fp32 teacher, batch 1"),
+        kept_in_words(figures.kept, metric.name),
+        (
+            f"{speedups['eager'].value:.1f}x",
+            f"faster than the teacher in eager fp32 torch ({between(speedups['eager'], '.1f')}), "
+            f"{speedups['onnx'].value:.1f}x than its fp32 ONNX file, {speedups['int8'].value:.1f}x than its strongest "
+            f"plain int8 file; one text, one pinned thread{disturbed}",
+        ),
         (f"{figures.times_smaller:.1f}x", "smaller file"),
-        (count(payback.inferences), "inferences until compressing has paid back its energy"),
+        (
+            count(figures.payback.inferences),
+            "inferences until compressing has paid back its energy" + _unsure(ledger.inference.conditions.disturbed),
+        ),
     ]
 
 
+def kept_in_words(kept: Interval | None, metric: str) -> tuple[str, str]:
+    """Return the share of the teacher's score that is kept, and a label that says what it means."""
+    if kept is None:
+        return "-", f"of the teacher's {metric} kept: the teacher's may be 0"
+    meaning = ""
+    if kept.low > 1:
+        meaning = "; above 100 % means that the teacher is undertrained, not that compressing improves models"
+    elif kept.value > 1:
+        meaning = "; no difference to the teacher can be told"
+    bounds = f"95 % interval {kept.low:.1%} to {kept.high:.1%}"
+    return f"{kept.value:.1%}", f"of the teacher's {metric} kept ({bounds}){meaning}"
+
+
 def notes(ledger: Ledger) -> list[str]:
-    """Return the notes below the ledger: payback, energy and baselines."""
-    payback, floor, plain, metric = ledger.headline.payback, ledger.floor, ledger.plain_int8, ledger.metric
-    costs = [f"{kwh * 1000:.3g}" for kwh in (ledger.compressing_kwh, ledger.teacher_kwh, ledger.measuring_kwh)]
+    """Return the notes below the ledger: payback, energy, baselines, and what was disturbed."""
+    payback, floor, metric, spent = ledger.headline.payback, ledger.floor, ledger.metric, ledger.spent
+    costs = [f"{kwh * 1000:.3g}" for kwh in (spent.compressing.value, spent.teacher_kwh, spent.measuring_kwh)]
     days = payback.days
     at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
+    per_thousand = ledger.inference
     lines = [
         f"payback: {count(payback.inferences)} inferences "
         f"(95 % interval {count(payback.low)} to {count(payback.high)}){at_rate}",
+        f"energy of 1,000 inferences: {per_thousand.teacher.value:.3g} J for the eager teacher "
+        f"({between(per_thousand.teacher, '.3g')}), {per_thousand.artifact.value:.3g} J for the final file "
+        f"({between(per_thousand.artifact, '.3g')}); {method_in_words(per_thousand.power['artifact'].method)}",
         f"energy: {costs[0]} Wh for compressing, {costs[1]} Wh for the teacher's fine-tuning, {costs[2]} Wh for "
         f"measuring; {ledger.energy_method}, {ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
-        f"plain dynamic int8 of the teacher: {metric.name} {metric.show(plain.quality.score)}, "
-        f"{plain.setting.speedup_eager:.1f}x faster, {plain.megabytes:.1f} MB",
+    ]
+    lines += [
+        f"{_INT8_NAMES[row.name]}: {metric.name} {metric.show(row.score)}, {row.milliseconds:.2f} ms, "
+        f"{row.speedup:.1f}x faster than eager, {row.megabytes:.1f} MB"
+        for row in ledger.plain_int8
     ]
     if floor is not None:
         is_better = metric.improves(ledger.rows[-1].score, floor.score)
@@ -78,7 +112,26 @@ def notes(ledger: Ledger) -> list[str]:
             f"linear floor ({floor.model}): {metric.name} {metric.show(floor.score)}, {floor.megabytes:.1f} MB"
             + ("" if is_better else "; it is as good as the compressed model: use it")
         )
+    lines += [f"the latency of {row.step} was disturbed: {row.disturbed}" for row in ledger.rows if row.disturbed]
+    if (reason := ledger.inference.conditions.disturbed) is not None:
+        lines.append(f"the energy of inference and the payback were disturbed: {reason}")
     return lines
+
+
+def method_in_words(method: str) -> str:
+    """Return what stands behind the energy of an inference."""
+    if method == "measured":
+        return "measured by the processor's counter"
+    return "a model: a constant power of the processor and memory times the latency, so that it tells no more than that"
+
+
+def between(interval: Interval, form: str) -> str:
+    """Return the bounds of an interval as text."""
+    return f"{interval.low:{form}} to {interval.high:{form}}"
+
+
+def _unsure(reason: str | None) -> str:
+    return "" if reason is None else "; DISTURBED, does not count"
 
 
 def count(value: float | None) -> str:
@@ -99,13 +152,12 @@ def _cells(metric: Metric, row: Row, before: Row | None) -> tuple[str, ...]:
     if before is not None and before.score != row.score:
         score += f" ({metric.show_change(before.score, row.score)})"
     method = "" if row.method == "none" else f" ({row.method})"
+    milliseconds = row.milliseconds.value
     return (
         row.step + (method or " (none)"),
         score,
-        with_change(
-            f"{row.milliseconds:.2f}", row.milliseconds, None if before is None else before.milliseconds, "+.2f"
-        ),
-        f"{row.speedup:.1f}x",
+        with_change(f"{milliseconds:.2f}", milliseconds, None if before is None else before.milliseconds.value, "+.2f"),
+        f"{row.speedup.value:.1f}x" + ("" if row.disturbed is None else " (disturbed)"),
         with_change(f"{row.megabytes:.1f}", row.megabytes, None if before is None else before.megabytes, "+.1f"),
         f"{row.parameters / 1e6:.1f} M",
         f"{row.energy_kwh * 1000:.2f}",

@@ -73,6 +73,18 @@ class Classification(Task):
         """Return the share of examples with the same label."""
         return float((reference.argmax(1) == logits.argmax(1)).mean())
 
+    def changes(
+        self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any]
+    ) -> NDArray[np.str_]:
+        """Return how every predicted label differs from the teacher's."""
+        predictions, teachers = answers.argmax(1), teacher.argmax(1)
+        kinds = [(teachers == targets), (predictions == targets)]
+        return np.where(predictions == teachers, "", np.select(kinds, ["lost", "gained"], "other"))
+
+    def show_answers(self, logits: NDArray[np.float32]) -> list[str]:
+        """Return the predicted labels."""
+        return [self.labels[index] for index in logits.argmax(1)]
+
     def quality(
         self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any], bins: int
     ) -> Quality:

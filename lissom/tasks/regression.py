@@ -16,6 +16,9 @@ from lissom.tasks.metric import PEARSON, Metric
 from lissom.tasks.quality import Quality
 from lissom.tasks.task import Task
 
+_CHANGED = 0.5
+"""Least growth of an error, in deviations of the targets, for an answer that counts as changed."""
+
 
 class Regression(Task):
     """Regression; networks predict standardised numbers, which `scale` converts to the data's unit."""
@@ -70,6 +73,17 @@ class Regression(Task):
     def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float | None:  # noqa: ARG002
         """Return None: numbers are never exactly equal, and are compared by a tolerance elsewhere."""
         return None
+
+    def changes(
+        self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any]
+    ) -> NDArray[np.str_]:
+        """Return which errors grew (`lost`) or shrank (`gained`) by more than half a deviation of the targets."""
+        growth = np.abs(answers[:, 0] - targets) - np.abs(teacher[:, 0] - targets)
+        return np.select([growth > _CHANGED, growth < -_CHANGED], ["lost", "gained"], "")
+
+    def show_answers(self, logits: NDArray[np.float32]) -> list[str]:
+        """Return the predicted numbers in the data's unit."""
+        return [f"{value * self.scale.deviation + self.scale.mean:.4g}" for value in logits[:, 0]]
 
     def quality(
         self,

@@ -91,6 +91,25 @@ class Task(Section, ABC):
         """Return the share of equal predictions of two sets of logits `[examples, outputs]`; None in regression."""
 
     @abstractmethod
+    def changes(
+        self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any]
+    ) -> NDArray[np.str_]:
+        """Return how every answer differs from the teacher's, `[examples]`.
+
+        `lost` where the teacher's is right and the variant's wrong, `gained` where it is the reverse, `other` where
+        both are wrong in different ways, and an empty text where nothing changed.
+
+        Args:
+            answers: logits of the variant, `[examples, outputs]`.
+            teacher: logits of the teacher, `[examples, outputs]`.
+            targets: `[examples]`.
+        """
+
+    @abstractmethod
+    def show_answers(self, logits: NDArray[np.float32]) -> list[str]:
+        """Return the answers of logits `[examples, outputs]` as texts."""
+
+    @abstractmethod
     def quality(
         self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any], bins: int
     ) -> Quality:

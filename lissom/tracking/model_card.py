@@ -3,7 +3,7 @@
 from lissom.evaluate.figures import VARIANT, Evaluation
 from lissom.models.manifest import Manifest
 from lissom.report.ledger import Ledger
-from lissom.report.tables import markdown
+from lissom.report.tables import markdown, method_in_words
 
 
 def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict[str, int]) -> str:
@@ -35,19 +35,24 @@ output: {task.answer_columns}.{_early(final)}
 ## Size and speed
 
 {final.megabytes:.2f} MB (tokenizer {final.tokenizer_megabytes:.2f} MB), {final.anatomy.total:,} parameters, {final.exported.integer_kernels} integer kernels,
-{final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {machine["cpu"]} ({", ".join(machine["cpu_flags"])}), {setting.threads} threads, one text:
-{latency.p50:.2f} ms median. Other machines differ; ratios travel better than milliseconds.
+{final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {machine["cpu"]} ({", ".join(machine["cpu_flags"])}), one pinned thread, one text:
+{latency.p50:.2f} ms median{_disturbed(setting.conditions.disturbed)}. Other machines differ, in ratios too.
 
 ## Emissions
 
-{ledger.compressing_kwh * 1000:.3g} Wh for compressing and {ledger.teacher_kwh * 1000:.3g} Wh for the teacher ({ledger.energy_method},
-{ledger.intensity_g_per_kwh:.0f} g CO2e per kWh, {ledger.country}); {ledger.inference.artifact.mean * 3.6e6:.3g} J for one inference.
+{ledger.spent.compressing.value * 1000:.3g} Wh for compressing and {ledger.spent.teacher_kwh * 1000:.3g} Wh for the teacher ({ledger.energy_method},
+{ledger.intensity_g_per_kwh:.0f} g CO2e per kWh, {ledger.country}); {ledger.inference.artifact.value:.3g} J for 1,000 inferences
+({method_in_words(ledger.inference.power["artifact"].method)}).
 
 ## Limits
 
 Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; {task.metric.name} is
 {task.metric.show(final.quality.score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
 """
+
+
+def _disturbed(reason: str | None) -> str:
+    return "" if reason is None else f" (disturbed: {reason})"
 
 
 def _early(final: Evaluation) -> str:

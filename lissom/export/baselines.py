@@ -1,0 +1,62 @@
+"""Plain int8 files of the teacher: dynamic quantisation without training, which a compressed model must beat.
+
+Two of them, since neither is always the faster one: torch's exporter and one call of onnxruntime's `quantize_dynamic`,
+as most people do it, and the same call on lissom's own graph, whose attention is fused.
+"""
+
+import copy
+import logging
+import shutil
+from pathlib import Path
+
+import onnx
+
+from lissom.artifacts import ONNX, SERVING, TOKENIZER
+from lissom.export.exported import Exported, open_exported
+from lissom.export.onnx import write_plain_graph
+from lissom.models.compressed import CompressedModel
+
+_FOLDER = "baselines"
+PLAIN_INT8, FUSED_INT8 = "plain_int8", "fused_int8"
+
+
+def write_baselines(teacher: CompressedModel, exported: Path) -> None:
+    """Write both files into a folder inside the teacher's exported folder."""
+    for name in (PLAIN_INT8, FUSED_INT8):
+        folder = exported / _FOLDER / name
+        folder.mkdir(parents=True)
+        for file in (TOKENIZER, SERVING):
+            shutil.copy(exported / file, folder / file)
+        if name == PLAIN_INT8:
+            write_plain_int8(teacher, folder / ONNX)
+        else:
+            quantize_graph(exported / ONNX, folder / ONNX)
+
+
+def open_baselines(exported: Path) -> dict[str, Exported]:
+    """Open the files that `write_baselines` wrote, by name."""
+    return {name: open_exported(exported / _FOLDER / name) for name in (PLAIN_INT8, FUSED_INT8)}
+
+
+def write_plain_int8(teacher: CompressedModel, target: Path) -> None:
+    """Write the graph of torch's exporter, dynamically quantised."""
+    plain = target.with_name("plain_float.onnx")
+    write_plain_graph(copy.deepcopy(teacher.network).eval(), plain, teacher.manifest.task.max_length)
+    quantize_graph(plain, target)
+    plain.unlink()
+
+
+def quantize_graph(source: Path, target: Path) -> None:
+    """Quantise weights dynamically, embeddings included, with onnxruntime's defaults."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(source)
+    del graph.graph.value_info[:]  # the exporter's shapes contradict those that quantize_dynamic infers
+    # Shape inference does not know the output type of onnxruntime's attention kernel.
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)  # hides advice on preprocessing, which would change nothing here
+    try:
+        quantize_dynamic(graph, target, weight_type=QuantType.QInt8, extra_options=options)
+    finally:
+        root.setLevel(level)
