@@ -57,20 +57,23 @@ class EnergyReading(Section):
 
 
 class _Powers:
-    """Collects the mean power between two samples; has the methods of CodeCarbon's outputs."""
+    """Collects the mean power between two samples; has the methods of CodeCarbon's outputs.
+
+    Samples shorter than half the interval are left out: the first and the last one may be of milliseconds.
+    """
 
     def __init__(self) -> None:
         self.watts: list[float] = []
 
     def live_out(self, total: Any, delta: Any) -> None:  # noqa: ARG002
-        if delta.duration > 0:
+        if delta.duration > _SECONDS_BETWEEN_SAMPLES / 2:
             self.watts.append(float(delta.energy_consumed) * JOULES_PER_KWH / float(delta.duration))
 
     def out(self, total: Any, delta: Any) -> None:
         """Do nothing at the end of a measurement."""
 
-    def task_out(self, data: Any, experiment_name: str, output_dir: str) -> None:
-        """Do nothing at the end of a task."""
+    def exit(self) -> None:
+        """Do nothing when the tracker stops."""
 
 
 class EnergyMeter:

@@ -40,6 +40,10 @@ class TrainingParams(Section):
     compile: bool = False
     """Run blocks as generated kernels (torch.compile), for accelerators: costs a minute or two at first."""
 
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many epochs without a better dev score, at the latest after `epochs`; null trains all `epochs`.
+    The learning rate follows `schedule` over all `epochs` in either case."""
+
     keep: Literal["best", "last"] = "best"
     """Which weights the training returns: the best by dev score (one look per epoch) or the last."""
 

@@ -108,6 +108,8 @@ def fit(
         kernels = compiled(engine.module, engine.layout) if params.compile else nullcontext()
         with stack, catch_sigterm() as stop_requested, kernels:
             for step, members in _batches(data, params, progress.step, total):
+                if _has_converged(score, params, progress):
+                    break
                 for hook in hooks:
                     hook.before_step(step, total)
                 rate = learning_rate(step, total, params)
@@ -144,8 +146,8 @@ def fit(
         engine.close()
     if progress.best_weights:
         network.load_state_dict(tied_state(network, progress.best_weights))
-    throughput = total * params.batch_size / max(progress.seconds, 1e-9)
-    return TrainingResult(total, throughput, progress.best_score, progress.records)
+    throughput = progress.step * params.batch_size / max(progress.seconds, 1e-9)
+    return TrainingResult(progress.step, throughput, progress.best_score, progress.records)
 
 
 def autocast_type(precision: str) -> torch.dtype | None:
@@ -239,6 +241,14 @@ def _evaluate(
             progress.best_weights = {
                 name: tensor.detach().to("cpu", copy=True) for name, tensor in untied_state(network).items()
             }
+
+
+def _has_converged(scorer: Scorer | None, params: TrainingParams, progress: Progress) -> bool:
+    """Return whether the last `params.patience` looks at dev brought no better score."""
+    if scorer is None or params.patience is None:
+        return False
+    scores = [record["dev_score"] for record in progress.records if "dev_score" in record]
+    return bool(scores) and len(scores) - 1 - scores.index(scorer.metric.best(*scores)) >= params.patience
 
 
 def _record(record: dict[str, float], progress: Progress, hooks: Sequence[Hook]) -> None:

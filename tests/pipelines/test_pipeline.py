@@ -9,6 +9,7 @@ import pytest
 
 import lissom
 from lissom.artifacts import STEPS
+from lissom.evaluate.paired import read_changes
 from lissom.report.ledger import Ledger
 from lissom.tracking.runs import PIPELINE
 from tests.pipelines.conftest import ROOT, Workspace, lissom_predict, read
@@ -19,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def test_every_stage_tells_figures_cost_and_lineage(workspace):
     for stage in ("prepare", "teacher", "distill", "prune", "factorize", "quantize", "emissions", "report", "register"):
         cost = read(workspace, f"metrics/{stage}/emissions.json")
-        assert cost["energy_kwh"] > 0 and cost["co2e_g"] > 0 and cost["method"] in ("measured", "estimated")
+        assert cost["energy_kwh"] > 0 and cost["co2e_g"] > 0 and cost["method"] in ("measured", "model")
         assert cost["country"] == "DEU" and 100 < cost["intensity_g_per_kwh"] < 900
     manifest = lissom.load(workspace.folder / "artifacts/quantize").manifest
     assert [step.stage for step in manifest.steps] == ["teacher", "distill", "prune", "factorize", "quantize"]
@@ -40,7 +41,7 @@ def test_figures_are_those_of_the_files(workspace):
     # Two blocks with four products each (query, key and value are one), the table's projection, the pooler.
     assert read(workspace, "metrics/export/quantize/metrics.json")["integer_kernels"] == 10
     assert read(workspace, "metrics/export/teacher/metrics.json")["integer_kernels"] == 0
-    spent = ledger.compressing_kwh + ledger.teacher_kwh + ledger.measuring_kwh
+    spent = ledger.spent.compressing.value + ledger.spent.teacher_kwh + ledger.spent.measuring_kwh
     stages = [*STEPS, *(f"export/{v}" for v in STEPS), *(f"evaluate/{v}" for v in STEPS)]
     assert spent == pytest.approx(
         sum(read(workspace, f"metrics/{stage}/emissions.json")["energy_kwh"] for stage in stages)
@@ -125,7 +126,7 @@ def test_inspect_compare_and_report(workspace):
         "champion" in workspace.run("lissom", "compare", "models:/lissom-data/1", "models:/lissom-data@champion").stdout
     )
     report = workspace.run("lissom", "report").stdout
-    assert "accuracy kept" in report and "report.html" in report and "linear floor" in report
+    assert "accuracy kept (95 % interval" in report and "report.html" in report and "linear floor" in report
     assert "fine" in workspace.run("lissom", "params", "check").stdout
 
 
@@ -144,14 +145,16 @@ def test_the_page_in_a_browser(workspace, width, tmp_path):
     assert "CONSOLE" not in done.stderr
     figures = dict(re.findall(r'<data id="(\w+)" value="([^"]+)">', done.stdout))
     metrics = read(workspace, "metrics/report/metrics.json")
-    for name in ("score_kept", "speedup", "times_smaller"):
-        assert float(figures[name]) == metrics[name]
+    for shown, name in (("score_kept", "kept"), ("speedup", "speedup_eager"), ("times_smaller", "times_smaller")):
+        assert float(figures[shown]) == metrics[name]
     payback = metrics["payback_inferences"]
     assert figures["payback"] == ("never" if payback is None else str(payback))
     assert done.stdout.count("<svg") == 3
     ledger = read(workspace, "artifacts/report/ledger.json")
     assert f"{ledger['rows'][-1]['score']:.1%}" in done.stdout
-    assert not re.search(r'(?:src|href)="(?!data:|#)', done.stdout)  # nothing is fetched
+    assert not re.search(r'(?:src|href)="(?!data:|#|changed_answers.csv)', done.stdout)  # nothing is fetched
+    changes = list(read_changes(workspace.folder / "artifacts/report/changed_answers.csv"))
+    assert done.stdout.count('class="down">lost') == min(20, sum(row["change"] == "lost" for row in changes))
 
 
 def test_readme_commands_run(workspace):
@@ -173,14 +176,16 @@ def test_a_failed_gate_registers_without_an_alias(workspace):
     from lissom.tracking.registry import failed_gates
 
     ledger = Ledger.model_validate(read(workspace, "artifacts/report/ledger.json"))
-    gates = GatesParams(max_score_drop=0.0, min_speedup=1e6, max_megabytes=0.001)
-    assert [failure.split()[-2] for failure in failed_gates(ledger, gates)[-2:]] == ["is", "is"]
+    gates = GatesParams(max_score_drop=0.0, min_speedup={"eager": 1e6}, max_megabytes=0.001)
+    assert [re.search(r"gates\.\w+", failure)[0] for failure in failed_gates(ledger, gates)[-2:]] == [
+        "gates.min_speedup", "gates.max_megabytes",
+    ]  # fmt: skip
     command = ["python", "-m", "components.register", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
                "--export-input", "artifacts/export/teacher", "--evaluations-input", "metrics/evaluate", "--report-input", "artifacts/report",
-               "--metrics-output", "metrics/other", "--set", "gates.min_speedup=1000000"]  # fmt: skip
+               "--metrics-output", "metrics/other", "--set", "gates.max_megabytes=0.001"]  # fmt: skip
     done = workspace.run(*command, check=False)
     assert done.returncode == 1
-    assert "registered without an alias" in done.stderr and "gates.min_speedup is 1000000" in done.stderr
+    assert "registered without an alias" in done.stderr and "gates.max_megabytes is 0.001" in done.stderr
     assert "Traceback" not in done.stderr and not (workspace.folder / "metrics/other").exists()
     again = workspace.run(*command, check=False)
     assert "version 2 is registered" in done.stderr and "version 2 is registered" in again.stderr  # not a third

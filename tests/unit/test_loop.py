@@ -161,6 +161,34 @@ def test_best_is_lowest_where_lower_is_better():
     assert fitted.best_score == 20.0
 
 
+def test_a_training_ends_when_dev_no_longer_improves():
+    params = PARAMS.model_copy(update={"epochs": 9, "patience": 2})
+    values = [0.6, 0.8, 0.7, 0.9, 0.9, 0.85, 0.95, 1.0, 1.0]  # nothing better in the two epochs after the fourth
+    network, seen, states = tiny.model("bert").network, [], []
+
+    def score():
+        states.append(weights(network))
+        seen.append(values[len(seen)])
+        return seen[-1]
+
+    fitted = fit(network, examples(), 0, tiny.LOSS, params, score=Scorer(ACCURACY, score))
+    assert seen == values[:6] and fitted.best_score == 0.9 and fitted.steps == 6 * 5
+    assert same(network.state_dict(), states[3])
+
+
+def test_a_training_that_converged_is_not_continued(tmp_path):
+    """A stage that is killed after its training has ended, and started again, must end with the same weights."""
+    params = PARAMS.model_copy(update={"epochs": 9, "patience": 1})
+    results = []
+    for _ in range(2):
+        network, values = tiny.model("bert").network, iter([0.6, 0.5, 0.9, 1.0])
+        checkpoints = Checkpoints(tmp_path, 0.0, keep_result=True)
+        scorer = Scorer(ACCURACY, lambda values=values: next(values))
+        fitted = fit(network, examples(), 0, tiny.LOSS, params, score=scorer, checkpoints=checkpoints)
+        results.append((fitted.steps, weights(network)))
+    assert results[0][0] == results[1][0] == 10 and same(results[0][1], results[1][1])
+
+
 def test_learning_rate_rises_and_falls():
     params = TrainingParams(learning_rate=1.0, warmup=0.2)
     rates = [learning_rate(step, 10, params) for step in range(10)]

@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lissom.data.tables import Row, write_table
-from lissom.emissions.payback import Interval, interval, payback
+from lissom.emissions.payback import payback
 from lissom.evaluate.floor import linear_floor
-from lissom.evaluate.latency import measure_latency, summarize
+from lissom.interval import Interval
 from lissom.tasks.classification import Classification, expected_calibration_error
 
 
@@ -43,45 +41,19 @@ def test_calibration_error():
     assert expected_calibration_error(honest, labels, 15) == pytest.approx(0, abs=1e-6)
 
 
-@given(st.lists(st.floats(1e-9, 1e-3), min_size=3, max_size=12))
-def test_intervals_hold_their_mean(samples):
-    actual = interval(samples)
-    assert actual.low <= actual.mean <= actual.high and actual.samples == len(samples)
-
-
-def test_the_interval_is_students():
-    actual = interval([1.0, 2.0, 3.0])  # t(2) = 4.303, s = 1
-    assert actual.high - actual.mean == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+def interval(value: float, low: float, high: float) -> Interval:
+    return Interval(value=value, low=low, high=high)
 
 
 def test_payback_divides_and_knows_never():
-    saved = Interval(mean=2e-9, low=1e-9, high=4e-9, samples=5)
-    actual = payback(1e-3, saved, requests_per_day=1e5)
-    assert (actual.inferences, actual.low, actual.high) == pytest.approx((5e5, 2.5e5, 1e6))
+    spent = interval(1e-3, 0.9e-3, 1.2e-3)
+    actual = payback(spent, interval(2e-9, 1e-9, 4e-9), requests_per_day=1e5)
+    assert (actual.inferences, actual.low, actual.high) == pytest.approx((5e5, 0.9e-3 / 4e-9, 1.2e-3 / 1e-9))
     assert actual.days == pytest.approx(5.0)
-    unsure = payback(1e-3, Interval(mean=1e-9, low=-1e-9, high=3e-9, samples=5), 1.0)
+    unsure = payback(spent, interval(1e-9, -1e-9, 3e-9), 1.0)
     assert unsure.high is None and unsure.inferences is not None
-    never = payback(1e-3, Interval(mean=-1e-9, low=-2e-9, high=0.0, samples=5), 1.0)
+    never = payback(spent, interval(-1e-9, -2e-9, 0.0), 1.0)
     assert never.inferences is never.low is never.high is never.days is None
-
-
-def test_runners_take_turns_on_the_same_batches():
-    calls = []
-    runners = {name: lambda batch, name=name: calls.append((name, batch)) for name in ("a", "b")}
-    actual = measure_latency(runners, batches=3, batch_size=2, samples=8, seconds=60)
-    assert {name: latency.samples for name, latency in actual.items()} == {"a": 8, "b": 8}
-    body = calls[2:]  # the first call of each tells how long a call takes
-    turns = [name for position, (name, _) in enumerate(body) if position == 0 or body[position - 1][0] != name]
-    assert turns == ["a", "b", "a", "b"]
-    assert [batch for name, batch in body if name == "a"] == [batch for name, batch in body if name == "b"]
-
-
-def test_percentiles_that_the_samples_do_not_support_are_left_out():
-    few, some, many = (summarize([0.001] * count, 4) for count in (5, 50, 500))
-    assert few.p95 is None and few.p99 is None
-    assert some.p95 == pytest.approx(1) and some.p99 is None
-    assert many.p99 == pytest.approx(1)
-    assert many.p50 == pytest.approx(1) and many.examples_per_second == pytest.approx(4000)
 
 
 @pytest.mark.parametrize("pair", [False, True])

@@ -16,11 +16,13 @@ from lissom.data.tables import write_table
 from lissom.distill.material import Material
 from lissom.distill.run import distill
 from lissom.evaluate.config import EvaluateParams
+from lissom.evaluate.figures import PlainInt8
 from lissom.evaluate.floor import linear_floor
-from lissom.evaluate.plain_int8 import evaluate_plain_int8
-from lissom.evaluate.variant import Subject, evaluate_variant
+from lissom.evaluate.paired import changed_answers
+from lissom.evaluate.variant import Reference, Subject, evaluate_variant
+from lissom.export.baselines import open_baselines, write_baselines
 from lissom.export.config import ExportParams
-from lissom.export.exported import ExportRecord
+from lissom.export.exported import ExportRecord, split_logits
 from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
 from lissom.models.manifest import Step
@@ -32,8 +34,9 @@ from lissom.report.tables import markdown
 from lissom.tasks.metric import Metric
 from lissom.tasks.quality import Quality
 from lissom.tasks.regression import Regression
+from lissom.tracking.champion import decide, run_duel
 from lissom.tracking.config import GatesParams
-from lissom.tracking.registry import _beats, failed_gates, version_tags
+from lissom.tracking.registry import failed_gates
 from lissom.training.compress import compress
 from lissom.training.config import TrainingParams
 from lissom.training.losses import against_targets
@@ -82,13 +85,14 @@ class Distance(Regression):
 TASK = Distance(name="ratings", scale=SCALE, pair=False, max_length=16)
 COST = {
     "energy_kwh": 1e-6,
+    "error_kwh": 1e-7,
     "co2e_g": 1e-3,
     "seconds": 3.0,
     "country": "DEU",
-    "method": "estimated",
+    "method": "model",
     "intensity_g_per_kwh": 380.0,
 }
-SETTINGS = EvaluateParams(batch_sizes=(1,), samples=10, seconds=0.1)
+SETTINGS = EvaluateParams(batch_sizes=(1,), seconds=0.1, retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -119,32 +123,49 @@ def run(tmp_path_factory):
         parity = check_parity(model, exported, material.encode(model, "dev"), ExportParams())
         record = ExportRecord(format="onnx", files=dict(exported.files), integer_kernels=0, parity=parity, cost=COST)
         write_json(place / EXPORT_RECORD, record.model_dump(mode="json"))
+        if name == "teacher":
+            write_baselines(model, place)
         subjects[name] = Subject(model, exported, material.encode(model, "test"))
     return material, fitted, before, done, subjects
 
 
 @pytest.fixture(scope="module")
-def ledger(run, tmp_path_factory):
+def ledger(run):
     material, _, _, _, subjects = run
-    evaluations = {
-        name: evaluate_variant(name, subject, subjects["teacher"], SETTINGS) for name, subject in subjects.items()
-    }
+    reference = Reference(subjects["teacher"], open_baselines(subjects["teacher"].exported.folder))
+    results = {name: evaluate_variant(name, subject, reference, SETTINGS) for name, subject in subjects.items()}
+    evaluations = {name: evaluation for name, (evaluation, _, _) in results.items()}
+    test = subjects["teacher"].test
+    teacher_answers = results["teacher"][1]
     baselines = {
         "floor": linear_floor(*(material.tables[name] for name in ("train", "dev", "test")), TASK),
-        "plain_int8": evaluate_plain_int8(subjects["teacher"], SETTINGS, tmp_path_factory.mktemp("plain")),
+        "plain_int8": tuple(
+            PlainInt8(
+                name=name,
+                megabytes=1.0,
+                quality=TASK.quality(split_logits(file, test), teacher_answers, test.targets, 15),
+            )
+            for name, file in reference.int8.items()
+        ),
     }
     evaluations["teacher"] = evaluations["teacher"].model_copy(update=baselines)
     steps = tuple(
         Step(stage=name, method="m", metrics={"logits_seconds": 1.0}, cost=COST) for name in ("teacher", "quantize")
     )
     manifest = subjects["quantize"].model.manifest.model_copy(update={"steps": steps})
-    interval = {"mean": 1e-9, "low": 5e-10, "high": 2e-9, "samples": 5}
-    payback = {"inferences": 10.0, "low": 5.0, "high": 20.0, "days": 0.1, "requests_per_day": 100.0}
+    interval = {"value": 1.0, "low": 0.5, "high": 2.0}
+    power = {"watts": interval, "method": "model"}
+    conditions = {"rounds": 5, "discarded": 0, "foreign_cpus": 0.0, "disturbed": None}
     energy = {
-        "compressing_kwh": 1e-6, "teacher_kwh": 1e-6, "measuring_kwh": 1e-6, "payback": payback,
-        "inference": {"teacher": interval, "artifact": interval, "saved": interval},
+        "spent": {"compressing": interval, "teacher_kwh": 1e-6, "measuring_kwh": 1e-6},
+        "payback": {"inferences": 10.0, "low": 5.0, "high": 20.0, "days": 0.1, "requests_per_day": 100.0},
+        "inference": {
+            "teacher": interval, "artifact": interval, "saved": interval, "conditions": conditions,
+            "power": {"teacher": power, "artifact": power},
+        },
     }  # fmt: skip
-    return build_ledger(manifest, evaluations, energy), evaluations, manifest
+    changes = changed_answers(TASK, *results["quantize"][1:], material.tables["test"])
+    return build_ledger(manifest, evaluations, energy), evaluations, manifest, changes
 
 
 def test_it_is_learnt_with_the_lowest_dev_score_kept(run):
@@ -156,29 +177,34 @@ def test_it_is_learnt_with_the_lowest_dev_score_kept(run):
 
 
 def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
-    outcome, evaluations, manifest = ledger
+    outcome, evaluations, manifest, changes = ledger
     teacher, final = outcome.rows
-    assert outcome.metric == ERROR and outcome.headline.score_kept == pytest.approx(teacher.score / final.score)
+    kept, drop = outcome.headline.kept, outcome.headline.drop
+    assert outcome.metric == ERROR and kept.value == pytest.approx(teacher.score / final.score)
+    assert drop.value == pytest.approx(final.score / teacher.score - 1) and drop.low <= drop.value <= drop.high
     assert outcome.floor.score > 0
     card = DataCard(
         name="ratings", task="regression", source="files:ratings", labels=(), scale=SCALE, pair=False, rows={"train": 96},
         label_counts={}, duplicates={},
     )  # fmt: skip
-    page = render_page(outcome, evaluations, manifest, card)
+    page = render_page(outcome, evaluations, manifest, card, changes)
     assert "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
     worse = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 1.5}))})
     better = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 0.5}))})
-    loose = GatesParams(max_score_drop=0.1, min_speedup=1e-9, max_megabytes=1e9)
+    loose = GatesParams(max_score_drop=0.1, min_speedup={}, max_megabytes=1e9)
     assert failed_gates(better, loose) == [] and "error is worse" in failed_gates(worse, loose)[0]
 
 
-def test_the_champion_is_beaten_by_a_lower_score(ledger, run):
-    outcome, _, _ = ledger
-    exported = run[-1]["quantize"].exported.folder
-    champion = {f"lissom.{name}": value for name, value in version_tags(outcome, exported, "dir:base").items()}
-    final = outcome.rows[-1]
-    lower, higher = (
-        outcome.model_copy(update={"rows": (outcome.rows[0], final.model_copy(update={"score": final.score * factor}))})
-        for factor in (0.9, 1.1)
-    )
-    assert _beats(champion, lower)[0] and not _beats(champion, higher)[0] and not _beats(champion, outcome)[0]
+def test_the_champion_is_run_again_and_beaten_by_a_lower_error(run, tmp_path):
+    material, _, _, _, subjects = run
+    teacher, final = (subjects[name].exported.folder for name in ("teacher", "quantize"))
+    for name in ("forwards", "backwards"):
+        (tmp_path / name).mkdir()
+    forwards = run_duel(final, teacher, material.tables["dev"], TASK, tmp_path / "forwards", seconds=0.1)
+    backwards = run_duel(teacher, final, material.tables["dev"], TASK, tmp_path / "backwards", seconds=0.1)
+    assert forwards.times_smaller > 1 > backwards.times_smaller
+    better, worse = (forwards, backwards) if forwards.scores.drop.value < 0 else (backwards, forwards)
+    assert better.scores.drop.value < 0 < worse.scores.drop.value
+    clear = better.scores.model_copy(update={"drop": better.scores.drop.model_copy(update={"high": -1e-6})})
+    assert decide(better.model_copy(update={"scores": clear}), ERROR, GatesParams())[0]
+    assert not decide(worse, ERROR, GatesParams(champion_margin=0.0))[0]

@@ -1,0 +1,124 @@
+"""Energy of an inference: power times undisturbed latency, on the same texts, beside other load too."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lissom.emissions import inference
+from lissom.emissions.inference import measure_inference_energy
+from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
+from lissom.evaluate.conditions import Conditions
+from lissom.evaluate.latency import Timing
+from tests.unit.test_conditions import spinning, work
+
+QUIET = Conditions(rounds=5, discarded=0, foreign_cpus=0.0, disturbed=None)
+
+
+def reading(**changes) -> EnergyReading:
+    values = {
+        "seconds": 2.0, "energy_kwh": 3e-6, "error_kwh": 3e-7, "cpu_kwh": 2e-6, "gpu_kwh": 0.0, "ram_kwh": 1e-6,
+        "co2e_g": 1e-3, "intensity_g_per_kwh": 380.0, "country": "DEU", "method": "model", "scope": "process",
+        "foreign_cpus": 0.0, "tracker": "codecarbon",
+    }  # fmt: skip
+    return EnergyReading.model_validate(values | changes)
+
+
+def measure(monkeypatch, times, powers, expected=None, conditions=QUIET):
+    """Measure with given seconds per call of every round and watts of every block, by runner."""
+    seconds = {name: [np.asarray([[value]]) for value in values] for name, values in times.items()}
+    monkeypatch.setattr(inference, "measure_latency", lambda *_, **__: Timing(seconds, 1.0, conditions))
+    blocks = iter([reading(seconds=1.0, energy_kwh=watts / 3.6e6) for values in powers.values() for watts in values])
+    monkeypatch.setattr(inference, "_power_blocks", lambda *_: [next(blocks) for _ in range(3)])
+    runners = {name: lambda number: None for name in times}
+    return measure_inference_energy(runners, 4, repeats=3, seconds=1.0, country="DEU", expected=expected or {})
+
+
+def test_energy_is_power_times_latency(monkeypatch):
+    outcome = measure(
+        monkeypatch,
+        {"teacher": [0.010] * 6, "artifact": [0.001] * 6},
+        {"teacher": [20.0] * 3, "artifact": [10.0] * 3},
+    )
+    assert outcome.teacher.value == pytest.approx(1000 * 0.010 * 20)
+    assert outcome.artifact.value == pytest.approx(1000 * 0.001 * 10)
+    assert outcome.saved.value == pytest.approx(190) and outcome.saved.low == outcome.saved.high
+    assert outcome.power["teacher"].watts.value == 20 and outcome.power["teacher"].method == "model"
+
+
+def test_both_uncertainties_widen_the_interval(monkeypatch):
+    steady, powers = {"teacher": [0.010] * 9, "artifact": [0.001] * 9}, {"teacher": [20.0] * 3, "artifact": [10.0] * 3}
+    shaky = steady | {"teacher": [0.008, 0.010, 0.012] * 3}
+    flickering = powers | {"teacher": [15.0, 20.0, 25.0]}
+    widths = []
+    for times, watts in ((steady, powers), (shaky, powers), (steady, flickering), (shaky, flickering)):
+        saved = measure(monkeypatch, times, watts).saved
+        widths.append(saved.high - saved.low)
+    assert widths[0] == 0 < min(widths[1:3]) and widths[3] > max(widths[1:3])
+
+
+def test_a_latency_unlike_that_of_evaluate_is_marked(monkeypatch):
+    times, powers = {"teacher": [0.010] * 5, "artifact": [0.001] * 5}, {"teacher": [9.0] * 3, "artifact": [9.0] * 3}
+    same = measure(monkeypatch, times, powers, {"teacher": 10.5, "artifact": 0.95})
+    slower = measure(monkeypatch, times, powers, {"teacher": 10.5, "artifact": 0.5})
+    assert same.conditions.disturbed is None
+    assert "artifact's median latency is 2.00 times" in slower.conditions.disturbed
+
+
+def test_beside_a_busy_process_the_quiet_answer_is_found_or_the_figure_is_marked():
+    seen = {"teacher": set(), "artifact": set()}
+
+    def runner(name, steps):
+        return lambda number: (seen[name].add(number), sum(range(steps)))
+
+    def run():
+        runners = {"teacher": runner("teacher", 40_000), "artifact": runner("artifact", 4_000)}
+        return measure_inference_energy(runners, 6, repeats=3, seconds=0.3, country="DEU", expected={})
+
+    quiet = run()
+    assert seen["teacher"] == seen["artifact"] == set(range(6))
+    other = spinning()
+    try:
+        busy = run()
+    finally:
+        other.kill()
+        other.wait()
+    if quiet.conditions.disturbed is None and busy.conditions.disturbed is None:
+        assert busy.saved.low / 1.25 < quiet.saved.value < busy.saved.high * 1.25
+        assert busy.power["teacher"].watts.value == pytest.approx(quiet.power["teacher"].watts.value, rel=0.25)
+
+
+def test_a_meter_does_not_count_what_others_do():
+    """Two strangers, which are no children of this process: a meter of the machine would count three times as much."""
+    command = f"{sys.executable} -c 'while True: pass' >/dev/null 2>&1 & echo $!"
+    others = [int(subprocess.run(["sh", "-c", command], capture_output=True, check=True).stdout) for _ in range(2)]
+    try:
+        with EnergyMeter("DEU") as beside:
+            work(1.5)
+    finally:
+        for other in others:
+            os.kill(other, signal.SIGKILL)
+    assert beside.reading.foreign_cpus > 0.5 and beside.reading.scope == "process"
+    if beside.reading.method == "model":  # a power for each CPU times the CPU time
+        with EnergyMeter("DEU") as alone:
+            work(1.5)
+        assert beside.reading.cpu_kwh < 1.5 * alone.reading.cpu_kwh
+
+
+def test_settings_of_codecarbon_outside_change_nothing(monkeypatch):
+    monkeypatch.setenv("CODECARBON_PUE", "3")
+    monkeypatch.setenv("CODECARBON_OUTPUT_DIR", "/nonexistent")
+    with EnergyMeter("DEU") as meter:
+        work(0.6)
+    parts = meter.reading.cpu_kwh + meter.reading.ram_kwh + meter.reading.gpu_kwh
+    assert meter.reading.energy_kwh == pytest.approx(parts) and meter._tracker._pue == 1.0
+
+
+def test_readings_of_machines_add_up():
+    total = sum_of([reading(), reading(seconds=3.0, error_kwh=4e-7, method="measured")])
+    assert total.energy_kwh == pytest.approx(6e-6) and total.seconds == 3.0 and total.method == "model"
+    assert total.error_kwh == pytest.approx(5e-7)  # 3 and 4 are independent
+    assert total.energy.low == pytest.approx(5.5e-6) and total.energy.high == pytest.approx(6.5e-6)
