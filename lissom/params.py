@@ -224,8 +224,8 @@ def _explain(detail: dict[str, Any], values: Mapping[str, Any]) -> str:
 def _walk(location: Sequence[str], values: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str]:
     """Return the section that holds the last key of `location`, and the key's path as the user wrote it.
 
-    pydantic's location also contains the tag of a union (the method), and the index of a method even if the user wrote
-    a single mapping; both are removed from the path.
+    pydantic's location also contains the tag of a union (the method), the index of a method even if the user wrote a
+    single mapping, and a mark for a wrong key of a mapping; they are removed from the path.
     """
     section: type[BaseModel] | None = Params
     path: list[str] = []
@@ -236,7 +236,7 @@ def _walk(location: Sequence[str], values: Mapping[str, Any]) -> tuple[type[Base
         if by_tag:
             section, options = by_tag[0], []
             continue
-        if part.isdigit() and isinstance(values.get(location[0]), Mapping):
+        if part == "[key]" or (part.isdigit() and isinstance(values.get(location[0]), Mapping)):
             continue
         path.append(part)
         if index + 1 < len(location) and section is not None and part in section.model_fields:

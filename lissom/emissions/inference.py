@@ -1,4 +1,4 @@
-"""Energy of one inference: mean power of a runner times its undisturbed latency, with an interval.
+"""Energy of one inference: power of a runner while it computes times its undisturbed latency, with an interval.
 
 The energy that a machine uses while a runner makes a certain number of calls would grow with all that delays the calls.
 Power and time are therefore measured apart: the time as `lissom.evaluate.latency` does, on one pinned thread, both
@@ -24,7 +24,7 @@ _LARGEST_DIFFERENCE = 1.25
 
 
 class Power(Section):
-    """Power of a runner, in watts."""
+    """Power of a runner while its thread computes, in watts."""
 
     watts: Interval
     method: str
@@ -111,7 +111,8 @@ def _power_blocks(runner: Runner, batches: int, repeats: int, seconds: float, co
 
 
 def _watts(reading: EnergyReading) -> float:
-    return reading.energy_kwh * JOULES_PER_KWH / reading.seconds
+    """Return the energy of a second in which the thread has its CPU for itself."""
+    return reading.energy_kwh * JOULES_PER_KWH / reading.cpu_seconds
 
 
 def _energy(timing: Timing, watts: Mapping[str, NDArray[np.float64]], names: Sequence[str]) -> Interval:

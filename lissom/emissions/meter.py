@@ -1,8 +1,9 @@
 """Energy and CO2e of a block of work, by CodeCarbon, offline.
 
 If the processor counts its energy (RAPL), the count is of the whole machine, and the processor's part is attributed to
-this process by its share of the CPU time. Otherwise the energy is a model: a thermal design power times the CPU time of
-this process, and a power per memory. `EnergyReading.method` says which.
+this process by its share of the CPU time. Otherwise the energy is a model: the thermal design power of a CPU times the
+CPU time of this process. The power of the memory is a model in any case, and its share is that of the CPU time as well.
+No part depends on how long the process waited, so that other load changes none. `EnergyReading.method` says which.
 """
 
 import logging
@@ -31,6 +32,8 @@ class EnergyReading(Section):
     """Time, energy and emissions of a block of work."""
 
     seconds: float
+    cpu_seconds: float
+    """CPU time of this process and of its children that ended."""
     energy_kwh: float
     error_kwh: float
     """Half the width of the energy's 95 % interval, from the spread of the power over the block; it does not contain
@@ -57,7 +60,7 @@ class EnergyReading(Section):
 
 
 class _Powers:
-    """Collects the mean power between two samples; has the methods of CodeCarbon's outputs.
+    """Collects the mean power of the processors between two samples; has the methods of CodeCarbon's outputs.
 
     Samples shorter than half the interval are left out: the first and the last one may be of milliseconds.
     """
@@ -67,7 +70,8 @@ class _Powers:
 
     def live_out(self, total: Any, delta: Any) -> None:  # noqa: ARG002
         if delta.duration > _SECONDS_BETWEEN_SAMPLES / 2:
-            self.watts.append(float(delta.energy_consumed) * JOULES_PER_KWH / float(delta.duration))
+            energy = float(delta.cpu_energy) + float(delta.gpu_energy)
+            self.watts.append(energy * JOULES_PER_KWH / float(delta.duration))
 
     def out(self, total: Any, delta: Any) -> None:
         """Do nothing at the end of a measurement."""
@@ -137,12 +141,15 @@ class EnergyMeter:
         modes = {getattr(part, "_mode", None) for part in self._tracker._hardware}
         is_measured = bool(modes.intersection(_COUNTED_BY_HARDWARE))
         cpu, gpu, ram = (float(value) for value in (data.cpu_energy, data.gpu_energy, data.ram_energy))
+        if self._alone:  # CodeCarbon's model of a process's memory has steps of whole memory modules
+            ram = _memory_watts() * seconds / JOULES_PER_KWH * min(1.0, strain.own / strain.cpus)
         intensity = co2e_kg * 1000 / float(data.energy_consumed) if data.energy_consumed else 0.0
         if is_measured and self._alone:
             cpu *= strain.own / (strain.own + strain.foreign) if strain.own else 1.0
         energy = cpu + gpu + ram
         return EnergyReading(
             seconds=seconds,
+            cpu_seconds=strain.own * seconds,
             energy_kwh=energy,
             error_kwh=_error(self._powers.watts) * seconds / JOULES_PER_KWH,
             cpu_kwh=cpu,
@@ -161,7 +168,7 @@ class EnergyMeter:
 def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:
     """Combine the readings of machines that worked at the same time: sum of energies, longest time."""
     first = readings[0]
-    fields = ("energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g", "foreign_cpus")
+    fields = ("cpu_seconds", "energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g", "foreign_cpus")
     sums: dict[str, float | str] = {name: sum(getattr(reading, name) for reading in readings) for name in fields}
     is_measured = all(reading.method == "measured" for reading in readings)
     sums |= {
@@ -175,6 +182,13 @@ def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:
 def interval_of_energy(kwh: float, error: float) -> Interval:
     """Return an energy with its interval, whose half width is `error`."""
     return Interval(value=kwh, low=max(0.0, kwh - error), high=kwh + error)
+
+
+def _memory_watts() -> float:
+    """Return the power of the machine's memory, by CodeCarbon's model."""
+    from codecarbon.external.ram import RAM
+
+    return float(RAM(tracking_mode="machine").total_power().W)
 
 
 def _error(watts: Sequence[float]) -> float:

@@ -15,8 +15,8 @@ class EvaluateParams(Section):
     """How quality and speed are measured."""
 
     batch_sizes: tuple[int, ...] = Field(default=(1, 32), min_length=1)
-    """Batch sizes at which latency and throughput are measured. 1 is always among them; others are measured for the
-    final variant only."""
+    """Batch sizes at which the final variant is measured on all threads; 1 is always among them. Every variant is
+    measured at 1 on one pinned thread."""
 
     seconds: float = Field(default=4.0, gt=0)
     """Time of measuring for one batch size and number of threads. Five undisturbed rounds are made in any case."""

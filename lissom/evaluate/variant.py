@@ -85,17 +85,18 @@ def evaluate_variant(
 def measure_settings(
     subject: Subject, reference: Reference, params: EvaluateParams, *, is_final: bool
 ) -> tuple[Setting, ...]:
-    """Time a variant and the baselines: one text on one pinned thread and on all threads, then other batch sizes.
+    """Time a variant and the baselines: one text on one pinned thread; the final variant also on all threads.
 
     Args:
         subject: the variant.
         reference: the baselines.
         params: batch sizes and time.
-        is_final: whether to measure batch sizes other than 1, on all threads.
+        is_final: whether to measure one text and other batch sizes on all threads.
     """
     every = torch.get_num_threads()
-    plans = [(1, threads) for threads in sorted({1, every})]
-    plans += [(size, every) for size in sorted(set(params.batch_sizes) - {1}) if is_final]
+    plans = [(1, 1)]
+    if is_final:
+        plans += [(size, every) for size in sorted({1, *params.batch_sizes}) if (size, every) not in plans]
     try:
         return tuple(_measure_setting(subject, reference, size, threads, params) for size, threads in plans)
     finally:

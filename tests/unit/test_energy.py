@@ -20,7 +20,7 @@ QUIET = Conditions(rounds=5, discarded=0, foreign_cpus=0.0, disturbed=None)
 
 def reading(**changes) -> EnergyReading:
     values = {
-        "seconds": 2.0, "energy_kwh": 3e-6, "error_kwh": 3e-7, "cpu_kwh": 2e-6, "gpu_kwh": 0.0, "ram_kwh": 1e-6,
+        "seconds": 2.0, "cpu_seconds": 2.0, "energy_kwh": 3e-6, "error_kwh": 3e-7, "cpu_kwh": 2e-6, "gpu_kwh": 0.0, "ram_kwh": 1e-6,
         "co2e_g": 1e-3, "intensity_g_per_kwh": 380.0, "country": "DEU", "method": "model", "scope": "process",
         "foreign_cpus": 0.0, "tracker": "codecarbon",
     }  # fmt: skip
@@ -31,7 +31,13 @@ def measure(monkeypatch, times, powers, expected=None, conditions=QUIET):
     """Measure with given seconds per call of every round and watts of every block, by runner."""
     seconds = {name: [np.asarray([[value]]) for value in values] for name, values in times.items()}
     monkeypatch.setattr(inference, "measure_latency", lambda *_, **__: Timing(seconds, 1.0, conditions))
-    blocks = iter([reading(seconds=1.0, energy_kwh=watts / 3.6e6) for values in powers.values() for watts in values])
+    blocks = iter(
+        [
+            reading(seconds=2.0, cpu_seconds=1.0, energy_kwh=watts / 3.6e6)
+            for values in powers.values()
+            for watts in values
+        ]
+    )
     monkeypatch.setattr(inference, "_power_blocks", lambda *_: [next(blocks) for _ in range(3)])
     runners = {name: lambda number: None for name in times}
     return measure_inference_energy(runners, 4, repeats=3, seconds=1.0, country="DEU", expected=expected or {})
@@ -102,10 +108,12 @@ def test_a_meter_does_not_count_what_others_do():
         for other in others:
             os.kill(other, signal.SIGKILL)
     assert beside.reading.foreign_cpus > 0.5 and beside.reading.scope == "process"
-    if beside.reading.method == "model":  # a power for each CPU times the CPU time
+    if beside.reading.method == "model":  # a power for every second of CPU time
         with EnergyMeter("DEU") as alone:
             work(1.5)
-        assert beside.reading.cpu_kwh < 1.5 * alone.reading.cpu_kwh
+        for part in ("energy_kwh", "cpu_kwh", "ram_kwh"):
+            powers = [getattr(reading, part) / reading.cpu_seconds for reading in (beside.reading, alone.reading)]
+            assert powers[0] == pytest.approx(powers[1], rel=0.2)
 
 
 def test_settings_of_codecarbon_outside_change_nothing(monkeypatch):
