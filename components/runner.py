@@ -34,6 +34,7 @@ from lissom.artifacts import (
 )
 from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
 from lissom.errors import InputError, advice_for
+from lissom.machine import limit_threads
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.launch import is_worker, launch, load_run, report_error, save_run
 from lissom.params import Params
@@ -62,6 +63,7 @@ def run_stage(name: str) -> None:
         elif layout.spreads:
             launch(f"components.{name}", [*sys.argv[1:], *options], layout)
         else:
+            limit_threads()
             _run(spec, params, None, arguments)
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)

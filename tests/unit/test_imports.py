@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 
 # Bottom first, one row per package: a module imports from its own row and from rows above it.
 LAYERS = [
-    ["errors", "section", "artifacts", "machine", "cluster", "console", "interval"],
     ["serving"],
+    ["errors", "section", "artifacts", "machine", "cluster", "console", "interval"],
     ["data"],
     ["tasks"],
     ["models"],
