@@ -38,6 +38,7 @@ from lissom.machine import limit_threads
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.launch import is_worker, launch, load_run, report_error, save_run
 from lissom.params import Params
+from lissom.report.plot_data import curves
 from lissom.tracking.runs import STAGE_TAG, VARIANT_TAG, Run, SilentRun, flatten, open_run
 from lissom.training.stopping import Stopped
 
@@ -205,6 +206,6 @@ def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
     folder = stage.outputs[METRICS_FOLDER]
     write_json(folder / METRICS, outcome.metrics)
     write_json(folder / EMISSIONS, cost)
-    write_json(folder / HISTORY, outcome.history)
+    write_json(folder / HISTORY, curves(outcome.history))
     stage.run.log_metrics({stage.name: outcome.metrics, "cost": cost})
     stage.run.log_files(*sorted(folder.iterdir()))

@@ -14,7 +14,9 @@ from lissom.report import plots, tables
 from lissom.report.ledger import Ledger, eager_milliseconds
 
 
-def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Manifest, data: DataCard) -> str:
+def render_page(
+    ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Manifest, data: DataCard, sci: str
+) -> str:
     """Return the HTML of the report.
 
     Args:
@@ -22,6 +24,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         evaluations: all variants.
         manifest: manifest of the final model.
         data: card of the data set.
+        sci: the SCI in words.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("lissom.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
@@ -31,7 +34,7 @@ def render_page(ledger: Ledger, evaluations: dict[str, Evaluation], manifest: Ma
         headline=_headline(ledger),
         columns=tables.columns(ledger),
         rows=tables.cells(ledger),
-        notes=tables.notes(ledger),
+        notes=[*tables.notes(ledger), sci],
         pareto=plots.pareto(ledger, eager_milliseconds(teacher)),
         latencies=plots.latencies(list(evaluations.values())),
         parameters=plots.parameters(teacher.anatomy, final.anatomy),

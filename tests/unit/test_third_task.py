@@ -9,12 +9,15 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from lissom.artifacts import EXPORT_RECORD, write_json
 from lissom.data.prepare import DataCard
 from lissom.data.tables import write_table
 from lissom.distill.material import Material
 from lissom.distill.run import distill
+from lissom.emissions.config import EmissionsParams
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.floor import linear_floor
 from lissom.evaluate.plain_int8 import evaluate_plain_int8
@@ -28,17 +31,22 @@ from lissom.prune.config import FirstOrderPruning
 from lissom.prune.plan import plan
 from lissom.report.ledger import build_ledger
 from lissom.report.page import render_page
+from lissom.report.standards import boamps_inference, boamps_training, sci_statement
+from lissom.report.summary import summary
 from lissom.report.tables import markdown
 from lissom.tasks.metric import Metric
 from lissom.tasks.quality import Quality
 from lissom.tasks.regression import Regression
 from lissom.tracking.config import GatesParams
+from lissom.tracking.model_card import model_card
 from lissom.tracking.registry import _beats, failed_gates, version_tags
 from lissom.training.compress import compress
 from lissom.training.config import TrainingParams
 from lissom.training.losses import against_targets
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, params_of
+from tests.unit.test_boamps import problems
+from tests.unit.test_front_matter import HOSTILE
 from tests.unit.test_regression import SCALE, rated
 
 ERROR = Metric(name="error", higher_is_better=False)
@@ -87,7 +95,12 @@ COST = {
     "country": "DEU",
     "method": "estimated",
     "intensity_g_per_kwh": 380.0,
+    "tracker": "codecarbon 3.3.2",
 }
+CARD = DataCard(
+    name="ratings", task="regression", source="files:ratings", labels=(), scale=SCALE, pair=False,
+    rows={"train": 96, "transfer": 32}, label_counts={}, duplicates={},
+)  # fmt: skip
 SETTINGS = EvaluateParams(batch_sizes=(1,), samples=10, seconds=0.1)
 
 
@@ -160,16 +173,44 @@ def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
     teacher, final = outcome.rows
     assert outcome.metric == ERROR and outcome.headline.score_kept == pytest.approx(teacher.score / final.score)
     assert outcome.floor.score > 0
-    card = DataCard(
-        name="ratings", task="regression", source="files:ratings", labels=(), scale=SCALE, pair=False, rows={"train": 96},
-        label_counts={}, duplicates={},
-    )  # fmt: skip
-    page = render_page(outcome, evaluations, manifest, card)
-    assert "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
+    page = render_page(outcome, evaluations, manifest, CARD, "the SCI")
+    assert "the SCI" in page and "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
     worse = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 1.5}))})
     better = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 0.5}))})
     loose = GatesParams(max_score_drop=0.1, min_speedup=1e-9, max_megabytes=1e9)
     assert failed_gates(better, loose) == [] and "error is worse" in failed_gates(worse, loose)[0]
+
+
+def test_standards_and_summary_know_it(ledger):
+    outcome, evaluations, manifest = ledger
+    sci = sci_statement(outcome, evaluations["quantize"], manifest, EmissionsParams())
+    assert (
+        sci.teacher.components[0].operational_g == sci.artifact.components[0].operational_g == pytest.approx(1e-9 * 380)
+    )
+    trained = [score.components[1].energy_kwh * sci.service_inferences for score in (sci.teacher, sci.artifact)]
+    assert trained == pytest.approx([1e-6, 2e-6])  # one step, and both
+    for report in (boamps_training, boamps_inference):
+        assert problems(report(outcome, evaluations["quantize"], manifest, CARD)) == []
+    shown = summary(outcome, sci)
+    assert (
+        shown["error"] == pytest.approx(outcome.rows[-1].score, rel=1e-4) and shown["joules_per_1000_inferences"] == 3.6
+    )
+    # DVC shows five decimal places.
+    assert all(abs(round(value, 5) / value - 1) < 0.01 for value in shown.values())
+
+
+def test_the_card_of_a_task_with_a_hostile_name(ledger):
+    outcome, evaluations, manifest = ledger
+    task = manifest.task.model_copy(update={"name": HOSTILE})
+    text = model_card(
+        outcome.model_copy(update={"task": HOSTILE}), evaluations["quantize"], manifest.model_copy(update={"task": task}),
+        CARD.model_copy(update={"name": HOSTILE}),
+    )  # fmt: skip
+    card = ModelCard(text)
+    assert card.data.model_name == f"lissom-{HOSTILE}" and card.data.license is None
+    assert card.data.to_dict()["co2_eq_emissions"]["emissions"] == pytest.approx(2e-6 * 380)
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
+    assert "<img" not in page and page.count("<h1>") == 1 and page.count("<table>") == 1
 
 
 def test_the_champion_is_beaten_by_a_lower_score(ledger, run):

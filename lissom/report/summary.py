@@ -1,0 +1,24 @@
+"""The few figures that `dvc metrics show` and `dvc exp show` tell, in units in which five decimal places are enough."""
+
+from lissom.emissions.sci import SciStatement
+from lissom.report.ledger import Ledger
+
+_DIGITS = 5
+
+
+def summary(ledger: Ledger, sci: SciStatement) -> dict[str, float | None]:
+    """Return the main figures by name, rounded to five significant digits; DVC shows them in the names' order."""
+    final, teacher, headline = ledger.rows[-1], ledger.rows[0], ledger.headline
+    figures = {
+        ledger.metric.name: final.score,
+        f"{ledger.metric.name}_of_teacher": teacher.score,
+        "compressing_wh": ledger.compressing_kwh * 1000,
+        "joules_per_1000_inferences": ledger.inference.artifact.mean * 3.6e9,
+        "megabytes": final.megabytes,
+        "milliseconds": final.milliseconds,
+        "payback_inferences": headline.payback.inferences,
+        "sci_ug_co2e_per_inference": sci.artifact.sci_g.value * 1e6,
+        "times_faster": headline.speedup,
+        "times_smaller": headline.times_smaller,
+    }
+    return {name: None if value is None else float(f"{value:.{_DIGITS}g}") for name, value in figures.items()}
