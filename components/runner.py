@@ -34,9 +34,11 @@ from lissom.artifacts import (
 )
 from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
 from lissom.errors import InputError, advice_for
+from lissom.machine import limit_threads
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.launch import is_worker, launch, load_run, report_error, save_run
 from lissom.params import Params
+from lissom.report.plot_data import curves
 from lissom.tracking.runs import STAGE_TAG, VARIANT_TAG, Run, SilentRun, flatten, open_run
 from lissom.training.stopping import Stopped
 
@@ -62,6 +64,7 @@ def run_stage(name: str) -> None:
         elif layout.spreads:
             launch(f"components.{name}", [*sys.argv[1:], *options], layout)
         else:
+            limit_threads()
             _run(spec, params, None, arguments)
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
@@ -204,6 +207,6 @@ def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
     folder = stage.outputs[METRICS_FOLDER]
     write_json(folder / METRICS, outcome.metrics)
     write_json(folder / EMISSIONS, cost)
-    write_json(folder / HISTORY, outcome.history)
+    write_json(folder / HISTORY, curves(outcome.history))
     stage.run.log_metrics({stage.name: outcome.metrics, "cost": cost})
     stage.run.log_files(*sorted(folder.iterdir()))

@@ -99,7 +99,7 @@ STAGES = (
             "data": _DATA, "model": _FINAL_MODEL, "evaluations": _EVALUATIONS,
             "emissions": Source("emissions", METRICS_FOLDER),
         },
-        ("report",), ("variants",),
+        ("report",), ("variants", "emissions"),
     ),
     StageSpec(
         "register", "Register the final artefact, load it back, and move the aliases that it deserves.",

@@ -30,6 +30,11 @@ CHANGES = "changed_answers.csv"
 LEDGER_MARKDOWN = "ledger.md"
 LEDGER_JSON = "ledger.json"
 REPORT_PAGE = "report.html"
+SCI_JSON = "sci.json"
+BOAMPS_TRAINING, BOAMPS_INFERENCE = "boamps_training.json", "boamps_inference.json"
+SUMMARY = "summary.json"
+POINTS = "points.json"
+CONFUSION = "confusion.json"
 MODEL_CARD = "model_card.md"
 
 Step = Literal["teacher", "distill", "prune", "factorize", "quantize"]

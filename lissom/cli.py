@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lissom import __version__
 from lissom.errors import InputError, advice_for
+from lissom.machine import limit_threads
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
 params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
@@ -21,6 +22,7 @@ out = Console()
 
 def main() -> None:
     """Run the command line."""
+    limit_threads()
     finish_with_message("lissom", app)
 
 

@@ -41,6 +41,8 @@ _EXTRAS = {
     "kubeflow": "trainer",
     "kfp_server_api": "kubeflow",
     "kubernetes": "kubeflow",
+    "urllib3": "kubeflow",
+    "ruamel": "pipeline",
 }
 
 

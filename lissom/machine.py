@@ -3,9 +3,12 @@
 import importlib.metadata
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from lissom.serving.cores import core_limit, cpu_quota, usable_cores
 
 _FLAGS_THAT_MATTER = (
     "avx2",
@@ -30,15 +33,30 @@ def cpu_flags() -> tuple[str, ...]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return processor, its flags, cores, memory and system."""
+    """Return processor, its flags, usable cores, the quota of a container in CPUs (or None), memory and system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_flags": list(cpu_flags()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
+        "cpu_quota": cpu_quota(),
         "memory_gib": round(memory, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def limit_threads() -> None:
+    """Keep torch, and what else uses OpenMP, to the cores that this process may use.
+
+    Without a limit nothing changes, nor where OMP_NUM_THREADS is set: the user has chosen. OpenMP reads the variable
+    when it is loaded, and child processes inherit it; a torch that is loaded already is told directly.
+    """
+    limit = core_limit()
+    if limit is None or "OMP_NUM_THREADS" in os.environ:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(limit)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(limit)
 
 
 def describe_versions() -> dict[str, str]:

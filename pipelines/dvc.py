@@ -7,7 +7,7 @@ import yaml
 
 from components.pipeline_run import watched_files
 from components.specs import EVERY, METRICS_FOLDER, OWN, STAGES, Source, StageSpec, option, place_of
-from lissom.artifacts import STEPS, write_text
+from lissom.artifacts import CONFUSION, HISTORY, POINTS, STEPS, SUMMARY, write_text
 from lissom.params import Params
 from pipelines.imports import code_of
 
@@ -16,6 +16,7 @@ _HEAD = """\
 # components/specs.py and params.yaml; run it again after a change of the data's or the base model's place.
 """
 _ITEM = "${item.variant}"
+_REPORT = place_of("report", METRICS_FOLDER)
 
 
 def write_dvc(params: Params, target: Path, root: Path) -> None:
@@ -32,12 +33,40 @@ def write_dvc(params: Params, target: Path, root: Path) -> None:
 
 def pipeline(params: Params, root: Path) -> dict[str, Any]:
     """Return the contents of dvc.yaml."""
-    curves = {f"metrics/{step}/history.json": "loss" for step in STEPS}
     return {
         "stages": {spec.name: _stage(spec, params, root) for spec in STAGES},
-        "metrics": ["metrics/report/metrics.json", "metrics/emissions/metrics.json"],
-        "plots": [{"training": {"x": "step", "y": curves, "title": "Loss over steps"}}],
+        "metrics": [f"{_REPORT}/{SUMMARY}"],
+        "plots": _plots(),
     }
+
+
+def _plots() -> list[dict[str, Any]]:
+    """Return the plots, by templates in `.dvc/plots`; a stage without training and a task without labels add none."""
+    histories = [f"{place_of(step, METRICS_FOLDER)}/{HISTORY}" for step in STEPS]
+
+    def curves(title: str, field: str) -> dict[str, Any]:
+        return {
+            title: {"x": "step", "y": dict.fromkeys(histories, field), "y_label": field, "template": "curves"},
+        }
+
+    def of_file(title: str, name: str, template: str, **axes: str) -> dict[str, Any]:
+        place = f"{_REPORT}/{name}"
+        named = {axis: {place: axes[axis]} for axis in ("x", "y")}
+        labels = {f"{axis}_label": axes[f"{axis}_label"] for axis in ("x", "y")}
+        return {title: {**named, **labels, "template": template}}
+
+    return [
+        of_file(
+            "Score over latency", POINTS, "score_over_latency",
+            x="milliseconds", y="score", x_label="median latency, ms (batch 1, log scale)", y_label="score on test",
+        ),
+        curves("Loss of the trainings", "loss"),
+        curves("Score on dev during the trainings", "dev_score"),
+        of_file(
+            "Confusion of the final artefact", CONFUSION, "confusion_counts",
+            x="predicted", y="actual", x_label="predicted", y_label="actual",
+        ),
+    ]  # fmt: skip
 
 
 def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Resources of the tasks on the cluster, from the params."""
 
-from kfp import dsl, kubernetes
+import kfp.kubernetes as kubernetes  # in this form, the error names the package where it is missing
+from kfp import dsl
 
 from lissom.cluster import CHECKPOINTS, CLUSTER_VARIABLE, IMAGE_VARIABLE, ClusterParams
 

@@ -20,7 +20,7 @@ def register_model(stage: Stage) -> Outcome:
     manifest, exported = read_manifest(stage.inputs["model"]), stage.inputs["export"]
     ledger = Ledger.model_validate(read_json(stage.inputs["report"] / LEDGER_JSON))
     final = read_evaluations(stage.inputs["evaluations"], stage.params.variants)[FINAL]
-    card = model_card(ledger, final, manifest, load_card(stage.inputs["data"]).rows)
+    card = model_card(ledger, final, manifest, load_card(stage.inputs["data"]))
     write_text(stage.scratch / MODEL_CARD, card)
     stage.run.log_files(stage.scratch / MODEL_CARD)
     test = load_table(stage.inputs["data"], "test")

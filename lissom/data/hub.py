@@ -21,10 +21,9 @@ def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
     """
     import datasets
 
-    path, _, revision = name.partition("@")
-    path, _, config = path.partition(":")
+    path, config, revision = parse(name)
     try:
-        dataset = datasets.load_dataset(path, config or None, revision=revision or None)
+        dataset = datasets.load_dataset(path, config, revision=revision)
     except (OSError, ValueError) as error:
         raise DataError(
             f"data.source hub:{name}: {type(error).__name__}: {error}\nWithout network, export the data set to "
@@ -47,6 +46,13 @@ def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
                 f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label"
             )
     return {split: _rows(table, columns) for split, table in splits.items()}
+
+
+def parse(name: str) -> tuple[str, str | None, str | None]:
+    """Return id, configuration and revision of `owner/name[:config][@revision]`; None for what is not given."""
+    path, _, revision = name.partition("@")
+    path, _, config = path.partition(":")
+    return path, config or None, revision or None
 
 
 def _rows(table: Any, columns: DataParams) -> Iterator[Row]:

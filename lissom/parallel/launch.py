@@ -19,6 +19,7 @@ import psutil
 from lissom.artifacts import write_text
 from lissom.errors import InputError
 from lissom.parallel.config import ParallelParams
+from lissom.serving.cores import usable_cores
 
 _FOLDER = "LISSOM_LAUNCH"
 """Environment variable: a folder that a launch shares with its processes."""
@@ -116,8 +117,7 @@ def _torchrun(params: ParallelParams, environment: Mapping[str, str]) -> list[st
 
 def _defaults(params: ParallelParams) -> dict[str, str]:
     """Return defaults for environment variables that the user has not set."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // (params.world // params.nodes))
+    threads = max(1, usable_cores() // (params.world // params.nodes))
     variables = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR", "LOGLEVEL": "CRITICAL"}
     return {name: value for name, value in variables.items() if name not in os.environ}
 

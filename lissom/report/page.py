@@ -23,6 +23,7 @@ def render_page(
     manifest: Manifest,
     data: DataCard,
     changes: Sequence[Mapping[str, str]],
+    sci: str,
 ) -> str:
     """Return the HTML of the report.
 
@@ -32,6 +33,7 @@ def render_page(
         manifest: manifest of the final model.
         data: card of the data set.
         changes: rows of `lissom.evaluate.paired.changed_answers` for the final file.
+        sci: the SCI in words.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("lissom.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
@@ -41,7 +43,7 @@ def render_page(
         headline=_headline(ledger),
         columns=tables.columns(ledger),
         rows=tables.cells(ledger),
-        notes=tables.notes(ledger),
+        notes=[*tables.notes(ledger), sci],
         pareto=plots.pareto(ledger),
         latencies=plots.latencies(list(evaluations.values())),
         parameters=plots.parameters(teacher.anatomy, final.anatomy),

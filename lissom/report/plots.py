@@ -1,15 +1,19 @@
 """The report's plots, as SVG text drawn by matplotlib."""
 
 import io
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lissom.evaluate.figures import EAGER, VARIANT, Evaluation
 from lissom.models.sizes import Anatomy
+from lissom.report.labels import place_labels
 from lissom.report.ledger import Ledger
+from lissom.report.plot_data import Point, points
+from lissom.tasks.metric import Metric
 
 # Drawn at 6 inches: on a phone the page shows it at about 60 %, where these sizes are still readable.
 _WIDTH = 6.0
@@ -28,43 +32,64 @@ _STYLE = {
 }
 _TEAL, _INK, _GREY, _AMBER = "#0f766e", "#1e293b", "#94a3b8", "#b45309"
 _PARTS = {"embeddings": "#0f766e", "attention": "#38bdf8", "ffn": "#f59e0b", "other": "#94a3b8"}
-_LEAST_GAP_POINTS = 0.35
+_PLACES_ON_FLOOR = (0.85, 0.15, 0.7, 0.3, 0.5)
+_PARETO_INCHES = (4.8, 3.8)
+"""Narrower than the others: its names are read on a phone too."""
 
 
 def pareto(ledger: Ledger) -> str:
     """Score over latency: the chain of steps, and the baselines that need no training."""
-    percent = ledger.metric.form == "percent"
-    unit = 100 if percent else 1
+    floor = None if ledger.floor is None else ledger.floor.score
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
-        axes = figure.subplots()
-        chain = [(row.milliseconds.value, row.score * unit, row.step) for row in ledger.rows]
-        axes.plot([x for x, _, _ in chain], [y for _, y, _ in chain], "-o", color=_TEAL, linewidth=1.5, zorder=3)
-        strongest = ledger.plain_int8[0]
-        points = [
-            *((x, y, name, _TEAL) for x, y, name in chain),
-            (ledger.eager_milliseconds, ledger.rows[0].score * unit, "teacher, eager torch", _INK),
-            (strongest.milliseconds, strongest.score * unit, "teacher, plain int8", _AMBER),
-        ]
-        for x, y, _, color in points[len(chain) :]:
-            axes.plot([x], [y], "s", color=color, zorder=3)
-        _label(axes, points)
-        if ledger.floor is not None:
-            floor = ledger.floor.score * unit
-            axes.axhline(floor, color=_GREY, linestyle="--", linewidth=1)
-            axes.annotate(
-                "linear floor", (1.0, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                color="#64748b",
-            )  # fmt: skip
-        if not ledger.metric.higher_is_better:
-            axes.invert_yaxis()  # so that up is better
-        axes.set_xscale("log")
-        axes.margins(x=0.18, y=0.15)
-        axes.set_xlabel("median latency, ms (one text, one thread, log scale)")
-        axes.set_ylabel(f"test {ledger.metric.name}" + (", %" if percent else ""))
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        return _svg(figure)
+        return _svg(pareto_figure(*points(ledger), floor, ledger.metric))
+
+
+def pareto_figure(steps: Sequence[Point], baselines: Sequence[Point], floor: float | None, metric: Metric) -> Figure:
+    """Return the figure of score over latency.
+
+    Args:
+        steps: the chain, in order.
+        baselines: further points.
+        floor: score of the linear floor, a horizontal line.
+        metric: name, form and direction of the score.
+    """
+    percent = metric.form == "percent"
+    unit = 100 if percent else 1
+    figure = Figure(figsize=_PARETO_INCHES, layout="constrained")
+    FigureCanvasAgg(figure)  # to measure texts
+    axes = figure.subplots()
+    chain = [(milliseconds, score * unit) for _, milliseconds, score in steps]
+    axes.plot(*zip(*chain, strict=True), "-o", color=_TEAL, linewidth=1.5, zorder=3)
+    labels = [(milliseconds, score * unit, name, _TEAL) for name, milliseconds, score in steps]
+    for (name, milliseconds, score), color in zip(baselines, (_INK, _AMBER), strict=True):
+        axes.plot([milliseconds], [score * unit], "s", color=color, zorder=3)
+        labels.append((milliseconds, score * unit, name, color))
+    lines = [chain]
+    if floor is not None:
+        axes.axhline(floor * unit, color=_GREY, linestyle="--", linewidth=1)
+    if not metric.higher_is_better:
+        axes.invert_yaxis()  # so that up is better
+    axes.set_xscale("log")
+    axes.margins(x=0.22, y=0.2)
+    axes.set_xlabel("median latency, ms (one text, one thread, log scale)")
+    axes.set_ylabel(f"test {metric.name}" + (", %" if percent else ""))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    figure.draw_without_rendering()  # the layout is final before the names are placed
+    if floor is not None:
+        left, right = axes.get_xlim()
+        lines.append([(left, floor * unit), (right, floor * unit)])
+        pixels = axes.transData.transform([(x, y) for x, y, _, _ in labels])
+
+        def room(place: float) -> float:
+            """Return the distance of a place on the line from the nearest point, in pixels."""
+            here = axes.transData.transform((place, floor * unit))
+            return min(math.dist(here, point) for point in pixels)
+
+        emptiest = max((left ** (1 - share) * right**share for share in _PLACES_ON_FLOOR), key=room)
+        labels.append((emptiest, floor * unit, "linear floor", "#64748b"))
+    place_labels(axes, labels, lines)
+    return figure
 
 
 def latencies(evaluations: Sequence[Evaluation]) -> str:
@@ -110,16 +135,6 @@ def parameters(before: Anatomy, after: Anatomy) -> str:
         axes.set_xlabel("million parameters")
         figure.legend(loc="outside upper center", ncols=len(_PARTS), frameon=False)
         return _svg(figure)
-
-
-def _label(axes: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Name the points; names of points close in height go to alternating sides."""
-    heights: list[float] = []
-    for x, y, name, color in sorted(points, key=lambda point: -point[1]):
-        near = sum(abs(y - height) < _LEAST_GAP_POINTS for height in heights)
-        offset = (0, 9) if near % 2 == 0 else (0, -16)
-        axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=9.5, color=color)
-        heights.append(y)
 
 
 def _svg(figure: Figure) -> str:

@@ -1,5 +1,8 @@
 """The ledger as text: one list of cells, shown in the terminal, as Markdown and on the page."""
 
+import html
+import re
+
 from rich.table import Table
 
 from lissom.interval import Interval
@@ -30,7 +33,7 @@ def cells(ledger: Ledger) -> list[tuple[str, ...]]:
 def markdown(ledger: Ledger) -> str:
     """Return headline and ledger as Markdown."""
     lines = [
-        f"# {ledger.task}",
+        f"# {escape(ledger.task)}",
         "",
         " · ".join(f"**{value}** {label}" for value, label in headline(ledger)),
         "",
@@ -39,6 +42,14 @@ def markdown(ledger: Ledger) -> str:
     ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(ledger)]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(ledger)), ""])
+
+
+def escape(text: str) -> str:
+    """Return text from outside as one line of Markdown that shows it literally, without markup, tables or HTML.
+
+    Characters of Markdown get a backslash, those of HTML become entities (CommonMark 0.31, sections 2.4 and 2.5).
+    """
+    return html.escape(re.sub(r"([\\`*_\[\]#|~])", r"\\\1", " ".join(text.split())), quote=False)
 
 
 def terminal(ledger: Ledger) -> Table:

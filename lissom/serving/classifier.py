@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lissom.serving import classification, regression
+from lissom.serving.cores import core_limit
 
 Answer = dict[str, Any]
 """`label` and `probabilities`, or `value`: what one text is answered with, by the task's kind."""
@@ -24,7 +25,7 @@ class OnnxClassifier:
 
     Args:
         folder: holds `model.onnx`, `tokenizer.json` and `serving.json`.
-        threads: threads of one inference; 0 takes all cores.
+        threads: threads of one inference; 0 takes all cores, or as many as the container may use.
         graph: name of the graph in the folder.
         speed: for a model with exits, how uncertain an answer may be to leave early: below 0 none does, at 1 all do;
             None takes what the folder says.
@@ -44,7 +45,7 @@ class OnnxClassifier:
         self.serving: Mapping[str, Any] = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
         self.speed: float | None = self.serving.get("speed") if speed is None else self._checked(speed)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or core_limit() or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if not spin:

@@ -113,7 +113,7 @@ class Classification(Task):
         }
         return Quality(
             examples=len(targets), score=accuracy, agreement=float((predictions == teachers).mean()), figures=figures,
-            per_label=per_label,
+            per_label=per_label, confusion=_confusion(targets, predictions, len(self.labels)),
         )  # fmt: skip
 
     def linear_model(self, strength: float) -> Any:
@@ -144,6 +144,11 @@ class Classification(Task):
     def serving(self) -> dict[str, Any]:
         """Return the labels and the entries of every task."""
         return {**super().serving(), "labels": self.labels}
+
+
+def _confusion(targets: NDArray[Any], predictions: NDArray[Any], labels: int) -> tuple[tuple[int, ...], ...]:
+    counts = np.bincount(targets * labels + predictions, minlength=labels**2).reshape(labels, labels)
+    return tuple(tuple(map(int, row)) for row in counts)
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

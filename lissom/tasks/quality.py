@@ -17,3 +17,5 @@ class Quality(Section):
     """All metrics by name, including the score."""
     per_label: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Metrics of every label; empty in regression."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Number of examples by actual label (rows) and predicted label (columns), in the order of `per_label`."""

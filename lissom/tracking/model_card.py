@@ -1,32 +1,47 @@
-"""The model card, which is the description of a version in the registry."""
+"""The model card, which is the description of a version in the registry and the README of a repository on the hub."""
 
+from lissom.data.prepare import DataCard
 from lissom.evaluate.figures import VARIANT, Evaluation
 from lissom.models.manifest import Manifest
 from lissom.report.ledger import Ledger
-from lissom.report.tables import markdown, method_in_words
+from lissom.report.standards import base_name
+from lissom.report.tables import escape, markdown, method_in_words
+from lissom.tracking.front_matter import front_matter
 
 
-def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, rows: dict[str, int]) -> str:
-    """Return the card as Markdown: data, teacher, recipe, ledger, sizes, latency by machine, emissions, limits."""
+def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, data: DataCard) -> str:
+    """Return the card as Markdown: data, teacher, recipe, ledger, sizes, latency by machine, emissions, limits.
+
+    The metadata for the hub is at its head. Names from outside are escaped.
+    """
     task, machine, setting = manifest.task, final.machine, final.headline
     latency = setting.runners[VARIANT]
     recipe = (
-        "\n".join(f"{number}. {edit}" for number, edit in enumerate(final.edits, start=1)) or "none: the teacher itself"
+        "\n".join(f"{number}. {escape(edit)}" for number, edit in enumerate(final.edits, start=1))
+        or "none: the teacher itself"
     )
     kind = "pairs of texts" if task.pair else "texts"
-    return f"""{markdown(ledger)}
+    metadata = front_matter(
+        f"lissom-{task.name}", manifest.base, data, ledger.metric, final.quality.score,
+        integers=final.exported.integer_kernels > 0,
+        co2e_g=(ledger.spent.compressing.value + ledger.spent.teacher_kwh) * ledger.intensity_g_per_kwh,
+        tracker=f"{manifest.steps[-1].cost['tracker']}, {ledger.energy_method}",
+        country=ledger.country, hardware=machine["cpu"],
+    )  # fmt: skip
+    return f"""{metadata}
+{markdown(ledger)}
 ## Use
 
-Takes {kind} and predicts {task.describe()}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
+Takes {kind} and predicts {escape(task.describe())}. Input: a table with the column{"s `text` and `text_pair`" if task.pair else " `text`"};
 output: {task.answer_columns}.{_early(final)}
 
 ## Data
 
-{task.name}: {", ".join(f"{count:,} {split}" for split, count in rows.items())}.
+{escape(task.name)}: {", ".join(f"{count:,} {split}" for split, count in data.rows.items())}.
 
 ## Teacher
 
-`{manifest.base}`, fine-tuned on the labels of train.
+{escape(base_name(manifest.base))}, fine-tuned on the labels of train.
 
 ## Recipe
 
@@ -35,7 +50,7 @@ output: {task.answer_columns}.{_early(final)}
 ## Size and speed
 
 {final.megabytes:.2f} MB (tokenizer {final.tokenizer_megabytes:.2f} MB), {final.anatomy.total:,} parameters, {final.exported.integer_kernels} integer kernels,
-{final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {machine["cpu"]} ({", ".join(machine["cpu_flags"])}), one pinned thread, one text:
+{final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {escape(machine["cpu"])} ({", ".join(machine["cpu_flags"])}), one pinned thread, one text:
 {latency.p50:.2f} ms median{_disturbed(setting.conditions.disturbed)}. Other machines differ, in ratios too.
 
 ## Emissions

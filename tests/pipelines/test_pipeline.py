@@ -1,5 +1,7 @@
 """The whole DAG on a tiny config, looked at as a user would."""
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -9,10 +11,12 @@ import pytest
 
 import lissom
 from lissom.artifacts import STEPS
+from lissom.emissions.sci import SciStatement, in_words
 from lissom.evaluate.paired import read_changes
 from lissom.report.ledger import Ledger
 from lissom.tracking.runs import PIPELINE
 from tests.pipelines.conftest import ROOT, Workspace, lissom_predict, read
+from tests.unit.test_boamps import problems
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -55,8 +59,30 @@ def test_nothing_to_do_does_nothing(workspace):
 
 
 def test_dvc_shows_metrics_and_plots(workspace):
-    assert "times_smaller" in workspace.run("dvc", "metrics", "show").stdout
-    workspace.run("dvc", "plots", "show", "--out", "plots")
+    """How the plots look is tested in test_dvc_views.py."""
+    shown = json.loads(workspace.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    (figures,) = (entry["data"] for entry in shown.values())
+    assert figures["times_smaller"] > 1 and len(figures) == 10
+    assert all(value is None or abs(round(value, 5) / value - 1) < 0.05 for value in figures.values())  # nothing is 0.0
+    done = workspace.run("dvc", "plots", "show", "--out", "plots")
+    assert "WARNING" not in done.stderr
+    specs = re.findall(r"var spec = (\{.*\});\n", (workspace.folder / "plots" / "index.html").read_text())
+    assert len(specs) == 4 and all(json.loads(spec)["data"]["values"] for spec in specs)
+
+
+def test_the_report_is_told_by_standards_too(workspace):
+    data = read(workspace, "artifacts/prepare/data.json")
+    for name in ("boamps_training.json", "boamps_inference.json"):
+        assert problems(read(workspace, f"artifacts/report/{name}")) == []
+    training = read(workspace, "artifacts/report/boamps_training.json")
+    measured = [measure["powerConsumption"] for measure in training["measures"]]
+    assert measured == [read(workspace, f"metrics/{stage}/emissions.json")["energy_kwh"] for stage in STEPS]
+    assert training["task"]["dataset"][0]["dataQuantity"] == data["rows"]["train"] + data["rows"]["transfer"]
+    sci = SciStatement.model_validate(read(workspace, "artifacts/report/sci.json"))
+    assert 0 < sci.artifact.sci_g.value < sci.teacher.sci_g.value
+    line = in_words(sci)
+    assert line in (workspace.folder / "artifacts/report/ledger.md").read_text()
+    assert line in html.unescape((workspace.folder / "artifacts/report/report.html").read_text())
 
 
 def test_one_run_per_stage_in_mlflow_below_one_for_the_pipeline(workspace):

@@ -1,6 +1,7 @@
 """Imports point downwards, edges are light, dependencies are declared, and dvc.yaml knows what every stage imports."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -20,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 # Bottom first, one row per package: a module imports from its own row and from rows above it.
 LAYERS = [
-    ["errors", "section", "artifacts", "machine", "cluster", "console", "interval"],
     ["serving"],
+    ["errors", "section", "artifacts", "machine", "cluster", "console", "interval"],
     ["data"],
     ["tasks"],
     ["models"],
@@ -158,6 +159,44 @@ def test_a_missing_extra_is_named():
     code = "import sys; sys.modules['mlflow'] = None; sys.argv = ['lissom', 'predict', 'x']; from lissom.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "lissom[tracking]" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        (["compile"], "kfp"),
+        (["compile"], "kfp.kubernetes"),
+        (["submit"], "kfp"),
+        (["schedule", "--name=x", "--every=60"], "kfp_server_api"),
+        (["status", "x"], "urllib3"),
+    ],
+)
+def test_the_pipelines_commands_name_their_extra(command, missing, tmp_path):
+    blocker = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+    (tmp_path / "sitecustomize.py").write_text(blocker)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "pipelines", *command]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install 'lissom[kubeflow]'" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_package_of_an_extra_is_named_with_it():
+    from lissom.errors import advice_for
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    always = {re.match(r"[\w.-]+", item).group().lower().replace("_", "-") for item in project["dependencies"]}
+    distributions = packages_distributions()
+    for module in set.union(*map(_outside_imports, ("lissom", "components", "pipelines"))):
+        if not always & {item.lower().replace("_", "-") for item in distributions.get(module, [module])}:
+            assert "lissom[" in advice_for(ModuleNotFoundError("no", name=module))
 
 
 def _outside_imports(folder: str) -> set[str]:

@@ -9,12 +9,15 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from lissom.artifacts import EXPORT_RECORD, write_json
 from lissom.data.prepare import DataCard
 from lissom.data.tables import write_table
 from lissom.distill.material import Material
 from lissom.distill.run import distill
+from lissom.emissions.config import EmissionsParams
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import PlainInt8
 from lissom.evaluate.floor import linear_floor
@@ -30,18 +33,23 @@ from lissom.prune.config import FirstOrderPruning
 from lissom.prune.plan import plan
 from lissom.report.ledger import build_ledger
 from lissom.report.page import render_page
+from lissom.report.standards import boamps_inference, boamps_training, sci_statement
+from lissom.report.summary import summary
 from lissom.report.tables import markdown
 from lissom.tasks.metric import Metric
 from lissom.tasks.quality import Quality
 from lissom.tasks.regression import Regression
 from lissom.tracking.champion import decide, run_duel
 from lissom.tracking.config import GatesParams
+from lissom.tracking.model_card import model_card
 from lissom.tracking.registry import failed_gates
 from lissom.training.compress import compress
 from lissom.training.config import TrainingParams
 from lissom.training.losses import against_targets
 from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, params_of
+from tests.unit.test_boamps import problems
+from tests.unit.test_front_matter import HOSTILE
 from tests.unit.test_regression import SCALE, rated
 
 ERROR = Metric(name="error", higher_is_better=False)
@@ -91,7 +99,12 @@ COST = {
     "country": "DEU",
     "method": "model",
     "intensity_g_per_kwh": 380.0,
+    "tracker": "codecarbon 3.3.2",
 }
+CARD = DataCard(
+    name="ratings", task="regression", source="files:ratings", labels=(), scale=SCALE, pair=False,
+    rows={"train": 96, "transfer": 32}, label_counts={}, duplicates={},
+)  # fmt: skip
 SETTINGS = EvaluateParams(batch_sizes=(1,), seconds=0.1, retries=0)
 
 
@@ -157,7 +170,7 @@ def ledger(run):
     power = {"watts": interval, "method": "model"}
     conditions = {"rounds": 5, "discarded": 0, "foreign_cpus": 0.0, "disturbed": None}
     energy = {
-        "spent": {"compressing": interval, "teacher_kwh": 1e-6, "measuring_kwh": 1e-6},
+        "spent": {"compressing": {"value": 1e-6, "low": 5e-7, "high": 2e-6}, "teacher_kwh": 1e-6, "measuring_kwh": 1e-6},
         "payback": {"inferences": 10.0, "low": 5.0, "high": 20.0, "days": 0.1, "requests_per_day": 100.0},
         "inference": {
             "teacher": interval, "artifact": interval, "saved": interval, "conditions": conditions,
@@ -183,12 +196,8 @@ def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
     assert outcome.metric == ERROR and kept.value == pytest.approx(teacher.score / final.score)
     assert drop.value == pytest.approx(final.score / teacher.score - 1) and drop.low <= drop.value <= drop.high
     assert outcome.floor.score > 0
-    card = DataCard(
-        name="ratings", task="regression", source="files:ratings", labels=(), scale=SCALE, pair=False, rows={"train": 96},
-        label_counts={}, duplicates={},
-    )  # fmt: skip
-    page = render_page(outcome, evaluations, manifest, card, changes)
-    assert "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
+    page = render_page(outcome, evaluations, manifest, CARD, changes, "the SCI")
+    assert "the SCI" in page and "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
     worse = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 1.5}))})
     better = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 0.5}))})
     loose = GatesParams(max_score_drop=0.1, min_speedup={}, max_megabytes=1e9)
@@ -208,3 +217,37 @@ def test_the_champion_is_run_again_and_beaten_by_a_lower_error(run, tmp_path):
     clear = better.scores.model_copy(update={"drop": better.scores.drop.model_copy(update={"high": -1e-6})})
     assert decide(better.model_copy(update={"scores": clear}), ERROR, GatesParams())[0]
     assert not decide(worse, ERROR, GatesParams(champion_margin=0.0))[0]
+
+
+def test_standards_and_summary_know_it(ledger):
+    outcome, evaluations, manifest, _ = ledger
+    sci = sci_statement(outcome, evaluations["quantize"], manifest, EmissionsParams())
+    assert (
+        sci.teacher.components[0].operational_g
+        == sci.artifact.components[0].operational_g
+        == pytest.approx(1 / 3.6e9 * 380)
+    )
+    trained = [score.components[1].energy_kwh * sci.service_inferences for score in (sci.teacher, sci.artifact)]
+    assert trained == pytest.approx([1e-6, 2e-6])  # one step, and both
+    for report in (boamps_training, boamps_inference):
+        assert problems(report(outcome, evaluations["quantize"], manifest, CARD)) == []
+    shown = summary(outcome, sci)
+    assert (
+        shown["error"] == pytest.approx(outcome.rows[-1].score, rel=1e-4) and shown["joules_per_1000_inferences"] == 1.0
+    )
+    # DVC shows five decimal places.
+    assert all(abs(round(value, 5) / value - 1) < 0.01 for value in shown.values())
+
+
+def test_the_card_of_a_task_with_a_hostile_name(ledger):
+    outcome, evaluations, manifest, _ = ledger
+    task = manifest.task.model_copy(update={"name": HOSTILE})
+    text = model_card(
+        outcome.model_copy(update={"task": HOSTILE}), evaluations["quantize"], manifest.model_copy(update={"task": task}),
+        CARD.model_copy(update={"name": HOSTILE}),
+    )  # fmt: skip
+    card = ModelCard(text)
+    assert card.data.model_name == f"lissom-{HOSTILE}" and card.data.license is None
+    assert card.data.to_dict()["co2_eq_emissions"]["emissions"] == pytest.approx(2e-6 * 380)
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
+    assert "<img" not in page and page.count("<h1>") == 1 and page.count("<table>") == 1
