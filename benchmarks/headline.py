@@ -75,7 +75,7 @@ def main() -> None:
         params = with_seed(settings({"data": name}), arguments.seed)
         params = _smaller(params) if arguments.rehearse else params
         folder = open_workspace(f"{name}-{arguments.seed}{'-rehearsed' if arguments.rehearse else ''}", params)
-        write_data(name, folder / "data")
+        write_data(name, folder / "data", rehearse=arguments.rehearse)
         reproduce(folder, "export")
         data, seconds = data_digest(folder / "data"), 1.0 if arguments.rehearse else _SECONDS
         for variant, figures in measure(folder, seconds).items():
@@ -145,7 +145,7 @@ def _smaller(params: dict[str, Any]) -> dict[str, Any]:
         return values
 
     smaller = shorten(params) | {"gates": {}}
-    smaller["data"] |= {"train_examples": 320, **({"transfer_examples": 64} if "transfer" in smaller["data"] else {})}
+    smaller["data"] |= {"train_examples": None, "transfer_examples": None}
     smaller["export"] = {"label_agreement": 0.5, "float_tolerance": 1.0, "int8_tolerance": 100.0}
     return dict(smaller)
 

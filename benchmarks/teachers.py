@@ -65,22 +65,23 @@ def teacher_of(name: str, seed: int, *, base: str | None = None, rehearse: bool 
         rehearse: take a few texts and steps only.
     """
     params = params_of(name)
-    places = ROOT / "benchmarks" / "work" / "data" / name
-    write_data(name, places)
+    suffix = "-rehearsed" if rehearse else ""
+    places = ROOT / "benchmarks" / "work" / "data" / f"{name}{suffix}"
+    write_data(name, places, rehearse=rehearse)
     texts = {**params["data"], "source": f"files:{places}"}
     if "transfer" in texts:
         texts["transfer"] = str(places / Path(texts["transfer"]).name)
     training = TrainingParams.model_validate({**params["teacher"], "seed": seed})
     if rehearse:
-        texts |= {"train_examples": 96, **({"transfer_examples": 32} if "transfer" in texts else {})}
-        training = training.model_copy(update={"epochs": 0.5})
+        texts |= {"transfer_examples": None}
+        training = training.model_copy(update={"epochs": 0.2})
     base_params = BaseParams.model_validate(params["base"] | ({} if base is None else {"model": base}))
     digest = data_digest(places)
     wanted = {
         "code": code_digest(Path(__file__), (), params), "data": digest, "training": training.model_dump(mode="json"),
         "texts": json.loads(DataParams.model_validate(texts).model_dump_json()),
     }  # fmt: skip
-    folder = ROOT / "benchmarks" / "work" / "teachers" / f"{name}-{seed}{'-rehearsed' if rehearse else ''}"
+    folder = ROOT / "benchmarks" / "work" / "teachers" / f"{name}-{seed}{suffix}"
     if not (folder / _RECORD).is_file() or read_json(folder / _RECORD)["of"] != wanted:
         with atomic_folder(folder) as target:
             accuracy = _fine_tune(DataParams.model_validate(texts), base_params, training, target)

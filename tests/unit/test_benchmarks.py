@@ -149,11 +149,13 @@ def test_rows_without_a_digest_stay(benchmark_, tmp_path):
     record(benchmark, {"way": "a"}, 0, {"ms": 7.0}, folder=tmp_path)
     path = tmp_path / "early_exit.json"
     result = json.loads(path.read_text())
-    result["rows"][0]["code"] = None
+    result["rows"].append({**result["rows"][0], "seed": 1})
+    for row in result["rows"]:
+        row["code"] = None
     path.write_text(json.dumps(result))
     record(benchmark, {"way": "a"}, 0, {"ms": 1.0}, folder=tmp_path)
     rows = load(benchmark, tmp_path)["rows"]
-    assert [row["figures"]["ms"] for row in rows] == [7.0, 1.0]
+    assert [row["figures"]["ms"] for row in rows] == [7.0, 7.0, 1.0]
     assert load(benchmark, tmp_path)["claims"]["fast"]["value"] == 1.0, "old rows and present ones are not mixed"
 
 
