@@ -1,7 +1,7 @@
 """Throughput on one accelerator: lissom's loop, with and without generated kernels, against Hugging Face's Trainer.
 
     python -m benchmarks.accelerator              # needs CUDA, and the package accelerate for the Trainer
-    python -m benchmarks.accelerator --rehearse   # everything once with a small network, wherever; writes nothing
+    python -m benchmarks.accelerator --rehearse   # everything once with a small network, wherever: no result
 
 Random weights and random texts: of one length for MFU, of ragged lengths against the Trainer, in the same run, with the
 same weights, loss, batch size, precision and frozen word table. MFU is 3 forward passes' operations for every text, over
@@ -12,17 +12,19 @@ import copy
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import truediv
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
+from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.layouts.networks import LOSS, texts
-from benchmarks.results import claim, write_result
+from benchmarks.results import Benchmark, Rows, folder_of, parser, record
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.models.compressed import accelerator
@@ -32,6 +34,14 @@ from lissom.training.config import TrainingParams
 from lissom.training.hooks import Hook
 from lissom.training.loop import fit
 
+LISSOM = "lissom"
+
+NOTES = (
+    "MFU is of peak_tflops, the data sheet's dense rate; product_tflops is that of a product of large bfloat16 matrices here",
+    "ragged: half to all of the length; the Trainer is taken at its best, with and without grouping by length and torch.compile",
+)
+
+_SAMPLINGS = ("random", "group_by_length")
 _PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0}
 
 
@@ -46,9 +56,9 @@ class Case:
     steps: int = 60
     warm_up: int = 20
 
-    def network(self) -> Any:
+    def network(self, seed: int) -> Any:
         """Return the network with random weights."""
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         kind = BertForSequenceClassification if isinstance(self.config, BertConfig) else LlamaForSequenceClassification
         return kind(self.config).to(accelerator())
 
@@ -69,54 +79,55 @@ _SMALL = Case(
 
 def main() -> None:
     """Measure all cases."""
-    rehearsal = "--rehearse" in sys.argv
-    if not rehearsal and not torch.cuda.is_available():
+    arguments = parser(__doc__).parse_args()
+    if not arguments.rehearse and not torch.cuda.is_available():
         sys.exit("there is no accelerator here: nothing to measure; `--rehearse` runs it with a small network")
+    folder = folder_of(arguments)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     product_rate = this_machine().flops
     peak = next((tera * 1e12 for key, tera in _PEAK_TFLOPS.items() if key in name), product_rate)
-    rows: list[dict[str, Any]] = []
-    for case in [_SMALL] if rehearsal else _CASES:
-        for row in measure(case, peak):
-            print(row, flush=True)
-            rows.append(row)
-    if rehearsal:
-        return
-    best = max(_rows(rows, "bert-base", "one length"), key=lambda row: row.get("mfu", 0))
-    ragged = _rows(rows, "bert-base", "ragged")
-    ours = max(
-        row["examples_per_second"] for row in ragged if row["loop"] == "lissom" and row["precision"] != "float32"
-    )
-    trainers = max(row["examples_per_second"] for row in ragged if row["loop"] != "lissom")
-    claims = {
-        "mfu_bert_base": claim(best["mfu"], "", ">= 0.3"),
-        "throughput_vs_hf_trainer_gpu": claim(ours / trainers, "x", ">= 1.3"),
+    for case in [_SMALL] if arguments.rehearse else _CASES:
+        for key, figures in measure(case, peak, arguments.seed):
+            more = {"product_tflops": product_rate / 1e12, "peak_tflops": peak / 1e12}
+            record(BENCHMARK, key, arguments.seed, figures | more, folder=folder)
+
+
+def claims(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Return the best MFU of BERT-base, and its throughput over the best Trainer's, seed by seed."""
+
+    def best(figure: str, loops: Sequence[str], texts: str, precisions: Sequence[str]) -> PerSeed:
+        ways = [
+            rows.take(figure, network="bert-base", texts=texts, precision=precision, compiled=compiled, loop=loop)
+            for precision, compiled, loop in product(precisions, ("False", "True"), loops)
+        ]
+        return paired(max, *(way for way in ways if way.values)) if any(way.values for way in ways) else PerSeed()
+
+    ours = best("examples_per_second", [LISSOM], "ragged", ["bfloat16"])
+    trainers = best("examples_per_second", [f"Trainer, {sampling}" for sampling in _SAMPLINGS], "ragged", ["bfloat16"])
+    return {
+        "mfu_bert_base": claim(best("mfu", [LISSOM], "one length", ["float32", "bfloat16"]), "", ">= 0.3"),
+        "throughput_vs_hf_trainer_gpu": claim(paired(truediv, ours, trainers), "x", ">= 1.3"),
     }
-    notes = [
-        f"{name}: a product of large bfloat16 matrices runs at {product_rate / 1e12:.0f} TFLOPs; MFU is of {peak / 1e12:.0f}",
-        "ragged: half to all of the length; the Trainer is taken at its best, with and without grouping by length and torch.compile",
-    ]
-    write_result("accelerator", rows, claims, seeds=[0], notes=notes)
 
 
-def measure(case: Case, peak: float) -> Iterator[dict[str, Any]]:
+def measure(case: Case, peak: float, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
     """Train in all ways, from the same weights."""
-    start = case.network()
+    start = case.network(seed)
     flops = 3 * flops_by_depth(start, [case.length])[case.length][-1]
     precisions: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"]
     for shape, precision, compiling in product(("one length", "ragged"), precisions, (False, True)):
         data = texts(case.batch * case.steps, case.length, ragged=shape == "ragged")
-        params = TrainingParams(epochs=1, batch_size=case.batch, precision=precision, compile=compiling, keep="last")
-        row = {"network": case.name, "texts": shape, "precision": precision, "compiled": str(compiling)}
+        params = TrainingParams(
+            epochs=1, batch_size=case.batch, precision=precision, compile=compiling, keep="last", seed=seed
+        )
+        key = {"network": case.name, "texts": shape, "precision": precision, "compiled": str(compiling)}
         rate = _lissom(copy.deepcopy(start), data, params, case)
-        if shape == "one length":
-            yield {**row, "loop": "lissom", "examples_per_second": rate, "mfu": rate * flops / peak}
-            continue
-        yield {**row, "loop": "lissom", "examples_per_second": rate}
-        if precision == "bfloat16":
-            for sampling in ("random", "group_by_length"):
+        mfu = {"mfu": rate * flops / peak} if shape == "one length" else {}
+        yield {**key, "loop": LISSOM}, {"examples_per_second": rate, **mfu}
+        if precision == "bfloat16" and shape == "ragged":
+            for sampling in _SAMPLINGS:
                 rate = _trainer(copy.deepcopy(start), data, params, case, sampling)
-                yield {**row, "loop": f"Trainer, {sampling}", "examples_per_second": rate}
+                yield {**key, "loop": f"Trainer, {sampling}"}, {"examples_per_second": rate}
 
 
 class _Clock(Hook):
@@ -189,9 +200,7 @@ def _trainer(network: Any, data: Encoded, params: TrainingParams, case: Case, sa
     return clock.rate
 
 
-def _rows(rows: list[dict[str, Any]], network: str, shape: str) -> list[dict[str, Any]]:
-    return [row for row in rows if row["network"] == network and row["texts"] == shape]
-
+BENCHMARK = Benchmark("accelerator", ("network", "texts", "precision", "compiled", "loop"), claims, NOTES)
 
 if __name__ == "__main__":
     main()

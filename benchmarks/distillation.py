@@ -1,188 +1,221 @@
-"""All methods of distillation on SST-2 and TREC-6: three seeds, the same number of student updates for each.
+"""All methods of distillation on SST-2 and TREC-6, one row for each method, data set and seed.
 
-    python -m benchmarks.distillation [--updates N] [--seeds N]
+    python -m benchmarks.distillation [METHOD ...] [--data sst2] [--seed 1] [--device cuda]
 
-Every run is written to benchmarks/work/distillation, so that a benchmark that was stopped goes on where it was. The
-teachers are those of `benchmarks.headline`. A student without a teacher sees the labelled texts only; all others see the
-transfer texts too. No seed is picked: the table tells mean and spread of all that were run.
+Recipes are in benchmarks/distillation.yaml. Every seed has a teacher of its own (benchmarks/teachers.py), shared by all
+methods, so that differences between methods are paired. It needs the library and the data sets alone; energy is told
+where CodeCarbon is installed. No seed is picked: the table tells all that were run.
 """
 
-import argparse
 import copy
-import gc
+import importlib.util
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import product
+from operator import sub
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from pydantic import TypeAdapter
 
-from benchmarks.results import claim, write_result
-from benchmarks.workspace import ROOT, reproduce
-from lissom.artifacts import EXPORT_RECORD, read_json, write_json
-from lissom.data.prepare import load_table
-from lissom.data.tables import Table, write_table
+from benchmarks.claims import PerSeed, claim, paired
+from benchmarks.provenance import ROOT
+from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
+from benchmarks.teachers import Trained, params_of, teacher_of
+from benchmarks.timing import PINNED, time_in_turn
+from lissom.artifacts import EXPORT_RECORD, write_json
+from lissom.data.tables import write_table
 from lissom.distill.config import DistillParams
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.run import distill
 from lissom.emissions.meter import EnergyMeter
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.exits import sweep_speeds, try_speeds
+from lissom.evaluate.figures import ExitSetting
+from lissom.evaluate.variant import timed_batches
 from lissom.export.config import ExportParams
 from lissom.export.exported import ExportRecord
-from lissom.export.onnx import export_onnx, set_speed
+from lissom.export.onnx import FULL_DEPTH, export_onnx, set_speed
+from lissom.export.onnx_file import OnnxFile
 from lissom.export.parity import check_parity
 from lissom.models.base import load_base
 from lissom.models.directory import load
-from lissom.params import load_params
+from lissom.models.flops import flops_by_depth
 from lissom.training.config import TrainingParams
 from lissom.training.teacher import CachedLogits, load_logits
 
-_WORK = ROOT / "benchmarks" / "work"
-_DATA = ("trec6", "sst2")
-_BATCH, _SEEDS = 32, 3
-_BLOCKS = [0, 2, 5]
-_SHAPE = {"blocks": 3, "hidden_size": 192, "intermediate_size": 600}
+DATA = ("trec6", "sst2")
+UPDATES = 300
+
+_BATCH = 32
 _SPEEDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8)
 _LOSS = 0.005
 """What a model with exits may lose to itself at full depth, on dev: half a point."""
 
-Recipe = dict[str, Any]
-
-
-def _once(rate: float, **more: Any) -> Recipe:
-    return {"learning_rate": rate, "freeze_word_table": False, **more}
-
-
-_COPIED, _FRESH = _once(2e-4), _once(5e-4)
-_PEERS = [{"blocks": _BLOCKS, "seed": 0}, {"blocks": [0, 1, 2], "seed": 1}]
-_TINY = {"method": "tinybert", "shape": _SHAPE, "signals": {"source": "live"}, "times": 4}
-_LSTM = _once(2e-3, weight_decay=0, precision="float32", batch_size=_BATCH)
-_TWO_PHASES = {
-    "layers_training": _once(1e-3, keep="last", schedule="linear", share=0.6),
-    "training": _once(5e-4, share=0.4),
-}
-
-METHODS: dict[str, Recipe] = {
-    "no teacher": {"method": "logits", "blocks": _BLOCKS, "training": {**_COPIED, "loss": {"alpha": 0}}},
-    "logits": {"method": "logits", "blocks": _BLOCKS, "training": _COPIED},
-    "distilbert": {"method": "distilbert", "blocks": _BLOCKS, "signals": {"source": "live"}, "training": _COPIED},
-    "patient, skip": {
-        "method": "patient", "blocks": _BLOCKS, "signals": {"source": "live"},
-        "training": {**_COPIED, "loss": {"alpha": 0.5, "mixing": "sum", "temperature": 2.0}},
-    },
-    "random start, no teacher": {
-        "method": "logits", "blocks": _BLOCKS, "start": "random", "training": {**_FRESH, "loss": {"alpha": 0}}, "times": 4,
-    },
-    "random start, logits": {"method": "logits", "blocks": _BLOCKS, "start": "random", "training": _FRESH, "times": 4},
-    "tinybert": {**_TINY, **_TWO_PHASES},
-    "tinybert without attention": {**_TINY, **_TWO_PHASES, "attention_weight": 0},
-    "tinybert without hidden and attention": {**_TINY, **_TWO_PHASES, "attention_weight": 0, "hidden_weight": 0},
-    "mobilebert": {
-        "method": "mobilebert", "signals": {"source": "live"}, "strategy": "joint", "times": 4,
-        "shape": {"bottleneck_size": 96, "intermediate_size": 384, "ffns": 2},
-        "transfer_training": _once(1e-3, keep="last", share=0.6), "training": _once(5e-4, share=0.4),
-    },
-    "lstm, no teacher": {"method": "lstm", "alpha": 1, "augmentation": None, "training": _LSTM, "times": 4},
-    "lstm": {"method": "lstm", "training": _LSTM, "times": 4},
-    "two peers, alone": {"method": "mutual", "peers": _PEERS, "kl_weight": 0, "training": _COPIED},
-    "mutual": {"method": "mutual", "peers": _PEERS, "training": _COPIED},
-    "joint": {"method": "joint", "blocks": _BLOCKS, "training": _COPIED},
-    "born_again": {"method": "born_again", "blocks": _BLOCKS, "training": _COPIED},
-    "ema": {"method": "ema", "blocks": _BLOCKS, "training": _COPIED},
-    "deep_to_shallow": {"method": "deep_to_shallow", "training": _once(1e-4)},
-    # Exits know nothing at their start either; the backbone has as many updates as any student.
-    "fastbert": {
-        "method": "fastbert", "times": 4,
-        "backbone_training": _once(2e-4, share=0.25), "training": _once(2e-3, keep="last", share=0.75),
-    },
-}  # fmt: skip
-_CLAIMED = (
-    "no teacher", "logits", "random start, no teacher", "random start, logits", "patient, skip", "tinybert", "tinybert without attention",
-    "tinybert without hidden and attention", "lstm, no teacher", "lstm", "two peers, alone", "mutual", "fastbert",
-)  # fmt: skip
-WITHOUT_TEACHER = ("no teacher", "random start, no teacher", "lstm, no teacher")
+NOTES = (
+    f"about {UPDATES} updates of {_BATCH} texts for a student that starts from a trained network, four times as many for one "
+    "that knows nothing at its start (random, tinybert, mobilebert, lstm) and for exits: compare rows of equal `updates`",
+    "teacher_percent: the accuracy of the row's own teacher, of the same seed",
+    "labelled texts only, no teacher: without the transfer texts, of which TREC-6 has none. On SST-2 most texts of the other "
+    "rows are unlabelled phrases, so that their hard labels weigh less",
+    "base start: born_again of one generation is the student of `logits`, with initial weights of the base model in place of "
+    "the fine-tuned teacher's",
+    "copied students have blocks 0, 2 and 5; tinybert has 3 x 192 x 600; deep_to_shallow and fastbert all 6 blocks",
+    "fastbert leaves early at the speed that loses at most half a point on dev to its own full depth; loss_points is that on "
+    "test. flops_ratio and speedup are over the plain backbone, which has no exits, in one timing session on one pinned core; "
+    "over_own_full_depth counts against the network with all its exits, which nobody would run",
+    "fastbert, KL as printed: KL(exit || last), the paper's direction; the others take that of its released code. Its first row, "
+    "with equal updates, is of 29b2d2f; a row with four times the updates stood in this script from 4b2dff8 to 98f349d, and no "
+    "figure of it was kept",
+    "old rows with several runs are means that were told as a whole; their flops_ratio and speedup count against the network "
+    "with all its exits",
+    "seconds and Wh are of the training; compare those of one machine only",
+)
 
 
 def main() -> None:
-    """Run what has not been run yet, seed after seed, then write the table of what there is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=300, help="updates of the student in every run")
-    parser.add_argument("--seeds", type=int, default=_SEEDS)
-    parser.add_argument("--table", action="store_true", help="only write the table of what has been run")
-    arguments = parser.parse_args()
-    for data, seed, name in product(_DATA, range(0 if arguments.table else arguments.seeds), METHODS):
-        path = _result_path(data, name, arguments.updates, seed)
-        if not path.is_file():
-            result = _run(data, name, arguments.updates, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, result)
-            print(data, name, seed, result, flush=True)
-            gc.collect()
-    _write(arguments.updates, arguments.seeds)
+    """Measure the rows that are named, or all; each is written as soon as it is measured."""
+    options = parser(__doc__)
+    options.add_argument(
+        "methods", nargs="*", metavar="METHOD", help="a key of benchmarks/distillation.yaml; all if none is named"
+    )
+    options.add_argument("--data", choices=DATA, action="append", help="all if none is named")
+    options.add_argument("--device", choices=("cpu", "cuda"), help="cuda if there is one")
+    options.add_argument(
+        "--base", help="where the base model is (dir:FOLDER), if the package that carries it is not installed"
+    )
+    arguments = options.parse_args()
+    choose_device(arguments.device)
+    unknown = [name for name in arguments.methods if name not in recipes()]
+    if unknown:
+        sys.exit(f"no recipe for {', '.join(unknown)}; there are: {'; '.join(recipes())}")
+    folder, updates = folder_of(arguments), 4 if arguments.rehearse else UPDATES
+    for data, name in product(arguments.data or DATA, arguments.methods or recipes()):
+        teacher = teacher_of(data, arguments.seed, base=arguments.base, rehearse=arguments.rehearse)
+        figures = measure(teacher, name, updates, arguments.seed)
+        record(BENCHMARK, {"data": data, "method": name}, arguments.seed, figures, data=teacher.data, folder=folder)
 
 
-def _result_path(data: str, name: str, updates: int, seed: int) -> Path:
-    return _WORK / "distillation" / f"{updates}" / data / f"{name.replace(' ', '_')}-{seed}.json"
+def choose_device(device: str | None) -> None:
+    """Make the library use a device; end with a message if it is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device cuda: torch finds no CUDA device; leave --device away to use the processor")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the library takes the device that torch finds
 
 
-def _run(data: str, name: str, updates: int, seed: int) -> dict[str, Any]:
+@cache
+def recipes() -> dict[str, dict[str, Any]]:
+    """Return the recipes of all methods."""
+    text = (ROOT / "benchmarks" / "distillation.yaml").read_text(encoding="utf-8")
+    methods: dict[str, dict[str, Any]] = yaml.safe_load(text)["methods"]
+    return methods
+
+
+def settings(key: Key) -> Any:
+    """Return what a row depends on besides code: its recipe and its teacher's params."""
+    return {"recipe": recipes()[key["method"]], "teacher": params_of(key["data"])}
+
+
+def measure(teacher: Trained, name: str, updates: int, seed: int) -> dict[str, Any]:
+    """Distil with a method and return the row's figures."""
+    recipe = copy.deepcopy(recipes()[name])
     with tempfile.TemporaryDirectory() as folder:
-        material = _material(data, Path(folder), with_transfer=name not in WITHOUT_TEACHER)
-        params = _params(METHODS[name], material, updates, seed)
+        material = _material(teacher, Path(folder), with_transfer=recipe.pop("transfer", True))
+        params = _params(recipe, material, updates, seed)
         started = time.perf_counter()
-        with EnergyMeter("DEU") as meter:
-            student = distill(params, material)
+        student, kwh = _metered(params, material)
         seconds = time.perf_counter() - started
-        test = _with_dev(material, load_table(_artifacts(data) / "prepare", "test"))
-        actual = test.scorer(student.model, TrainingParams(precision="float32"))()
-        result: dict[str, Any] = {
-            "accuracy": actual,
-            "seconds": seconds,
-            "kwh": meter.reading.energy_kwh,
+        test = _with_dev(material)
+        figures: dict[str, Any] = {
+            "accuracy_percent": 100 * test.scorer(student.model, TrainingParams(precision="float32"))(),
+            "teacher_percent": 100 * teacher.accuracy,
             "updates": sum(fitted.steps for fitted in student.trainings.values()),
-            "parameters": sum(parameter.numel() for parameter in student.model.network.parameters()),
+            "parameters_m": sum(parameter.numel() for parameter in student.model.network.parameters()) / 1e6,
+            "seconds": seconds,
+            "wh": None if kwh is None else 1000 * kwh,
         }
-        if name == "fastbert":
-            result["exits"] = _exits(student, material, test, Path(folder))
-        return result
+        if recipe["method"] == "fastbert":
+            figures |= _exits(student, material, test, Path(folder))
+        return figures
 
 
-def _with_dev(material: Material, table: Table) -> Material:
-    """Return the material with another table in the place of dev."""
-    return Material(**{**vars(material), "tables": {**material.tables, "dev": table}})
+def claims(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Return effects: differences of two methods with the same teacher, data and seed, averaged over the data sets."""
 
+    def accuracy(data: str, method: str) -> PerSeed:
+        return rows.take("accuracy_percent", data=data, method=method)
 
-def _material(data: str, folder: Path, *, with_transfer: bool) -> Material:
-    artifacts, params = _artifacts(data), load_params(_WORK / data / "params.yaml")
-    if not (artifacts / "teacher").is_dir():
-        reproduce(_WORK / data, "teacher")
-    tables: dict[str, Table] = {
-        split: load_table(artifacts / "prepare", split) for split in ("train", "transfer", "dev")
+    def gain(better: str, worse: str, bar: str = ">= 0") -> dict[str, Any]:
+        return claim([paired(sub, accuracy(data, better), accuracy(data, worse)) for data in DATA], "points", bar)
+
+    def exits(figure: str, unit: str, bar: str, method: str = "fastbert") -> dict[str, Any]:
+        return claim([rows.take(figure, data=data, method=method) for data in DATA], unit, bar)
+
+    return {
+        "kd_gain_points": gain("logits", "no teacher"),
+        "kd_gain_labelled_points": gain("logits, labelled texts only", "no teacher"),
+        "kd_gain_base_start_points": gain("born_again", "base start, no teacher"),
+        "kd_gain_base_start_labelled_points": gain("base start, logits, labelled texts only", "base start, no teacher"),
+        "kd_gain_random_start_points": gain("random start, logits", "random start, no teacher"),
+        "kd_gain_random_start_labelled_points": gain(
+            "random start, logits, labelled texts only", "random start, no teacher"
+        ),
+        "tinybert_attention_gain_points": gain("tinybert", "tinybert without attention"),
+        "tinybert_layers_gain_points": gain("tinybert", "tinybert without hidden and attention"),
+        "pkd_minus_kd_points": gain("patient, skip", "logits"),
+        "lstm_gain_points": gain("lstm", "lstm, no teacher", ">= 2"),
+        "mutual_gain_points": gain("mutual", "two peers, alone"),
+        "fastbert_flops_ratio": exits("flops_ratio", "x", ">= 3"),
+        "fastbert_speedup_measured": exits("speedup", "x", ">= 1"),
+        "fastbert_loss_points": exits("loss_points", "points", "<= 0.5"),
+        "fastbert_equal_updates_flops_ratio": exits("flops_ratio", "x", ">= 3", "fastbert, equal updates"),
+        "fastbert_as_printed_flops_ratio": exits("flops_ratio", "x", ">= 3", "fastbert, KL as printed"),
+        "fastbert_as_printed_loss_points": exits("loss_points", "points", "<= 0.5", "fastbert, KL as printed"),
     }
-    logits = load_logits(artifacts / "teacher_logits", len(tables["train"]) + len(tables["transfer"]))
+
+
+def _metered(params: Any, material: Material) -> tuple[DistillationResult, float | None]:
+    """Distil; return the energy in kWh, too, where CodeCarbon is installed."""
+    if importlib.util.find_spec("codecarbon") is None:
+        return distill(params, material), None
+    with EnergyMeter("DEU") as meter:
+        student = distill(params, material)
+    return student, meter.reading.energy_kwh
+
+
+def _with_dev(material: Material) -> Material:
+    """Return the material with test in the place of dev."""
+    return Material(**{**vars(material), "tables": {**material.tables, "dev": material.tables["test"]}})
+
+
+def _material(teacher: Trained, folder: Path, *, with_transfer: bool) -> Material:
+    tables = teacher.tables()
+    logits = load_logits(teacher.folder / "logits", len(tables["train"]) + len(tables["transfer"]))
     if not with_transfer:
         tables["transfer"] = write_table(folder / "none.arrow", [])
         logits = CachedLogits(logits.values[: len(tables["train"])])
-    teacher = load(artifacts / "teacher")
-    task = teacher.manifest.task
+    model = load(teacher.folder / "model")
+    task = model.manifest.task
     return Material(
-        teacher=teacher,
+        teacher=model,
         tables=tables,
         scratch=folder,
         logits=logits,
-        base=lambda drawn: load_base(params.base, task, drawn),
+        base=lambda drawn: load_base(teacher.base, task, drawn),
     )
 
 
-def _params(recipe: Recipe, material: Material, updates: int, seed: int) -> Any:
+def _params(recipe: Mapping[str, Any], material: Material, updates: int, seed: int) -> Any:
     """Return the method's params with epochs such that all its trainings together make the wanted updates."""
-    values = copy.deepcopy(recipe)
+    values = copy.deepcopy(dict(recipe))
     updates *= values.pop("times", 1)
     examples = len(material.tables["train"]) + len(material.tables["transfer"])
     if values["method"] == "lstm" and values.get("augmentation", {}) is not None:
@@ -200,112 +233,53 @@ def _params(recipe: Recipe, material: Material, updates: int, seed: int) -> Any:
 
 
 def _exits(student: DistillationResult, material: Material, test: Material, folder: Path) -> dict[str, Any]:
-    """Export, and measure the speed that loses no more than half a point on dev."""
-    exported, dev = export_onnx(student.model, folder), material.encode(student.model, "dev")
+    """Export, choose the speed on dev, and return figures on test over the plain backbone: the teacher's own network."""
+    for model in (student.model, material.teacher):
+        model.network.cpu()  # files are made and run there
+    early, plain = folder / "early", folder / "plain"
+    for target in (early, plain):
+        target.mkdir()
+    exported, dev = export_onnx(student.model, early), material.encode(student.model, "dev")
     params = ExportParams(speeds=_SPEEDS, max_speed_drop=_LOSS)
     full = material.scorer(student.model, TrainingParams(precision="float32"))()
-    speed, tried = try_speeds(student.model, folder, dev, full, params)
-    set_speed(folder, speed)
+    speed, tried = try_speeds(student.model, early, dev, full, params)
+    set_speed(early, speed)
     record = ExportRecord(
         format="onnx", files=dict(exported.files), integer_kernels=0, tried_speeds=tuple(tried),
         parity=check_parity(student.model, exported, dev, params),
     )  # fmt: skip
-    write_json(folder / EXPORT_RECORD, record.model_dump(mode="json"))
+    write_json(early / EXPORT_RECORD, record.model_dump(mode="json"))
     test_data = test.encode(student.model, "dev")
-    sweep = sweep_speeds(student.model, folder, test_data, EvaluateParams(seconds=3.0, samples=400))
-    whole, chosen = sweep.settings[0], next(item for item in sweep.settings if item.speed == sweep.chosen)
+    sweep = sweep_speeds(student.model, early, test_data, EvaluateParams(samples=10, seconds=0.1))
+    whole, chosen = _setting(sweep.settings, FULL_DEPTH), _setting(sweep.settings, sweep.chosen)
+    export_onnx(material.teacher, plain)
+    flops = flops_by_depth(material.teacher.network, np.unique(test_data.lengths).tolist())
+    backbone = float(np.mean([flops[int(length)][-1] for length in test_data.lengths]))
+    batches = timed_batches(test_data, 1, student.model.pad_id)
+    times = time_in_turn(
+        lambda threads: {
+            "plain": OnnxFile(plain).runner(batches, threads),
+            "whole": OnnxFile(early, speed=FULL_DEPTH).runner(batches, threads),
+            "chosen": OnnxFile(early, speed=speed).runner(batches, threads),
+        },
+        len(batches), 1, setting=PINNED, samples=1200, seconds=20.0,
+    )  # fmt: skip
     return {
         "speed": chosen.speed,
-        "loss_points": (whole.score - chosen.score) * 100,
-        "flops_ratio": chosen.flops_ratio,
-        "speedup": whole.latency.mean / chosen.latency.mean,
         "mean_depth": chosen.mean_depth,
-        "sweep": [setting.model_dump(mode="json", exclude={"latency"}) for setting in sweep.settings],
+        "loss_points": 100 * (whole.score - chosen.score),
+        "flops_ratio": backbone / chosen.flops,
+        "speedup": times["plain"].mean / times["chosen"].mean,
+        "flops_ratio_over_own_full_depth": chosen.flops_ratio,
+        "speedup_over_own_full_depth": times["whole"].mean / times["chosen"].mean,
     }
 
 
-def _artifacts(data: str) -> Path:
-    return _WORK / data / "artifacts"
+def _setting(settings: Iterable[ExitSetting], speed: float) -> ExitSetting:
+    return next(item for item in settings if item.speed == speed)
 
 
-def _write(updates: int, seeds: int) -> None:
-    results = {
-        (data, name): [
-            read_json(path) for seed in range(seeds) if (path := _result_path(data, name, updates, seed)).is_file()
-        ]
-        for name in METHODS
-        for data in _DATA
-    }
-    rows = [_row(data, name, actual) for data in _DATA for name in METHODS if (actual := results[data, name])]
-    # A claim compares methods on the same data and seeds: a set that lacks a run has no part in it.
-    complete = [data for data in _DATA if all(len(results[data, name]) >= seeds for name in _CLAIMED)]
-    if not complete:
-        sys.exit("no data set has all the runs that claims need yet; run on")
-
-    def points(name: str) -> Sequence[float]:
-        return [100 * item["accuracy"] for data in complete for item in results[data, name]]
-
-    def gain(better: str, worse: str) -> float:
-        return float(np.mean(points(better)) - np.mean(points(worse)))
-
-    def exits(figure: str) -> float:
-        return float(np.mean([item["exits"][figure] for data in complete for item in results[data, "fastbert"]]))
-
-    claims: Mapping[str, Mapping[str, Any]] = {
-        "kd_gain_points": claim(gain("logits", "no teacher"), "points", ">= 0"),
-        "kd_gain_random_start_points": claim(
-            gain("random start, logits", "random start, no teacher"), "points", ">= 0"
-        ),
-        "tinybert_attention_gain_points": claim(gain("tinybert", "tinybert without attention"), "points", ">= 0"),
-        "tinybert_layers_gain_points": claim(
-            gain("tinybert", "tinybert without hidden and attention"), "points", ">= 0"
-        ),
-        "pkd_minus_kd_points": claim(gain("patient, skip", "logits"), "points", ">= 0"),
-        "lstm_gain_points": claim(gain("lstm", "lstm, no teacher"), "points", ">= 2"),
-        "fastbert_flops_ratio": claim(exits("flops_ratio"), "x", ">= 3"),
-        "fastbert_speedup_measured": claim(exits("speedup"), "x", ">= 1"),
-        "fastbert_loss_points": claim(exits("loss_points"), "points", "<= 0.5"),
-        "mutual_gain_points": claim(gain("mutual", "two peers, alone"), "points", ">= 0"),
-    }
-    notes = [
-        f"{updates} updates of {_BATCH} texts for every method; mean and standard deviation over the runs; claims are means "
-        f"over {seeds} seeds of {' and '.join(complete)}",
-        "teachers: " + ", ".join(f"{data} {_teacher_accuracy(data):.1f} %" for data in _DATA),
-        "copied students have the teacher's blocks 0, 2 and 5; tinybert has 3 x 192 x 600; deep_to_shallow and fastbert all 6 blocks",
-        "students that know nothing at their start (random, tinybert, mobilebert, lstm) and exits get four times the updates, with a teacher and without",
-        "fastbert leaves early at the speed that loses at most half a point on dev; the loss told is that on test",
-        "seconds and Wh: two runs at a time, one per core, and some with both cores; compare within a few tens of percent only",
-    ]
-    if seeds < _SEEDS:
-        notes.insert(0, f"PRELIMINARY: {seeds} of {_SEEDS} seeds; differences of a point or two may be chance")
-    write_result("distillation", rows, claims, seeds=list(range(seeds)), notes=notes)
-
-
-def _row(data: str, name: str, actual: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    accuracies = [100 * item["accuracy"] for item in actual]
-    row: dict[str, Any] = {
-        "data": data,
-        "method": name,
-        "accuracy_percent": float(np.mean(accuracies)),
-        "spread": float(np.std(accuracies, ddof=1)) if len(actual) > 1 else None,
-        "worst": min(accuracies),
-        "runs": len(actual),
-        "seconds": float(np.mean([item["seconds"] for item in actual])),
-        "wh": float(np.mean([item["kwh"] for item in actual])) * 1000,
-        "updates": actual[0]["updates"],
-        "parameters_m": actual[0]["parameters"] / 1e6,
-    }
-    if "exits" in actual[0]:
-        for figure in ("flops_ratio", "speedup", "loss_points"):
-            row[figure] = float(np.mean([item["exits"][figure] for item in actual]))
-    return row
-
-
-def _teacher_accuracy(data: str) -> float:
-    return (
-        float(read_json(_WORK / data / "metrics" / "evaluate" / "teacher" / "metrics.json")["quality"]["score"]) * 100
-    )
-
+BENCHMARK = Benchmark("distillation", ("data", "method"), claims, NOTES, settings=settings, tables="data")
 
 if __name__ == "__main__":
     torch.manual_seed(0)

@@ -1,14 +1,18 @@
 """How should blocks be skipped: one graph with conditional branches, or a chain of part-models? Same weights, in turn.
 
-    python -m benchmarks.early_exit
+    python -m benchmarks.early_exit [--seed 1]
 
 A MiniLM-shaped network with random exits, asked to leave behind the first block, behind the third, or never; a
-plain export without exits is the baseline. Latency is of the whole call, selection of rows included.
+plain export without exits is the baseline. Latency is of the whole call, selection of rows included. Weights and
+texts are drawn from the seed, and every seed is a timing session of its own.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -17,84 +21,120 @@ import onnxruntime
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from benchmarks.results import claim, write_result
+from benchmarks.claims import PerSeed, claim, paired
+from benchmarks.results import Benchmark, Rows, folder_of, parser, record
+from benchmarks.timing import PINNED, SETTINGS, time_in_turn
 from lissom.artifacts import ONNX
-from lissom.evaluate.latency import measure_latency
 from lissom.export import attention
+from lissom.export.exported import Runner
 from lissom.export.onnx import trace_parts, write_graph
 from lissom.models.edits import AddExits
 
+PLAIN, BRANCHES, CHAIN = "no exits", "branches", "chain of models"
+
 _LAYERS, _LENGTH, _LABELS = 6, 24, 2
-_DEPTHS = (1, 3, 6)
+_DEPTHS, _BATCHES = (1, 3, 6), (1, 32)
+_SAMPLES, _SECONDS = 400, 8.0
+
+NOTES = (
+    f"{_LAYERS} blocks of 384, {_LENGTH} tokens; all three ways in turn; over_no_exits is of mean latencies",
+    "claims are at batch 1, on one pinned core; branches_vs_chain is averaged over the depths, and its parts are claims, too",
+    "old rows: two threads or fewer, on all cores",
+)
 
 
 def main() -> None:
     """Measure every way at every depth, at batch 1 and 32."""
-    torch.manual_seed(0)
+    arguments = parser(__doc__).parse_args()
+    folder = folder_of(arguments)
+    samples, seconds = (8, 0.5) if arguments.rehearse else (_SAMPLES, _SECONDS)
+    for key, figures in measure(arguments.seed, samples, seconds):
+        record(BENCHMARK, key, arguments.seed, figures, folder=folder)
+
+
+def measure(seed: int, samples: int, seconds: float) -> list[tuple[dict[str, Any], dict[str, float]]]:
+    """Return the figures of all ways, by the key of their row."""
+    torch.manual_seed(seed)
     config = BertConfig(
         hidden_size=384, num_hidden_layers=_LAYERS, num_attention_heads=12, intermediate_size=1536, num_labels=_LABELS
     )
     network = AutoModelForSequenceClassification.from_config(config).eval()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         plain, early = Path(folder) / "plain.onnx", Path(folder) / ONNX
         write_graph(network, plain, 64)
         AddExits(size=128).apply(network)
-        rows = []
         for depth in _DEPTHS:
             for number, leave in enumerate(network.exits, 1):  # certain at `depth`, torn before
                 leave.classifier.weight.data.zero_()
                 leave.classifier.bias.data.copy_(torch.tensor([9.0, -9.0]) if number >= depth else torch.zeros(2))
             write_graph(network, early, 64)
             network.set_attn_implementation(attention.NAME)
-            chain = _chain(network, Path(folder))
-            for size in (1, 32):
-                rows += _measure(plain, early, chain, depth, size)
-    ratios = {(row["batch"], row["leaves_behind"], row["way"]): row["over_no_exits"] for row in rows}
-    gain = np.mean([ratios[1, depth, "chain of models"] / ratios[1, depth, "branches"] for depth in _DEPTHS])
-    claims = {
-        "branches_vs_chain_b1": claim(float(gain), "x", ">= 1"),
-        "first_exit_over_no_exits_b1": claim(ratios[1, 1, "branches"], "x", "<= 0.3"),
-        "full_depth_over_no_exits_b1": claim(ratios[1, _LAYERS, "branches"], "x", "<= 1.25"),
+            parts = _write_parts(network, Path(folder))
+            for size, setting in product(_BATCHES, SETTINGS):
+                runners = partial(_runners, plain, early, parts, _inputs(size, seed), depth)
+                times = time_in_turn(runners, 1, size, setting=setting, samples=samples, seconds=seconds)
+                for way, time in times.items():
+                    key = {"batch": size, "leaves_behind": depth, "way": way, "cores": setting}
+                    over = time.mean / times[PLAIN].mean
+                    rows.append((key, {"mean_ms": time.mean, "p50_ms": time.p50, "over_no_exits": over}))
+    return rows
+
+
+def claims(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Return ratios at batch 1 on one core."""
+
+    def take(way: str, depth: int) -> PerSeed:
+        pinned = rows.take("over_no_exits", batch=1, leaves_behind=depth, way=way, cores=PINNED)
+        # Before cores were told there was one setting.
+        return pinned if pinned.values else rows.take("over_no_exits", batch=1, leaves_behind=depth, way=way)
+
+    gains = {
+        depth: paired(lambda one, other: one / other, take(CHAIN, depth), take(BRANCHES, depth)) for depth in _DEPTHS
     }
-    notes = [
-        f"{_LAYERS} blocks of 384, {_LENGTH} tokens, two threads or fewer; all three ways in turn; branches_vs_chain is averaged over depths"
-    ]
-    write_result("early_exit", rows, claims, seeds=[0], notes=notes)
+    return {
+        "branches_vs_chain_b1": claim(paired(lambda *depths: mean(depths), *gains.values()), "x", ">= 1"),
+        **{f"branches_vs_chain_b1_depth_{depth}": claim(gain, "x", ">= 1") for depth, gain in gains.items()},
+        "first_exit_over_no_exits_b1": claim(take(BRANCHES, 1), "x", "<= 0.3"),
+        "full_depth_over_no_exits_b1": claim(take(BRANCHES, _LAYERS), "x", "<= 1.25"),
+    }
 
 
-def _measure(
-    plain: Path, early: Path, chain: Callable[[dict[str, Any], float], Any], depth: int, size: int
-) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
-    ids = rng.integers(5, 30000, (size, _LENGTH))
-    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+def _inputs(size: int, seed: int) -> dict[str, Any]:
+    ids = np.random.default_rng(seed).integers(5, 30000, (size, _LENGTH))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def _runners(
+    plain: Path, early: Path, parts: Sequence[Path], inputs: dict[str, Any], depth: int, threads: int
+) -> Mapping[str, Runner]:
+    """Return runners of the three ways, which leave behind `depth` with the same answers."""
     speed = np.asarray(0.5, dtype=np.float32)
-    whole, branches = _session(plain), _session(early)
+    whole, branches, chain = _session(plain, threads), _session(early, threads), _chain(parts, threads)
     actual, chosen = branches.run(None, {**inputs, "speed": speed})
     other, chained = chain(inputs, float(speed))
     assert (chosen == depth).all() and (chained == depth).all() and np.abs(actual - other).max() < 1e-4
-    runners = {
-        "no exits": lambda _: whole.run(None, inputs),
-        "branches": lambda _: branches.run(None, {**inputs, "speed": speed}),
-        "chain of models": lambda _: chain(inputs, float(speed)),
+
+    def run_chain(_: int) -> None:
+        chain(inputs, float(speed))
+
+    return {
+        PLAIN: lambda _: whole.run(None, inputs),
+        BRANCHES: lambda _: branches.run(None, {**inputs, "speed": speed}),
+        CHAIN: run_chain,
     }
-    times = measure_latency(runners, 1, size, 400, 8.0)
-    return [
-        {
-            "batch": size, "leaves_behind": depth, "way": name, "mean_ms": time.mean, "p50_ms": time.p50,
-            "over_no_exits": time.mean / times["no exits"].mean,
-        }
-        for name, time in times.items()
-    ]  # fmt: skip
 
 
-def _chain(network: Any, folder: Path) -> Callable[[dict[str, Any], float], Any]:
-    sessions = []
+def _write_parts(network: Any, folder: Path) -> list[Path]:
+    paths = []
     for number, part in enumerate(trace_parts(network, 64)):
-        path = folder / f"part{number}.onnx"
-        onnx.save(part, path)
-        sessions.append(_session(path))
-    embed, *steps = sessions
+        paths.append(folder / f"part{number}.onnx")
+        onnx.save(part, paths[-1])
+    return paths
+
+
+def _chain(paths: Sequence[Path], threads: int) -> Callable[[dict[str, Any], float], Any]:
+    embed, *steps = (_session(path, threads) for path in paths)
 
     def answer(inputs: dict[str, Any], speed: float) -> tuple[Any, Any]:
         (hidden,) = embed.run(None, inputs)
@@ -116,13 +156,15 @@ def _chain(network: Any, folder: Path) -> Callable[[dict[str, Any], float], Any]
     return answer
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
+
+BENCHMARK = Benchmark("early_exit", ("batch", "leaves_behind", "way", "cores"), claims, NOTES)
 
 if __name__ == "__main__":
     main()

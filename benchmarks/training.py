@@ -1,28 +1,30 @@
 """Throughput of lissom's loop against a plain Hugging Face Trainer: same student, data, loss, batch size and precision.
 
-    python -m benchmarks.training
+    python -m benchmarks.training [--seed 1]
 
 The Trainer asks the teacher in every step, as its examples do; lissom's time includes computing the teacher's logits
-once. Both train from the same weights, in turn, and are scored on the same dev set. Needs `benchmarks.headline sst2`
-to have made the teacher, and the package accelerate for the Trainer.
+once. Both train from the same weights, in turn, and are scored on the same dev set. Needs the package accelerate for
+the Trainer.
 """
 
+import importlib.util
 import os
 import sys
 import tempfile
 import time
+from itertools import product
+from operator import sub, truediv
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from benchmarks.results import claim, write_result
-from benchmarks.workspace import ROOT
-from lissom.artifacts import MANIFEST
+from benchmarks.claims import PerSeed, claim, paired
+from benchmarks.results import Benchmark, Rows, folder_of, parser, record
+from benchmarks.teachers import Trained, params_of, teacher_of
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
-from lissom.data.prepare import load_table
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load
 from lissom.models.students import block_student
@@ -32,65 +34,66 @@ from lissom.training.losses import against_teacher
 from lissom.training.predicting import Scorer, score
 from lissom.training.teacher import CachedLogits, LiveTeacher, cache_logits
 
-_EXAMPLES, _EPOCHS, _REPEATS = 1600, 2, 2
-_WORK = ROOT / "benchmarks" / "work" / "sst2" / "artifacts"
+LISSOM, TRAINER = "lissom", "Hugging Face Trainer"
+
+_EXAMPLES, _EPOCHS = 1600, 2
+
+NOTES = (
+    "lissom's time includes caching the teacher's logits and scoring dev after every epoch; on the processor",
+    "dev_accuracy_difference_points: lissom minus Trainer, in the better precision",
+)
 
 
 def main() -> None:
     """Train with both, in turn, and compare."""
-    if not (_WORK / "teacher" / MANIFEST).is_file():
-        sys.exit("there is no teacher yet: run `python -m benchmarks.headline sst2` first")
+    arguments = parser(__doc__).parse_args()
+    if importlib.util.find_spec("accelerate") is None:
+        sys.exit("the Trainer needs the package accelerate: pip install accelerate")
+    folder, examples = folder_of(arguments), 64 if arguments.rehearse else _EXAMPLES
+    teacher = teacher_of("sst2", arguments.seed, rehearse=arguments.rehearse)
     native = autocast_type("auto") is not None
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        precisions: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"] if native else ["float32"]
-        for precision in precisions:
-            for repeat in range(_REPEATS):
-                for name, train in (("lissom", _train_lissom), ("Hugging Face Trainer", _train_trainer)):
-                    student, teacher, data, dev = _start(Path(scratch))
-                    params = RecoveryParams(
-                        epochs=_EPOCHS, learning_rate=2e-4, precision=precision, seed=repeat, keep="last"
-                    )
-                    started = time.perf_counter()
-                    train(student, teacher, data, dev, params)
-                    seconds = time.perf_counter() - started
-                    rows.append({
-                        "loop": name, "precision": precision, "seed": repeat,
-                        "examples_per_second": _EXAMPLES * _EPOCHS / seconds,
-                        "dev_accuracy_percent": _score(student, dev) * 100,
-                    })  # fmt: skip
-                    print(rows[-1], flush=True)
-    ratios = {
-        precision: _mean(rows, "lissom", precision) / _mean(rows, "Hugging Face Trainer", precision)
-        for precision in {row["precision"] for row in rows}
+    precisions: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"] if native else ["float32"]
+    loops = ((LISSOM, _train_lissom), (TRAINER, _train_trainer))
+    for precision, (name, train) in product(precisions, loops):
+        with tempfile.TemporaryDirectory() as scratch:
+            student, model, data, dev = _start(teacher, examples, Path(scratch))
+            params = RecoveryParams(
+                epochs=_EPOCHS, learning_rate=2e-4, precision=precision, seed=arguments.seed, keep="last"
+            )
+            started = time.perf_counter()
+            train(student, model, data, dev, params)
+            seconds = time.perf_counter() - started
+            figures = {
+                "examples_per_second": examples * _EPOCHS / seconds,
+                "dev_accuracy_percent": _score(student, dev) * 100,
+            }
+        key = {"loop": name, "precision": precision}
+        record(BENCHMARK, key, arguments.seed, figures, data=teacher.data, folder=folder)
+
+
+def claims(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Return the ratio in bfloat16 if the machine multiplies it natively, else in float32."""
+
+    def take(figure: str, loop: str) -> PerSeed:
+        native = rows.take(figure, loop=loop, precision="bfloat16")
+        return native if native.values else rows.take(figure, loop=loop, precision="float32")
+
+    def compare(function: Any, figure: str) -> PerSeed:
+        return paired(function, take(figure, LISSOM), take(figure, TRAINER))
+
+    return {
+        "throughput_vs_hf_trainer": claim(compare(truediv, "examples_per_second"), "x", ">= 1.5"),
+        "dev_accuracy_difference_points": claim(compare(sub, "dev_accuracy_percent"), "points", None),
     }
-    best = "bfloat16" if native else "float32"
-    gain = _mean(rows, "lissom", best, "dev_accuracy_percent") - _mean(
-        rows, "Hugging Face Trainer", best, "dev_accuracy_percent"
-    )
-    claims = {"throughput_vs_hf_trainer": claim(ratios[best], "x", ">= 1.5")}
-    notes = [f"{precision}: {ratio:.2f}x the examples per second" for precision, ratio in sorted(ratios.items())]
-    notes.append(
-        f"dev accuracy, lissom minus Trainer, in {best}: {gain:+.2f} points; lissom's time includes caching the teacher's logits and scoring dev after every epoch"
-    )
-    write_result("training", rows, claims, seeds=list(range(_REPEATS)), notes=notes)
 
 
-def _mean(rows: list[dict[str, Any]], loop: str, precision: str, figure: str = "examples_per_second") -> float:
-    return float(np.mean([row[figure] for row in rows if row["loop"] == loop and row["precision"] == precision]))
-
-
-def _start(scratch: Path) -> tuple[CompressedModel, CompressedModel, Encoded, Encoded]:
-    student, teacher = load(_WORK / "teacher"), load(_WORK / "teacher")
+def _start(trained: Trained, examples: int, scratch: Path) -> tuple[CompressedModel, CompressedModel, Encoded, Encoded]:
+    """Return student, teacher, train and dev."""
+    student, teacher = load(trained.folder / "model"), load(trained.folder / "model")
     student.edit(block_student(6, (0, 2, 5)))
-    task = teacher.manifest.task
-    data, dev = (
-        task.encode(
-            [load_table(_WORK / "prepare", split)], teacher.tokenizer, scratch / f"{split}{time.monotonic_ns()}"
-        )
-        for split in ("train", "dev")
-    )
-    data = Encoded(data.tokens, data.types, data.offsets[: _EXAMPLES + 1], data.targets[:_EXAMPLES])
+    task, tables = teacher.manifest.task, trained.tables()
+    data, dev = (task.encode([tables[split]], teacher.tokenizer, scratch / split) for split in ("train", "dev"))
+    data = Encoded(data.tokens, data.types, data.offsets[: examples + 1], data.targets[:examples])
     return student, teacher, data, dev
 
 
@@ -133,6 +136,10 @@ def _train_trainer(
         )  # fmt: skip
         Distiller(student.network, arguments, train_dataset=list(range(len(data))), data_collator=collate_rows).train()
 
+
+BENCHMARK = Benchmark(
+    "training", ("loop", "precision"), claims, NOTES, settings=lambda _: {"teacher": params_of("sst2")}
+)
 
 if __name__ == "__main__":
     torch.manual_seed(0)

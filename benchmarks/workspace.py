@@ -7,40 +7,50 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from benchmarks.provenance import ROOT
 from lissom.params import load_params
 from pipelines.dvc import write_dvc
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data"
-"""Public data sets that lie beside a developer's checkout; a user's lacks them."""
+WORK = ROOT / "benchmarks" / "work"
 
 
-def require_data(name: str) -> Path:
-    """Return the folder of a data set, or end with a message where there is none."""
-    folder = DATA / name
-    if not folder.is_dir():
-        sys.exit(
-            f"{folder} is missing: this benchmark needs the public data sets that developers keep beside the checkout"
-        )
-    return folder
-
-
-def open_workspace(name: str, params: Path) -> Path:
+def open_workspace(name: str, params: Mapping[str, Any]) -> Path:
     """Return a folder with the repository's files and the given params, as a git repository of its own."""
-    folder = ROOT / "benchmarks" / "work" / name
+    folder = WORK / name
     folder.mkdir(parents=True, exist_ok=True)
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in listed.splitlines():
         if file.startswith(("lissom/", "components/", ".dvc/")) or file in ("pyproject.toml", ".dvcignore"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, folder / file)
-    shutil.copy(params, folder / "params.yaml")
-    write_dvc(load_params(params), folder / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
+    write_dvc(load_params(folder / "params.yaml"), folder / "dvc.yaml", folder)
     if not (folder / ".git").exists():
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Return a params file as plain values."""
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
+
+
+def with_seed(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return params in which every training has a seed; the data stays the same."""
+    return {
+        name: _seeded(value, seed) if name == "teacher" or _is_training(name) else
+        with_seed(value, seed) if isinstance(value, Mapping) else
+        [with_seed(item, seed) if isinstance(item, Mapping) else item for item in value] if isinstance(value, list) else
+        value
+        for name, value in params.items()
+    }  # fmt: skip
 
 
 def reproduce(folder: Path, *arguments: str) -> None:
@@ -53,3 +63,11 @@ def reproduce(folder: Path, *arguments: str) -> None:
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
     subprocess.run(["dvc", "repro", *arguments], cwd=folder, env=environment, check=True)
+
+
+def _is_training(name: str) -> bool:
+    return name == "training" or name.endswith("_training")
+
+
+def _seeded(training: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    return {**training, "seed": seed}

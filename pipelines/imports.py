@@ -1,9 +1,10 @@
-"""Modules of the project that a stage imports, for DVC's dependencies and for tests of the layers."""
+"""Modules of the project that a file imports: for DVC's dependencies, tests of the layers, ages of measurements."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+PROJECT = ("lissom", "components", "pipelines", "benchmarks", "tests")
 # The frame (params, energy, runs, console) does not change what a stage computes.
 FRAME = {"params", "errors", "section", "artifacts", "machine", "console", "tracking", "emissions", "cluster", "cli"}
 FRAME_MODULES = {
@@ -29,7 +30,7 @@ def imports(path: Path, root: Path) -> set[str]:
                 modules.add(name if below.with_suffix(".py").exists() or below.is_dir() else node.module)
         elif isinstance(node, ast.Import):
             modules.update(alias.name for alias in node.names)
-    return {name for name in modules if name.split(".")[0] in ("lissom", "components", "pipelines")}
+    return {name for name in modules if name.split(".")[0] in PROJECT}
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from typing import Any
 
 
 def free_port() -> int:
@@ -13,7 +14,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(address: str, process: subprocess.Popen, seconds: float = 90) -> None:
+def wait_for(address: str, process: "subprocess.Popen[Any]", seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):

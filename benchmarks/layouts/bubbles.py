@@ -1,5 +1,6 @@
 """How long a pipeline waits: every schedule run with stages that take a given time."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from lissom.parallel.rehearsal import rehearse
@@ -12,19 +13,15 @@ SCHEDULES = (
 UNIT_SECONDS = 0.15
 
 
-def bubbles() -> list[dict[str, Any]]:
-    """Every schedule run, against the simulator and the formula."""
-    rows = []
+def bubbles(unit_seconds: float = UNIT_SECONDS) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every schedule run, beside the simulator and the formula, which know nothing of the run."""
     for name, devices, microbatches in SCHEDULES:
-        result = make_schedule(name, devices, microbatches)
-        simulated = simulate(result, Costs())
-        measured = rehearse(result, simulated.costs, UNIT_SECONDS)
+        schedule = make_schedule(name, devices, microbatches)
+        simulated = simulate(schedule, Costs())
+        measured = rehearse(schedule, simulated.costs, unit_seconds)
         plain = name in ("gpipe", "1f1b")
-        rows.append({
-            "part": "bubble", "layout": f"{name}, p {devices}, m {microbatches}",
+        yield f"{name}, p {devices}, m {microbatches}", {
             "makespan_simulated": simulated.makespan, "makespan_measured": measured.makespan,
             "bubble_simulated": simulated.bubble, "bubble_measured": measured.bubble,
             "bubble_formula": (devices - 1) / (microbatches + devices - 1) if plain else None,
-        })  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+        }  # fmt: skip

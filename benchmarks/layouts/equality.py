@@ -1,5 +1,6 @@
 """Every layout against one process."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(world: World | None, dtype: torch.dtype) -> tuple[dict[str, Any], list[float]]:
+def trained(world: World | None, dtype: torch.dtype, seed: int) -> tuple[dict[str, Any], list[float]]:
     """Train the small network for 20 steps; return weights and losses."""
-    network = network_of(SMALL).to(dtype)
+    network = network_of(SMALL, seed).to(dtype)
     params = TrainingParams(epochs=2.5, batch_size=16, learning_rate=1e-3, precision="float32", freeze_word_table=False)
     losses: list[float] = []
 
@@ -37,21 +38,18 @@ def trained(world: World | None, dtype: torch.dtype) -> tuple[dict[str, Any], li
         def on_record(self, record: dict[str, float]) -> None:
             losses.append(record["loss"])
 
-    fit(network, texts(125, 24), 0, LOSS, params, hooks=[Listen()], world=world)
+    fit(network, texts(125, 24, seed=seed), 0, LOSS, params, hooks=[Listen()], world=world)
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}, losses
 
 
-def equality() -> list[dict[str, Any]]:
-    """Every layout against one process, in float64 and in float32 (where Adam enlarges what rounds differently)."""
-    rows = []
-    alone = {dtype: trained(None, dtype) for dtype in (torch.float64, torch.float32)}
+def equality(seed: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield every layout against one process, in float64 and in float32 (where Adam enlarges what rounds differently)."""
+    alone = {dtype: trained(None, dtype, seed) for dtype in (torch.float64, torch.float32)}
     for name, layout in LAYOUTS.items():
-        row: dict[str, Any] = {"part": "equality", "layout": name}
+        figures: dict[str, float] = {}
         for dtype, (weights, losses) in alone.items():
-            state, report = spread(trained, dtype, **layout)[0]
+            state, report = spread(trained, dtype, seed, **layout)[0]
             kind = str(dtype).removeprefix("torch.")
-            row[f"weights_{kind}"] = max(float(np.abs(state[key] - weights[key]).max()) for key in weights)
-            row[f"losses_{kind}"] = max(abs(ours - theirs) for ours, theirs in zip(report, losses, strict=True))
-        rows.append(row)
-        print(row, flush=True)
-    return rows
+            figures[f"weights_{kind}"] = max(float(np.abs(state[key] - weights[key]).max()) for key in weights)
+            figures[f"losses_{kind}"] = max(abs(ours - theirs) for ours, theirs in zip(report, losses, strict=True))
+        yield name, figures

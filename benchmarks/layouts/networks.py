@@ -26,9 +26,9 @@ def network_of(shape: dict[str, int], seed: int = 0, dropout: float = 0.0) -> An
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def texts(count: int, length: int, ragged: bool = True) -> Encoded:
+def texts(count: int, length: int, ragged: bool = True, seed: int = 0) -> Encoded:
     """Return random texts."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     lengths = rng.integers(length // 2, length + 1, count) if ragged else np.full(count, length)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = rng.integers(1, _WORDS, offsets[-1]).astype(np.int32)

@@ -3,6 +3,7 @@
 import copy
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,15 @@ from lissom.training.loop import fit
 from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from tests.distributed.processes import spread
 
-_STEPS, _ROUNDS, _WARM_UPS = 8, 6, 2
-STEPS = _ROUNDS * (_STEPS - _WARM_UPS - 1)
+ROUNDS = 6
+_STEPS, _WARM_UPS = 8, 2
+STEPS = ROUNDS * (_STEPS - _WARM_UPS - 1)
 
 
-def overhead(world: World) -> dict[str, list[float]]:
+def overhead(world: World, seed: int, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of steps of our loop and of plain DDP code, taken in turn; the first of each round are left out."""
     data = texts(32 * _STEPS, 48, ragged=False)
-    params = TrainingParams(epochs=1, batch_size=32, precision="float32")
+    params = TrainingParams(epochs=1, batch_size=32, precision="float32", seed=seed)
     seconds: dict[str, list[float]] = {"lissom": [], "plain DDP": []}
 
     class Clock(Hook):
@@ -46,7 +48,7 @@ def overhead(world: World) -> dict[str, list[float]]:
         network.bert.embeddings.word_embeddings.weight.requires_grad_(False)
         ddp = DistributedDataParallel(network)
         optimizer = make_optimizer(dict(network.named_parameters()), params)
-        for step, members in enumerate(shuffled_batches(data.lengths, 32, 0, 0)):
+        for step, members in enumerate(shuffled_batches(data.lengths, 32, seed, 0)):
             clock.before_step(step, _STEPS)
             set_learning_rate(optimizer, learning_rate(step, _STEPS, params))
             batch = collate(data, np.array_split(members, 2)[world.rank], 0)
@@ -59,8 +61,8 @@ def overhead(world: World) -> dict[str, list[float]]:
     def ours(network: Any, clock: Clock) -> None:
         fit(network, data, 0, LOSS, params, hooks=[clock], world=world)
 
-    start = network_of(MINILM, dropout=0.1)
-    for number in range(_ROUNDS):
+    start = network_of(MINILM, seed, dropout=0.1)
+    for number in range(rounds):
         turn = [("lissom", ours), ("plain DDP", plain)]
         for name, train in turn if number % 2 else turn[::-1]:
             network, clock = copy.deepcopy(start), Clock()
@@ -85,20 +87,17 @@ def step_seconds(world: World) -> float:
     return statistics.median(times[1:])
 
 
-def predictions() -> list[dict[str, Any]]:
-    """The cost model's milliseconds beside the measured ones, for layouts of two processes with one thread each."""
+def predictions() -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield the cost model's milliseconds beside the measured ones, for layouts of two processes with one thread each."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     here = this_machine()
     torch.set_num_threads(threads)
     machine = Machine(2, 1, here.memory_bytes, here.flops, here.near_bytes, here.far_bytes, here.latency_seconds)
     work = workload(network_of(MINILM), 32, 64)
-    rows = []
     for layout in ({"data": 2}, {"tensor": 2}, {"pipeline": 2, "microbatches": 2}, {"pipeline": 2, "microbatches": 8}):
         params = ParallelParams.model_validate(layout)
         measured = max(spread(step_seconds, **layout))
-        name = f"{params.factors}, {params.microbatches} parts"
         predicted = estimate(work, machine, params).seconds
-        rows.append({"part": "auto", "layout": name, "ms_predicted": predicted * 1e3, "ms_measured": measured * 1e3})
-        print(rows[-1], flush=True)
-    return rows
+        name = f"{params.factors}, {params.microbatches} parts"
+        yield name, {"ms_predicted": predicted * 1e3, "ms_measured": measured * 1e3}

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import time
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ from lissom.parallel.world import join
 from tests.waiting import free_port
 
 
-def spread(function, *arguments, timeout: float = 120, **layout):
+def spread(function: Callable[..., Any], *arguments: Any, timeout: float = 120, **layout: Any) -> list[Any]:
     """Call `function(world, *arguments)` in every process of a layout; return the results by rank."""
     params = ParallelParams(**{"timeout_seconds": 60, **layout})
     context, port = multiprocessing.get_context("fork"), free_port()
@@ -24,7 +26,8 @@ def spread(function, *arguments, timeout: float = 120, **layout):
         there.close()
         ends.append(here)
         processes.append(process)
-    deadline, results, failures = time.monotonic() + timeout, [None] * params.world, {}
+    results: list[Any] = [None] * params.world
+    deadline, failures = time.monotonic() + timeout, {}
     for rank, end in enumerate(ends):
         try:
             assert end.poll(max(0.1, deadline - time.monotonic())), f"rank {rank} gave no answer in {timeout} s"
@@ -41,7 +44,9 @@ def spread(function, *arguments, timeout: float = 120, **layout):
     return results
 
 
-def _work(end, rank, params, port, function, arguments) -> None:
+def _work(
+    end: Any, rank: int, params: ParallelParams, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(params.world), "TORCHELASTIC_RUN_ID": "test",

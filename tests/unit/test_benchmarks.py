@@ -1,0 +1,251 @@
+"""Benchmarks tell where their rows come from, judge claims by the worse bound, and know what is old."""
+
+import json
+import subprocess
+import sys
+from operator import sub
+from types import SimpleNamespace
+
+import pytest
+from scipy import stats
+
+from benchmarks import distillation, provenance
+from benchmarks.claims import PerSeed, claim, over_seeds, paired, student_t
+from benchmarks.provenance import ROOT, code_digest, commit
+from benchmarks.results import Benchmark, Rows, load, markdown, record, renew
+from benchmarks.workspace import read_params, with_seed
+from lissom.params import Params
+
+SCRIPT = '''"""Measures."""
+from lissom.part import answer
+
+NOTES = ("a note",)
+
+def claims(rows):
+    """Tell."""
+    return {}
+
+def measure():
+    """Measure."""
+    return answer()  # the figure
+'''
+
+
+def test_student_t_is_that_of_the_tables():
+    assert [student_t(freedom) for freedom in range(1, 40)] == pytest.approx(
+        [stats.t.ppf(0.975, freedom) for freedom in range(1, 40)]
+    )
+
+
+def test_the_interval_of_one_data_set_is_that_of_student():
+    sample = [1.0, 2.0, 4.0]
+    expected = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem(sample))
+    interval = over_seeds([sample])
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_differences_between_data_sets_are_no_chance():
+    interval = over_seeds([[1.0, 1.1, 0.9], [9.0, 9.1, 8.9]])
+    assert interval.value == pytest.approx(5) and interval.high - interval.low < 0.4
+
+
+def test_pairs_cancel_what_a_seed_does_to_both():
+    one, other = PerSeed({0: 80.0, 1: 60.0, 2: 70.0}), PerSeed({0: 79.0, 1: 59.1, 2: 68.9, 3: 1.0})
+    outcome = claim(paired(sub, one, other), "points", ">= 0")
+    assert outcome["seeds"] == 3 and outcome["holds"] == "yes" and outcome["low"] > 0.7
+
+
+@pytest.mark.parametrize(
+    "values, bar, holds",
+    [
+        ([98.0, 98.1, 98.2], ">= 97.5", "yes"),
+        ([97.0, 98.1, 99.2], ">= 97.5", "no"),  # the mean holds, the worse bound does not
+        ([4.0, 4.1, 4.2], "<= 4.5", "yes"),
+        ([4.0, 4.4, 4.4], "<= 4.5", "no"),
+        ([99.0, 99.0], ">= 97.5", "not enough seeds"),
+        ([], ">= 97.5", "not measured"),
+        ([1.0, 2.0, 3.0], None, "no bar"),
+    ],
+)
+def test_a_claim_is_held_by_its_worse_bound(values, bar, holds):
+    assert claim(PerSeed(dict(enumerate(values))), "%", bar)["holds"] == holds
+
+
+def test_a_data_set_without_runs_is_not_averaged_away():
+    assert claim([PerSeed({0: 1.0, 1: 1.0, 2: 1.0}), PerSeed()], "points", ">= 0")["holds"] == "not measured"
+
+
+def test_counts_need_no_seeds():
+    outcome = claim(PerSeed({0: 4.0}), "files", "<= 6", exact=True)
+    assert outcome["holds"] == "yes" and outcome["low"] is None
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    for folder in ("benchmarks", "lissom", "components/quantize"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "benchmarks/speed.py").write_text(SCRIPT)
+    (tmp_path / "lissom/part.py").write_text("def answer():\n    return 41\n")
+    (tmp_path / "components/quantize/work.py").write_text("LEVELS = 256\n")
+
+    def digest(settings=None):
+        provenance._files.cache_clear()
+        provenance._structure_digest.cache_clear()
+        return code_digest(tmp_path / "benchmarks/speed.py", ["quantize"], settings, tmp_path)
+
+    return SimpleNamespace(root=tmp_path, digest=digest)
+
+
+@pytest.mark.parametrize(
+    "file, before, after, changes",
+    [
+        ("benchmarks/speed.py", "return answer()", "return answer() + 1", True),
+        ("lissom/part.py", "41", "42", True),
+        ("components/quantize/work.py", "256", "128", True),
+        ("benchmarks/speed.py", "# the figure", "# another comment", False),
+        ("benchmarks/speed.py", '"""Measure."""', '"""Measure it."""', False),
+        ("benchmarks/speed.py", "return {}", "return {1: 2}", False),  # of the claims
+        ("benchmarks/speed.py", "a note", "another note", False),
+        ("lissom/part.py", "return 41", "return (\n        41\n    )", False),
+    ],
+)
+def test_the_digest_is_of_what_is_measured(tree, file, before, after, changes):
+    first = tree.digest()
+    text = (tree.root / file).read_text()
+    assert before in text
+    (tree.root / file).write_text(text.replace(before, after))
+    assert (tree.digest() != first) is changes
+
+
+def test_the_digest_knows_the_settings_of_its_row(tree):
+    assert tree.digest({"epochs": 1}) == tree.digest({"epochs": 1}) != tree.digest({"epochs": 2})
+
+
+@pytest.fixture
+def benchmark_(monkeypatch):
+    codes = {"a": "code of a", "b": "code of b"}
+    monkeypatch.setattr(Benchmark, "code", lambda _, key: codes[key["way"]])
+    monkeypatch.setattr("benchmarks.results.commit", lambda: ("c" * 40, False))
+
+    def claims(rows: Rows):
+        return {"fast": claim(rows.take("ms", way="a"), "ms", "<= 9")}
+
+    return SimpleNamespace(benchmark=Benchmark("early_exit", ("way",), claims), codes=codes)
+
+
+def test_rows_are_written_one_by_one(benchmark_, tmp_path):
+    benchmark = benchmark_.benchmark
+    for way, seed, ms in (("a", 0, 1.0), ("b", 0, 5.0), ("a", 1, 2.0), ("a", 0, 3.0)):
+        record(benchmark, {"way": way}, seed, {"ms": ms}, data="d", folder=tmp_path)
+    rows = [(row["key"]["way"], row["seed"], row["figures"]["ms"]) for row in load(benchmark, tmp_path)["rows"]]
+    assert rows == [("a", 0, 3.0), ("b", 0, 5.0), ("a", 1, 2.0)]
+    row = json.loads((tmp_path / "early_exit.json").read_text())["rows"][0]
+    assert row["commit"] == "c" * 40 and row["dirty"] is False and row["code"] == "code of a" and row["data"] == "d"
+    assert row["date"] and row["environment"] in load(benchmark, tmp_path)["environments"]
+
+
+def test_rows_without_a_digest_stay(benchmark_, tmp_path):
+    benchmark = benchmark_.benchmark
+    record(benchmark, {"way": "a"}, 0, {"ms": 7.0}, folder=tmp_path)
+    path = tmp_path / "early_exit.json"
+    result = json.loads(path.read_text())
+    result["rows"].append({**result["rows"][0], "seed": 1})
+    for row in result["rows"]:
+        row["code"] = None
+    path.write_text(json.dumps(result))
+    record(benchmark, {"way": "a"}, 0, {"ms": 1.0}, folder=tmp_path)
+    rows = load(benchmark, tmp_path)["rows"]
+    assert [row["figures"]["ms"] for row in rows] == [7.0, 7.0, 1.0]
+    assert load(benchmark, tmp_path)["claims"]["fast"]["value"] == 1.0, "old rows and present ones are not mixed"
+
+
+def test_rows_of_other_code_are_marked(benchmark_, tmp_path):
+    benchmark = benchmark_.benchmark
+    for seed in range(3):
+        record(benchmark, {"way": "a"}, seed, {"ms": 1.0 + seed / 10}, folder=tmp_path)
+    record(benchmark, {"way": "b"}, 0, {"ms": 5.0}, folder=tmp_path)
+    page = (tmp_path / "early_exit.md").read_text()
+    assert "| old |" not in page and "| a | 1.1 ± 0.25 | 3 |" in page
+    benchmark_.codes["a"] = "new code"
+    renew(benchmark, tmp_path)
+    lines = (tmp_path / "early_exit.md").read_text().splitlines()
+    marked = [line.split("|")[1].strip() for line in lines if line.endswith("| old |")]
+    assert marked == ["`fast`", "a"]
+    assert json.loads((tmp_path / "early_exit.json").read_text())["claims"]["fast"]["old"] is True
+
+
+def test_rows_of_settings_that_are_gone_are_old(benchmark_, tmp_path):
+    benchmark = benchmark_.benchmark
+    record(benchmark, {"way": "b"}, 0, {"ms": 5.0}, folder=tmp_path)
+    del benchmark_.codes["b"]
+    assert "| old |" in markdown(benchmark, load(benchmark, tmp_path))
+
+
+def test_means_that_were_told_as_a_whole_have_their_interval(benchmark_, tmp_path):
+    benchmark = benchmark_.benchmark
+    record(benchmark, {"way": "a"}, 0, {"ms": 5.0}, folder=tmp_path)
+    result = json.loads((tmp_path / "early_exit.json").read_text())
+    result["rows"][0] |= {"seed": None, "seeds": [0, 1, 2], "runs": 3, "deviations": {"ms": 1.0}, "code": None}
+    (tmp_path / "early_exit.json").write_text(json.dumps(result))
+    page = markdown(benchmark, load(benchmark, tmp_path))
+    assert "| a | 5 ± 2.5 | 3 |" in page and load(benchmark, tmp_path)["claims"]["fast"]["holds"] == "not measured"
+
+
+def test_a_tree_without_git_must_be_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("LISSOM_COMMIT", raising=False)
+    with pytest.raises(SystemExit, match="LISSOM_COMMIT"):
+        commit(tmp_path)
+    monkeypatch.setenv("LISSOM_COMMIT", "d" * 40)
+    assert commit(tmp_path) == ("d" * 40, None)
+
+
+def test_a_changed_tree_is_dirty_and_results_do_not_count(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "code.py").write_text("1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    (tmp_path / "benchmarks/results/speed.json").write_text("{}")
+    assert commit(tmp_path)[1] is False
+    (tmp_path / "code.py").write_text("2\n")
+    assert commit(tmp_path)[1] is True
+
+
+@pytest.mark.parametrize("name", distillation.recipes())
+def test_recipes_make_the_updates_that_they_say(name):
+    recipe = {**distillation.recipes()[name]}
+    recipe.pop("transfer", None)
+    times = recipe.get("times", 1)
+    tables = {"train": range(3000), "transfer": range(1000)}
+    params = distillation._params(recipe, SimpleNamespace(tables=tables), 300, 7)
+    trainings = [getattr(params, field) for field in type(params).model_fields if field.endswith("training")]
+    trainings = [training for training in trainings if training is not None and training.seed == 7]
+    assert trainings
+    if name != "lstm":  # whose augmentation adds texts
+        assert sum(training.epochs for training in trainings) * 4000 / 32 == pytest.approx(300 * times)
+
+
+@pytest.mark.parametrize("path", ["params.yaml", "benchmarks/params/sst2.yaml"])
+def test_a_seed_is_that_of_all_trainings(path):
+    values = read_params(ROOT / path)
+    seeded = Params.model_validate(with_seed(values, 5))
+    plain = Params.model_validate(values)
+    assert seeded.teacher.seed == seeded.distill.training.seed == 5 and plain.teacher.seed == 0
+    assert all(
+        method.training.seed == 5 for stage in ("prune", "factorize", "quantize") for method in getattr(seeded, stage)
+    )
+    assert seeded.data == plain.data
+
+
+def test_distillation_needs_the_library_alone():
+    code = """
+import sys
+for name in ("dvc", "mlflow", "codecarbon", "ruamel", "sklearn", "scipy", "matplotlib"):
+    sys.modules[name] = None
+import benchmarks.distillation
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
