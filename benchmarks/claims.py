@@ -38,7 +38,7 @@ def claim(figures: PerSeed | Sequence[PerSeed], unit: str, bar: str | None, *, e
     Args:
         figures: a figure by seed; or several, one for each data set, whose means are averaged.
         unit: unit of the figure.
-        bar: a comparison such as '>= 12'; None only tells the figure.
+        bar: a comparison such as '>= 12', or a range such as '0.8 to 1.25'; None only tells the figure.
         exact: the figure is a count that chance does not move: one run is enough, and there is no interval.
     """
     strata = [figures] if isinstance(figures, PerSeed) else list(figures)
@@ -61,9 +61,21 @@ def claim(figures: PerSeed | Sequence[PerSeed], unit: str, bar: str | None, *, e
     elif not exact and fewest < FEWEST_SEEDS:
         outcome["holds"] = "not enough seeds"
     else:
-        sign, number = bar.split()
-        outcome["holds"] = "yes" if (low >= float(number) if sign == ">=" else high <= float(number)) else "no"
+        outcome["holds"] = "yes" if _holds(bar, low, high) else "no"
     return outcome
+
+
+def _holds(bar: str, low: float, high: float) -> bool:
+    """Return whether both bounds of an interval pass a bar."""
+    match bar.split():
+        case [">=", least]:
+            return low >= float(least)
+        case ["<=", most]:
+            return high <= float(most)
+        case [least, "to", most]:
+            return float(least) <= low and high <= float(most)
+        case _:
+            raise ValueError(f"{bar!r} is no bar; write '>= 12', '<= 12' or '0.8 to 1.25'")
 
 
 def over_seeds(samples: Sequence[Sequence[float]]) -> Interval:

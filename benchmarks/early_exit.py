@@ -34,7 +34,7 @@ PLAIN, BRANCHES, CHAIN = "no exits", "branches", "chain of models"
 
 _LAYERS, _LENGTH, _LABELS = 6, 24, 2
 _DEPTHS, _BATCHES = (1, 3, 6), (1, 32)
-_SAMPLES, _SECONDS = 400, 8.0
+_SECONDS = 8.0
 
 NOTES = (
     f"{_LAYERS} blocks of 384, {_LENGTH} tokens; all three ways in turn; over_no_exits is of mean latencies",
@@ -47,12 +47,11 @@ def main() -> None:
     """Measure every way at every depth, at batch 1 and 32."""
     arguments = parser(__doc__).parse_args()
     folder = folder_of(arguments)
-    samples, seconds = (8, 0.5) if arguments.rehearse else (_SAMPLES, _SECONDS)
-    for key, figures in measure(arguments.seed, samples, seconds):
+    for key, figures in measure(arguments.seed, 0.5 if arguments.rehearse else _SECONDS):
         record(BENCHMARK, key, arguments.seed, figures, folder=folder)
 
 
-def measure(seed: int, samples: int, seconds: float) -> list[tuple[dict[str, Any], dict[str, float]]]:
+def measure(seed: int, seconds: float) -> list[tuple[dict[str, Any], dict[str, float]]]:
     """Return the figures of all ways, by the key of their row."""
     torch.manual_seed(seed)
     config = BertConfig(
@@ -73,7 +72,8 @@ def measure(seed: int, samples: int, seconds: float) -> list[tuple[dict[str, Any
             parts = _write_parts(network, Path(folder))
             for size, setting in product(_BATCHES, SETTINGS):
                 runners = partial(_runners, plain, early, parts, _inputs(size, seed), depth)
-                times = time_in_turn(runners, 1, size, setting=setting, samples=samples, seconds=seconds)
+                timing = time_in_turn(runners, [size], setting=setting, seconds=seconds)
+                times = timing.latencies()
                 for way, time in times.items():
                     key = {"batch": size, "leaves_behind": depth, "way": way, "cores": setting}
                     over = time.mean / times[PLAIN].mean

@@ -7,7 +7,6 @@ in turn, batch 1, on the test texts: on one pinned core, and on all cores. Ratio
 """
 
 import io
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,14 +24,14 @@ from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
 from benchmarks.results import load as load_result
 from benchmarks.timing import ALL, PINNED, SETTINGS, time_in_turn
 from benchmarks.workspace import open_workspace, read_params, reproduce, with_seed
-from lissom.artifacts import ONNX, SERVING, STEPS, TOKENIZER, write_text
+from lissom.artifacts import ONNX, STEPS, write_text
 from lissom.data.encoding import Encoded
 from lissom.data.prepare import load_table
 from lissom.data.tables import Table
 from lissom.evaluate.floor import linear_floor
-from lissom.evaluate.latency import Latency
-from lissom.evaluate.plain_int8 import plain_int8, quantize_graph
+from lissom.evaluate.latency import Timing
 from lissom.evaluate.variant import eager_runner, timed_batches
+from lissom.export.baselines import BASELINES, FUSED_INT8, PLAIN_INT8
 from lissom.export.exported import Runner, split_logits
 from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel
@@ -47,12 +46,12 @@ VARIANTS = {"teacher": ONNX_FP32, "quantize": FINAL} | {step: f"after {step}" fo
 _STAGES = ("prepare", *STEPS, "export")
 _COLUMNS = {PINNED: "pinned_ms", ALL: "p50_ms"}
 _COLORS, _OTHERS = {FINAL: "#0f766e", EAGER: "#0f172a"}, "#d97706"
-_SECONDS, _SAMPLES = 30.0, 1200
+_SECONDS = 20.0
 _EPOCHS_REHEARSED = 0.1
 
 NOTES = (
     "p50_ms, p95_ms: batch 1, all cores; pinned_ms: median on one pinned core, where other load cannot slow one runner alone. All "
-    "latencies of a data set and a seed are of one session; in old rows, faster_than_eager of the steps between is of another",
+    "latencies of a data set and a seed are of one session; disturbed names the sessions that other load disturbed; in old rows, faster_than_eager of the steps between is of another",
     f"plain dynamic int8: torch's exporter, quantize_dynamic. The first baseline of that name, at 009bb73, was quantize_dynamic on "
     f"lissom's graph with fused attention, which is faster and has the row '{FUSED}' since",
     "speedup_strongest_int8_b1_pinned is over the faster one of the two, run by run",
@@ -95,9 +94,9 @@ def measure(folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         models: dict[str, CompressedModel] = {step: load(artifacts / step) for step in STEPS}
         tests = {step: _encoded(model, test, Path(scratch)) for step, model in models.items()}
-        plain, fused = _baselines(models["teacher"], artifacts / "export" / "teacher", Path(scratch))
+        baselines = artifacts / "export" / "teacher" / BASELINES
         files = {VARIANTS[step]: (step, artifacts / "export" / step) for step in STEPS}
-        files |= {PLAIN: ("teacher", plain), FUSED: ("teacher", fused)}
+        files |= {name: ("teacher", baselines / folder) for name, folder in ((PLAIN, PLAIN_INT8), (FUSED, FUSED_INT8))}
         times = {setting: _timed(models, tests, files, setting, seconds) for setting in SETTINGS}
         rows = {
             variant: {
@@ -150,25 +149,13 @@ def _smaller(params: dict[str, Any]) -> dict[str, Any]:
     return dict(smaller)
 
 
-def _baselines(teacher: CompressedModel, export: Path, scratch: Path) -> tuple[Path, Path]:
-    """Write the teacher's two int8 exports without training; return their folders."""
-    targets = scratch / "plain", scratch / "fused"
-    for target in targets:
-        target.mkdir()
-        for file in (TOKENIZER, SERVING):
-            shutil.copy(export / file, target)
-    plain_int8(teacher, targets[0] / ONNX)
-    quantize_graph(export / ONNX, targets[1] / ONNX)
-    return targets
-
-
 def _timed(
     models: Mapping[str, CompressedModel],
     tests: Mapping[str, Encoded],
     files: Mapping[str, tuple[str, Path]],
     setting: str,
     seconds: float,
-) -> dict[str, Latency]:
+) -> Timing:
     batches = {step: timed_batches(test, 1, models[step].pad_id) for step, test in tests.items()}
 
     def runners(threads: int) -> dict[str, Runner]:
@@ -177,9 +164,7 @@ def _timed(
             **{name: OnnxFile(export).runner(batches[step], threads) for name, (step, export) in files.items()},
         }
 
-    return time_in_turn(
-        runners, len(batches["teacher"]), 1, setting=setting, samples=_SAMPLES, seconds=seconds
-    )  # fmt: skip
+    return time_in_turn(runners, [1] * len(batches["teacher"]), setting=setting, seconds=seconds)
 
 
 def _encoded(model: CompressedModel, test: Table, scratch: Path) -> Encoded:
@@ -192,12 +177,15 @@ def _score(model: CompressedModel, test: Encoded, export: Path) -> float:
     return meter.result()
 
 
-def _latency(variant: str, times: Mapping[str, Mapping[str, Latency]]) -> dict[str, Any]:
+def _latency(variant: str, times: Mapping[str, Timing]) -> dict[str, Any]:
+    disturbed = [setting for setting, timing in times.items() if timing.conditions.disturbed is not None]
     return {
-        **{column: times[setting][variant].p50 for setting, column in _COLUMNS.items()},
-        "p95_ms": times[ALL][variant].p95,
-        "faster_than_eager": times[ALL][EAGER].p50 / times[ALL][variant].p50,
-        "faster_than_onnx_pinned": times[PINNED][ONNX_FP32].p50 / times[PINNED][variant].p50,
+        **{column: times[setting].latency(variant).p50 for setting, column in _COLUMNS.items()},
+        "p95_ms": times[ALL].latency(variant).p95,
+        "faster_than_eager": times[ALL].ratio(EAGER, variant).value,
+        "faster_than_eager_pinned": times[PINNED].ratio(EAGER, variant).value,
+        "faster_than_onnx_pinned": times[PINNED].ratio(ONNX_FP32, variant).value,
+        "disturbed": "; ".join(disturbed) or None,
     }
 
 

@@ -26,7 +26,7 @@ from benchmarks.workspace import WORK, open_workspace, read_params, reproduce, w
 from lissom.artifacts import EMISSIONS, FINAL, LEDGER_JSON, STEPS, TEACHER, read_json
 from lissom.report.ledger import Ledger
 
-WHOLE, FLOOR, PLAIN = "whole run", "linear floor", "teacher, plain dynamic int8"
+WHOLE, FLOOR, PLAIN = "whole run", "linear floor", "teacher, strongest plain int8"
 
 _STAGES = ("prepare", *STEPS, "export", "evaluate", "emissions", "report", "register")
 _REPEATS = 5
@@ -46,7 +46,7 @@ def main() -> None:
     results, name = folder_of(arguments), f"pipeline{'-rehearsed' if arguments.rehearse else ''}"
     shutil.rmtree(WORK / name, ignore_errors=True)
     params = with_seed(settings({}), arguments.seed)
-    folder = open_workspace(name, _smaller(params) if arguments.rehearse else params)
+    folder = open_workspace(name, smaller(params) if arguments.rehearse else params)
     for step, figures in measure(folder).items():
         python = (
             f"standard library of Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
@@ -74,13 +74,13 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {WHOLE: whole}
     for row in ledger.rows:
         rows[row.step] = {
-            "accuracy_percent": row.score * 100, "p50_ms": row.milliseconds, "megabytes": row.megabytes,
+            "accuracy_percent": row.score * 100, "p50_ms": row.milliseconds.value, "megabytes": row.megabytes,
             "seconds": row.seconds,
         }  # fmt: skip
     if ledger.floor is not None:
         rows[FLOOR] = {"accuracy_percent": ledger.floor.score * 100, "megabytes": ledger.floor.megabytes}
-    plain = ledger.plain_int8
-    rows[PLAIN] = {"accuracy_percent": plain.quality.score * 100, "megabytes": plain.megabytes}
+    strongest = ledger.plain_int8[0]
+    rows[PLAIN] = {"accuracy_percent": strongest.score * 100, "megabytes": strongest.megabytes}
     return rows
 
 
@@ -100,14 +100,14 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     }
 
 
-def _smaller(params: dict[str, Any]) -> dict[str, Any]:
-    """Return params of a run of few texts and steps, which passes no gate that would stop it."""
+def smaller(params: dict[str, Any]) -> dict[str, Any]:
+    """Return params of a run of few texts and steps, which no gate stops."""
     for name in ("teacher", "distill", "prune", "factorize", "quantize"):
         training = params[name] if name == "teacher" else params[name]["training"]
         training["epochs"] = 0.1
     params["data"] |= {"train_examples": 320, "transfer_examples": 64}
     params["export"] = {"label_agreement": 0.5, "float_tolerance": 1.0, "int8_tolerance": 100.0}
-    params["gates"] = {"max_score_drop": 1.0, "min_speedup": 0.01, "max_megabytes": 1000}
+    params["gates"] = {"max_score_drop": 1.0, "min_speedup": {}, "max_megabytes": 1000}
     return params
 
 

@@ -16,14 +16,15 @@ from lissom.export.exported import Exported, open_exported
 from lissom.export.onnx import write_plain_graph
 from lissom.models.compressed import CompressedModel
 
-_FOLDER = "baselines"
+BASELINES = "baselines"
+"""Folder inside the teacher's exported folder."""
 PLAIN_INT8, FUSED_INT8 = "plain_int8", "fused_int8"
 
 
 def write_baselines(teacher: CompressedModel, exported: Path) -> None:
     """Write both files into a folder inside the teacher's exported folder."""
     for name in (PLAIN_INT8, FUSED_INT8):
-        folder = exported / _FOLDER / name
+        folder = exported / BASELINES / name
         folder.mkdir(parents=True)
         for file in (TOKENIZER, SERVING):
             shutil.copy(exported / file, folder / file)
@@ -35,7 +36,7 @@ def write_baselines(teacher: CompressedModel, exported: Path) -> None:
 
 def open_baselines(exported: Path) -> dict[str, Exported]:
     """Open the files that `write_baselines` wrote, by name."""
-    return {name: open_exported(exported / _FOLDER / name) for name in (PLAIN_INT8, FUSED_INT8)}
+    return {name: open_exported(exported / BASELINES / name) for name in (PLAIN_INT8, FUSED_INT8)}
 
 
 def write_plain_int8(teacher: CompressedModel, target: Path) -> None:
