@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,15 +14,30 @@ _BATCHES_PER_BUCKET = 50
 
 
 @dataclass(frozen=True)
+class Members:
+    """The examples of a batch, or of a part of one, from which the sizes of means are counted."""
+
+    indices: NDArray[np.int64]
+    """Indices in the data set, `[batch]`."""
+    lengths: NDArray[np.int64]
+    """Real tokens of every example, `[batch]`."""
+
+
+Count = Callable[[Members], float]
+"""Returns over how many items (examples, tokens, pairs of tokens) of some examples a mean is taken."""
+
+
+@dataclass(frozen=True)
 class Share:
     """Weights of a part's means in the means of the whole batch, relative to the part's share of the examples."""
 
-    tokens: float = 1.0
-    pairs: float = 1.0
+    part: Members
+    whole: Members
 
-    def of(self, mean: Literal["examples", "tokens", "pairs"]) -> float:
-        """Return the weight of a mean over examples, real tokens, or pairs of real tokens."""
-        return 1.0 if mean == "examples" else self.tokens if mean == "tokens" else self.pairs
+    def of(self, count: Count) -> float:
+        """Return the weight of a mean over the items that `count` counts; 0 if the whole batch has none."""
+        items = count(self.whole)
+        return count(self.part) / items / (len(self.part.indices) / len(self.whole.indices)) if items else 0.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ class Batch:
     """`[batch]`, from `Task.targets`."""
     indices: Tensor
     """`[batch]` int64, the examples' indices in the data set: the keys of caches per example."""
-    share: Share = Share()
+    share: Share | None = None
+    """Set if this is a part of a larger batch."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -108,10 +123,10 @@ def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epo
 
 
 def sorted_batches(
-    data: Encoded, batch_size: int, pad: int, members: NDArray[np.int64] | None = None
+    data: Encoded, batch_size: int, pad: int, members: NDArray[np.int64] | None = None, multiple: int = 1
 ) -> Iterator[Batch]:
-    """Yield batches of all examples (or of `members`), sorted by length, for evaluation."""
+    """Yield batches of all examples (or of `members`), sorted by length; `pad` and `multiple` as for `collate`."""
     members = np.arange(len(data)) if members is None else members
     order = members[np.argsort(data.lengths[members], kind="stable")]
     for start in range(0, len(order), batch_size):
-        yield collate(data, order[start : start + batch_size], pad)
+        yield collate(data, order[start : start + batch_size], pad, multiple)

@@ -42,7 +42,8 @@ class DataParams(Section):
     """A file of unlabelled texts (same columns, no label needed) that the teacher labels for distillation."""
 
     transfer_examples: int | None = Field(default=None, ge=0)
-    """Take this many transfer texts; null takes all. `embedded:python-docs` generates this many."""
+    """Take this many transfer texts (seeded); null takes all, 0 none. `embedded:python-docs` generates this many, and
+    with null none. Texts that are also in dev or test are left out first."""
 
     seed: int = 0
     """Seed of every split and subset."""

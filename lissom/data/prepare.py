@@ -116,11 +116,18 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
     for split in SPLITS:
         source = raw["train"] if split == "dev" and "dev" not in raw else raw[split]
         counts[split] = write_table(output / f"{split}.arrow", source.rows(selection[split]))
-    limit = params.transfer_examples if params.transfer else None
-    transfer = (
-        raw[TRANSFER].rows(range(min(len(raw[TRANSFER]), limit or len(raw[TRANSFER])))) if TRANSFER in raw else iter(())
+    transfer: list[int] = []
+    if TRANSFER in raw:
+        held_out = {
+            rows["train" if split == "dev" and "dev" not in raw else split][i]
+            for split in ("dev", "test")
+            for i in selection[split]
+        }
+        transfer, transfer_notes = _select_transfer(params, splits.digests(raw[TRANSFER]), held_out)
+        notes += transfer_notes
+    counts[TRANSFER] = write_table(
+        output / f"{TRANSFER}.arrow", raw[TRANSFER].rows(transfer) if TRANSFER in raw else iter(())
     )
-    counts[TRANSFER] = write_table(output / f"{TRANSFER}.arrow", transfer)
     return DataCard(
         name=_name(params.source),
         task=params.task,
@@ -135,6 +142,27 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
         duplicates=duplicates,
         notes=tuple(notes),
     )
+
+
+def _select_transfer(params: DataParams, rows: list[bytes], held_out: set[bytes]) -> tuple[list[int], list[str]]:
+    """Return the indices of the transfer texts to take, and notes.
+
+    Args:
+        params: number of texts and seed.
+        rows: digest of every transfer text.
+        held_out: digests of dev and test, on which nothing may be trained.
+    """
+    notes, selection = [], [index for index, row in enumerate(rows) if row not in held_out]
+    if len(selection) < len(rows):
+        notes.append(f"transfer: {len(rows) - len(selection)} of {len(rows)} rows are also in dev or test, left out")
+    count = params.transfer_examples
+    if count is not None and count < len(selection):
+        notes.append(f"transfer: {count} of {len(selection)} rows, drawn at random")
+        subset = splits.subset([rows[i] for i in selection], [None] * len(selection), count, params.seed)
+        selection = [selection[i] for i in subset]
+    elif count is not None and count > len(selection):
+        notes.append(f"transfer: {len(selection)} rows, fewer than the {count} asked for")
+    return selection, notes
 
 
 def _known_labels(source: str, names: Mapping[str, Sequence[str | None]]) -> tuple[str, ...]:

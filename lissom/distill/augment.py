@@ -20,8 +20,11 @@ from lissom.distill.word_vectors import WordVectors
 from lissom.errors import InputError
 from lissom.models.base import load_language_model, locate
 from lissom.models.config import BaseParams
+from lissom.models.families import family_of
 
 _BATCH_SIZE = 64
+_BEFORE = "a"
+"""A word that stands before the one that is looked at."""
 # fmt: off
 _FUNCTION_WORDS = frozenset((
     "a", "about", "after", "again", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because",
@@ -46,6 +49,11 @@ def more_texts(params: AugmentationParams, train: Table, folder: Path) -> Table:
     source, revision = locate(params.masked_lm, "distill.augmentation.masked_lm")
     model = load_language_model(BaseParams(model=params.masked_lm))
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    if family_of(model).decoder:
+        raise InputError(
+            f"distill.augmentation.masked_lm {params.masked_lm}: a {model.config.model_type} predicts the next token; "
+            "give a masked language model, which reads both sides of a word"
+        )
     if tokenizer.mask_token_id is None:
         raise InputError(f"distill.augmentation.masked_lm {params.masked_lm}: its tokenizer has no mask token")
     vectors = None
@@ -80,7 +88,7 @@ def candidates(
 ) -> list[list[str]]:
     """Return the replacement candidates of every word; a word without any has itself as the only candidate."""
     content = [place for place, word in enumerate(words) if word.isalpha() and word.lower() not in _FUNCTION_WORDS]
-    places = [place for place in content if len(tokenizer.tokenize(words[place])) == 1]
+    places = [place for place in content if _is_one_token(words[place], tokenizer)]
     result = [[word] for word in words]
     if vectors is not None:
         for place in set(content).difference(places):
@@ -97,6 +105,23 @@ def candidates(
             position = (inputs["input_ids"][row] == tokenizer.mask_token_id).nonzero()
             if len(position):
                 best = logits[row, int(position[0])].topk(4 * count).indices.tolist()
-                options = [token for token in tokenizer.convert_ids_to_tokens(best) if token.isalpha()][:count]
+                options = [word for token in best if (word := whole_word(token, tokenizer)) is not None][:count]
                 result[place] = options or result[place]
     return result
+
+
+def whole_word(token: int, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the word that a token is; None for a token that continues a word or is not made of letters.
+
+    Tokenizers mark the start of a word in different ways (`Ġgood` at byte level, `good` and `##ing` in WordPiece), so
+    that the token is decoded behind another word.
+    """
+    before = tokenizer.tokenize(_BEFORE)
+    text = tokenizer.convert_tokens_to_string([*before, *tokenizer.convert_ids_to_tokens([token])]).strip()
+    start, space, word = text.partition(" ")
+    return word if start == _BEFORE and space and word.isalpha() else None
+
+
+def _is_one_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a word within a text is a single token; byte-level tokenizers cut the first one otherwise."""
+    return len(tokenizer.tokenize(f"{_BEFORE} {word}")) == len(tokenizer.tokenize(_BEFORE)) + 1

@@ -18,7 +18,7 @@ from lissom.models.sites import blocks_of
 from lissom.models.students import distilbert_student, spread_blocks, take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
-from lissom.training.objective import Objective, Term
+from lissom.training.objective import Objective, Term, tokens
 from lissom.training.teacher import Teacher
 
 
@@ -59,5 +59,5 @@ def cosine_loss(
         student, target = signals
         return hidden_cosine(student.hidden[student_depth], target.hidden[teacher_depth], batch.mask)
 
-    terms = (Term(logits), Term(cosine, over="tokens", weight=params.cosine_weight))
+    terms = (Term(logits), Term(cosine, over=tokens, weight=params.cosine_weight))
     return Objective(forward, terms, needs_internals=True)

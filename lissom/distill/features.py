@@ -1,6 +1,6 @@
 """Losses between inner signals of student and teacher, computed in float32; padding is masked.
 
-Masks are `[batch, n]`, 1 for real tokens. Teacher signals get no gradient.
+Masks are `[batch, n]`, 1 for real tokens, unless stated otherwise. Teacher signals get no gradient.
 """
 
 import torch
@@ -21,19 +21,23 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return ((1 - cosine) * mask).sum() / mask.sum()
 
 
-def score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared difference of attention scores `[batch, heads, n, n]` (TinyBERT, eq. 7).
+def score_mse(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
+    """Return the mean squared difference of attention scores before the softmax (TinyBERT, eq. 7).
 
-    Averaged over heads and over pairs of a real query and a real key; the scores are those before the softmax.
+    Args:
+        student: scores `[batch, heads, n, n]`.
+        teacher: the teacher's scores, of the same shape.
+        pairs: the pairs of query and key to average over, `[batch, 1, n, n]` bool.
     """
-    pairs = _pairs(mask)
-    # Masked with `where`, not by a product: padding may hold infinities, and 0 * inf is NaN.
+    # Masked with `where`, not by a product: other pairs may hold infinities, and 0 * inf is NaN.
     difference = torch.where(pairs, student.float() - teacher.detach().float(), 0.0)
     return difference.square().sum() / (student.shape[1] * pairs.sum())
 
 
 def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Return KL(teacher || student) of attention distributions, averaged over heads and real queries (MobileBERT).
+
+    Every query sees every real key: the networks are bidirectional.
 
     Args:
         student: scores before the softmax, `[batch, heads, n, n]`.
@@ -53,9 +57,3 @@ def patience(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared distance of normalised vectors `[batch, d]`, 0 to 4, averaged over examples (PKD, eq. 5)."""
     difference = F.normalize(student.float(), dim=-1) - F.normalize(teacher.detach().float(), dim=-1)
     return difference.square().sum(-1).mean()
-
-
-def _pairs(mask: Tensor) -> Tensor:
-    """Return `[batch, 1, n, n]`: whether query and key are both real."""
-    real = mask.bool()
-    return (real[:, :, None] & real[:, None, :])[:, None]

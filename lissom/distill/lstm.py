@@ -1,8 +1,8 @@
 """Distilling a Transformer's logits into a BiLSTM; architectures and tokenisers may differ.
 
 Tang et al. 2019, arXiv:1903.12136: (1 - alpha) times the squared error of the logits plus alpha times the cross-entropy
-of the labels, on training texts and many synthetic ones. Word vectors are initialised from the teacher's word table;
-one half of their columns stays fixed. Returns the student.
+of the labels, on training texts and many synthetic ones; an unlabelled text has the teacher's prediction for its label.
+Word vectors are initialised from the teacher's word table; one half of their columns stays fixed. Returns the student.
 """
 
 from collections import Counter
@@ -12,9 +12,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 
 from lissom.data.batches import Batch
+from lissom.data.labels import UNLABELLED
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import LstmDistillation
 from lissom.distill.words import more_texts
+from lissom.errors import InputError
 from lissom.models.bilstm import BiLstmConfig
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits.word_table import truncated_svd
@@ -26,15 +28,24 @@ from lissom.training.hooks import Hook
 from lissom.training.objective import Objective, objective
 from lissom.training.teacher import Teacher
 
-_PAD, _UNKNOWN, _MASK = "[PAD]", "[UNK]", "[MASK]"
+_PAD, _UNKNOWN = "[PAD]", "[UNK]"
 
 
 def distill(params: LstmDistillation, material: Material) -> DistillationResult:
-    """Build the student, generate texts, label them with the teacher, and train."""
+    """Build the student, generate texts, label them with the teacher, and train.
+
+    Raises:
+        InputError: words are to be masked, and the teacher's tokenizer has no mask token.
+    """
+    mask, more = material.teacher.tokenizer_config.get("mask_token"), None
+    if params.augmentation is not None and params.augmentation.mask_probability and mask is None:
+        raise InputError(
+            f"distill.augmentation.mask_probability: {params.augmentation.mask_probability:g} given, and the teacher's "
+            "tokenizer has no mask token to replace words by; set it to 0"
+        )
     student = make_student(params, material)
-    more = None
     if params.augmentation is not None:
-        more = more_texts(params.augmentation, material.tables["train"], _MASK, material.scratch)
+        more = more_texts(params.augmentation, material.tables["train"], mask or "", material.scratch)
     answers = material.teacher_logits(params.training, more)
     data = material.texts(student, more)
     result = material.train(
@@ -53,17 +64,33 @@ def squared_error_loss(teacher: Teacher, alpha: float, task: Task) -> Objective:
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         logits, goal = logits_of(network, batch).float(), teacher.signals(batch).logits.float()
         error = (logits - goal).square().sum(-1).mean()
-        return error if alpha == 0 else alpha * task.loss(logits, batch.targets) + (1 - alpha) * error
+        if alpha == 0:
+            return error
+        targets = with_predictions(batch.targets, goal, task)
+        return alpha * task.loss(logits, targets) + (1 - alpha) * error
 
     return objective(loss)
+
+
+def with_predictions(targets: Tensor, teacher: Tensor, task: Task) -> Tensor:
+    """Return targets `[batch]` in which those that are missing are the teacher's predictions (§3.2).
+
+    Args:
+        targets: `[batch]`.
+        teacher: the teacher's logits, `[batch, outputs]`: the largest is the label, in regression the only one.
+        task: the task.
+    """
+    predictions = teacher.argmax(-1) if task.is_distribution else teacher[:, 0]
+    missing = targets.isnan() if targets.is_floating_point() else targets == UNLABELLED
+    return torch.where(missing, predictions.to(targets.dtype), targets)
 
 
 def make_student(params: LstmDistillation, material: Material) -> CompressedModel:
     """Return a BiLSTM with its tokenizer and with word vectors from the teacher's table; other weights are random."""
     teacher = material.teacher
     pair = teacher.manifest.task.pair
-    word_level = params.tokenizer == "words"
-    tokenizer = word_tokenizer(material, params.min_count, pair) if word_level else teacher.tokenizer
+    word_level, mask = params.tokenizer == "words", teacher.tokenizer_config.get("mask_token")
+    tokenizer = word_tokenizer(material, params.min_count, mask, pair) if word_level else teacher.tokenizer
     config = BiLstmConfig(
         vocab_size=tokenizer.get_vocab_size(), embedding_size=2 * params.embedding_size,
         hidden_size=params.hidden_size, classifier_size=params.classifier_size, dropout=params.dropout, pair=pair,
@@ -74,7 +101,7 @@ def make_student(params: LstmDistillation, material: Material) -> CompressedMode
         student.tokenizer_config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": teacher.manifest.task.max_length,
-            "pad_token": _PAD, "unk_token": _UNKNOWN, "mask_token": _MASK,
+            "pad_token": _PAD, "unk_token": _UNKNOWN, **({} if mask is None else {"mask_token": mask}),
         }  # fmt: skip
         student.network.config.pad_token_id = student.tokenizer.token_to_id(_PAD)
     student.manifest = student.manifest.model_copy(update={"base_config": config_values(student.network.config)})
@@ -84,8 +111,16 @@ def make_student(params: LstmDistillation, material: Material) -> CompressedMode
     return student
 
 
-def word_tokenizer(material: Material, min_count: int, pair: bool) -> Tokenizer:
-    """Return a tokenizer of whole lower-case words that occur at least `min_count` times in train and transfer."""
+def word_tokenizer(material: Material, min_count: int, mask: str | None, pair: bool) -> Tokenizer:
+    """Return a tokenizer of whole lower-case words that occur at least `min_count` times in train and transfer.
+
+    Args:
+        material: the texts.
+        min_count: words with fewer occurrences are unknown.
+        mask: the teacher's mask token, which the student reads in the same texts; None if it has none.
+        pair: whether the texts are pairs.
+    """
+    specials = [_PAD, _UNKNOWN, *([] if mask is None else [mask])]
     tokenizer = Tokenizer(models.WordLevel({}, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -95,12 +130,12 @@ def word_tokenizer(material: Material, min_count: int, pair: bool) -> Tokenizer:
             words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
             counts.update(word for word, _ in words)
     frequent = sorted(word for word, count in counts.items() if count >= min_count)
-    vocabulary = {word: number for number, word in enumerate([_PAD, _UNKNOWN, _MASK, *frequent])}
+    vocabulary = {word: number for number, word in enumerate([*specials, *frequent])}
     tokenizer.model = models.WordLevel(vocabulary, unk_token=_UNKNOWN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A", pair="$A $B:1" if pair else "$A $B", special_tokens=[]
     )
-    tokenizer.add_special_tokens([_PAD, _UNKNOWN, _MASK])
+    tokenizer.add_special_tokens(specials)
     return tokenizer
 
 
@@ -108,16 +143,29 @@ def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> T
     """Return a vector for every token, `[vocabulary, size]`: the mean of the teacher's vectors of its pieces.
 
     The means are reduced to `size` dimensions by SVD.
+
+    Args:
+        tokenizer: the student's tokenizer; may be the teacher's.
+        teacher: the teacher.
+        size: width of the vectors.
     """
     table = teacher.network.get_submodule(family_of(teacher.network).word_table)
     vocabulary = tokenizer.get_vocab()
     words = sorted(vocabulary, key=vocabulary.__getitem__)
+    config = teacher.tokenizer_config
+    tokens = {_PAD: config.get("pad_token", _PAD), _UNKNOWN: config.get("unk_token", _UNKNOWN)}
+    if (mask := config.get("mask_token")) is not None:
+        tokens[mask] = mask
+    is_shared = vocabulary == teacher.tokenizer.get_vocab()
     teacher.tokenizer.no_padding()
     vectors = []
     with torch.no_grad():
         for word in words:
-            direct = teacher.tokenizer.token_to_id(word)
-            pieces = [direct] if direct is not None else teacher.tokenizer.encode(word, add_special_tokens=False).ids
+            if is_shared or word in tokens:
+                direct = teacher.tokenizer.token_to_id(tokens.get(word, word))
+                pieces = [] if direct is None else [direct]
+            else:
+                pieces = pieces_of(word, teacher.tokenizer)
             ids = torch.tensor(pieces or [teacher.pad_id], device=next(table.parameters()).device)
             vectors.append(table(ids).mean(0).float().cpu())
     matrix = torch.stack(vectors)
@@ -126,6 +174,12 @@ def word_vectors(tokenizer: Tokenizer, teacher: CompressedModel, size: int) -> T
         lengths: Tensor = directions.norm(dim=0)
         return thin * lengths  # coordinates in an orthonormal basis, which preserves distances
     return nn.functional.pad(matrix, (0, size - matrix.shape[1]))
+
+
+def pieces_of(word: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of a word's pieces within a text; byte-level tokenizers cut the first word of a text otherwise."""
+    encoding = tokenizer.encode(f"{word} {word}", add_special_tokens=False)
+    return [number for number, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start >= len(word)]
 
 
 class FixedChannel(Hook):

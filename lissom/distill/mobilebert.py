@@ -24,7 +24,7 @@ from lissom.models.sites import blocks_of
 from lissom.models.students import mobilebert_student
 from lissom.training.loop import TrainingResult
 from lissom.training.losses import against_teacher
-from lissom.training.objective import Objective, Term
+from lissom.training.objective import Objective, Term, tokens
 from lissom.training.teacher import Teacher
 
 
@@ -32,8 +32,14 @@ def distill(params: MobileBertDistillation, material: Material) -> DistillationR
     """Build the student, transfer knowledge block by block, then train it on the task.
 
     Raises:
-        InputError: the student has not as many blocks as the teacher.
+        InputError: the teacher's attention is causal, or the student has not as many blocks as the teacher.
     """
+    if family_of(material.teacher.network).decoder:
+        raise InputError(
+            f"distill.method: mobilebert has a bidirectional student, and this teacher, a "
+            f"{material.teacher.network.config.model_type}, is causal: its attention cannot be transferred; use "
+            "method: tinybert, patient or logits, or a bidirectional base.model"
+        )
     shape = params.shape
     student = mobilebert_student(
         material.teacher, blocks=shape.blocks, bottleneck=shape.bottleneck_size, intermediate=shape.intermediate_size,
@@ -88,13 +94,13 @@ def transfer_loss(teacher: Teacher, blocks: Sequence[int], params: MobileBertDis
     def features(block: int) -> Term:
         return Term(
             lambda signals, batch: hidden_mse(signals[0].hidden[block], signals[1].hidden[block], batch.mask),
-            over="tokens", weight=params.feature_weight,
+            over=tokens, weight=params.feature_weight,
         )  # fmt: skip
 
     def attention(block: int) -> Term:
         return Term(
             lambda signals, batch: attention_kl(signals[0].scores[block - 1], signals[1].scores[block - 1], batch.mask),
-            over="tokens", weight=params.attention_weight,
+            over=tokens, weight=params.attention_weight,
         )  # fmt: skip
 
     terms = [term for block in blocks for term in (features(block), attention(block))]

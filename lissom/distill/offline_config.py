@@ -93,7 +93,9 @@ class DistilBertDistillation(Section):
 
 
 class PatientDistillation(Section):
-    """BERT-PKD: also the first token's hidden state, block by block (Sun et al. 2019, arXiv:1908.09355)."""
+    """BERT-PKD: also the hidden state of [CLS], block by block (Sun et al. 2019, arXiv:1908.09355).
+
+    With a causal teacher it is that of the last real token."""
 
     method: Literal["patient"]
 
@@ -159,7 +161,7 @@ class TinyBertDistillation(Section):
 
     compat: bool = False
     """Losses of the authors' released code, for comparison: padding is not masked, embeddings and blocks share one
-    projection (with bias), and the soft-target loss is also averaged over labels."""
+    projection (with bias), and the soft-target loss is also averaged over labels. For bidirectional teachers."""
 
     augmentation: AugmentationParams | None = None
 
@@ -200,7 +202,9 @@ class MobileBertShape(Section):
 
 
 class MobileBertDistillation(Section):
-    """MobileBERT: feature maps and attention, block by block (Sun et al. 2020, arXiv:2004.02984)."""
+    """MobileBERT: feature maps and attention, block by block (Sun et al. 2020, arXiv:2004.02984).
+
+    The student is bidirectional, and its teacher must be so."""
 
     method: Literal["mobilebert"]
 

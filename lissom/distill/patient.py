@@ -1,7 +1,8 @@
-"""BERT-PKD: the student also learns the first token's hidden states in the teacher's inner blocks.
+"""BERT-PKD: the student also learns one token's hidden states in the teacher's inner blocks.
 
 Sun et al. 2019, arXiv:1908.09355, eq. 5-6: CE and soft targets as usual, plus beta times the squared distance of the
-normalised [CLS] vectors of student blocks 1..M-1 to the teacher blocks they are mapped to. Returns the student.
+normalised [CLS] vectors of student blocks 1..M-1 to the teacher blocks they are mapped to. With causal attention the
+last real token takes the place of [CLS], since the first one sees only itself. Returns the student.
 """
 
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ from lissom.training.teacher import Teacher
 
 
 def distill(params: PatientDistillation, material: Material) -> DistillationResult:
-    """Cut the student out of the teacher and train it on logits and first tokens."""
+    """Cut the student out of the teacher and train it on logits and hidden states."""
     student = take_blocks(material.teacher, params.blocks)
     targets = patient(len(params.blocks), len(blocks_of(material.teacher.network)), params.strategy)
     data = material.texts(student)
     with material.inner_signals(
-        data, SignalSpec(hidden=targets, first_token=True), params.signals, params.training
+        data, SignalSpec(hidden=targets, pooled=True), params.signals, params.training
     ) as teacher:
         result = material.train(
             "training", student.network, data, student.pad_id,
@@ -39,8 +40,8 @@ def distill(params: PatientDistillation, material: Material) -> DistillationResu
 
 
 def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDistillation, task: Task) -> Objective:
-    """Return the loss of a student against a teacher that returns the first token's states of blocks `targets`."""
-    spec = SignalSpec(hidden=tuple(range(1, len(targets) + 1)), first_token=True)
+    """Return the loss of a student against a teacher that returns pooled states of blocks `targets`."""
+    spec = SignalSpec(hidden=tuple(range(1, len(targets) + 1)), pooled=True)
 
     def forward(network: nn.Module, batch: Batch) -> tuple[Signals, Signals]:
         assert isinstance(network, PreTrainedModel)
@@ -51,10 +52,10 @@ def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDist
         student, target_signals = signals
         return distillation_loss(task, student.logits, target_signals.logits, batch.targets, params.training.loss)
 
-    def first_token(block: int, target: int) -> Term:
+    def states(block: int, target: int) -> Term:
         return Term(
             lambda signals, _: patience(signals[0].hidden[block], signals[1].hidden[target]), weight=params.beta
         )
 
-    terms = (Term(logits), *(first_token(block, target) for block, target in enumerate(targets, 1)))
+    terms = (Term(logits), *(states(block, target) for block, target in enumerate(targets, 1)))
     return Objective(forward, terms, needs_internals=True)

@@ -22,18 +22,34 @@ from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import family_of
-from lissom.models.signals import Signals, SignalSpec, expose_scores, signals_of
-from lissom.models.sites import blocks_of
+from lissom.models.signals import (
+    Signals,
+    SignalSpec,
+    count_visible_pairs,
+    expose_scores,
+    signals_of,
+    visible_pairs,
+)
+from lissom.models.sites import blocks_of, keep_layer_types
 from lissom.models.students import reshaped, take_blocks
 from lissom.models.together import Together
 from lissom.tasks.task import Task
-from lissom.training.objective import Objective, Term, objective
+from lissom.training.objective import Objective, Term, examples, objective, tokens
 from lissom.training.teacher import Teacher
 
 
 def distill(params: TinyBertDistillation, material: Material) -> DistillationResult:
-    """Build the student, train it on inner signals, then on logits."""
+    """Build the student, train it on inner signals, then on logits.
+
+    Raises:
+        InputError: `compat` with a causal teacher, a layer map that does not fit, or an impossible shape.
+    """
     available = len(blocks_of(material.teacher.network))
+    if params.compat and family_of(material.teacher.network).decoder:
+        raise InputError(
+            f"distill.compat: true given, and the teacher, a {material.teacher.network.config.model_type}, is causal; "
+            "the released code is for bidirectional networks: set compat: false"
+        )
     student = make_student(params, material.teacher)
     targets = layer_map(params, len(blocks_of(student.network)), available)
     more = None
@@ -43,14 +59,15 @@ def distill(params: TinyBertDistillation, material: Material) -> DistillationRes
     trainings, identity = {}, params.model_dump_json()
     if params.layers_training is not None:
         projections = Projections(student.network, material.teacher.network, shared=params.compat)
-        spec = SignalSpec(hidden=targets, scores=tuple(target - 1 for target in targets[1:]))
         with (
-            material.inner_signals(data, spec, params.signals, params.layers_training) as teacher,
+            material.inner_signals(
+                data, teacher_signals(targets, params), params.signals, params.layers_training
+            ) as teacher,
             expose_scores(student.network),
         ):
             trainings["layers"] = material.train(
                 "layers", Together([student.network, projections]), data, student.pad_id,
-                layers_loss(teacher, targets, params), params.layers_training, identity=identity,
+                layers_loss(teacher, targets, params, student.network), params.layers_training, identity=identity,
             )  # fmt: skip
     answers = material.teacher_logits(params.training, more)
     trainings["training"] = material.train(
@@ -87,12 +104,20 @@ def make_student(params: TinyBertDistillation, teacher: CompressedModel) -> Comp
     setattr(config, stack.config_neurons, shape.intermediate_size)
     if getattr(config, "head_dim", None):
         config.head_dim = shape.hidden_size // heads
+    targets = layer_map(params, shape.blocks, len(blocks_of(teacher.network)))
+    keep_layer_types(config, [target - 1 for target in targets[1:]])  # attention sees what its teacher's does
     return reshaped(teacher, config, params.training.seed)
 
 
 def layer_map(params: TinyBertDistillation, student: int, teacher: int) -> tuple[int, ...]:
     """Return the index of the teacher's hidden state for each of the student's, 0..M."""
     return uniform(student, teacher) if params.layer_map is None else explicit(params.layer_map, student, teacher)
+
+
+def teacher_signals(targets: tuple[int, ...], params: TinyBertDistillation) -> SignalSpec:
+    """Return the signals of the teacher that the first phase compares; the released code also compares padding."""
+    scores = tuple(target - 1 for target in targets[1:])
+    return SignalSpec(hidden=targets, scores=scores, padding=params.compat)
 
 
 class Projections(nn.Module):
@@ -121,15 +146,26 @@ class Projections(nn.Module):
         return output
 
 
-def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDistillation) -> Objective:
-    """Return the loss of the first phase, for a student `Together` with its projections (eq. 7-9, 11)."""
+def layers_loss(
+    teacher: Teacher, targets: tuple[int, ...], params: TinyBertDistillation, student: PreTrainedModel
+) -> Objective:
+    """Return the loss of the first phase, for a student `Together` with its projections (eq. 7-9, 11).
+
+    Attention is compared for the pairs of tokens that the student's attention sees.
+
+    Args:
+        teacher: returns the hidden states `targets` and the scores before each of them but the first.
+        targets: entries of the teacher's hidden states, for each entry of the student's.
+        params: weights.
+        student: the student, whose kind of attention is read here.
+    """
     depth = len(targets) - 1
     spec = SignalSpec(hidden=tuple(range(depth + 1)), scores=tuple(range(depth)))
 
     def forward(network: nn.Module, batch: Batch) -> _Outputs:
         assert isinstance(network, Together)
-        student, projections = network
-        target_signals, student_signals = teacher.signals(batch), signals_of(student, batch, spec)
+        learner, projections = network
+        target_signals, student_signals = teacher.signals(batch), signals_of(learner, batch, spec)
         hidden = {entry: projections(student_signals.hidden[entry], entry) for entry in range(depth + 1)}
         return _Outputs(
             hidden, student_signals.scores, target_signals, torch.ones_like(batch.mask) if params.compat else batch.mask
@@ -139,17 +175,18 @@ def layers_loss(teacher: Teacher, targets: tuple[int, ...], params: TinyBertDist
         weight = params.hidden_weight if entry else params.embedding_weight
         return Term(
             lambda outputs, _: hidden_mse(outputs.hidden[entry], outputs.target.hidden[target], outputs.mask),
-            over="tokens", weight=weight,
+            over=examples if params.compat else tokens, weight=weight,
         )  # fmt: skip
 
     def scores(block: int, target: int) -> Term:
         def value(outputs: _Outputs, batch: Batch) -> Tensor:
             student_signals, target_signals = outputs.scores[block], outputs.target.scores[target - 1]
             if params.compat:
-                return _released_score_mse(student_signals, target_signals, outputs.mask, keys=batch.mask.bool())
-            return score_mse(student_signals, target_signals, outputs.mask)
+                return _released_score_mse(student_signals, target_signals, batch.mask)
+            return score_mse(student_signals, target_signals, visible_pairs(student, block, batch.mask))
 
-        return Term(value, over="pairs", weight=params.attention_weight)
+        over = examples if params.compat else count_visible_pairs(student, block)
+        return Term(value, over=over, weight=params.attention_weight)
 
     terms = [hidden(entry, target) for entry, target in enumerate(targets)]
     terms += [scores(block, target) for block, target in enumerate(targets[1:])]
@@ -165,10 +202,11 @@ class _Outputs:
     mask: Tensor
 
 
-def _released_score_mse(student: Tensor, teacher: Tensor, mask: Tensor, *, keys: Tensor) -> Tensor:
+def _released_score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Return the MSE over all pairs, padded queries included, with the scores of padded keys set to 0."""
-    padding = ~keys[:, None, None, :]
-    return score_mse(student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0), mask)
+    padding = ~mask.bool()[:, None, None, :]
+    everything = torch.ones_like(padding).expand(-1, 1, mask.shape[1], -1)
+    return score_mse(student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0), everything)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -8,17 +8,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "lissom_onnx"
+_OUTSIDE = -10000.0  # what the kernel itself adds to the scores of padding
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    sliding_window: int | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Emit the kernel.
 
-    query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention).
+    query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention). With
+    a sliding window a query sees the keys that are less than `sliding_window` tokens before it.
     """
     batch, heads, length, width = query.shape
     if key.shape[1] != heads:  # heads that share keys and values
@@ -26,13 +36,26 @@ def _attention(
     projections = [t.transpose(1, 2).reshape(batch, length, heads * width) for t in (query, key, value)]
     output = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
-        (*projections, None, attention_mask),
+        (*projections, None, attention_mask, _window_bias(query, sliding_window)),
         {"num_heads": heads, "scale": float(scaling), "unidirectional": int(getattr(module, "is_causal", False))},
         dtype=torch.float32,
         shape=(batch, length, heads * width),
         version=1,
     )
     return output.view(batch, length, heads, width), None
+
+
+def _window_bias(query: Tensor, window: int | None) -> Tensor | None:
+    """Return what a sliding window adds to the scores, `[1, 1, n, n]`; None without one that inputs can exceed.
+
+    The kernel knows no windows. The longest input is the upper bound of the traced length.
+    """
+    length = query.shape[2]
+    if window is None or statically_known_true(length <= window):
+        return None
+    places = torch.arange(length, device=query.device)
+    outside = places[:, None] - places >= window
+    return torch.where(outside, _OUTSIDE, 0.0).to(query.dtype)[None, None]
 
 
 def _mask(*_: Any, attention_mask: Tensor, **__: Any) -> Tensor:

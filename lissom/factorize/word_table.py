@@ -7,7 +7,7 @@ tokenises: dropped tokens are replaced by smaller pieces.
 from lissom.factorize.config import WordTableFactorization
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, FactorizeWordTable, KeepPositions, KeepVocabulary
-from lissom.models.families import family_of
+from lissom.models.sites import position_vectors
 from lissom.models.vocabulary import closed_vocabulary, count_tokens
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
@@ -29,8 +29,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: WordTableFactorization)
         token_ids = closed_vocabulary(tokenizer, counts, params.min_count)
         edits.append(KeepVocabulary(kept=token_ids))
         facts["vocabulary"] = len(token_ids)
-    position_table = family_of(network).position_table
-    if position_table is not None and length < network.get_submodule(position_table).num_embeddings:
+    positions = position_vectors(network)
+    if positions is not None and length < len(positions):
         edits.append(KeepPositions(length=length))
     if params.rank is not None:
         edits.append(FactorizeWordTable(rank=params.rank))

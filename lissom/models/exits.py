@@ -16,7 +16,7 @@ from lissom.data.batches import Batch
 from lissom.models.compressed import input_names, inputs_of, logits_of
 from lissom.models.families import family_of
 from lissom.models.signals import SignalSpec, capture_signals
-from lissom.models.sites import blocks_of, exits_of, replace_entry, replace_module
+from lissom.models.sites import blocks_of, exits_of, keep_layer_types, replace_entry, replace_module
 
 
 def has_early_exits(network: nn.Module) -> bool:
@@ -129,6 +129,7 @@ def _slice(network: PreTrainedModel, numbers: list[int]) -> PreTrainedModel:
     memo = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     part = copy.deepcopy(network, memo)
     part.exits = None
+    keep_layer_types(part.config, numbers)
     replace_module(part, family_of(part).stack.blocks, nn.ModuleList(blocks_of(part)[number] for number in numbers))
     return part
 

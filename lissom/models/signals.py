@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from lissom.data.batches import Batch
+from lissom.data.batches import Batch, Count, Members
 from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.families import family_of
-from lissom.models.sites import blocks_of
+from lissom.models.pooling import text_vector
+from lissom.models.sites import blocks_of, window_of
 
 _NAME = "lissom_scores"
 _CAPTURED = "lissom_captured_scores"
@@ -33,8 +35,11 @@ class SignalSpec:
     """Entries of the hidden states."""
     scores: tuple[int, ...] = ()
     """Blocks, 0-based."""
-    first_token: bool = False
-    """Return only the first token's hidden states."""
+    pooled: bool = False
+    """Return only the hidden state of the token that stands for the text: the first, or with causal attention the last
+    real one."""
+    padding: bool = False
+    """Whether the signals of padding are wanted too, which a cache otherwise does not hold."""
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Signals:
     logits: Tensor
     """`[batch, labels]`."""
     hidden: dict[int, Tensor] = field(default_factory=dict)
-    """`[batch, n, d]` by entry, or `[batch, d]` with `SignalSpec.first_token`."""
+    """`[batch, n, d]` by entry, or `[batch, d]` with `SignalSpec.pooled`."""
     scores: dict[int, Tensor] = field(default_factory=dict)
     """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block."""
 
@@ -53,18 +58,60 @@ def signals_of(network: PreTrainedModel, batch: Batch, spec: SignalSpec) -> Sign
     """Run a network on a batch and return the signals of `spec`; scores need `expose_scores` around the call."""
     with capture_signals(network, spec) as signals:
         signals.logits = logits_of(network, batch)
+    if spec.pooled:
+        causal = family_of(network).decoder
+        signals.hidden = {
+            entry: text_vector(hidden, batch.mask, causal=causal) for entry, hidden in signals.hidden.items()
+        }
     return signals
+
+
+def visible_pairs(network: PreTrainedModel, block: int, mask: Tensor) -> Tensor:
+    """Return which pairs of real tokens the attention of a block sees, `[batch, 1, n, n]` bool, query before key.
+
+    With causal attention a query sees no later keys, and with a sliding window none that are too far before it.
+
+    Args:
+        network: the network.
+        block: the block, 0-based.
+        mask: 1 for real tokens, `[batch, n]`.
+    """
+    real = mask.bool()
+    pairs = real[:, :, None] & real[:, None, :]
+    if family_of(network).decoder:
+        places = torch.arange(mask.shape[1], device=mask.device)
+        distance = places[:, None] - places
+        pairs = pairs & (distance >= 0)
+        if (window := window_of(network, block)) is not None:
+            pairs = pairs & (distance < window)
+    return pairs[:, None]
+
+
+def count_visible_pairs(network: PreTrainedModel, block: int) -> Count:
+    """Return the `Count` of the pairs that the attention of a block sees."""
+    causal, window = family_of(network).decoder, window_of(network, block)
+
+    def count(members: Members) -> float:
+        lengths = members.lengths.astype(np.int64)
+        if not causal:
+            return float((lengths**2).sum())
+        hidden = lengths - (lengths if window is None else np.minimum(lengths, window))
+        return float((lengths * (lengths + 1) // 2 - hidden * (hidden + 1) // 2).sum())
+
+    return count
 
 
 @contextmanager
 def capture_signals(network: PreTrainedModel, spec: SignalSpec) -> Iterator[Signals]:
-    """Capture the signals of a single forward pass within the context; the caller sets `signals.logits`."""
+    """Capture the signals of a single forward pass within the context, those of all tokens.
+
+    The caller sets `signals.logits`.
+    """
     blocks = blocks_of(network) if spec.hidden or spec.scores else nn.ModuleList()
     signals = Signals(logits=torch.empty(0))
 
     def keep(entry: int, value: Any) -> None:
-        hidden = value[0] if isinstance(value, tuple) else value
-        signals.hidden[entry] = hidden[:, 0] if spec.first_token else hidden
+        signals.hidden[entry] = value[0] if isinstance(value, tuple) else value
 
     def before(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
         keep(0, inputs[0] if inputs else keywords["hidden_states"])

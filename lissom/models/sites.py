@@ -1,9 +1,9 @@
 """Where a network can be cut: its blocks and sites, looked up in the table of families, and replacing what is there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.families import AttentionSite, FfnSite, Stack, family_of
@@ -90,6 +90,37 @@ def head_groups(network: PreTrainedModel) -> int:
     if not family_of(network).grouped:
         return 1
     return int(network.config.num_attention_heads // network.config.num_key_value_heads)
+
+
+def unused_positions(table: nn.Embedding) -> int:
+    """Return how many rows of a position table precede the one of a text's first token.
+
+    RoBERTa counts positions from `padding_idx + 1`; other families from 0.
+    """
+    return 0 if table.padding_idx is None else table.padding_idx + 1
+
+
+def position_vectors(network: PreTrainedModel) -> Tensor | None:
+    """Return the learned vectors of positions 0, 1, 2, ... of a text, `[positions, d]`; None if none are learned."""
+    path = family_of(network).position_table
+    if path is None:
+        return None
+    table = network.get_submodule(path)
+    assert isinstance(table, nn.Embedding)
+    return table.weight[unused_positions(table) :]
+
+
+def window_of(network: PreTrainedModel, block: int) -> int | None:
+    """Return the size of a block's sliding attention window in tokens; None if the block has no window."""
+    window = getattr(network.config, "sliding_window", None)
+    types = getattr(network.config, "layer_types", None)
+    return None if window is None or (types and types[block] != "sliding_attention") else int(window)
+
+
+def keep_layer_types(config: PreTrainedConfig, blocks: Sequence[int]) -> None:
+    """Keep the entries of some blocks in a config that names the kind of attention of every block, in place."""
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[block] for block in blocks]
 
 
 def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None:

@@ -19,7 +19,7 @@ from lissom.models.edits import Edit, KeepBlocks
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import family_of
 from lissom.models.gpt2 import separate
-from lissom.models.sites import blocks_of
+from lissom.models.sites import blocks_of, position_vectors
 
 TRANSIENT_CONFIG = ("transformers_version", "_name_or_path", "architectures", "dtype")
 
@@ -148,8 +148,8 @@ def mobilebert_student(
     """Return a MobileBERT with the teacher's hidden size and number of heads (Sun et al. 2020, arXiv:2004.02984,
     §3.1-3.2).
 
-    The word table is initialised with the leading singular directions of the teacher's; positions and classifier are
-    copied where shapes agree; all other weights are drawn from `seed`.
+    The word table is initialised with the leading singular directions of the teacher's; positions are copied, and the
+    classifier where shapes agree; all other weights are drawn from `seed`.
 
     Raises:
         InputError: the heads do not divide the bottleneck.
@@ -161,23 +161,25 @@ def mobilebert_student(
             f"distill.shape.bottleneck_size: {bottleneck} is not divisible by the teacher's {heads} heads, "
             "whose attention is matched one by one"
         )
+    positions = position_vectors(teacher.network)
     config = MobileBertConfig(
         vocab_size=source.vocab_size, hidden_size=source.hidden_size, num_attention_heads=heads,
         num_hidden_layers=blocks or len(blocks_of(teacher.network)), intermediate_size=intermediate,
         embedding_size=embedding, intra_bottleneck_size=bottleneck, num_feedforward_networks=ffns,
-        max_position_embeddings=source.max_position_embeddings, classifier_activation=True,
+        max_position_embeddings=source.max_position_embeddings if positions is None else len(positions),
+        classifier_activation=True,
     )  # fmt: skip
     student = reshaped(teacher, config, seed)
     tables = student.network.mobilebert.embeddings
     table = teacher.network.get_submodule(family.word_table)
     with torch.no_grad():
-        if isinstance(table, nn.Embedding) and embedding <= min(table.weight.shape):
+        if isinstance(table, nn.Embedding) and embedding <= table.weight.shape[1]:
             thin, directions = truncated_svd(table.weight, embedding)
             tables.word_embeddings.weight.copy_(thin)
             middle = tables.embedding_transformation.weight[:, embedding : 2 * embedding]
             middle.copy_(directions)
-    if family.position_table is not None:
-        _copy_same_shape(teacher.network.get_submodule(family.position_table), tables.position_embeddings)
+        if positions is not None:
+            tables.position_embeddings.weight.copy_(positions)
     _copy_same_shape(teacher.network.get_submodule(family.classifier), student.network.classifier)
     return student
 

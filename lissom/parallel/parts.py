@@ -1,7 +1,7 @@
 """Splitting a batch into parts for processes and micro-batches, with the weight of each part.
 
-A loss is a mean over its batch. Every part's mean is weighted by its share of the examples (means over tokens or pairs
-by theirs), so that the gradients of parts of any sizes add up to the gradient of the whole batch.
+A loss is a mean over its batch. Every part's mean is weighted by its share of the examples (means over tokens, pairs or
+other items by theirs), so that the gradients of parts of any sizes add up to the gradient of the whole batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lissom.data.batches import Batch, Share, collate
+from lissom.data.batches import Batch, Members, Share, collate
 from lissom.data.encoding import Encoded
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -47,18 +47,12 @@ def split_batch(
             continue
         batch = collate(data, examples, pad, multiple)
         if len(examples) < len(members):
-            batch = weighted(batch, data.lengths[examples], data.lengths[members])
+            batch = weighted(batch, data, examples, members)
         parts.append(Part(batch, len(examples) / len(members)))
     return parts
 
 
-def weighted(batch: Batch, lengths: NDArray[np.int64], batch_lengths: NDArray[np.int64]) -> Batch:
-    """Return a part with its `Share`, given the lengths of the part's examples and of the whole batch's."""
-    share = len(lengths) / len(batch_lengths)
-    return replace(
-        batch,
-        share=Share(
-            tokens=float(lengths.sum() / batch_lengths.sum() / share),
-            pairs=float((lengths**2).sum() / (batch_lengths**2).sum() / share),
-        ),
-    )
+def weighted(batch: Batch, data: Encoded, examples: NDArray[np.int64], members: NDArray[np.int64]) -> Batch:
+    """Return a part with its `Share`, given the indices of the part's examples and of the whole batch's."""
+    part, whole = (Members(indices, data.lengths[indices]) for indices in (examples, members))
+    return replace(batch, share=Share(part, whole))

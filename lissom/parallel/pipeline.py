@@ -164,7 +164,7 @@ class Pipeline:
         if not bool(real.any()):
             return torch.stack([answer.float().sum() for answer in answers]).sum() * 0.0
         part = batch.rows(rows[real])
-        part = weighted(part, self._data.lengths[part.indices.cpu().numpy()], self._data.lengths[self._members])
+        part = weighted(part, self._data, part.indices.cpu().numpy(), self._members)
         outputs = [
             FixedLogits(member, answer[real]) for member, answer in zip(members_of(self.module), answers, strict=True)
         ]

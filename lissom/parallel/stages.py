@@ -16,7 +16,7 @@ from lissom.models.anatomy import anatomy
 from lissom.models.compressed import input_names
 from lissom.models.families import family_of
 from lissom.models.layers import observers_of, set_real_tokens
-from lissom.models.sites import blocks_of, replace_entry, replace_module
+from lissom.models.sites import blocks_of, keep_layer_types, replace_entry, replace_module
 from lissom.models.together import Together, members_of
 
 
@@ -134,6 +134,7 @@ def _cut_out(network: PreTrainedModel, blocks: range, first: bool, last: bool) -
     memo += [module for module in network.modules() if not list(module.children())]
     part: PreTrainedModel = copy.deepcopy(network, {id(item): item for item in memo})
     replace_module(part, family.stack.blocks, nn.ModuleList(blocks_of(network)[number] for number in blocks))
+    keep_layer_types(part.config, blocks)
     if not first:
         replace_entry(part, _Entry())
     if not last:

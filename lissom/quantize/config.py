@@ -36,7 +36,10 @@ class Int8Training(Section):
     """Share of the training during which activation ranges follow the data; they are frozen afterwards."""
 
     calibration_examples: int = Field(default=256, ge=1)
-    """Training examples from which the initial activation ranges are observed."""
+    """Labelled training examples, drawn at random, from which the initial activation ranges are observed."""
+
+    seed: int = 0
+    """Seed of that draw."""
 
     training: Int8TrainingParams | None = Int8TrainingParams()
     """Training of the fake-quantised model against the teacher; null quantises by calibration alone."""

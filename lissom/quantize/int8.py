@@ -7,15 +7,18 @@ on the same ranges, so that training and export agree.
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.data.batches import Batch, sorted_batches
+from lissom.data.batches import Batch, collate
+from lissom.data.encoding import Encoded
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FakeQuantize
 from lissom.models.exits import all_logits
-from lissom.models.layers import observers_of, set_real_tokens
+from lissom.models.layers import Observer, observers_of, set_real_tokens
 from lissom.quantize.config import Int8Training
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
@@ -29,8 +32,9 @@ def plan(_: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:
 
     def set_ranges(model: CompressedModel) -> None:
         data = lesson.texts(model)
-        members = data.labelled(params.calibration_examples)
-        calibrate(model.network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members))
+        members = calibration_sample(data, params.calibration_examples, params.seed)
+        batches = np.split(members, range(_BATCH_SIZE, len(members), _BATCH_SIZE))
+        calibrate(model.network, (collate(data, batch, model.pad_id) for batch in batches))
 
     return Recipe(
         edits=[FakeQuantize(weight_bits=params.weight_bits)], calibrate=set_ranges,
@@ -38,23 +42,49 @@ def plan(_: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:
     )  # fmt: skip
 
 
+def calibration_sample(data: Encoded, count: int, seed: int) -> NDArray[np.int64]:
+    """Return the indices of `count` labelled examples (of all, if there are fewer), drawn at random, in random order.
+
+    Long texts have wider ranges than short ones, so that batches must not be sorted by length.
+    """
+    return np.random.default_rng(seed).permutation(data.labelled(len(data)))[:count]
+
+
 def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
-    """Set the input range of every observer layer from some examples, in eval mode; padding is not observed."""
+    """Set the input range of every observer layer from some examples, in eval mode; padding is not observed.
+
+    The range is the mean of the batches' ranges, each weighted by its examples. Until all are known, layers compute in
+    float.
+    """
     network.eval()
     layers = observers_of(network)
     device = next(network.parameters()).device
     for layer in layers:
         layer.observer_enabled = True
+    totals: list[Tensor] = []
+    examples = 0
     with torch.no_grad():
         for batch in batches:
             batch = batch.to(device)
+            examples += len(batch)
             set_real_tokens(layers, batch.mask)
             all_logits(network, batch)
-            for layer in layers:
-                layer.update_range()
+            ranges = [len(batch) * _take_range(layer) for layer in layers]
+            totals = [total + new for total, new in zip(totals, ranges, strict=True)] if totals else ranges
     set_real_tokens(layers, None)
-    for layer in layers:
+    for layer, total in zip(layers, totals, strict=True):
+        low, high = total / examples
+        layer.pending_range = low, high
+        layer.update_range()
         layer.observer_enabled = False
+
+
+def _take_range(layer: Observer) -> Tensor:
+    """Return the range that a layer has recorded, `[2]`, and reset it."""
+    assert layer.pending_range is not None, "every layer runs on every batch"
+    observed = torch.stack(layer.pending_range)
+    layer.pending_range = None
+    return observed
 
 
 class RangeSchedule(Hook):

@@ -146,7 +146,7 @@ def fit(
         engine.close()
     if progress.best_weights:
         network.load_state_dict(tied_state(network, progress.best_weights))
-    throughput = progress.step * params.batch_size / max(progress.seconds, 1e-9)
+    throughput = _examples(data, params, progress.step) / max(progress.seconds, 1e-9)
     return TrainingResult(progress.step, throughput, progress.best_score, progress.records)
 
 
@@ -176,6 +176,13 @@ def _batches(data: Encoded, params: TrainingParams, first: int, total: int) -> I
                 yield step, members
             step += 1
         epoch += 1
+
+
+def _examples(data: Encoded, params: TrainingParams, total: int) -> int:
+    """Return the number of examples in `total` steps; the last batch of an epoch may be smaller than the others."""
+    epochs, steps = divmod(total, math.ceil(len(data) / params.batch_size))
+    batches = shuffled_batches(data.lengths, params.batch_size, params.seed, epochs)[:steps]
+    return epochs * len(data) + sum(map(len, batches))
 
 
 def _step_seed(seed: int, step: int, layout: Layout | None) -> int:

@@ -2,22 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from lissom.data.batches import Batch
+from lissom.data.batches import Batch, Count, Members
 
-Mean = Literal["examples", "tokens", "pairs"]
+
+def examples(members: Members) -> float:
+    """Count the examples."""
+    return len(members.indices)
+
+
+def tokens(members: Members) -> float:
+    """Count the real tokens."""
+    return float(members.lengths.sum())
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of an objective: a mean over the examples, the real tokens, or the pairs of real tokens of a batch."""
+    """One term of an objective: a mean over the examples of a batch, or over other items."""
 
     value: Callable[[Any, Batch], Tensor]
     """Maps the output of `Objective.forward`, and the batch, to a scalar."""
-    over: Mean = "examples"
+    over: Count = examples
+    """Counts the items of the mean: where a batch is split, its parts are weighted by their numbers of items."""
     weight: float = 1.0
 
 
@@ -25,8 +34,8 @@ class Term:
 class Objective:
     """A loss for `fit`: called with a network and a batch, it returns a scalar.
 
-    A batch may be one part of a larger batch. Each term is weighted by the part's share of the larger batch's
-    examples, tokens or pairs, so that the sum over all parts is the value for the larger batch.
+    A batch may be one part of a larger batch. Each term is weighted by the part's share of the larger batch's items
+    (examples, tokens, pairs), so that the sum over all parts is the value for the larger batch.
     """
 
     forward: Callable[[nn.Module, Batch], Any]
@@ -43,7 +52,11 @@ class Objective:
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the value for a batch."""
         outputs = self.forward(network, batch)
-        values = [batch.share.of(term.over) * term.weight * term.value(outputs, batch) for term in self.terms]
+        share = batch.share
+        values = [
+            (1.0 if share is None else share.of(term.over)) * term.weight * term.value(outputs, batch)
+            for term in self.terms
+        ]
         if self.penalty is not None:
             values.append(self.penalty(network))
         total = values[0]

@@ -1,13 +1,16 @@
 """However a training is cut, it is the training of one process: the same losses, the same weights."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
 from lissom.distill.distilbert import cosine_loss
+from lissom.distill.language import Masking, language_loss
 from lissom.distill.mutual import MutualLoss
-from lissom.distill.offline_config import DistilBertDistillation
+from lissom.distill.offline_config import DistilBertDistillation, LanguageModelParams
 from lissom.models.edits import FakeQuantize, KeepHeads, KeepNeurons
 from lissom.models.signals import SignalSpec
 from lissom.models.together import Together
@@ -150,11 +153,30 @@ def test_means_over_tokens_are_weighted_by_tokens(layout):
     compare(spread(train_beside_a_teacher, **layout), train_beside_a_teacher(None))
 
 
+def train_masked(world):
+    torch.manual_seed(0)
+    learner, teacher = (AutoModelForMaskedLM.from_config(tiny.CONFIGS["bert"]()) for _ in range(2))
+    model = tiny.model("bert")
+    model.tokenizer_config["mask_token"] = "[UNK]"
+    for network in (learner, teacher):
+        quiet(SimpleNamespace(network=network))
+    params = LanguageModelParams(mask_probability=0.3, training=PARAMS)
+    masking = Masking(model, learner, DATA, params)
+    fitted = fit(learner, DATA, 0, language_loss(teacher, masking, params), PARAMS, hooks=[masking], world=world)
+    return weights(learner), fitted.records
+
+
+@pytest.mark.parametrize("layout", [{"data": 2}, {"data": 2, "microbatches": 2}], ids=str)
+def test_masked_words_are_weighted_by_masked_words(layout):
+    """And masked alike in every layout."""
+    compare(spread(train_masked, **layout), train_masked(None))
+
+
 def train_quantized(world):
     model = quiet(tiny.model("bert"))
-    model.network.float()
     model.edit([FakeQuantize()])
-    calibrate(model.network, [tiny.batch("bert")])
+    model.network.double()  # the ranges too
+    calibrate(model.network, [tiny.batch("bert", seed=seed) for seed in (1, 2)])
     fitted = fit(model.network, DATA, 0, tiny.LOSS, PARAMS, hooks=[RangeSchedule(0.5)], world=world)
     return weights(model.network), fitted.records
 
@@ -171,10 +193,14 @@ QUANTIZED_LAYOUTS = {
 
 @pytest.mark.parametrize("layout", QUANTIZED_LAYOUTS.values(), ids=QUANTIZED_LAYOUTS)
 def test_input_ranges_are_those_of_the_whole_batch(layout):
-    """Ranges move between steps only; rounding may differ by a step of the grid."""
+    """Ranges move between steps only.
+
+    With 64 bits: sums in another order differ by so little that no value is rounded to another point of its grid. With
+    32 bits some are, and Adam makes of each as much as of any gradient.
+    """
     expected = train_quantized(None)
     actual = spread(train_quantized, **layout)
-    compare(actual, expected, tolerance=2e-2, loss_tolerance=2e-3)
+    compare(actual, expected, tolerance=1e-8, loss_tolerance=1e-6)
     bounds = [name for name in expected[0] if name.endswith(("low", "high"))]
     assert len(bounds) == 2 * 25
     for name in bounds:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lissom.data import python_docs
+from lissom.data import python_docs, splits
 from lissom.data.config import DataParams
 from lissom.data.encoding import encode
 from lissom.data.prepare import load_card, load_table, prepare
@@ -131,14 +131,64 @@ def test_transfer_texts_carry_no_label(tmp_path):
     assert load_card(output) == card
 
 
+def transfer_of(params, tmp_path, **changes):
+    card, output = run(params.model_copy(update=changes), tmp_path)
+    notes = [note for note in card.notes if note.startswith("transfer")]
+    return [row.text for row in load_table(output, "transfer").rows()], notes
+
+
+def test_as_many_transfer_texts_are_taken_as_asked(tmp_path):
+    """A seeded sample of the whole file, which may be sorted; null takes all of it, 0 nothing."""
+    params = write(tmp_path / "d", train_tsv=tsv(ROWS), dev_tsv=tsv(ROWS[:4]), test_tsv=tsv(ROWS[:4]))
+    texts = [f"unlabelled text {number}" for number in range(200)]
+    (tmp_path / "more.tsv").write_text("\n".join(["text", *texts]) + "\n")
+    params = params.model_copy(update={"transfer": str(tmp_path / "more.tsv")})
+    assert transfer_of(params, tmp_path) == (texts, [])
+    assert transfer_of(params, tmp_path, transfer_examples=0)[0] == []
+    some, notes = transfer_of(params, tmp_path, transfer_examples=50)
+    assert len(set(some)) == 50 and set(some) <= set(texts) and notes == ["transfer: 50 of 200 rows, drawn at random"]
+    numbers = [texts.index(text) for text in some]
+    assert abs(sum(numbers) / 50 - 99.5) < 3 * 57.7 / 50**0.5  # the mean of 50 of 200 uniform numbers
+    assert transfer_of(params, tmp_path, transfer_examples=50)[0] == some
+    other = transfer_of(params, tmp_path, transfer_examples=50, seed=1)[0]
+    assert set(other) != set(some)
+    assert transfer_of(params, tmp_path, transfer_examples=300) == (
+        texts, ["transfer: 200 rows, fewer than the 300 asked for"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_the_embedded_source_makes_as_many_transfer_texts_as_asked(count, tmp_path):
+    params = DataParams(source="embedded:python-docs", train_examples=50, transfer_examples=count)
+    card, output = run(params, tmp_path)
+    assert card.rows["transfer"] == len(load_table(output, "transfer")) == count
+
+
+@pytest.mark.parametrize("has_dev", [True, False])
+def test_no_transfer_text_is_in_dev_or_test(has_dev, tmp_path):
+    """Case and punctuation aside; what is in train may be there once more."""
+    files = {"dev_tsv": tsv(ROWS[:4])} if has_dev else {}
+    train = [(f"train text {number}", label) for number, (_, label) in enumerate(ROWS)]
+    params = write(tmp_path / "d", train_tsv=tsv(train), test_tsv=tsv(ROWS[10:14]), **files)
+    more = [text.upper() + " !" for text, _ in [*ROWS, *train]]
+    (tmp_path / "more.tsv").write_text("\n".join(["text", *more]) + "\n")
+    taken, notes = transfer_of(params, tmp_path, transfer=str(tmp_path / "more.tsv"))
+    held_out = {
+        splits.normalised(row.text) for split in ("dev", "test") for row in load_table(tmp_path / "out", split).rows()
+    }
+    assert len(held_out) == 8
+    assert taken == [text for text in more if splits.normalised(text) not in held_out] and len(taken) == 72
+    assert notes == ["transfer: 8 of 80 rows are also in dev or test, left out"]
+
+
 def test_python_docs_does_not_leak():
-    splits = {split: list(rows) for split, rows in python_docs.read_splits(0).items()}
-    docs = {split: {row.text_pair for row in rows} for split, rows in splits.items()}
-    signatures = {split: {row.text for row in rows} for split, rows in splits.items()}
+    tables = {split: list(rows) for split, rows in python_docs.read_splits(0).items()}
+    docs = {split: {row.text_pair for row in rows} for split, rows in tables.items()}
+    signatures = {split: {row.text for row in rows} for split, rows in tables.items()}
     for left, right in (("train", "dev"), ("train", "test"), ("dev", "test")):
         assert not docs[left] & docs[right]
         assert not signatures[left] & signatures[right]
-    for rows in splits.values():
+    for rows in tables.values():
         assert Counter(row.label for row in rows) == {"match": len(rows) // 2, "mismatch": len(rows) // 2}
         own = {row.text: row.text_pair for row in rows if row.label == "match"}
         assert all(own[row.text] != row.text_pair for row in rows if row.label == "mismatch")
@@ -146,7 +196,7 @@ def test_python_docs_does_not_leak():
     transfer = list(python_docs.transfer_rows(500, 0))
     assert len({(row.text, row.text_pair) for row in transfer}) == 500
     assert {row.text_pair for row in transfer} <= docs["train"]
-    assert sum(map(len, splits.values())) > 6000
+    assert sum(map(len, tables.values())) > 6000
 
 
 def test_encoding_stays_on_disk(tmp_path):

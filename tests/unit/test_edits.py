@@ -16,6 +16,7 @@ from lissom.models.edits import (
 )
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import truncated_svd
+from lissom.models.families import FfnSite
 from lissom.models.sites import attention_sites, blocks_of, ffn_sites
 from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
@@ -86,6 +87,11 @@ def test_keeping_everything_changes_nothing(family):
     assert torch.equal(logits(model, family), before)
 
 
+def inputs_of_site(site) -> tuple[str, ...]:
+    """Projections whose rows belong to the heads or neurons of a site."""
+    return site.inputs if isinstance(site, FfnSite) else (site.query, site.key, site.value)
+
+
 @families
 @pytest.mark.parametrize("part", ["heads", "neurons"])
 def test_gate_zero_equals_removal_forward_and_backward(family, part):
@@ -99,6 +105,8 @@ def test_gate_zero_equals_removal_forward_and_backward(family, part):
         sites, count = ffn_sites(network), 48
         kept = (tuple(range(10)), tuple(range(20, 48)), (3,), tuple(range(48)))
         cut_model.edit([KeepNeurons(kept=kept)])
+    outputs = {site.output for site in sites}
+    inputs = {path for site in sites for path in inputs_of_site(site)}
     projections = [network.get_submodule(site.output) for site in sites]
     gates = [torch.zeros(1, count).index_fill(1, torch.tensor(units), 1.0) for units in kept]
     batch = tiny.batch(family)
@@ -109,11 +117,26 @@ def test_gate_zero_equals_removal_forward_and_backward(family, part):
     removed = logits_of(cut_model.network, batch)
     removed.sum().backward()
     assert torch.allclose(masked, removed, atol=1e-5)
-    cut = {name: tuple(parameter.shape) for name, parameter in cut_model.network.named_parameters()}
-    survivors = dict(cut_model.network.named_parameters())
-    for name, parameter in network.named_parameters():
-        if tuple(parameter.shape) == cut[name] and parameter.grad is not None:
-            assert torch.allclose(parameter.grad, survivors[name].grad, atol=1e-5), name
+    compared = 0
+    for name, parameter in cut_model.network.named_parameters():
+        whole = network.get_parameter(name).grad
+        if parameter.grad is None:
+            assert whole is None, name
+            continue
+        path, _, kind = name.rpartition(".")
+        for number, site in enumerate(sites):  # of a tensor that was cut: what is left of its gradient
+            rows = torch.tensor(kept[number])
+            if path == site.output and kind == "weight":
+                whole = whole.view(len(whole), count, -1)
+                assert whole.index_fill(1, rows, 0.0).abs().max() == 0, f"{name}: gradient of a unit with gate 0"
+                whole = whole[:, rows].flatten(1)
+            elif path in inputs_of_site(site):
+                whole = whole.view(count, -1, *whole.shape[1:])
+                assert whole.index_fill(0, rows, 0.0).abs().max() == 0, f"{name}: gradient of a unit with gate 0"
+                whole = whole[rows].flatten(0, 1)
+        assert torch.allclose(whole, parameter.grad, atol=1e-5), name
+        compared += path in inputs | outputs
+    assert compared >= sum(1 + len(inputs_of_site(site)) for site in sites)
 
 
 @families
@@ -226,3 +249,19 @@ def test_svd_is_the_best_approximation_and_exact_at_full_rank():
         errors.append(error)
     assert errors == sorted(errors, reverse=True)
     assert torch.allclose(left @ right.T, weight, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(3, 8, 8), (1, 5, 4), (9, 4, 4), (6, 6, 2), (4, 6, 0)])
+def test_more_directions_than_the_matrix_has_are_zeros(rows, columns, rank):
+    """A small vocabulary, repeated rows, or nothing but zeros; and a training can use what is left over."""
+    torch.manual_seed(0)
+    weight = torch.randn(rows, rank) @ torch.randn(rank, columns)
+    true_rank = min(rows, rank)
+    for asked in range(1, columns + 1):
+        left, right = truncated_svd(weight, asked)
+        assert left.shape == (rows, asked) and right.shape == (columns, asked)
+        assert bool(torch.isfinite(left).all()) and bool(torch.isfinite(right).all())
+        if asked >= true_rank:
+            assert torch.allclose(left @ right.T, weight, atol=1e-5)
+        assert (left[:, true_rank:] == 0).all() and (right.norm(dim=0) > 0).all()
+        assert float(left.abs().max()) <= 10 * float(weight.abs().max()) + 1e-6

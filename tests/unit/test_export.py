@@ -31,7 +31,7 @@ def test_the_file_answers_as_torch_at_any_shape(family, quantize, tmp_path):
     model.edit(SHRINK)
     if quantize:
         model.edit([FactorizeWordTable(rank=8), FakeQuantize()])
-        calibrate(model.network, [tiny.batch(family)])
+        calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
     kernels = export_onnx(model, tmp_path).kernels()
     # Per block query, key and value in one, attention's output, two of the FFN; then the table's and the head's.
     assert (kernels >= 9) == quantize and (kernels == 0) == (not quantize)
@@ -46,6 +46,26 @@ def test_the_file_answers_as_torch_at_any_shape(family, quantize, tmp_path):
     assert actual["MultiHeadAttention"] == 2
     if family not in ("llama", "mistral", "qwen2"):  # rotary positions really need the heads apart
         assert actual["Reshape"] == actual["Transpose"] == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "window", "biases"), [("mistral", 4, 4), ("qwen2", 4, 2), ("mistral", 24, 0), ("llama", None, 0)]
+)
+def test_sliding_windows_are_in_the_graph(family, window, biases, tmp_path):
+    """The kernel knows none; in the graph it is a bias, and is left out where no input is longer than the window."""
+    model = tiny.model(family, task=tiny.TASK.model_copy(update={"max_length": 24}))
+    if window == 24:
+        model.network.config.sliding_window = window
+    export_onnx(model, tmp_path)
+    classifier = OnnxClassifier(tmp_path)
+    for size, length in ((1, 3), (3, 4), (4, 20)):
+        batch = tiny.batch(family, size, length)
+        actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+        with torch.no_grad():
+            expected = logits_of(model.network, batch)
+        assert np.abs(actual - expected.numpy()).max() < 1e-4
+    nodes = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "MultiHeadAttention"]
+    assert len(nodes) == 4 and sum(len(node.input) > 5 and bool(node.input[5]) for node in nodes) == biases
 
 
 def test_the_graph_tells_nothing_of_the_machine(plain_export):

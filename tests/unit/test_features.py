@@ -2,18 +2,23 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lissom.data.batches import Batch
+from lissom.data.batches import Batch, Members
 from lissom.distill.features import attention_kl, hidden_cosine, hidden_mse, patience, score_mse
 from lissom.distill.mapping import explicit, patient, uniform
-from lissom.distill.tinybert import soft_cross_entropy
+from lissom.distill.offline_config import TinyBertDistillation
+from lissom.distill.tinybert import Projections, layers_loss, soft_cross_entropy
 from lissom.errors import InputError
-from lissom.models.families import family_of
-from lissom.models.signals import SignalSpec, expose_scores, signals_of
+from lissom.models.edits import AddExits
+from lissom.models.exits import all_logits
+from lissom.models.signals import SignalSpec, count_visible_pairs, expose_scores, signals_of, visible_pairs
 from lissom.models.students import spread_blocks
+from lissom.models.together import Together
+from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -23,10 +28,15 @@ HIDDEN, OTHER = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
 SCORES, MORE = torch.randn(3, 2, 5, 5), torch.randn(3, 2, 5, 5)
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
 
+
+def real_pairs(mask):
+    return (mask[:, None, :, None] * mask[:, None, None, :]).bool()
+
+
 LOSSES = {
     "hidden_mse": (hidden_mse, HIDDEN, OTHER),
     "hidden_cosine": (hidden_cosine, HIDDEN, OTHER),
-    "score_mse": (score_mse, SCORES, MORE),
+    "score_mse": (lambda student, teacher, mask: score_mse(student, teacher, real_pairs(mask)), SCORES, MORE),
     "attention_kl": (attention_kl, SCORES, MORE),
 }
 losses = pytest.mark.parametrize("name", LOSSES)
@@ -74,7 +84,7 @@ def test_means_are_those_of_the_formulas():
     )
     pairs = real[:, :, None] & real[:, None, :]
     squares = (SCORES - MORE).square().permute(0, 2, 3, 1)[pairs]
-    assert float(score_mse(SCORES, MORE, MASK)) == pytest.approx(float(squares.mean()), rel=1e-5)
+    assert float(score_mse(SCORES, MORE, real_pairs(MASK))) == pytest.approx(float(squares.mean()), rel=1e-5)
 
 
 def test_patience_ignores_lengths_and_is_bounded():
@@ -131,13 +141,95 @@ def test_signals_are_those_of_transformers(family):
         if entry < 4:  # a decoder's last entry is that behind its final norm
             assert torch.allclose(hidden, expected.hidden_states[entry], atol=1e-5)
     real = batch.mask.bool()
-    hidden_keys = ~real[:, None, None, :].expand(-1, -1, real.shape[1], -1)
-    if family_of(model.network).decoder:
-        hidden_keys = hidden_keys | torch.ones(real.shape[1], real.shape[1]).triu(1).bool()
+    members = Members(batch.indices.numpy(), batch.mask.sum(1).numpy())
     for block, scores in actual.scores.items():
-        probabilities = scores.masked_fill(hidden_keys, -1e9).softmax(-1)
+        seen = visible_pairs(model.network, block, batch.mask)
+        probabilities = scores.masked_fill(~seen, -1e9).softmax(-1)
         difference = (probabilities - expected.attentions[block])[real[:, None, :].expand(scores.shape[:3])]
         assert difference.abs().max() < 1e-5
+        # What a query sees, padding aside, is what transformers gives a probability to.
+        has_probability = (expected.attentions[block] > 0).any(1, keepdim=True) & real[:, None, :, None]
+        assert torch.equal(seen, has_probability)
+        assert count_visible_pairs(model.network, block)(members) == int(seen.sum())
+
+
+@families
+def test_a_pooled_state_knows_the_whole_text(family):
+    """Every token changes it: that of [CLS] where attention sees both sides, of the last real token where it does not."""
+    model, batch = tiny.model(family), tiny.batch(family)
+    spec = SignalSpec(hidden=(3, 4), pooled=True)
+    with torch.no_grad():
+        expected = signals_of(model.network, batch, spec)
+        for place in range(batch.ids.shape[1]):
+            ids = batch.ids.clone()
+            ids[:, place] = (ids[:, place] + 7) % (tiny.SIZE - 4) + 4
+            actual = signals_of(model.network, batch.reading(torch.where(batch.mask.bool(), ids, batch.ids)), spec)
+            for entry in spec.hidden:
+                changed = (actual.hidden[entry] - expected.hidden[entry]).abs().amax(-1) > 1e-6
+                assert torch.equal(changed, batch.mask[:, place].bool()), (entry, place)
+        wide = signals_of(model.network, wider(batch, model.pad_id), spec)
+    for entry in spec.hidden:
+        assert torch.allclose(wide.hidden[entry], expected.hidden[entry], atol=1e-5)
+
+
+def wider(batch, pad):
+    """The same texts with three more columns of padding."""
+    values = {"input_ids": pad, "attention_mask": 0, "token_type_ids": 0}
+    inputs = {name: torch.nn.functional.pad(batch.inputs[name], (0, 3), value=value) for name, value in values.items()}
+    return replace(batch, inputs=inputs)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+def test_exits_see_the_whole_text(family):
+    """Behind the first block already, where a causal network's first token has seen itself alone."""
+    model, batch = tiny.model(family), tiny.batch(family)
+    torch.manual_seed(0)
+    model.edit([AddExits(size=8)])
+    query = torch.zeros(1)
+
+    def keep(module, inputs, output):
+        nonlocal query
+        query = output
+
+    model.network.exits[1].query.register_forward_hook(keep)
+    queries = []
+    for ids in (batch.ids, torch.where(batch.mask.bool(), (batch.ids + 7) % 40 + 4, batch.ids)):
+        ids = torch.cat([batch.ids[:, :1], ids[:, 1:]], dim=1)  # the first token stays
+        with torch.no_grad():
+            all_logits(model.network, batch.reading(ids))
+        queries.append(query)
+    assert ((queries[0] - queries[1]).abs().amax(-1) > 1e-6).all()
+
+
+@families
+def test_tinybert_compares_what_attention_sees_and_nothing_else(family):
+    """Scores of padding, of later tokens and of those beyond a window are not used by the networks."""
+    student, teacher, batch = tiny.model(family), tiny.model(family, seed=1), tiny.batch(family)
+    spec = SignalSpec(hidden=(0, 1, 2, 3, 4), scores=(0, 1, 2, 3))
+    params = TinyBertDistillation(method="tinybert", blocks=(0, 1, 2, 3))
+    together = Together([student.network, Projections(student.network, teacher.network)])
+    with torch.no_grad(), expose_scores(student.network, teacher.network):
+        signals = LiveTeacher(teacher.network, spec).signals(batch)
+
+        def loss(change) -> float:
+            scores = {block: change(scores, block) for block, scores in signals.scores.items()}
+            fixed = SimpleNamespace(signals=lambda _: replace(signals, scores=scores))
+            return float(layers_loss(fixed, (0, 1, 2, 3, 4), params, student.network)(together, batch))
+
+        def unseen(scores, block):
+            return scores.masked_fill(~visible_pairs(teacher.network, block, batch.mask), 1e4)
+
+        expected = loss(lambda scores, _: scores)
+        assert loss(unseen) == pytest.approx(expected, rel=1e-6)
+        for block in range(4):  # every pair that is seen counts
+            pair = visible_pairs(teacher.network, block, batch.mask).expand_as(signals.scores[block]).nonzero()[-1]
+
+            def one(scores, number, pair=tuple(pair), block=block):
+                scores = scores.clone()
+                scores[pair] += 100 * (number == block)
+                return scores
+
+            assert loss(one) > expected * 1.001
 
 
 def test_exposing_scores_ends_with_the_context():

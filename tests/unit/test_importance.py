@@ -1,13 +1,19 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from lissom.data.batches import sorted_batches
 from lissom.models.compressed import logits_of
-from lissom.models.edits import KeepHeads
+from lissom.models.edits import KeepHeads, KeepNeurons
 from lissom.models.sites import attention_sites, blocks_of
 from lissom.prune.first_order import select
 from lissom.prune.importance import gated, head_importance, neuron_importance
+from lissom.training.config import TrainingParams
+from lissom.training.loop import fit
 from tests.unit import tiny
+from tests.unit.test_loop import examples
 
 LOSS = tiny.TASK.loss
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -56,6 +62,32 @@ def test_mean_of_absolutes_is_at_least_the_absolute_of_the_mean():
         F.cross_entropy(logits_of(model.network, batch), batch.targets).backward()
     for score, gate in zip(head_importance(model.network, [batch], LOSS), gates, strict=True):
         assert (score >= gate.grad.abs()[0] - 1e-7).all()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize(("measure", "edit"), [(head_importance, KeepHeads), (neuron_importance, KeepNeurons)])
+def test_the_order_of_importance_loses_less_than_a_random_one(family, measure, edit):
+    """Half of the units of networks that have learnt a task, but not so well that their gradients vanish."""
+    params = TrainingParams(epochs=3, batch_size=8, learning_rate=5e-3, precision="float32", freeze_word_table=False)
+    by_importance, at_random = [], []
+    for seed in range(4):
+        model, data = tiny.model(family, seed), examples(96, seed)
+        fit(model.network, data, model.pad_id, tiny.LOSS, params)
+        (batch,) = sorted_batches(data, 96, model.pad_id)
+
+        def loss_after(scores, model=model, batch=batch) -> float:
+            pruned = copy.deepcopy(model)
+            pruned.edit([edit(kept=select(scores, 0.5, 1, uniform=True))])
+            with torch.no_grad():
+                return float(tiny.LOSS(pruned.network, batch))
+
+        scores = measure(model.network, sorted_batches(data, 32, model.pad_id), LOSS)
+        generator = torch.Generator().manual_seed(seed)
+        orders = [[torch.rand(len(score), generator=generator) for score in scores] for _ in range(8)]
+        by_importance.append(loss_after(scores))
+        at_random.append(sum(map(loss_after, orders)) / len(orders))
+    ratios = torch.tensor(by_importance).log() - torch.tensor(at_random).log()
+    assert float(ratios.mean()) < -0.02, (by_importance, at_random)
 
 
 def test_permuting_heads_permutes_importance():

@@ -72,6 +72,24 @@ def test_labelled_examples_are_spread_over_the_file():
     assert len(data.labelled(100)) == 20
 
 
+@pytest.mark.parametrize("epochs", [0.2, 1, 1.4, 3])
+def test_throughput_counts_examples(epochs):
+    """The last batch of an epoch is smaller than the others: 27 examples in batches of 8."""
+
+    def loss(network, batch):
+        counted.append(len(batch))
+        return tiny.LOSS(network, batch)
+
+    counted: list[int] = []
+    params = PARAMS.model_copy(update={"epochs": epochs})
+    data = examples(27)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lissom.training.loop.time.monotonic", iter(range(1000)).__next__)  # a second from call to call
+        fitted = fit(tiny.model("bert").network, data, 0, objective(loss), params)
+    assert fitted.steps == len(counted)
+    assert fitted.examples_per_second == pytest.approx(sum(counted) / fitted.steps)
+
+
 def test_it_learns_and_is_deterministic():
     runs = []
     for _ in range(2):

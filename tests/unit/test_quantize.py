@@ -1,15 +1,21 @@
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from lissom.data.encoding import Encoded
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize
 from lissom.models.edits.quantizers import FakeQuantEmbedding, FakeQuantLinear
 from lissom.models.grid import affine_range, fake_quantize_rows, row_scales, weight_high
 from lissom.models.layers import converted, observers_of, set_real_tokens
 from lissom.parallel.replicas import update_ranges
+from lissom.quantize import int8
+from lissom.quantize.config import Int8Training
 from lissom.quantize.int8 import RangeSchedule, calibrate
 from tests.unit import tiny
 
@@ -20,7 +26,7 @@ bits = pytest.mark.parametrize("weight_bits", [7, 8])
 def quantized(family: str, weight_bits: int = 7):
     model = tiny.model(family)
     model.edit([FactorizeWordTable(rank=8), FakeQuantize(weight_bits=weight_bits)])
-    calibrate(model.network, [tiny.batch(family)])
+    calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
     return model
 
 
@@ -117,6 +123,77 @@ def test_norms_and_classifier_stay_float(family):
     assert len(floats) == 1 and model.network.get_submodule(floats[0]).out_features == 3
 
 
+@families
+def test_ranges_do_not_depend_on_padding(family):
+    """With columns to spare, the same tokens are observed."""
+    batch = tiny.batch(family)
+    model = tiny.model(family)
+    ranges = []
+    for wide in (batch, padded(batch, model.pad_id, 5)):
+        item = copy.deepcopy(model)
+        item.edit([FakeQuantize()])
+        calibrate(item.network, [wide])
+        ranges.append(bounds(item.network))
+    assert ranges[0] == pytest.approx(ranges[1], abs=1e-4)
+
+
+def padded(batch, pad, count):
+    values = {"input_ids": pad, "attention_mask": 0, "token_type_ids": 0}
+    inputs = {name: torch.nn.functional.pad(batch.inputs[name], (0, count), value=v) for name, v in values.items()}
+    return replace(batch, inputs=inputs)
+
+
+def bounds(network):
+    return [float(bound) for layer in observers_of(network) for bound in (layer.low, layer.high)]
+
+
+def test_the_range_is_the_mean_of_all_batches_in_any_order():
+    """The first batch must not count for more than the others."""
+    batches = [tiny.batch("bert", seed=seed) for seed in range(5)]
+    ranges = {}
+    for name, order in {
+        "in order": batches,
+        "reversed": batches[::-1],
+        **{str(n): [batches[n]] for n in range(5)},
+    }.items():
+        model = tiny.model("bert")
+        model.edit([FakeQuantize()])
+        calibrate(model.network, order)
+        ranges[name] = bounds(model.network)
+    mean = np.mean([ranges[str(number)] for number in range(5)], axis=0).tolist()
+    assert ranges["in order"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+    assert ranges["reversed"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+
+
+def sorted_by_length(count=400):
+    """Labelled texts of 2 to 13 tokens, sorted by length."""
+    lengths = np.sort(np.random.default_rng(0).integers(2, 14, count))
+    tokens = np.random.default_rng(1).integers(4, tiny.SIZE, lengths.sum()).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Encoded(tokens, np.zeros(len(tokens), dtype=np.uint8), offsets, np.arange(count) % 2)
+
+
+def test_calibration_batches_are_like_the_training_set(monkeypatch):
+    """As many examples as asked, every batch a random sample of the labelled ones, whatever the order of the file."""
+    data, seen = sorted_by_length(), []
+    data.targets[::4] = -1  # transfer texts
+    model = tiny.model("bert")
+    lesson = SimpleNamespace(texts=lambda _: data)
+    monkeypatch.setattr(int8, "calibrate", lambda _, batches: seen.extend(batches))
+    for seed in (0, 0, 1):
+        int8.plan(model, lesson, Int8Training(method="int8", calibration_examples=256, seed=seed)).calibrate(model)
+    first, again, other = (seen[start : start + 8] for start in (0, 8, 16))
+    members = [np.concatenate([batch.indices.numpy() for batch in batches]) for batches in (first, again, other)]
+    assert (members[0] == members[1]).all() and not (members[0] == members[2]).all()
+    assert len(set(members[0])) == 256 and (data.targets[members[0]] >= 0).all()
+    spread = data.lengths.std()
+    for batch in first:
+        lengths = batch.mask.sum(1).numpy()
+        assert abs(lengths.mean() - data.lengths.mean()) < 4 * spread / len(lengths) ** 0.5
+        assert 0.5 * spread < lengths.std() < 1.5 * spread
+    assert len(int8.calibration_sample(data, 10_000, 0)) == 300
+
+
 def test_padding_is_not_observed():
     model, batch = tiny.model("bert"), tiny.batch("bert")
     wild = batch.ids.clone()
@@ -126,7 +203,7 @@ def test_padding_is_not_observed():
         item = copy.deepcopy(model)
         item.edit([FakeQuantize()])
         calibrate(item.network, [batch.reading(ids)])
-        ranges.append([float(bound) for layer in observers_of(item.network) for bound in (layer.low, layer.high)])
+        ranges.append(bounds(item.network))
     assert ranges[0] == pytest.approx(ranges[1], abs=1e-5)
 
 

@@ -14,7 +14,7 @@ from lissom.training.compress import compress
 from lissom.training.config import RecoveryParams
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
-from lissom.training.objective import Objective, Term
+from lissom.training.objective import Objective, Term, tokens
 from lissom.training.optimizer import make_optimizer, set_learning_rate
 from lissom.training.recipe import Recipe
 from lissom.training.teacher import LiveTeacher
@@ -123,12 +123,16 @@ def test_a_penalty_is_added_once_for_a_batch_however_it_is_cut():
 
 def test_terms_of_parts_add_up_to_those_of_the_whole_batch():
     """Means over examples, tokens and pairs of ragged parts, each by its own share."""
+
+    def pairs(members):
+        return float((members.lengths**2).sum())
+
     objective = Objective(
         forward=lambda _, batch: batch.mask.float(),
         terms=(
             Term(lambda records, _: records.sum(1).square().mean(), weight=2.0),
-            Term(lambda records, _: (records * torch.arange(records.shape[1])).sum() / records.sum(), over="tokens"),
-            Term(lambda records, _: records.sum(1).pow(3).sum() / records.sum(1).square().sum(), over="pairs", weight=0.5),
+            Term(lambda records, _: (records * torch.arange(records.shape[1])).sum() / records.sum(), over=tokens),
+            Term(lambda records, _: records.sum(1).pow(3).sum() / records.sum(1).square().sum(), over=pairs, weight=0.5),
         ),
     )  # fmt: skip
     network, members = torch.nn.Identity(), np.arange(11)

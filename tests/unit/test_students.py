@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, MobileBertConfig, MobileBertModel
+from transformers import AutoModelForSequenceClassification, BertConfig
 
 import lissom
 from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
@@ -24,12 +24,12 @@ from lissom.serving.classifier import OnnxClassifier
 from tests.unit import tiny
 
 
-def bert(pair: bool = False) -> CompressedModel:
+def bert(**shape: int) -> CompressedModel:
     """On the meta device: shapes without values."""
-    config = BertConfig(num_labels=2)
+    config = BertConfig(num_labels=2, **shape)
     with torch.device("meta"):
         network = AutoModelForSequenceClassification.from_config(config)
-    task = tiny.TASK.model_copy(update={"labels": ("no", "yes"), "pair": pair})
+    task = tiny.TASK.model_copy(update={"labels": ("no", "yes")})
     manifest = tiny.model("bert").manifest.model_copy(
         update={"task": task, "base_config": json.loads(config.to_json_string(use_diff=False))}
     )
@@ -41,11 +41,17 @@ def size(network: torch.nn.Module) -> int:
 
 
 def test_published_parameter_counts():
+    """Of the students as lissom makes them; the classifier of two labels aside, which papers do not count."""
     with torch.device("meta"):
-        assert size(BertModel(BertConfig())) == 109_482_240
-        assert size(BertModel(BertConfig(num_hidden_layers=6))) == 66_955_008
-        assert size(BertModel(BertConfig(num_hidden_layers=3))) == 45_691_392
-        assert size(MobileBertModel(MobileBertConfig(classifier_activation=False))) == 24_581_888
+        assert anatomy(bert().network).total - (2 * 768 + 2) == 109_482_240
+        assert size(take_blocks(bert(), range(6)).network.bert) == 66_955_008
+        assert size(take_blocks(bert(), (2, 5, 8)).network.bert) == 45_691_392
+        # Of a teacher with MobileBERT's own width and depth, and with the pooler's projection, which the paper lacks.
+        teacher = bert(hidden_size=512, num_hidden_layers=24, num_attention_heads=4)
+        student = mobilebert_student(
+            teacher, blocks=None, bottleneck=128, intermediate=512, ffns=4, embedding=128, seed=0
+        )
+        assert size(student.network.mobilebert) == 24_581_888 + (512 * 512 + 512)
         assert size(distilbert_student(bert(), (0, 2, 4, 7, 9, 11)).network.distilbert) == 66_362_880
         student = make_student(TinyBertDistillation(method="tinybert", shape=ShapeParams()), bert())
     assert size(student.network.bert) == 14_350_248
@@ -156,6 +162,32 @@ def test_mobilebert_starts_from_its_teacher():
     assert torch.allclose(norm(2 * x) - norm(x), norm.weight * x, atol=1e-6)
     with pytest.raises(InputError, match="bottleneck_size"):
         mobilebert_student(teacher, blocks=None, bottleneck=10, intermediate=8, ffns=1, embedding=8, seed=0)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_mobilebert_has_the_vectors_of_its_teachers_positions(family):
+    """RoBERTa counts the positions of a text from 2, its student from 0."""
+    teacher, student, batch = tiny.model(family), mobile(family), tiny.batch(family, length=12)
+    looked_up = []
+    table = teacher.network.get_submodule(family_of(teacher.network).position_table)
+    table.register_forward_hook(lambda _, __, output: looked_up.append(output))
+    with torch.no_grad():
+        logits_of(teacher.network, batch)
+    own = student.network.mobilebert.embeddings.position_embeddings.weight
+    assert torch.equal(own[:12], looked_up[0][0])  # the first text of a batch fills it
+    assert len(own) == student.network.config.max_position_embeddings == 24
+    with torch.no_grad():
+        assert torch.isfinite(logits_of(student.network, tiny.batch(family, length=24))).all()
+
+
+def test_a_vocabulary_smaller_than_the_embedding_leaves_numbers():
+    student = mobilebert_student(
+        tiny.model("bert"), blocks=None, bottleneck=16, intermediate=24, ffns=2, embedding=32, seed=0
+    )
+    table = student.network.mobilebert.embeddings
+    middle = table.embedding_transformation.weight[:, 32:64]
+    original = tiny.model("bert").network.bert.embeddings.word_embeddings.weight
+    assert torch.allclose(table.word_embeddings.weight @ middle.T, original, atol=1e-4)
 
 
 def test_random_students_keep_the_structure():

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForMaskedLM, GPT2LMHeadModel, LlamaForCausalLM
 
-from lissom.distill.language import language_loss
+from lissom.distill.language import Masking, language_loss
 from lissom.distill.offline_config import LanguageModelParams
 from lissom.models.base import load_language_model
 from lissom.models.config import BaseParams
@@ -97,8 +97,9 @@ def test_a_tied_language_model_checkpoints_and_resumes(keep, tmp_path):
     def run(*hooks):
         network, teacher = masked_language_model(), masked_language_model()
         checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
-        loss = language_loss(teacher, model, LanguageModelParams())
-        fit(network, examples(), 0, loss, params, hooks=hooks, checkpoints=checkpoints)
+        masking = Masking(model, network, examples(), LanguageModelParams())
+        loss = language_loss(teacher, masking, LanguageModelParams())
+        fit(network, examples(), 0, loss, params, hooks=[masking, *hooks], checkpoints=checkpoints)
         checkpoints.clear()
         return weights(network)
 
@@ -117,8 +118,9 @@ def test_language_models_are_pre_trained_as_their_family_is(family, causal, tmp_
     )
     plain.save_pretrained(tmp_path)
     network = load_language_model(BaseParams(model=f"dir:{tmp_path}"))
-    model = tiny.model(family) if causal else with_mask_token(tiny.model(family))
-    loss = language_loss(network, model, LanguageModelParams(kl_weight=0.0, cosine_weight=0.0))
+    params = LanguageModelParams(kl_weight=0.0, cosine_weight=0.0)
+    masking = None if causal else Masking(with_mask_token(tiny.model(family)), network, examples(), params)
+    loss = language_loss(network, masking, params)
     batch = tiny.batch("bert")
     records = loss.forward(network, batch)
     shifted = batch.ids[:, 1:].masked_fill(~batch.mask[:, 1:].bool(), -100)

@@ -3,7 +3,7 @@
 import json
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     DistilBertConfig,
@@ -64,7 +64,7 @@ CONFIGS = {
     "gpt2": lambda: GPT2Config(
         n_embd=32, n_layer=4, n_head=4, n_inner=48, n_positions=24, bos_token_id=1, eos_token_id=2, **_COMMON
     ),
-    "mistral": lambda: MistralConfig(head_dim=8, sliding_window=None, **_LLAMA, **_COMMON),
+    "mistral": lambda: MistralConfig(head_dim=8, sliding_window=4, **_LLAMA, **_COMMON),
     "mobilebert": lambda: MobileBertConfig(
         **_BERT,
         embedding_size=16,
@@ -74,7 +74,9 @@ CONFIGS = {
         classifier_activation=True,
         **_COMMON,
     ),
-    "qwen2": lambda: Qwen2Config(**_LLAMA, **_COMMON),
+    "qwen2": lambda: Qwen2Config(  # two blocks without the window, two with it
+        use_sliding_window=True, sliding_window=4, max_window_layers=2, **_LLAMA, **_COMMON
+    ),
     "llama": lambda: LlamaConfig(head_dim=8, **_LLAMA, **_COMMON),
     "roberta": lambda: RobertaConfig(
         **_BERT,
@@ -94,6 +96,24 @@ def tokenizer() -> Tokenizer:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     result.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    return result
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    """A tokenizer like RoBERTa's: the words of `WORDS`, as the first word of a text and within one."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = {f"{start}{word}"[:end] for start in ("", "\u0120") for word in WORDS for end in range(1, len(word) + 2)}
+    alphabet = sorted({*byte_level.alphabet(), *LETTERS})
+    words = sorted(
+        (piece for piece in pieces if len(piece) > 1), key=lambda piece: (piece[0] in LETTERS, len(piece), piece)
+    )
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, *words]
+    merges = [(piece[:-1], piece[-1]) for piece in words]
+    result = Tokenizer(models.BPE({token: index for index, token in enumerate(vocabulary)}, merges, unk_token="<unk>"))
+    result.pre_tokenizer = byte_level
+    result.decoder = decoders.ByteLevel()
+    result.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    result.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)])
     return result
 
 

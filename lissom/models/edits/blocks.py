@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices
 from lissom.models.families import family_of
-from lissom.models.sites import blocks_of, exits_of, replace_module
+from lissom.models.sites import blocks_of, exits_of, keep_layer_types, replace_module
 
 
 class KeepBlocks(StructureEdit):
@@ -28,8 +28,7 @@ class KeepBlocks(StructureEdit):
                 if hasattr(module, "layer_idx"):  # index into a decoder's key/value cache
                     setattr(module, "layer_idx", index)  # noqa: B010  (a module's attributes are not typed)
         replace_module(network, stack.blocks, new_blocks)
-        if getattr(network.config, "layer_types", None):
-            network.config.layer_types = [network.config.layer_types[index] for index in self.kept]
+        keep_layer_types(network.config, self.kept)
         setattr(network.config, stack.config_blocks, len(new_blocks))
         if (exits := exits_of(network)) is not None and len(exits) == len(blocks):
             network.exits = nn.ModuleList(exits[index] for index in self.kept)

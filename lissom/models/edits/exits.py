@@ -1,7 +1,8 @@
 """Exits: a small classifier after every block, so that an easy input can leave early.
 
 The classifier is FastBERT's (Liu et al. 2020, arXiv:2004.02178, §3.1): a projection to a smaller width, self-attention
-with two heads, the first token's output, a linear layer. The network's own head is dropped; the last exit replaces it.
+with two heads, the output of the token that stands for the text, a linear layer. The network's own head is dropped; the
+last exit replaces it.
 """
 
 import math
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.families import family_of
+from lissom.models.pooling import text_vector
 from lissom.models.sites import blocks_of, exits_of, replace_module
 
 _HEADS = 2
@@ -27,10 +29,12 @@ class Exit(nn.Module):
         width: width of the hidden states.
         size: width of the classifier, even.
         labels: number of labels.
+        causal: whether the network's attention is causal, so that its last token stands for the text.
     """
 
-    def __init__(self, width: int, size: int, labels: int) -> None:
+    def __init__(self, width: int, size: int, labels: int, *, causal: bool) -> None:
         super().__init__()
+        self.causal = causal
         self.narrow = nn.Linear(width, size)
         self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, size)
         self.mix = nn.Linear(size, size)
@@ -40,11 +44,11 @@ class Exit(nn.Module):
     def features(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Map hidden states `[batch, n, d]` and mask `[batch, n]` to features `[batch, size]`.
 
-        Only the first token has a query, since only its output is used.
+        Only one token has a query (`text_vector`), since only its output is used.
         """
         narrow = self.narrow(hidden).tanh()
         batch, length, size = narrow.shape
-        query = self.query(narrow[:, 0]).view(batch, _HEADS, 1, size // _HEADS)
+        query = self.query(text_vector(narrow, mask, causal=self.causal)).view(batch, _HEADS, 1, size // _HEADS)
         key, value = (
             projection(narrow).view(batch, length, _HEADS, size // _HEADS).transpose(1, 2)
             for projection in (self.key, self.value)
@@ -79,7 +83,8 @@ class AddExits(StructureEdit):
         if self.size % _HEADS:
             raise InputError(f"add_exits: size {self.size} must be divisible by {_HEADS}, the exits' attention heads")
         config, like = network.config, next(blocks_of(network).parameters())
-        exits = [Exit(config.hidden_size, self.size, config.num_labels) for _ in blocks_of(network)]
+        causal = family_of(network).decoder
+        exits = [Exit(config.hidden_size, self.size, config.num_labels, causal=causal) for _ in blocks_of(network)]
         network.exits = nn.ModuleList(exits).to(like.device, like.dtype).train(network.training)
         for path in family_of(network).head:
             replace_module(network, path, None)

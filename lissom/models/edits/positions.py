@@ -9,7 +9,7 @@ from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import slice_rows
 from lissom.models.families import family_of
-from lissom.models.sites import replace_module
+from lissom.models.sites import replace_module, unused_positions
 
 
 class KeepPositions(StructureEdit):
@@ -25,8 +25,7 @@ class KeepPositions(StructureEdit):
         if family.position_table is None:
             raise InputError(f"keep_positions: {network.config.model_type} models have no position table")
         table = network.get_submodule(family.position_table)
-        # RoBERTa counts positions from padding_idx + 1.
-        rows = self.length + (0 if table.padding_idx is None else table.padding_idx + 1)
+        rows = self.length + unused_positions(table)
         if rows > table.num_embeddings:
             raise InputError(f"keep_positions: {rows} rows asked for, the table has {table.num_embeddings}")
         replace_module(network, family.position_table, slice_rows(table, range(rows)))

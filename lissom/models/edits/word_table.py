@@ -82,15 +82,24 @@ def truncated_svd(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return `[rows, r]` and `[columns, r]` whose product `left @ right.T` is the best rank-r approximation.
 
     Computed from the eigenvectors of the Gram matrix `[columns, columns]` in float64, which is exact to float32 and
-    cheaper than a full SVD of a table with many rows.
+    cheaper than a full SVD of a table with many rows. Directions beyond the rank of the matrix are 0 in `left`; in
+    `right` they are as long as the shortest of the others, so that a training can use them.
+
+    Args:
+        weight: the matrix, `[rows, columns]`.
+        rank: r, at most the number of columns.
     """
     if weight.is_meta:
         return weight.new_empty(weight.shape[0], rank), weight.new_empty(weight.shape[1], rank)
+    assert rank <= weight.shape[1], "there are no more directions than columns"
     matrix = weight.double()
     eigenvalues, vectors = torch.linalg.eigh(matrix.T @ matrix)
     basis = vectors.flip(1)[:, :rank]
-    singular = eigenvalues.flip(0)[:rank].clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-    left, right = (matrix @ basis) / singular.sqrt(), basis * singular.sqrt()
+    squares = eigenvalues.flip(0)[:rank]
+    above_noise = squares > max(weight.shape) * torch.finfo(torch.float64).eps * squares[0]
+    singular = torch.where(above_noise, squares, squares[above_noise].min() if bool(above_noise.any()) else 1.0).sqrt()
+    left = torch.where(above_noise, (matrix @ basis) / singular.sqrt(), 0.0)
+    right = basis * singular.sqrt()
     return left.to(weight.dtype).contiguous(), right.to(weight.dtype).contiguous()
 
 

@@ -29,6 +29,7 @@ METHODS = {
         "hidden_size": 8,
         "classifier_size": 8,
         "min_count": 1,
+        "augmentation": {"mask_probability": 0},  # the tiny tokenizers have no mask token
         "training": FAST | {"weight_decay": 0},
     },
     "mutual": {"peers": [{"blocks": [0, 1]}, {"blocks": [0, 3], "seed": 1}], "training": FAST},
