@@ -46,7 +46,7 @@ def front_matter(
     fields: dict[str, Any] = {
         "library_name": LIBRARY,
         "pipeline_tag": _PIPELINE,
-        "tags": ["onnx", "onnxruntime", "model-compression", "distillation", *(["int8"] if integers else [])],
+        "tags": ["onnx", "onnxruntime", "model-compression", *(["int8"] if integers else [])],
     }
     kind, _, place = data.source.partition(":")
     if kind == "hub":
