@@ -51,10 +51,11 @@ def main() -> None:
     ]
     stages = sorted((folder / "metrics").rglob(EMISSIONS))
     working = sum(read_json(path)["seconds"] for path in stages)
-    floor = "none" if ledger.floor is None else f"{ledger.floor.score:.1%}"
+    strongest = ledger.strongest_floor
+    floor = "none" if strongest is None else f"{strongest.model} {strongest.score:.1%}"
     notes = [
         f"accuracy kept {ledger.headline.score_kept:.1%}, {ledger.headline.speedup:.1f}x faster, {ledger.headline.times_smaller:.1f}x smaller; "
-        f"linear floor {floor}; plain int8 {ledger.plain_int8.quality.score:.1%} at {ledger.plain_int8.megabytes:.1f} MB",
+        f"strongest floor {floor}; plain int8 {ledger.plain_int8.quality.score:.1%} at {ledger.plain_int8.megabytes:.1f} MB",
         f"{len(stages)} stages work for {working:.0f} s; the rest is starting Python, importing torch and DVC's own work",
         "import_seconds is over an empty interpreter; memory is the largest sum of resident sets of all processes, twice a second",
     ]

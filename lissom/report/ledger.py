@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lissom.artifacts import EMISSIONS, FINAL, METRICS, TEACHER, read_json
 from lissom.emissions.payback import Interval, Payback
 from lissom.errors import InputError
-from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation, Floor, PlainInt8
+from lissom.evaluate.figures import TEACHER_EAGER, VARIANT, Evaluation, Floor, PlainInt8, strongest
 from lissom.section import Section
 from lissom.tasks.metric import Metric
 
@@ -70,8 +70,15 @@ class Ledger(Section):
     country: str
     intensity_g_per_kwh: float
     energy_method: str
-    floor: Floor | None
+    floors: tuple[Floor, ...]
+    absent_floors: dict[str, str]
+    """Floors that could not be made, by name, with the reason."""
     plain_int8: PlainInt8
+
+    @property
+    def strongest_floor(self) -> Floor | None:
+        """Return the floor with the best dev score, None if there is none."""
+        return strongest(self.floors, self.metric)
 
 
 class EnergySpent(Section):
@@ -138,7 +145,8 @@ def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], en
         country=str(cost["country"]),
         intensity_g_per_kwh=float(cost["intensity_g_per_kwh"] or 0),
         energy_method=str(cost["method"]),
-        floor=teacher.floor,
+        floors=teacher.floors,
+        absent_floors=teacher.absent_floors,
         plain_int8=teacher.plain_int8,
     )
 

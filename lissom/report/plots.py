@@ -49,11 +49,11 @@ def pareto(ledger: Ledger, eager_ms: float) -> str:
         for x, y, _, color in points[len(chain) :]:
             axes.plot([x], [y], "s", color=color, zorder=3)
         _label(axes, points)
-        if ledger.floor is not None:
-            floor = ledger.floor.score * unit
+        if (strongest := ledger.strongest_floor) is not None:
+            floor = strongest.score * unit
             axes.axhline(floor, color=_GREY, linestyle="--", linewidth=1)
             axes.annotate(
-                "linear floor", (1.0, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                f"floor: {strongest.model}", (1.0, floor), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                 color="#64748b",
             )  # fmt: skip
         if not ledger.metric.higher_is_better:

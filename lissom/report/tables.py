@@ -60,7 +60,7 @@ def headline(ledger: Ledger) -> list[tuple[str, str]]:
 
 def notes(ledger: Ledger) -> list[str]:
     """Return the notes below the ledger: payback, energy and baselines."""
-    payback, floor, plain, metric = ledger.headline.payback, ledger.floor, ledger.plain_int8, ledger.metric
+    payback, plain, metric = ledger.headline.payback, ledger.plain_int8, ledger.metric
     costs = [f"{kwh * 1000:.3g}" for kwh in (ledger.compressing_kwh, ledger.teacher_kwh, ledger.measuring_kwh)]
     days = payback.days
     at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
@@ -72,12 +72,13 @@ def notes(ledger: Ledger) -> list[str]:
         f"plain dynamic int8 of the teacher: {metric.name} {metric.show(plain.quality.score)}, "
         f"{plain.setting.speedup_eager:.1f}x faster, {plain.megabytes:.1f} MB",
     ]
-    if floor is not None:
+    for floor in ledger.floors:
         is_better = metric.improves(ledger.rows[-1].score, floor.score)
         lines.append(
-            f"linear floor ({floor.model}): {metric.name} {metric.show(floor.score)}, {floor.megabytes:.1f} MB"
-            + ("" if is_better else "; it is as good as the compressed model: use it")
+            f"floor, {floor.model}: {metric.name} {metric.show(floor.score)}, {floor.latency.p50:.3g} ms for one text, "
+            f"{floor.megabytes:.1f} MB" + ("" if is_better else "; it is as good as the compressed model: use it")
         )
+    lines += [f"floor, {name}: could not be made: {reason}" for name, reason in ledger.absent_floors.items()]
     return lines
 
 

@@ -16,7 +16,7 @@ from lissom.data.tables import write_table
 from lissom.distill.material import Material
 from lissom.distill.run import distill
 from lissom.evaluate.config import EvaluateParams
-from lissom.evaluate.floor import linear_floor
+from lissom.evaluate.floor import measure_floors
 from lissom.evaluate.plain_int8 import evaluate_plain_int8
 from lissom.evaluate.variant import Subject, evaluate_variant
 from lissom.export.config import ExportParams
@@ -129,8 +129,10 @@ def ledger(run, tmp_path_factory):
     evaluations = {
         name: evaluate_variant(name, subject, subjects["teacher"], SETTINGS) for name, subject in subjects.items()
     }
+    floors, absent = measure_floors(material.tables, material.teacher, SETTINGS, tmp_path_factory.mktemp("floors"))
     baselines = {
-        "floor": linear_floor(*(material.tables[name] for name in ("train", "dev", "test")), TASK),
+        "floors": floors,
+        "absent_floors": absent,
         "plain_int8": evaluate_plain_int8(subjects["teacher"], SETTINGS, tmp_path_factory.mktemp("plain")),
     }
     evaluations["teacher"] = evaluations["teacher"].model_copy(update=baselines)
@@ -159,7 +161,8 @@ def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
     outcome, evaluations, manifest = ledger
     teacher, final = outcome.rows
     assert outcome.metric == ERROR and outcome.headline.score_kept == pytest.approx(teacher.score / final.score)
-    assert outcome.floor.score > 0
+    assert [floor.score > 0 for floor in outcome.floors] == [True, True]
+    assert outcome.strongest_floor.dev_score == min(floor.dev_score for floor in outcome.floors)
     card = DataCard(
         name="ratings", task="regression", source="files:ratings", labels=(), scale=SCALE, pair=False, rows={"train": 96},
         label_counts={}, duplicates={},
