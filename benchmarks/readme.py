@@ -9,14 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accelerator, distillation, early_exit, headline, parallel, pipeline, shape, training, trust
+from benchmarks import (
+    accelerator,
+    distillation,
+    early_exit,
+    headline,
+    parallel,
+    pipeline,
+    shape,
+    static,
+    training,
+    trust,
+)
 from benchmarks.provenance import ROOT
 from benchmarks.results import FOLDER, Benchmark, Rows, load, renew
 from lissom.artifacts import write_text
 
 BENCHMARKS = tuple(
     script.BENCHMARK
-    for script in (headline, pipeline, training, distillation, early_exit, parallel, accelerator, shape, trust)
+    for script in (headline, pipeline, training, distillation, early_exit, parallel, accelerator, shape, static, trust)
 )
 
 _BEGIN, _END = "<!-- figures: written by benchmarks/readme.py -->", "<!-- end of figures -->"

@@ -70,19 +70,17 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _stages_fit_the_student(self) -> "Params":
-        if self.distill.method == "lstm":
-            if self.prune:
-                raise ValueError(
-                    f"prune.method: {self.prune[0].method} removes heads and neurons of Transformer blocks, and "
-                    "distill.method: lstm makes a student without blocks; set prune.method: none"
-                )
-            if self.distill.tokenizer == "words" and any(
-                getattr(method, "min_count", None) is not None for method in self.factorize
-            ):
-                raise ValueError(
-                    "factorize.min_count trims a vocabulary of word pieces, and distill.tokenizer: words makes one of "
-                    "whole words, trimmed by distill.min_count; set factorize.min_count: null"
-                )
+        if self.distill.method in ("lstm", "static") and self.prune:
+            raise ValueError(
+                f"prune.method: {self.prune[0].method} removes heads and neurons of Transformer blocks, and "
+                f"distill.method: {self.distill.method} makes a student without blocks; set prune.method: none"
+            )
+        trims = any(getattr(method, "min_count", None) is not None for method in self.factorize)
+        if self.distill.method == "lstm" and self.distill.tokenizer == "words" and trims:
+            raise ValueError(
+                "factorize.min_count trims a vocabulary of word pieces, and distill.tokenizer: words makes one of "
+                "whole words, trimmed by distill.min_count; set factorize.min_count: null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from lissom.artifacts import CHANGES, SPLITS, TEACHER
 from lissom.data.prepare import load_table
 from lissom.evaluate.exits import sweep_speeds
 from lissom.evaluate.figures import PlainInt8
-from lissom.evaluate.floor import linear_floor
+from lissom.evaluate.floor import measure_floors
 from lissom.evaluate.paired import changed_answers, write_changes
 from lissom.evaluate.variant import Reference, Subject, evaluate_variant
 from lissom.export.baselines import open_baselines
@@ -15,7 +15,7 @@ from lissom.models.exits import has_early_exits
 
 
 def evaluate(stage: Stage) -> Outcome:
-    """Measure quality, size, memory and speed; for the teacher also the baselines' quality.
+    """Measure quality, size, memory and speed; for the teacher also its baselines.
 
     Writes the examples whose answers differ from the teacher's as CSV.
     """
@@ -34,8 +34,10 @@ def evaluate(stage: Stage) -> Outcome:
             )
             for name, exported in reference.int8.items()
         }
+        floors, absent = measure_floors(tables, teacher.model, params, stage.scratch)
         baselines = {
-            "floor": linear_floor(tables["train"], tables["dev"], tables["test"], task),
+            "floors": floors,
+            "absent_floors": absent,
             "plain_int8": tuple(
                 PlainInt8(name=name, quality=qualities[name], megabytes=next(iter(exported.files.values())) / 1e6)
                 for name, exported in reference.int8.items()

@@ -15,6 +15,7 @@ from lissom.distill.offline_config import (
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
+    StaticDistillation,
     TinyBertDistillation,
 )
 from lissom.distill.online_config import JointDistillation, MutualDistillation
@@ -33,6 +34,7 @@ DistillParams = Annotated[
     | TinyBertDistillation
     | MobileBertDistillation
     | LstmDistillation
+    | StaticDistillation
     | MutualDistillation
     | JointDistillation
     | FastBertDistillation

@@ -269,3 +269,26 @@ class LstmDistillation(Section):
                 "vectors; it must be 0"
             )
         return self
+
+
+class StaticDistillation(Section):
+    """The mean of token vectors, with a small head, learns the teacher's logits: a student without blocks."""
+
+    method: Literal["static"]
+
+    embedding_size: int = Field(default=256, ge=1)
+    """Width of the token vectors, which start from the leading directions of the teacher's word table."""
+
+    classifier_size: int = Field(default=256, ge=1)
+    """Width of the layer before the logits."""
+
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout of the features and of the layer before the logits."""
+
+    token_weights: Literal["rarity", "equal"] = "rarity"
+    """Initial weights of tokens in the mean: smaller for frequent ones (Arora et al. 2017), or all equal. They are part
+    of the vectors, and trained with them."""
+
+    training: RecoveryParams = RecoveryParams(
+        epochs=8, learning_rate=5e-3, batch_size=64, freeze_word_table=False, precision="float32"
+    )

@@ -12,6 +12,7 @@ from lissom.distill import (
     mobilebert,
     mutual,
     patient,
+    static,
     tinybert,
 )
 from lissom.distill.config import DistillParams
@@ -23,6 +24,7 @@ from lissom.distill.offline_config import (
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
+    StaticDistillation,
     TinyBertDistillation,
 )
 from lissom.distill.online_config import JointDistillation, MutualDistillation
@@ -55,6 +57,8 @@ def distill(params: DistillParams, material: Material) -> DistillationResult:
             return mobilebert.distill(params, material)
         case LstmDistillation():
             return lstm.distill(params, material)
+        case StaticDistillation():
+            return static.distill(params, material)
         case MutualDistillation():
             return mutual.distill(params, material)
         case JointDistillation():

@@ -1,6 +1,9 @@
 """Results of an evaluation: written by `evaluate`, read by the report and the registry; imports no torch."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from pydantic import Field
 
 from lissom.evaluate.conditions import Conditions
 from lissom.evaluate.config import Baseline
@@ -61,19 +64,29 @@ class ExitSweep(Section):
 
 
 class Floor(Section):
-    """Results of a linear baseline (`lissom.evaluate.floor`)."""
+    """Results of a cheap baseline that has no teacher (`lissom.evaluate.floor`)."""
 
     model: str
     """In words."""
     score: float
     """On the test set."""
     dev_score: float
-    features: int
-    strength: float
-    milliseconds: float
-    """Mean time for one test text."""
+    settings: dict[str, float]
+    """What was chosen or counted, by name."""
+    latency: Latency
+    """One text on one pinned thread, in warm calls. Of a linear model it includes finding the n-grams; of static
+    embeddings, as of all variants, it does not include the tokenizer."""
     megabytes: float
-    """Size of the coefficients and the vocabulary's keys in memory, as float64 and UTF-8."""
+    """Of a linear model the coefficients and the vocabulary's keys in memory, as float64 and UTF-8; else the file."""
+
+
+def strongest(floors: Sequence[Floor], metric: Metric) -> Floor | None:
+    """Return the floor with the best dev score, None if there is none; the test score has no part in the choice."""
+    best: Floor | None = None
+    for floor in floors:
+        if best is None or metric.improves(floor.dev_score, best.dev_score):
+            best = floor
+    return best
 
 
 class PlainInt8(Section):
@@ -104,14 +117,21 @@ class Evaluation(Section):
     edits: tuple[str, ...]
     exits: ExitSweep | None = None
     """Only for models with exits."""
-    floor: Floor | None = None
-    """Linear baseline; only in the teacher's evaluation."""
+    floors: tuple[Floor, ...] = ()
+    """Cheap baselines; only in the teacher's evaluation."""
+    absent_floors: dict[str, str] = Field(default_factory=dict)
+    """Baselines that could not be made, by name, with the reason."""
     plain_int8: tuple[PlainInt8, ...] = ()
     """Dynamic-quantisation baselines; only in the teacher's evaluation."""
     kwh: float = 0.0
     """Energy of the evaluation itself, set at its end."""
     machine: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def strongest_floor(self) -> Floor | None:
+        """Return the floor with the best dev score, None if there is none."""
+        return strongest(self.floors, self.metric)
 
     @property
     def headline(self) -> Setting:

@@ -29,7 +29,7 @@ from lissom.artifacts import (
     write_json,
 )
 from lissom.errors import ModelFormatError
-from lissom.models import bilstm  # noqa: F401  (makes its model type known)
+from lissom.models import bilstm, static  # noqa: F401  (makes their model types known)
 from lissom.models.compressed import CompressedModel
 from lissom.models.gpt2 import MODEL_TYPE, fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest

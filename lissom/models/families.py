@@ -105,8 +105,8 @@ class Family:
         return self.stacks[0]
 
 
-BILSTM = "lissom_bilstm"
-"""Model type of the BiLSTM, the only network here that is not a Transformer."""
+BILSTM, STATIC = "lissom_bilstm", "lissom_static"
+"""Model types of the BiLSTM and of mean-pooled token vectors, the networks here that are not Transformers."""
 
 
 def _encoder(trunk: str) -> Family:
@@ -125,6 +125,14 @@ def _encoder(trunk: str) -> Family:
 
 
 _MOBILEBERT = _encoder("mobilebert")
+_NO_BLOCKS = Family(
+    stacks=(),
+    word_table="embeddings.word_embeddings",
+    embeddings="embeddings",
+    head=("classifier",),
+    classifier="classifier",
+    token_types=True,
+)
 _LLAMA = Family(
     stacks=(
         Stack(
@@ -176,14 +184,8 @@ FAMILIES: dict[str, Family] = {
         token_types=True,
         config_width="true_hidden_size",
     ),
-    BILSTM: Family(
-        stacks=(),
-        word_table="embeddings.word_embeddings",
-        embeddings="embeddings",
-        head=("classifier",),
-        classifier="classifier",
-        token_types=True,
-    ),
+    BILSTM: _NO_BLOCKS,
+    STATIC: _NO_BLOCKS,
     gpt2.MODEL_TYPE: Family(
         stacks=(
             Stack(

@@ -15,7 +15,7 @@ from lissom.emissions.payback import Payback
 from lissom.errors import InputError
 from lissom.evaluate.conditions import Conditions
 from lissom.evaluate.config import Baseline
-from lissom.evaluate.figures import EAGER, VARIANT, Evaluation, Floor
+from lissom.evaluate.figures import EAGER, VARIANT, Evaluation, Floor, strongest
 from lissom.interval import Interval
 from lissom.section import Section
 from lissom.tasks.metric import Metric
@@ -100,9 +100,16 @@ class Ledger(Section):
     country: str
     intensity_g_per_kwh: float
     energy_method: str
-    floor: Floor | None
+    floors: tuple[Floor, ...]
+    absent_floors: dict[str, str]
+    """Floors that could not be made, by name, with the reason."""
     plain_int8: tuple[Int8Row, ...]
     """The faster one first."""
+
+    @property
+    def strongest_floor(self) -> Floor | None:
+        """Return the floor with the best dev score, None if there is none."""
+        return strongest(self.floors, self.metric)
 
 
 def read_evaluations(folder: Path, variants: Sequence[str]) -> dict[str, Evaluation]:
@@ -162,7 +169,8 @@ def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], en
         country=str(cost["country"]),
         intensity_g_per_kwh=float(cost["intensity_g_per_kwh"] or 0),
         energy_method=str(cost["method"]),
-        floor=teacher.floor,
+        floors=teacher.floors,
+        absent_floors=teacher.absent_floors,
         plain_int8=_int8_rows(teacher, final),
     )
 

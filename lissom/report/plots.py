@@ -39,18 +39,21 @@ _PARETO_INCHES = (4.8, 3.8)
 
 def pareto(ledger: Ledger) -> str:
     """Score over latency: the chain of steps, and the baselines that need no training."""
-    floor = None if ledger.floor is None else ledger.floor.score
+    strongest = ledger.strongest_floor
+    floor = None if strongest is None else (strongest.model, strongest.score)
     with matplotlib.rc_context(_STYLE):
         return _svg(pareto_figure(*points(ledger), floor, ledger.metric))
 
 
-def pareto_figure(steps: Sequence[Point], baselines: Sequence[Point], floor: float | None, metric: Metric) -> Figure:
+def pareto_figure(
+    steps: Sequence[Point], baselines: Sequence[Point], floor: tuple[str, float] | None, metric: Metric
+) -> Figure:
     """Return the figure of score over latency.
 
     Args:
         steps: the chain, in order.
         baselines: further points.
-        floor: score of the linear floor, a horizontal line.
+        floor: name and score of the strongest floor, a horizontal line.
         metric: name, form and direction of the score.
     """
     percent = metric.form == "percent"
@@ -66,7 +69,7 @@ def pareto_figure(steps: Sequence[Point], baselines: Sequence[Point], floor: flo
         labels.append((milliseconds, score * unit, name, color))
     lines = [chain]
     if floor is not None:
-        axes.axhline(floor * unit, color=_GREY, linestyle="--", linewidth=1)
+        axes.axhline(floor[1] * unit, color=_GREY, linestyle="--", linewidth=1)
     if not metric.higher_is_better:
         axes.invert_yaxis()  # so that up is better
     axes.set_xscale("log")
@@ -78,16 +81,17 @@ def pareto_figure(steps: Sequence[Point], baselines: Sequence[Point], floor: flo
     figure.draw_without_rendering()  # the layout is final before the names are placed
     if floor is not None:
         left, right = axes.get_xlim()
-        lines.append([(left, floor * unit), (right, floor * unit)])
+        name, height = floor[0], floor[1] * unit
+        lines.append([(left, height), (right, height)])
         pixels = axes.transData.transform([(x, y) for x, y, _, _ in labels])
 
         def room(place: float) -> float:
             """Return the distance of a place on the line from the nearest point, in pixels."""
-            here = axes.transData.transform((place, floor * unit))
+            here = axes.transData.transform((place, height))
             return min(math.dist(here, point) for point in pixels)
 
         emptiest = max((left ** (1 - share) * right**share for share in _PLACES_ON_FLOOR), key=room)
-        labels.append((emptiest, floor * unit, "linear floor", "#64748b"))
+        labels.append((emptiest, height, f"floor: {name}", "#64748b"))
     place_labels(axes, labels, lines)
     return figure
 

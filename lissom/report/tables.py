@@ -98,7 +98,7 @@ def kept_in_words(kept: Interval | None, metric: str) -> tuple[str, str]:
 
 def notes(ledger: Ledger) -> list[str]:
     """Return the notes below the ledger: payback, energy, baselines, and what was disturbed."""
-    payback, floor, metric, spent = ledger.headline.payback, ledger.floor, ledger.metric, ledger.spent
+    payback, metric, spent = ledger.headline.payback, ledger.metric, ledger.spent
     costs = [f"{kwh * 1000:.3g}" for kwh in (spent.compressing.value, spent.teacher_kwh, spent.measuring_kwh)]
     days = payback.days
     at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
@@ -117,12 +117,13 @@ def notes(ledger: Ledger) -> list[str]:
         f"{row.speedup:.1f}x faster than eager, {row.megabytes:.1f} MB"
         for row in ledger.plain_int8
     ]
-    if floor is not None:
+    for floor in ledger.floors:
         is_better = metric.improves(ledger.rows[-1].score, floor.score)
         lines.append(
-            f"linear floor ({floor.model}): {metric.name} {metric.show(floor.score)}, {floor.megabytes:.1f} MB"
-            + ("" if is_better else "; it is as good as the compressed model: use it")
+            f"floor, {floor.model}: {metric.name} {metric.show(floor.score)}, {floor.latency.p50:.3g} ms for one text, "
+            f"{floor.megabytes:.1f} MB" + ("" if is_better else "; it is as good as the compressed model: use it")
         )
+    lines += [f"floor, {name}: could not be made: {reason}" for name, reason in ledger.absent_floors.items()]
     lines += [f"the latency of {row.step} was disturbed: {row.disturbed}" for row in ledger.rows if row.disturbed]
     if (reason := ledger.inference.conditions.disturbed) is not None:
         lines.append(f"the energy of inference and the payback were disturbed: {reason}")

@@ -152,7 +152,8 @@ def test_inspect_compare_and_report(workspace):
         "champion" in workspace.run("lissom", "compare", "models:/lissom-data/1", "models:/lissom-data@champion").stdout
     )
     report = workspace.run("lissom", "report").stdout
-    assert "accuracy kept (95 % interval" in report and "report.html" in report and "linear floor" in report
+    assert "accuracy kept (95 % interval" in report and "report.html" in report
+    assert "floor, TF-IDF" in report and "floor, static embeddings" in report
     assert "fine" in workspace.run("lissom", "params", "check").stdout
 
 

@@ -68,6 +68,28 @@ def test_a_student_that_is_no_transformer_goes_all_the_way(taught, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_student_without_blocks_goes_all_the_way(taught, tmp_path):
+    """Factorised, quantised, exported with integers, measured and registered."""
+    other, none = taught.copied_to(tmp_path), {"method": "none"}
+    static = {
+        "method": "static",
+        "embedding_size": 24,
+        "classifier_size": 12,
+        "training": {"epochs": 4, "learning_rate": 1e-2},
+    }
+    other.write_params(PARAMS | {"distill": static, "prune": none})
+    other.run("dvc", "repro")
+    ledger = Ledger.model_validate(read(other, "artifacts/report/ledger.json"))
+    assert ledger.rows[1].method == "static" and ledger.rows[-1].score > 0.9
+    assert read(other, "artifacts/export/quantize/export.json")["integer_kernels"] == 2
+    assert [floor.model for floor in ledger.floors] == ["TF-IDF + LogisticRegression", "static embeddings"]
+    for name in ("TF-IDF", "static embeddings"):
+        assert f"floor, {name}" in (other.folder / "artifacts/report/report.html").read_text()
+    label = lissom_predict(other, "the film was good", "very good film")
+    assert label == lissom_predict(other, "the film was good", "very good film", "--model", "artifacts/export/quantize")
+
+
+@pytest.mark.slow
 def test_a_number_is_predicted_all_the_way(tmp_path):
     """Teacher, distilled, pruned, factorised and quantised student, page, registry and prediction, in the data's unit."""
     other = Workspace(tmp_path)

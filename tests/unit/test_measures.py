@@ -3,9 +3,16 @@ import pytest
 
 from lissom.data.tables import Row, write_table
 from lissom.emissions.payback import payback
-from lissom.evaluate.floor import linear_floor
+from lissom.evaluate.config import EvaluateParams
+from lissom.evaluate.figures import Floor, strongest
+from lissom.evaluate.floor import measure_floors
 from lissom.interval import Interval
 from lissom.tasks.classification import Classification, expected_calibration_error
+from lissom.tasks.metric import ACCURACY, Metric
+from tests.unit import tiny
+from tests.unit.test_latency import timing
+
+QUICK = EvaluateParams(seconds=0.1, retries=0)
 
 
 def logits_for(labels, classes=3, margin=5.0):
@@ -63,14 +70,45 @@ def test_the_floor_learns_what_is_linear(pair, tmp_path):
     ]
     table = write_table(tmp_path / "t.arrow", rows)
     task = Classification(name="t", labels=("bad", "good"), pair=pair, max_length=8)
-    floor = linear_floor(table, table, table, task)
-    assert floor.score == 1.0 and floor.megabytes > 0
+    tables = dict.fromkeys(("train", "dev", "test"), table)
+    floors, absent = measure_floors(tables, tiny.model("bert", task=task), QUICK, tmp_path)
+    assert [floor.model for floor in floors] == ["TF-IDF + LogisticRegression", "static embeddings"] and not absent
+    assert all(floor.score == 1.0 and floor.megabytes > 0 for floor in floors)
+    assert floors[1].latency.samples >= 10
+
+
+@pytest.mark.parametrize("alphabet", ["\U0001f600\U0001f622\U0001f44d\U0001f44e", "\u597d\u574f\u5927\u5c0f"])
+def test_texts_of_one_character_have_a_floor(alphabet, tmp_path):
+    rows = [Row(letter, None, ("bad", "good")[number % 2]) for number, letter in enumerate(alphabet * 8)]
+    tables = {name: write_table(tmp_path / f"{name}.arrow", rows) for name in ("train", "dev", "test")}
+    task = Classification(name="t", labels=("bad", "good"), pair=False, max_length=8)
+    floors, absent = measure_floors(tables, tiny.model("bert", task=task), QUICK, tmp_path)
+    assert floors[0].model.startswith("TF-IDF") and floors[0].score == 1.0 and not absent
+
+
+def test_a_floor_that_cannot_be_made_is_told_with_the_reason(tmp_path):
+    rows = [Row("", None, label) for label in ("bad", "good") * 8]
+    tables = {name: write_table(tmp_path / f"{name}.arrow", rows) for name in ("train", "dev", "test")}
+    task = Classification(name="t", labels=("bad", "good"), pair=False, max_length=8)
+    floors, absent = measure_floors(tables, tiny.model("bert", task=task), QUICK, tmp_path)
+    assert absent == {"TF-IDF": "the texts have no characters"}
+    assert [floor.model for floor in floors] == ["static embeddings"] and floors[0].score == 0.5
+
+
+def test_the_strongest_floor_is_chosen_by_dev():
+    def floor(model: str, dev: float, test: float) -> Floor:
+        latency = timing([[0.001] * 20]).latency("a")
+        return Floor(model=model, score=test, dev_score=dev, settings={}, latency=latency, megabytes=1.0)
+
+    floors = [floor("a", 0.8, 0.9), floor("b", 0.85, 0.7), floor("c", 0.85, 0.95)]
+    assert strongest(floors, ACCURACY).model == "b"
+    assert strongest(floors, Metric(name="error", higher_is_better=False)).model == "a"
+    assert strongest([], ACCURACY) is None
 
 
 def test_a_serving_process_is_not_charged_for_its_parent(tmp_path):
     from lissom.evaluate.variant import peak_rss
     from lissom.export.onnx import export_onnx
-    from tests.unit import tiny
 
     export_onnx(tiny.model("bert"), tmp_path)
     ballast = np.ones(200_000_000, dtype=np.uint8)

@@ -50,6 +50,21 @@ def test_a_method_has_only_its_own_fields():
         check_params(GOOD | {"distill": {"method": "none", "blocks": [0]}})
 
 
+@pytest.mark.parametrize("method", ["lstm", "static"])
+def test_a_student_without_blocks_is_not_pruned(method):
+    student = {"distill": {"method": method}}
+    with pytest.raises(ParamsError, match=f"distill.method: {method} makes a student without blocks; set prune.method"):
+        check_params(GOOD | student | {"prune": {"method": "first_order"}})
+    assert check_params(GOOD | student | {"quantize": {"method": "int8"}}).distill.method == method
+
+
+def test_pieces_of_words_are_trimmed_and_whole_words_are_not():
+    trimming = {"factorize": {"method": "word_table", "min_count": 1}}
+    assert check_params(GOOD | {"distill": {"method": "static"}} | trimming).factorize[0].min_count == 1
+    with pytest.raises(ParamsError, match=r"set factorize\.min_count: null"):
+        check_params(GOOD | {"distill": {"method": "lstm"}} | trimming)
+
+
 def test_stages_that_are_not_named_pass_their_model_on():
     params = check_params(GOOD)
     assert params.distill.method == "none" and params.prune == params.factorize == params.quantize == ()

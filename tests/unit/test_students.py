@@ -19,6 +19,7 @@ from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.families import family_of
 from lissom.models.signals import SignalSpec, signals_of
 from lissom.models.sites import blocks_of
+from lissom.models.static_student import static_student
 from lissom.models.students import distilbert_student, mobilebert_student, randomized, reshaped, take_blocks
 from lissom.serving.classifier import OnnxClassifier
 from tests.unit import tiny
@@ -96,6 +97,11 @@ def lstm(pair: bool) -> CompressedModel:
     return reshaped(teacher, config, seed=0)
 
 
+def static(pair: bool) -> CompressedModel:
+    source = tiny.model("bert", task=tiny.TASK.model_copy(update={"pair": pair}))
+    return static_student(source, embedding=12, classifier=5, dropout=0.2, seed=0)
+
+
 def segmented(length: int = 9):
     """Pairs: about half of every example is the second text."""
     batch = tiny.batch("bert", length=length)
@@ -109,6 +115,8 @@ STUDENTS = {
     "distilbert": lambda: distilbert_student(tiny.model("bert"), (0, 2)),
     "lstm": lambda: lstm(False),
     "lstm on pairs": lambda: lstm(True),
+    "static": lambda: static(False),
+    "static on pairs": lambda: static(True),
     "tinybert": lambda: make_student(
         TinyBertDistillation(method="tinybert", shape=ShapeParams(blocks=2, hidden_size=16, intermediate_size=20)),
         tiny.model("bert"),

@@ -20,7 +20,7 @@ from lissom.distill.run import distill
 from lissom.emissions.config import EmissionsParams
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import PlainInt8
-from lissom.evaluate.floor import linear_floor
+from lissom.evaluate.floor import measure_floors
 from lissom.evaluate.paired import changed_answers
 from lissom.evaluate.variant import Reference, Subject, evaluate_variant
 from lissom.export.baselines import open_baselines, write_baselines
@@ -143,15 +143,17 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ledger(run):
+def ledger(run, tmp_path_factory):
     material, _, _, _, subjects = run
     reference = Reference(subjects["teacher"], open_baselines(subjects["teacher"].exported.folder))
     results = {name: evaluate_variant(name, subject, reference, SETTINGS) for name, subject in subjects.items()}
     evaluations = {name: evaluation for name, (evaluation, _, _) in results.items()}
     test = subjects["teacher"].test
     teacher_answers = results["teacher"][1]
+    floors, absent = measure_floors(material.tables, material.teacher, SETTINGS, tmp_path_factory.mktemp("floors"))
     baselines = {
-        "floor": linear_floor(*(material.tables[name] for name in ("train", "dev", "test")), TASK),
+        "floors": floors,
+        "absent_floors": absent,
         "plain_int8": tuple(
             PlainInt8(
                 name=name,
@@ -195,7 +197,8 @@ def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
     kept, drop = outcome.headline.kept, outcome.headline.drop
     assert outcome.metric == ERROR and kept.value == pytest.approx(teacher.score / final.score)
     assert drop.value == pytest.approx(final.score / teacher.score - 1) and drop.low <= drop.value <= drop.high
-    assert outcome.floor.score > 0
+    assert [floor.score > 0 for floor in outcome.floors] == [True, True]
+    assert outcome.strongest_floor.dev_score == min(floor.dev_score for floor in outcome.floors)
     page = render_page(outcome, evaluations, manifest, CARD, changes, "the SCI")
     assert "the SCI" in page and "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
     worse = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 1.5}))})

@@ -32,6 +32,7 @@ METHODS = {
         "augmentation": {"mask_probability": 0},  # the tiny tokenizers have no mask token
         "training": FAST | {"weight_decay": 0},
     },
+    "static": {"embedding_size": 16, "classifier_size": 8, "training": FAST},
     "mutual": {"peers": [{"blocks": [0, 1]}, {"blocks": [0, 3], "seed": 1}], "training": FAST},
     "joint": {"blocks": [0, 2], "training": FAST},
     "fastbert": {"exit_size": 16, "backbone_training": FAST, "training": FAST | {"keep": "last"}},
