@@ -8,7 +8,7 @@ texts are drawn from the seed, and every seed is a timing session of its own.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -51,14 +51,18 @@ def main() -> None:
         record(BENCHMARK, key, arguments.seed, figures, folder=folder)
 
 
+<<<<<<< HEAD
 def measure(seed: int, seconds: float) -> list[tuple[dict[str, Any], dict[str, float]]]:
     """Return the figures of all ways, by the key of their row."""
+=======
+def measure(seed: int, samples: int, seconds: float) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+    """Yield the key and the figures of every row."""
+>>>>>>> bench
     torch.manual_seed(seed)
     config = BertConfig(
         hidden_size=384, num_hidden_layers=_LAYERS, num_attention_heads=12, intermediate_size=1536, num_labels=_LABELS
     )
     network = AutoModelForSequenceClassification.from_config(config).eval()
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         plain, early = Path(folder) / "plain.onnx", Path(folder) / ONNX
         write_graph(network, plain, 64)
@@ -77,8 +81,7 @@ def measure(seed: int, seconds: float) -> list[tuple[dict[str, Any], dict[str, f
                 for way, time in times.items():
                     key = {"batch": size, "leaves_behind": depth, "way": way, "cores": setting}
                     over = time.mean / times[PLAIN].mean
-                    rows.append((key, {"mean_ms": time.mean, "p50_ms": time.p50, "over_no_exits": over}))
-    return rows
+                    yield key, {"mean_ms": time.mean, "p50_ms": time.p50, "over_no_exits": over}
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:

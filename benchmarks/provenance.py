@@ -73,8 +73,9 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
+@cache
 def commit(root: Path = ROOT) -> tuple[str, bool | None]:
-    """Return the commit of the tree, and whether the tree differs from it, results and README left out.
+    """Return the commit of the tree when first asked, and whether the tree differed, results and README left out.
 
     Where there is no git repository, LISSOM_COMMIT names the commit, and nothing is known about differences.
     """

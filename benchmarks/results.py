@@ -50,10 +50,18 @@ class Benchmark:
     tables: str | None = None
     """Key column that divides the rows into tables of their own."""
 
+    def __post_init__(self) -> None:
+        # Files may change while a benchmark runs; digests are kept, and are those of the code at its start.
+        code_digest(self.script, self.stages, None)
+
+    @property
+    def script(self) -> Path:
+        """Return the benchmark's file."""
+        return ROOT / "benchmarks" / f"{self.name}.py"
+
     def code(self, key: Key) -> str:
-        """Return the digest of the present code that a row measures."""
-        script = ROOT / "benchmarks" / f"{self.name}.py"
-        return code_digest(script, self.stages, self.settings(key))
+        """Return the digest of the code that a row measures."""
+        return code_digest(self.script, self.stages, self.settings(key))
 
 
 class Rows:

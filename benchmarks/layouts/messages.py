@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.tensor.debug import CommDebugMode
 
 from benchmarks.layouts.networks import LOSS, SMALL, network_of, texts
@@ -36,10 +37,11 @@ def bytes_of_replicas(world: World) -> float:
     network, sent = network_of(SMALL), [0]
     engine: Any = make_engine(network, LOSS, texts(16, 24), 0, None, world, needs_internals=False)
 
-    def count(_: Any, bucket: Any) -> Any:
+    def count(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         sent[0] += bucket.buffer().nbytes
         work = torch.distributed.all_reduce(bucket.buffer().div_(world.params.data), async_op=True)
-        return work.get_future().then(lambda done: done.value()[0])
+        future: torch.futures.Future[torch.Tensor] = work.get_future().then(lambda done: done.value()[0])
+        return future
 
     engine._compute.register_comm_hook(None, count)
     engine.gradients(np.arange(16))

@@ -211,6 +211,7 @@ def test_a_changed_tree_is_dirty_and_results_do_not_count(tmp_path):
     git("commit", "-qm", "first")
     (tmp_path / "benchmarks/results/speed.json").write_text("{}")
     assert commit(tmp_path)[1] is False
+    commit.cache_clear()
     (tmp_path / "code.py").write_text("2\n")
     assert commit(tmp_path)[1] is True
 
