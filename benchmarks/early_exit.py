@@ -51,13 +51,8 @@ def main() -> None:
         record(BENCHMARK, key, arguments.seed, figures, folder=folder)
 
 
-<<<<<<< HEAD
-def measure(seed: int, seconds: float) -> list[tuple[dict[str, Any], dict[str, float]]]:
-    """Return the figures of all ways, by the key of their row."""
-=======
-def measure(seed: int, samples: int, seconds: float) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+def measure(seed: int, seconds: float) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
     """Yield the key and the figures of every row."""
->>>>>>> bench
     torch.manual_seed(seed)
     config = BertConfig(
         hidden_size=384, num_hidden_layers=_LAYERS, num_attention_heads=12, intermediate_size=1536, num_labels=_LABELS
