@@ -48,7 +48,7 @@ VARIANTS = {"teacher": ONNX_FP32, "quantize": FINAL} | {step: f"after {step}" fo
 _STAGES = ("prepare", *STEPS, "export")
 _COLUMNS = {PINNED: "pinned_ms", ALL: "p50_ms"}
 _COLORS, _OTHERS = {FINAL: "#0f766e", EAGER: "#0f172a"}, "#d97706"
-_SECONDS = 20.0
+_SECONDS = 8.0
 _EPOCHS_REHEARSED = 0.1
 
 NOTES = (
