@@ -130,6 +130,7 @@ def _slice(network: PreTrainedModel, numbers: list[int]) -> PreTrainedModel:
     part = copy.deepcopy(network, memo)
     part.exits = None
     keep_layer_types(part.config, numbers)
+    part.config.use_cache = False  # a decoder's cache counts the blocks of the whole network
     replace_module(part, family_of(part).stack.blocks, nn.ModuleList(blocks_of(part)[number] for number in numbers))
     return part
 
