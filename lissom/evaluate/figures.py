@@ -76,6 +76,7 @@ class Floor(Section):
     latency: Latency
     """One text on one pinned thread, in warm calls. Of a linear model it includes finding the n-grams; of static
     embeddings, as of all variants, it does not include the tokenizer."""
+    conditions: Conditions
     megabytes: float
     """Of a linear model the coefficients and the vocabulary's keys in memory, as float64 and UTF-8; else the file."""
 

@@ -15,13 +15,13 @@ from lissom.errors import InputError
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import VARIANT, Floor
 from lissom.evaluate.latency import measure_latency
+from lissom.evaluate.variant import timed_examples
 from lissom.tasks.task import Task
 
 LINEAR = "TF-IDF"
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _MOST_FEATURES = 100_000
-_TEXTS_TIMED = 256
 _FEWEST_WITH_WORDS = 0.5
 _WORDS = {"ngram_range": (1, 2)}
 _CHARACTERS = {"analyzer": "char", "ngram_range": (1, 3)}
@@ -59,17 +59,21 @@ def linear_floor(tables: Mapping[str, Table], task: Task, params: EvaluateParams
     assert best is not None
     dev_score, strength, model = best
 
-    def answer(number: int) -> None:
-        model.predict(features(texts["test"][number : number + 1]))
+    order = timed_examples(len(texts["test"]))
 
-    timed = min(len(texts["test"]), _TEXTS_TIMED)
-    times = measure_latency({VARIANT: answer}, [1] * timed, threads=1, seconds=params.seconds, retries=params.retries)
+    def answer(number: int) -> None:
+        model.predict(features([texts["test"][order[number]]]))
+
+    times = measure_latency(
+        {VARIANT: answer}, [1] * len(order), threads=1, seconds=params.seconds, retries=params.retries
+    )
     return Floor(
         model=f"{LINEAR} + {type(model).__name__}",
         score=_score(task, model.predict(features(texts["test"])), targets["test"]),
         dev_score=dev_score,
         settings={"features": matrices["train"].shape[1], "strength": strength},
         latency=times.latency(VARIANT),
+        conditions=times.conditions,
         megabytes=(model.coef_.nbytes + features.key_bytes()) / 1e6,
     )
 

@@ -57,5 +57,6 @@ def static_floor(tables: Mapping[str, Table], teacher: CompressedModel, params: 
         dev_score=trained.best_score,
         settings={"vocabulary": student.network.config.vocab_size, "epochs": epochs},
         latency=times.latency(VARIANT),
+        conditions=times.conditions,
         megabytes=next(iter(exported.files.values())) / 1e6,
     )

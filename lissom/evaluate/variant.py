@@ -148,8 +148,14 @@ def eager_runner(model: CompressedModel, batches: list[Batch]) -> Runner:
 def timed_batches(data: Encoded, batch_size: int, pad: int) -> list[Batch]:
     """Return batches of a random sample of the examples, always the same one, with lengths and padding as they come."""
     count = min(len(data), max(_TEXTS_TIMED, batch_size)) // batch_size * batch_size or len(data)
-    order: NDArray[np.int64] = np.random.default_rng(0).permutation(len(data))[:count]
+    order = timed_examples(len(data), count)
     return [collate(data, order[start : start + batch_size], pad) for start in range(0, count, batch_size)]
+
+
+def timed_examples(available: int, count: int = _TEXTS_TIMED) -> NDArray[np.int64]:
+    """Return the numbers of the test examples that latencies are measured on, a random sample, always the same one."""
+    order: NDArray[np.int64] = np.random.default_rng(0).permutation(available)[:count]
+    return order
 
 
 def peak_rss(folder: Path) -> float:

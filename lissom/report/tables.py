@@ -125,6 +125,11 @@ def notes(ledger: Ledger) -> list[str]:
         )
     lines += [f"floor, {name}: could not be made: {reason}" for name, reason in ledger.absent_floors.items()]
     lines += [f"the latency of {row.step} was disturbed: {row.disturbed}" for row in ledger.rows if row.disturbed]
+    lines += [
+        f"the latency of {floor.model} was disturbed: {floor.conditions.disturbed}"
+        for floor in ledger.floors
+        if floor.conditions.disturbed
+    ]
     if (reason := ledger.inference.conditions.disturbed) is not None:
         lines.append(f"the energy of inference and the payback were disturbed: {reason}")
     return lines

@@ -97,8 +97,11 @@ def test_a_floor_that_cannot_be_made_is_told_with_the_reason(tmp_path):
 
 def test_the_strongest_floor_is_chosen_by_dev():
     def floor(model: str, dev: float, test: float) -> Floor:
-        latency = timing([[0.001] * 20]).latency("a")
-        return Floor(model=model, score=test, dev_score=dev, settings={}, latency=latency, megabytes=1.0)
+        times = timing([[0.001] * 20])
+        return Floor(
+            model=model, score=test, dev_score=dev, settings={}, latency=times.latency("a"),
+            conditions=times.conditions, megabytes=1.0,
+        )  # fmt: skip
 
     floors = [floor("a", 0.8, 0.9), floor("b", 0.85, 0.7), floor("c", 0.85, 0.95)]
     assert strongest(floors, ACCURACY).model == "b"

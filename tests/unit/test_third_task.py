@@ -207,6 +207,15 @@ def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
     assert failed_gates(better, loose) == [] and "error is worse" in failed_gates(worse, loose)[0]
 
 
+def test_a_disturbed_or_absent_floor_is_told(ledger):
+    outcome = ledger[0]
+    conditions = outcome.floors[1].conditions.model_copy(update={"disturbed": "a busy neighbour"})
+    floors = (outcome.floors[0], outcome.floors[1].model_copy(update={"conditions": conditions}))
+    told = markdown(outcome.model_copy(update={"floors": floors, "absent_floors": {"TF-IDF": "no characters"}}))
+    assert "latency of static embeddings was disturbed: a busy neighbour" in told
+    assert "floor, TF-IDF: could not be made: no characters" in told
+
+
 def test_the_champion_is_run_again_and_beaten_by_a_lower_error(run, tmp_path):
     material, _, _, _, subjects = run
     teacher, final = (subjects[name].exported.folder for name in ("teacher", "quantize"))
