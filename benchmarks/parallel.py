@@ -11,7 +11,7 @@ measured have columns of their own, and neither is computed from the other.
 
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from operator import truediv
 from typing import Any
@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.claims import PerSeed, claim, paired
-from benchmarks.layouts.bubbles import UNIT_SECONDS, bubbles
-from benchmarks.layouts.equality import equality
+from benchmarks.layouts import bubbles, speed
+from benchmarks.layouts.bubbles import UNIT_SECONDS
+from benchmarks.layouts.equality import LAYOUTS, equality
 from benchmarks.layouts.memory import MICROBATCHES, memory
 from benchmarks.layouts.messages import bytes_of_replicas, messages_of_blocks
-from benchmarks.layouts.speed import ROUNDS, STEPS, overhead, predictions
 from benchmarks.results import Benchmark, Rows, folder_of, parser, record
 from tests.distributed.processes import spread
 
@@ -39,7 +39,7 @@ NOTES = (
     "process; kib_saved: what autograd holds in the pipeline's step; kib_live: all tensors that the step makes, what is recomputed, gradients and temporary ones "
     "included, each storage once. Ratios claimed are of kib_live",
     "memory, old rows: kib_theory of gpipe was its own measurement, and the recomputed part was assumed on both sides",
-    f"overhead: medians of {STEPS} steps of a MiniLM-sized network, in turn with plain DDP code in the same two processes",
+    f"overhead: medians of {speed.STEPS} steps of a MiniLM-sized network, in turn with plain DDP code in the same two processes",
     "auto: auto_regret is the proposed layout's measured time over the best measured one, minus 1; auto_order the rank correlation (Kendall's tau) of all",
     "no accelerator was at hand: bf16, torch.compile, NCCL and MFU have not been measured",
 )
@@ -70,15 +70,15 @@ def measure(part: str, seed: int, *, rehearse: bool) -> Iterator[tuple[str, dict
             yield "tensor 2", {"per_block": count, "bytes_over_formula": size}
             yield "data 2", {"bytes_over_gradients": spread(bytes_of_replicas, data=2)[0]}
         case "bubble":
-            yield from bubbles(_UNIT_REHEARSED if rehearse else UNIT_SECONDS)
+            yield from bubbles.bubbles(_UNIT_REHEARSED if rehearse else UNIT_SECONDS)
         case "memory":
             yield from memory(seed)
         case "overhead":
-            loops = spread(overhead, seed, 1 if rehearse else ROUNDS, timeout=600, data=2)[0]
+            loops = spread(speed.overhead, seed, 1 if rehearse else speed.ROUNDS, timeout=600, data=2)[0]
             for name, seconds in loops.items():
                 yield name, {"ms_measured": statistics.median(seconds) * 1e3}
         case "auto":
-            yield from predictions()
+            yield from speed.predictions()
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -87,28 +87,25 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     def take(figure: str, part: str, layout: str) -> PerSeed:
         return rows.take(figure, part=part, layout=layout)
 
-    def layouts(part: str, figure: str) -> list[str]:
-        named = dict.fromkeys(row["key"]["layout"] for row in rows.all if row["key"]["part"] == part)
-        return [layout for layout in named if take(figure, part, layout).values]
-
-    def worst(part: str, figure: str, *others: str) -> list[PerSeed]:
-        return [take(name, part, layout) for layout in layouts(part, figure) for name in (figure, *others)]
-
     def over(one: str, other: str) -> PerSeed:
         return paired(truediv, take("kib_live", "memory", one), take("kib_live", "memory", other))
 
     errors = [
         paired(_error, take("bubble_measured", "bubble", layout), take("bubble_simulated", "bubble", layout))
-        for layout in layouts("bubble", "bubble_measured")
+        for layout in (bubbles.label(*schedule) for schedule in bubbles.SCHEDULES)
     ]
+    weights = [take("weights_float64", "equality", layout) for layout in LAYOUTS]
+    auto = [
+        take(figure, "auto", speed.label(layout))
+        for layout in speed.LAYOUTS for figure in ("ms_measured", "ms_predicted")
+    ]  # fmt: skip
     loops = paired(
         lambda ours, plain: ours / plain - 1,
         *(take("ms_measured", "overhead", name) for name in ("lissom", "plain DDP")),
     )
-    auto = worst("auto", "ms_measured", "ms_predicted")
     return {
         "max_weight_diff_2x2x2": claim(take("weights_float64", "equality", "2 x 2 x 2"), "", "<= 1e-5"),
-        "max_weight_diff_any_layout": claim(_joined(max, worst("equality", "weights_float64")), "", "<= 1e-5"),
+        "max_weight_diff_any_layout": claim(_joined(max, weights), "", "<= 1e-5"),
         "allreduce_per_layer": claim(take("per_block", "messages", "tensor 2"), "", "<= 4", exact=True),
         "allreduce_bytes_over_formula": claim(
             take("bytes_over_formula", "messages", "tensor 2"), "x", "<= 1.001", exact=True
@@ -125,8 +122,9 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     }
 
 
-def _joined(function: Any, figures: list[PerSeed]) -> PerSeed:
-    return paired(lambda *values: float(function(values)), *figures) if figures else PerSeed()
+def _joined(function: Callable[[tuple[float, ...]], float], figures: list[PerSeed]) -> PerSeed:
+    """Return a function of figures of all layouts, for the seeds that all of them have."""
+    return paired(lambda *values: function(values), *figures)
 
 
 def _error(measured: float, simulated: float) -> float:

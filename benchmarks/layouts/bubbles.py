@@ -13,6 +13,11 @@ SCHEDULES = (
 UNIT_SECONDS = 0.15
 
 
+def label(name: str, devices: int, microbatches: int) -> str:
+    """Return the name of a row."""
+    return f"{name}, p {devices}, m {microbatches}"
+
+
 def bubbles(unit_seconds: float = UNIT_SECONDS) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every schedule run, beside the simulator and the formula, which know nothing of the run."""
     for name, devices, microbatches in SCHEDULES:
@@ -20,7 +25,7 @@ def bubbles(unit_seconds: float = UNIT_SECONDS) -> Iterator[tuple[str, dict[str,
         simulated = simulate(schedule, Costs())
         measured = rehearse(schedule, simulated.costs, unit_seconds)
         plain = name in ("gpipe", "1f1b")
-        yield f"{name}, p {devices}, m {microbatches}", {
+        yield label(name, devices, microbatches), {
             "makespan_simulated": simulated.makespan, "makespan_measured": measured.makespan,
             "bubble_simulated": simulated.bubble, "bubble_measured": measured.bubble,
             "bubble_formula": (devices - 1) / (microbatches + devices - 1) if plain else None,

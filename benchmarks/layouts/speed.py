@@ -23,6 +23,9 @@ from lissom.training.loop import fit
 from lissom.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from tests.distributed.processes import spread
 
+LAYOUTS: tuple[dict[str, int], ...] = (
+    {"data": 2}, {"tensor": 2}, {"pipeline": 2, "microbatches": 2}, {"pipeline": 2, "microbatches": 8},
+)  # fmt: skip
 ROUNDS = 6
 _STEPS, _WARM_UPS = 8, 2
 STEPS = ROUNDS * (_STEPS - _WARM_UPS - 1)
@@ -87,6 +90,12 @@ def step_seconds(world: World) -> float:
     return statistics.median(times[1:])
 
 
+def label(layout: dict[str, int]) -> str:
+    """Return the name of a row."""
+    params = ParallelParams.model_validate(layout)
+    return f"{params.factors}, {params.microbatches} parts"
+
+
 def predictions() -> Iterator[tuple[str, dict[str, float]]]:
     """Yield the cost model's milliseconds beside the measured ones, for layouts of two processes with one thread each."""
     threads = torch.get_num_threads()
@@ -95,9 +104,7 @@ def predictions() -> Iterator[tuple[str, dict[str, float]]]:
     torch.set_num_threads(threads)
     machine = Machine(2, 1, here.memory_bytes, here.flops, here.near_bytes, here.far_bytes, here.latency_seconds)
     work = workload(network_of(MINILM), 32, 64)
-    for layout in ({"data": 2}, {"tensor": 2}, {"pipeline": 2, "microbatches": 2}, {"pipeline": 2, "microbatches": 8}):
-        params = ParallelParams.model_validate(layout)
+    for layout in LAYOUTS:
         measured = max(spread(step_seconds, **layout))
-        predicted = estimate(work, machine, params).seconds
-        name = f"{params.factors}, {params.microbatches} parts"
-        yield name, {"ms_predicted": predicted * 1e3, "ms_measured": measured * 1e3}
+        predicted = estimate(work, machine, ParallelParams.model_validate(layout)).seconds
+        yield label(layout), {"ms_predicted": predicted * 1e3, "ms_measured": measured * 1e3}

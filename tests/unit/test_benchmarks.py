@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 from scipy import stats
 
-from benchmarks import distillation, provenance
+from benchmarks import distillation, parallel, provenance
 from benchmarks.claims import PerSeed, claim, over_seeds, paired, student_t
 from benchmarks.provenance import ROOT, code_digest, commit
+from benchmarks.readme import BENCHMARKS
 from benchmarks.results import Benchmark, Rows, load, markdown, record, renew
 from benchmarks.workspace import read_params, with_seed
 from lissom.params import Params
@@ -214,6 +215,22 @@ def test_a_changed_tree_is_dirty_and_results_do_not_count(tmp_path):
     commit.cache_clear()
     (tmp_path / "code.py").write_text("2\n")
     assert commit(tmp_path)[1] is True
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.name)
+def test_claims_are_made_of_any_rows_that_are_there(benchmark):
+    """Rows come one by one; claims that lack some of theirs are told as not measured, and stop nobody."""
+    result = load(benchmark)
+    for count in range(len(result["rows"]) + 1):
+        outcomes = benchmark.claims(Rows(benchmark, {**result, "rows": result["rows"][-count:] if count else []}))
+        assert outcomes and all(outcome["holds"] == "not measured" or count for outcome in outcomes.values())
+
+
+def test_layouts_are_not_compared_before_all_are_measured():
+    rows = [row for row in load(parallel.BENCHMARK)["rows"] if row["key"]["part"] == "auto"]
+    for count, holds in ((1, "not measured"), (4, "not enough seeds")):
+        result = {"rows": rows[-count:], "environments": load(parallel.BENCHMARK)["environments"]}
+        assert parallel.claims(Rows(parallel.BENCHMARK, result))["auto_regret"]["holds"] == holds
 
 
 @pytest.mark.parametrize("name", distillation.recipes())
