@@ -53,6 +53,7 @@ def test_a_student_that_is_no_transformer_goes_all_the_way(taught, tmp_path):
     other, none = taught.copied_to(tmp_path), {"method": "none"}
     lstm = {
         "method": "lstm", "embedding_size": 16, "hidden_size": 12, "classifier_size": 12, "min_count": 1,
+        "augmentation": {"mask_probability": 0},  # the tiny tokenizer has no mask token
         "training": {"epochs": 4, "learning_rate": 1e-2, "weight_decay": 0, "freeze_word_table": False},
     }  # fmt: skip
     params = PARAMS | {"distill": lstm, "factorize": none, "quantize": none}
