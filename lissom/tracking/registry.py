@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import lissom
-from lissom.artifacts import SERVING, read_json
+from lissom.artifacts import MODEL_CARD, SERVING, read_json
 from lissom.errors import GateError, InputError
 from lissom.export.exported import read_record
 from lissom.models.directory import file_sha256
@@ -27,6 +27,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 _SERVED_WITH = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
 _TOLERANCE = 1e-6
+_LONGEST_DESCRIPTION = 5000
+"""MLflow's column; SQLite takes more, PostgreSQL refuses it."""
 
 
 class Registered(Section):
@@ -99,10 +101,23 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
                 registered_model_name=name,
             )
         version = str(model_info.registered_model_version)
-    client.update_model_version(name, version, description=card)
+    client.update_model_version(name, version, description=description_of(card))
     for key, value in tags.items():
         client.set_model_version_tag(name, version, f"lissom.{key}", value)
     return version
+
+
+def description_of(card: str) -> str:
+    """Return what a registry's database holds of a model card: without the metadata for the hub, cut after a line.
+
+    The whole card is a file of the run that registers the version.
+    """
+    _, separator, body = card.removeprefix("---\n").partition("---\n")
+    text = body.lstrip() if separator else card
+    if len(text) <= _LONGEST_DESCRIPTION:
+        return text
+    end = f"\n\n(cut; the whole card is {MODEL_CARD} of this version's run)\n"
+    return text[: text.rindex("\n", 0, _LONGEST_DESCRIPTION - len(end))] + end
 
 
 def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ from lissom.report.ledger import Headline, Ledger, Row
 from lissom.tasks.metric import ACCURACY, Metric
 from lissom.tracking.champion import Duel, decide, obstacle
 from lissom.tracking.config import GatesParams
-from lissom.tracking.registry import failed_gates
+from lissom.tracking.registry import description_of, failed_gates
 
 PERPLEXITY = Metric(name="perplexity", higher_is_better=False)
 GATES = GatesParams(max_score_drop=0.02, min_speedup={"eager": 10, "int8": 1.5}, max_megabytes=5)
@@ -95,3 +95,12 @@ def test_a_champion_of_another_question_stays():
     for change in ({"labels": ["neg", "neutral", "pos"]}, {"kind": "regression"}, {"task": "other"}, {"pair": True}):
         reason = obstacle(here, here | change)
         assert reason is not None and str(next(iter(change.values()))) in reason
+
+
+def test_a_description_fits_the_registrys_column_and_says_where_the_rest_is():
+    card = "---\nlibrary_name: lissom\n---\n\n# name\n\n- a - - - b\n"
+    assert description_of(card) == "# name\n\n- a - - - b\n"
+    long = card + "".join(f"line {number}\n" for number in range(2000))
+    text = description_of(long)
+    assert len(text) <= 5000 and text.startswith("# name") and text.endswith("model_card.md of this version's run)\n")
+    assert all(line in long.splitlines() for line in text.splitlines()[:-2])
