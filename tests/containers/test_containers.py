@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.containers]
 MEASURED = re.compile(
     r"second|latency|throughput|speedup|megabytes_resident|memory|kwh|co2e|energy|payback|power|milliseconds|peak|wh"
     r"|deciles|samples|runners|inference|settings|plain_int8.*megabytes|machine|version|run_id|examples_per|times|spent"
-    r"|conditions|disturbed|joules"
+    r"|conditions|disturbed|joules|foreign_cpus"
 )
 LOAD_SECONDS = 60
 
