@@ -37,15 +37,17 @@ _EARLIER = " (measured on an earlier version)"
 def figures(folder: Path = FOLDER) -> str:
     """Return the block of the README that tells figures, each with its interval, machine and age."""
     told = {
-        item.name: load(item, folder)["claims"] for item in (headline.BENCHMARK, pipeline.BENCHMARK, training.BENCHMARK)
+        item.name: load(item, folder)["claims"]
+        for item in (headline.BENCHMARK, pipeline.BENCHMARK, training.BENCHMARK, trust.BENCHMARK)
     }
-    first, run, loop = told["headline"], told["pipeline"], told["training"]
+    first, run, loop, default = (told[name] for name in ("headline", "pipeline", "training", "trust"))
     lines = [
         f"On SST-2, a fine-tuned MiniLM-L6 ({_value(first['teacher_accuracy'], '.1f', ' %')}) becomes a file of "
         f"{_value(first['megabytes'], '.1f', ' MB')} that keeps {_value(first['accuracy_kept'], '.1f', ' %')} of its accuracy.",
         f"{_speeds(first)}{_age(first)} ([headline](benchmarks/results/headline.md); {_machines(first)}).",
-        f"The default run below takes {_value(run['default_seconds'], '.0f', ' minutes', 1 / 60)} and "
-        f"{_value(run['default_peak_gib'], '.1f', ' GiB')}{_age(run)} ([pipeline](benchmarks/results/pipeline.md); {_machines(run)}).",
+        f"The default run below takes {_value(default['default_seconds'], '.0f', ' minutes', 1 / 60)}{_age(default)} "
+        f"([trust](benchmarks/results/trust.md); {_machines(default)}) and {_value(run['default_peak_gib'], '.1f', ' GiB')}{_age(run)} "
+        f"([pipeline](benchmarks/results/pipeline.md); {_machines(run)}).",
         f"Its training loop does {_value(loop['throughput_vs_hf_trainer'], '.1f', 'x')} the examples per second of a plain "
         f"Hugging Face Trainer{_age(loop)} ([training](benchmarks/results/training.md); {_machines(loop)}).",
     ]  # fmt: skip
