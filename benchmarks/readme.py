@@ -46,7 +46,8 @@ def figures(folder: Path = FOLDER) -> str:
         f"{_value(first['megabytes'], '.1f', ' MB')} that keeps {_value(first['accuracy_kept'], '.1f', ' %')} of its accuracy.",
         f"{_speeds(first)}{_age(first)} ([headline](benchmarks/results/headline.md); {_machines(first)}).",
         f"The default run below takes {_value(default['default_seconds'], '.0f', ' minutes', 1 / 60)}{_age(default)} "
-        f"([trust](benchmarks/results/trust.md); {_machines(default)}) and {_value(run['default_peak_gib'], '.1f', ' GiB')}{_age(run)} "
+        f"([trust](benchmarks/results/trust.md); {_machines(default)}).",
+        f"Its processes take {_value(run['default_peak_gib'], '.1f', ' GiB')} of memory{_age(run)} "
         f"([pipeline](benchmarks/results/pipeline.md); {_machines(run)}).",
         f"Its training loop does {_value(loop['throughput_vs_hf_trainer'], '.1f', 'x')} the examples per second of a plain "
         f"Hugging Face Trainer{_age(loop)} ([training](benchmarks/results/training.md); {_machines(loop)}).",

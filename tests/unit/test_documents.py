@@ -57,10 +57,10 @@ def test_the_readme_tells_what_the_benchmarks_measured():
     """`python -m benchmarks.readme` renews it."""
     readme = (ROOT / "README.md").read_text()
     assert with_figures(readme) == readme
-    assert {"headline", "pipeline", "training"} <= {benchmark.name for benchmark in present()}
+    assert {"headline", "pipeline", "training", "trust"} <= {benchmark.name for benchmark in present()}
 
 
-@pytest.mark.parametrize("name", ["headline", "pipeline", "training"])
+@pytest.mark.parametrize("name", ["headline", "pipeline", "training", "trust"])
 def test_the_readme_says_which_figures_are_old(name, tmp_path):
     """Rows of the present code are no longer said to be old, and those of another code are."""
     benchmark = next(item for item in present() if item.name == name)
