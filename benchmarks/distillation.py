@@ -3,7 +3,7 @@
     python -m benchmarks.distillation [METHOD ...] [--data sst2] [--seed 1] [--device cuda]
 
 Recipes are in benchmarks/distillation.yaml. Every seed has a teacher of its own (benchmarks/teachers.py), shared by all
-methods, so that differences between methods are paired. It needs the library and the data sets alone; energy is told
+methods, so that differences between methods are paired. It needs the library and the data sets alone; energy is shown
 where CodeCarbon is installed. No seed is picked: the table tells all that were run.
 """
 
@@ -74,7 +74,7 @@ NOTES = (
     "fastbert, KL as printed: KL(exit || last), the paper's direction; the others take that of its released code. Its first row, "
     "with equal updates, is of 29b2d2f; a row with four times the updates stood in this script from 4b2dff8 to 98f349d, and no "
     "figure of it was kept",
-    "old rows with several runs are means that were told as a whole; their flops_ratio and speedup count against the network "
+    "old rows with several runs are means that were recorded without their parts; their flops_ratio and speedup count against the network "
     "with all its exits",
     "seconds and Wh are of the training; compare those of one machine only",
 )

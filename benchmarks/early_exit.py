@@ -84,7 +84,7 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
 
     def take(way: str, depth: int) -> PerSeed:
         pinned = rows.take("over_no_exits", batch=1, leaves_behind=depth, way=way, cores=PINNED)
-        # Before cores were told there was one setting.
+        # Rows from before the number of cores was recorded have one setting.
         return pinned if pinned.values else rows.take("over_no_exits", batch=1, leaves_behind=depth, way=way)
 
     gains = {

@@ -36,11 +36,11 @@ _EARLIER = " (measured on an earlier version)"
 
 def figures(folder: Path = FOLDER) -> str:
     """Return the block of the README that tells figures, each with its interval, machine and age."""
-    told = {
+    results = {
         item.name: load(item, folder)["claims"]
         for item in (headline.BENCHMARK, pipeline.BENCHMARK, training.BENCHMARK, trust.BENCHMARK)
     }
-    first, run, loop, default = (told[name] for name in ("headline", "pipeline", "training", "trust"))
+    first, run, loop, default = (results[name] for name in ("headline", "pipeline", "training", "trust"))
     lines = [
         f"On SST-2, a fine-tuned MiniLM-L6 ({_value(first['teacher_accuracy'], '.1f', ' %')}) becomes a file of "
         f"{_value(first['megabytes'], '.1f', ' MB')} that keeps {_value(first['accuracy_kept'], '.1f', ' %')} of its accuracy.",

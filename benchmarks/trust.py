@@ -3,7 +3,7 @@
     python -m benchmarks.trust [--seed 1]
 
 The default pipeline runs once from nothing for every seed. Then speed and payback of its files are measured twice: alone,
-and while another process uses one core. A busy figure that lissom marks as disturbed is told, and is not counted.
+and while another process uses one core. A busy figure that lissom marks as disturbed is shown, and is not counted.
 """
 
 import os

@@ -11,9 +11,10 @@ from scipy import stats
 
 from benchmarks import distillation, parallel, provenance
 from benchmarks.claims import PerSeed, claim, over_seeds, paired, student_t
+from benchmarks.pages import markdown
 from benchmarks.provenance import ROOT, code_digest, commit
 from benchmarks.readme import BENCHMARKS
-from benchmarks.results import Benchmark, Rows, load, markdown, record, renew
+from benchmarks.results import Benchmark, Rows, load, record, renew
 from benchmarks.workspace import read_params, with_seed
 from lissom.params import Params
 
@@ -30,6 +31,11 @@ def measure():
     """Measure."""
     return answer()  # the figure
 '''
+
+
+def page_of(benchmark: Benchmark, folder: Path) -> str:
+    result = load(benchmark, folder)
+    return markdown(benchmark, Rows(benchmark, result), result)
 
 
 def test_student_t_is_that_of_the_tables():
@@ -179,7 +185,7 @@ def test_rows_of_settings_that_are_gone_are_old(benchmark_, tmp_path):
     benchmark = benchmark_.benchmark
     record(benchmark, {"way": "b"}, 0, {"ms": 5.0}, folder=tmp_path)
     del benchmark_.codes["b"]
-    assert "| old |" in markdown(benchmark, load(benchmark, tmp_path))
+    assert "| old |" in page_of(benchmark, tmp_path)
 
 
 def test_means_that_were_told_as_a_whole_have_their_interval(benchmark_, tmp_path):
@@ -188,7 +194,7 @@ def test_means_that_were_told_as_a_whole_have_their_interval(benchmark_, tmp_pat
     result = json.loads((tmp_path / "early_exit.json").read_text())
     result["rows"][0] |= {"seed": None, "seeds": [0, 1, 2], "runs": 3, "deviations": {"ms": 1.0}, "code": None}
     (tmp_path / "early_exit.json").write_text(json.dumps(result))
-    page = markdown(benchmark, load(benchmark, tmp_path))
+    page = page_of(benchmark, tmp_path)
     assert "| a | 5 ± 2.5 | 3 |" in page and load(benchmark, tmp_path)["claims"]["fast"]["holds"] == "not measured"
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.pages import markdown
 from benchmarks.readme import figures, present, with_figures
-from benchmarks.results import FOLDER, load, markdown
+from benchmarks.results import FOLDER, Rows, load
 from lissom.reference import params_reference
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def test_results_are_told_for_the_present_code(benchmark):
     """After a change of code that was measured, its figures are old: `python -m benchmarks.readme` says so."""
     result = load(benchmark)
     assert json.loads((FOLDER / f"{benchmark.name}.json").read_text()) == result
-    assert (FOLDER / f"{benchmark.name}.md").read_text() == markdown(benchmark, result)
+    assert (FOLDER / f"{benchmark.name}.md").read_text() == markdown(benchmark, Rows(benchmark, result), result)
 
 
 def test_all_results_belong_to_a_benchmark():
