@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from operator import sub
 from types import SimpleNamespace
 
