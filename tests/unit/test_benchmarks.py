@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from operator import sub
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
