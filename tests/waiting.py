@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 
@@ -14,10 +15,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(address: str, process: "subprocess.Popen[Any]", seconds: float = 90) -> None:
+def wait_for(address: str, process: "subprocess.Popen[Any]", seconds: float = 90, log: Path | None = None) -> None:
+    """Wait until the address answers. The error quotes the end of the log, where the process wrote one."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2):
             return
         time.sleep(0.1)
-    raise AssertionError(f"{address} never answered; the process {'runs' if process.poll() is None else 'ended'}")
+    state = "runs" if process.poll() is None else f"ended with {process.returncode}"
+    said = log.read_text(errors="replace")[-3000:] if log else ""
+    raise AssertionError(f"{address} never answered; the process {state}\n{said}")

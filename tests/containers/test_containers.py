@@ -33,7 +33,7 @@ LOAD_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def mlflow_server(images, containers, postgresql):
+def mlflow_server(images, containers, postgresql, tmp_path_factory):
     """The mlflow image with the command of the compose file, which says where things are there: not here."""
     port = free_port()
     compose = (ROOT / "docker" / "compose.yaml").read_text()
@@ -41,12 +41,14 @@ def mlflow_server(images, containers, postgresql):
     assert store in compose
     service = yaml.safe_load(compose.replace(store, postgresql).replace("5000", str(port)))["services"]["mlflow"]
     settings = [f"--env={name}={value}" for name, value in service["environment"].items()]
-    process = subprocess.Popen(
-        ["podman", "run", "--rm", "--name", "lissom-test-mlflow", "--network=host", *settings, images["mlflow"], *service["command"]],
-        env=containers, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    log = tmp_path_factory.mktemp("mlflow") / "server.log"
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            ["podman", "run", "--rm", "--name", "lissom-test-mlflow", "--network=host", *settings, images["mlflow"], *service["command"]],
+            env=containers, stdout=said, stderr=said,
+        )  # fmt: skip
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
+        wait_for(f"http://127.0.0.1:{port}/health", process, log=log)
         yield f"http://127.0.0.1:{port}"
     finally:
         subprocess.run(["podman", "rm", "--force", "lissom-test-mlflow"], env=containers, capture_output=True)
