@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: compress test lint technique images clean
 
 compress: $(VENV)/.pipeline
-	$(BIN)/python -m pipelines dvc
+	$(BIN)/python -m lissom.pipelines dvc
 	PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 HF_HUB_OFFLINE=1 dvc repro
 	$(BIN)/lissom report
 	@echo 'next: lissom predict --help, mlflow ui --backend-store-uri sqlite:///mlflow.db, docs/ (commands are in $(BIN))'

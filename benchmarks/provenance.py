@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lissom.machine import describe_machine, describe_versions
-from pipelines.imports import FRAME, FRAME_MODULES, imports
+from lissom.pipelines.imports import FRAME, FRAME_MODULES, imports
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,7 +98,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 @cache
 def _files(script: Path, stages: tuple[str, ...], root: Path) -> list[Path]:
-    queue = [script, *(root / "components" / stage / "work.py" for stage in stages)]
+    queue = [script, *(root / "lissom" / "components" / stage / "work.py" for stage in stages)]
     files: set[Path] = set()
     while queue:
         path = queue.pop()

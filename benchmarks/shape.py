@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.claims import claim, paired
 from benchmarks.provenance import ROOT
 from benchmarks.results import Benchmark, Rows, folder_of, parser, record
-from components.specs import STAGES
 from lissom.artifacts import STEPS, WEIGHTS
+from lissom.components.specs import STAGES
 
 CI, METHOD, TASK, RUN = "run of CI", "new pruning method", "new task", "default run, before and after"
 
@@ -93,7 +93,7 @@ def _start_seconds(repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {spec.name: [] for spec in STAGES}
     for attempt in range(repeats + 1):
         for stage, measured in seconds.items():
-            code = f"from components.runner import work_of; work_of({stage!r})"
+            code = f"from lissom.components.runner import work_of; work_of({stage!r})"
             start = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, check=True)
             if attempt:  # the first one fills the caches

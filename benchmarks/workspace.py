@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.provenance import ROOT
 from lissom.params import load_params
-from pipelines.dvc import write_dvc
+from lissom.pipelines.dvc import write_dvc
 
 WORK = ROOT / "benchmarks" / "work"
 
@@ -26,7 +26,7 @@ def open_workspace(name: str, params: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in listed.splitlines():
-        if file.startswith(("lissom/", "components/", ".dvc/")) or file in ("pyproject.toml", ".dvcignore"):
+        if file.startswith(("lissom/", ".dvc/")) or file in ("pyproject.toml", ".dvcignore"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, folder / file)
     (folder / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")

@@ -1,7 +1,7 @@
 """The command line: `lissom predict`, `serve`, `compare`, `report`, `inspect`, `schedule`, `params check`."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lissom import __version__
-from lissom.errors import InputError, advice_for
+from lissom.ending import finish_with_message
+from lissom.errors import InputError
 from lissom.machine import limit_threads
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
@@ -24,16 +25,6 @@ def main() -> None:
     """Run the command line."""
     limit_threads()
     finish_with_message("lissom", app)
-
-
-def finish_with_message(name: str, command: Callable[[], object]) -> None:
-    """Run a command; a user's mistake ends with one message and exit code 1."""
-    try:
-        command()
-    except InputError as error:
-        sys.exit(f"{name}: {error}")
-    except ModuleNotFoundError as error:
-        sys.exit(f"{name}: {advice_for(error)}")
 
 
 def _version(value: bool) -> None:

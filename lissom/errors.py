@@ -46,9 +46,9 @@ _EXTRAS = {
 }
 
 
-def advice_for(error: ModuleNotFoundError) -> str:
-    """Return which extra of lissom to install for a missing package; re-raises the error for other packages."""
+def advice_for(error: ModuleNotFoundError) -> str | None:
+    """Return which extra of lissom to install for a missing package; None for packages of no extra."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
-        raise error
+        return None
     return f"this needs the package {package}: pip install 'lissom[{_EXTRAS[package]}]'"

@@ -140,7 +140,7 @@ def main() -> None:
     print("written:", *(path.relative_to(ROOT) for path in paths), "docs/params.md", sep="\n  ")
     tests = "tests/unit/distill/test_methods.py" if arguments.family == "distill" else paths[-1].relative_to(ROOT)
     print(f"next: write the method in {paths[0].relative_to(ROOT)}, and its properties as tests; then")
-    print(f"  python -m pytest {tests} -k {arguments.name}\n  python -m pipelines dvc\n  make lint")
+    print(f"  python -m pytest {tests} -k {arguments.name}\n  python -m lissom.pipelines dvc\n  make lint")
 
 
 def write(family: str, name: str) -> list[Path]:

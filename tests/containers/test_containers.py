@@ -73,7 +73,7 @@ def run(images, podman_socket, mlflow_server, tmp_path_factory):
         folder.chmod(folder.stat().st_mode | 0o055)
     root.chmod(0o777)
     chosen = ["--train-image", images["train"], "--export-image", images["export"]]
-    result.run("python", "-m", "pipelines", "compile", "--output", "compression.yaml", *chosen)
+    result.run("python", "-m", "lissom.pipelines", "compile", "--output", "compression.yaml", *chosen)
     command = [sys.executable, "-m", "tests.containers.run_locally", str(result.folder / "compression.yaml"), str(root)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"DOCKER_HOST": podman_socket}, capture_output=True, text=True, timeout=1200

@@ -23,14 +23,16 @@ TEACHER = PARAMS["teacher"] | {"epochs": 6}
 def workspace(tmp_path_factory):
     result = Workspace(tmp_path_factory.mktemp("launch"))
     result.write_params(PARAMS | {"teacher": TEACHER, "parallel": {"data": 2}})
-    result.run("python", "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out")
+    result.run(
+        "python", "-m", "lissom.components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out"
+    )
     return result
 
 
 def teacher(workspace, out: str, *overrides: str) -> list[str]:
     settings = [part for override in overrides for part in ("--set", override)]
     return [
-        sys.executable, "-m", "components.teacher", *settings, "--checkpoints", f"{out}/checkpoints",
+        sys.executable, "-m", "lissom.components.teacher", *settings, "--checkpoints", f"{out}/checkpoints",
         "--data-input", "data-out", "--model-output", f"{out}/model", "--logits-output", f"{out}/logits",
         "--metrics-output", f"{out}/metrics",
     ]  # fmt: skip

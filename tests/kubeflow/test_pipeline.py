@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components import arguments
-from components.executor import write_executor_output
-from components.specs import STAGES, spec_of
 from lissom.cluster import ClusterParams
+from lissom.components import arguments
+from lissom.components.executor import write_executor_output
+from lissom.components.specs import STAGES, spec_of
 from lissom.errors import InputError
 from lissom.params import check_params
-from pipelines.compiling import compile_pipeline
-from pipelines.images import Images
+from lissom.pipelines.compiling import compile_pipeline
+from lissom.pipelines.images import Images
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "compression.yaml"
@@ -95,8 +95,8 @@ def test_dvc_and_kubeflow_run_the_same_graph_of_the_same_components(tmp_path):
     assert kubeflow == dvc
     stages = {name.partition("@")[0] for name in dvc}
     assert stages == {spec.name for spec in STAGES}
-    assert stages == {path.parent.name for path in (ROOT / "components").glob("*/__main__.py")}
-    assert stages == {path.parent.name for path in (ROOT / "components").glob("*/work.py")}
+    assert stages == {path.parent.name for path in (ROOT / "lissom" / "components").glob("*/__main__.py")}
+    assert stages == {path.parent.name for path in (ROOT / "lissom" / "components").glob("*/work.py")}
 
 
 def test_variants_of_the_params_drive_the_loop(tmp_path):
@@ -219,6 +219,6 @@ def test_kubeflow_understands_what_a_stage_tells(tmp_path):
 def test_interfaces_are_light():
     import subprocess
 
-    code = "import sys, pipelines.compression; print([name for name in ('torch', 'transformers', 'mlflow') if name in sys.modules])"
+    code = "import sys, lissom.pipelines.compression; print([name for name in ('torch', 'transformers', 'mlflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import pipelines.__main__ as commands
+import lissom.pipelines.__main__ as commands
 from lissom.errors import InputError
-from pipelines import compiling, server
+from lissom.pipelines import compiling, server
 from tests.kubeflow.stub import PipelinesApi
 from tests.kubeflow.test_pipeline import PARAMS
 

@@ -10,8 +10,8 @@ import time
 import pytest
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
-from components.trainjob import job_name, needs_trainjob, run_as_trainjob
 from lissom.cluster import ClusterParams
+from lissom.components.trainjob import job_name, needs_trainjob, run_as_trainjob
 from lissom.errors import InputError
 from lissom.parallel.config import ParallelParams
 from tests.distributed.test_launch import same, weights
@@ -38,7 +38,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", os.environ["KUBECONFIG"])
     monkeypatch.setenv("LISSOM_CLUSTER", ClusterParams.model_validate(CLUSTER).model_dump_json())
     monkeypatch.setenv("LISSOM_IMAGE", "registry/lissom-train@sha256:abc")
-    monkeypatch.setattr("components.trainjob._SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("lissom.components.trainjob._SECONDS_BETWEEN_LOOKS", 0.05)
     yield result
     result.close()
 
@@ -72,7 +72,7 @@ def test_a_job_is_what_the_params_say(cluster, arguments, tmp_path):
     trainer = job["spec"]["trainer"]
     shared = tmp_path / "checkpoints" / "exchange" / "teacher"
     assert trainer["command"] == [
-        "python", "-m", "components.teacher", "--section", "base", "{}", "--section", "parallel", '{"nodes": 2}',
+        "python", "-m", "lissom.components.teacher", "--section", "base", "{}", "--section", "parallel", '{"nodes": 2}',
         "--checkpoint-seconds", "20.0", "--pipeline-run", RUN, "--checkpoints", str(tmp_path / "checkpoints"),
         "--data-input", str(shared / "inputs" / "data"), "--model-output", str(shared / "outputs" / "model"),
     ]  # fmt: skip
@@ -129,7 +129,7 @@ def test_what_lacks_is_said(cluster, arguments, monkeypatch):
 def test_cancelling_the_task_cancels_the_job(cluster, arguments, tmp_path):
     nodes_do(cluster, tmp_path, "echo begun; sleep 100")
     code = (
-        "import sys, json, pathlib; from components.trainjob import run_as_trainjob; from tests.kubeflow.test_trainjob import LAYOUT; "
+        "import sys, json, pathlib; from lissom.components.trainjob import run_as_trainjob; from tests.kubeflow.test_trainjob import LAYOUT; "
         "a = json.loads(sys.argv[1]); a |= {k: pathlib.Path(a[k]) for k in ('checkpoints', 'data_input', 'model_output')}; "
         "run_as_trainjob('teacher', LAYOUT, a, ['data'], ['model'])"
     )
@@ -155,7 +155,9 @@ def test_a_stage_really_runs_on_two_nodes(cluster, tmp_path):
     """The nodes are processes of this machine, the claim is a folder; the weights are those of one node."""
     (tmp_path / "workspace").mkdir()
     workspace = Workspace(tmp_path / "workspace")
-    workspace.run("python", "-m", "components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out")
+    workspace.run(
+        "python", "-m", "lissom.components.prepare", "--data-output", "data-out", "--metrics-output", "metrics-out"
+    )
     cluster.work_folder = workspace.folder
     workspace.env["OMP_NUM_THREADS"] = "1"  # the order of sums is part of the result
     cluster.environment = dict(workspace.env)
@@ -169,7 +171,7 @@ def test_a_stage_really_runs_on_two_nodes(cluster, tmp_path):
             for part in ("--section", name, json.dumps(value))
         ]
         return [
-            "python", "-m", "components.teacher", *options, "--checkpoints", f"{workspace.folder}/{out}/checkpoints",
+            "python", "-m", "lissom.components.teacher", *options, "--checkpoints", f"{workspace.folder}/{out}/checkpoints",
             "--data-input", "data-out", "--model-output", f"{out}/model", "--logits-output", f"{out}/logits",
             "--metrics-output", f"{out}/metrics", "--pipeline-run", RUN,
         ]  # fmt: skip

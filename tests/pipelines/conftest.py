@@ -19,7 +19,7 @@ import yaml
 
 from lissom.errors import ParamsError
 from lissom.params import check_params
-from pipelines.dvc import write_dvc
+from lissom.pipelines.dvc import write_dvc
 from tests import warm
 from tests.unit import tiny
 
@@ -117,7 +117,7 @@ class Workspace:
 
 
 def start_warm(env: dict[str, str]) -> None:
-    """Let `python -m components.x` and `lissom` start from the session's warm server."""
+    """Let `python -m lissom.components.x` and `lissom` start from the session's warm server."""
     if tools := warm.tools():
         env["PATH"] = f"{tools}{os.pathsep}{env['PATH']}"
         env["PYTHON_EXEC"] = str(tools / "python")  # torchrun's own, for the processes that it starts

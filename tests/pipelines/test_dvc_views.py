@@ -13,9 +13,9 @@ import pytest
 
 from lissom.artifacts import CONFUSION, HISTORY, POINTS, STEPS, SUMMARY, write_json
 from lissom.params import check_params
+from lissom.pipelines.dvc import write_dvc
 from lissom.report.plot_data import confusion, curves, score_over_latency
 from lissom.tasks.classification import Classification
-from pipelines.dvc import write_dvc
 from tests.pipelines.conftest import PARAMS, ROOT
 from tests.pipelines.test_pipeline import CHROMIUM
 

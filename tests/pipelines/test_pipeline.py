@@ -207,7 +207,7 @@ def test_a_failed_gate_registers_without_an_alias(workspace):
     assert [re.search(r"gates\.\w+", failure)[0] for failure in failed_gates(ledger, gates)[-2:]] == [
         "gates.min_speedup", "gates.max_megabytes",
     ]  # fmt: skip
-    command = ["python", "-m", "components.register", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
+    command = ["python", "-m", "lissom.components.register", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
                "--export-input", "artifacts/export/teacher", "--evaluations-input", "metrics/evaluate", "--report-input", "artifacts/report",
                "--metrics-output", "metrics/other", "--set", "gates.max_megabytes=0.001"]  # fmt: skip
     done = workspace.run(*command, check=False)
@@ -219,7 +219,7 @@ def test_a_failed_gate_registers_without_an_alias(workspace):
 
 
 def test_mistakes_end_with_one_message(workspace):
-    teacher = ["python", "-m", "components.teacher", "--data-input", "artifacts/prepare", "--model-output", "x", "--logits-output", "y",
+    teacher = ["python", "-m", "lissom.components.teacher", "--data-input", "artifacts/prepare", "--model-output", "x", "--logits-output", "y",
                "--metrics-output", "z"]  # fmt: skip
     for options, message in (
         (["--set", "teacher.epoch=1", "--set", "prune.heads=7"], "2 errors"),
@@ -253,7 +253,7 @@ def test_killed_stages_resume_to_the_same_weights(workspace, tmp_path):
 @pytest.mark.slow
 def test_methods_that_need_the_base_or_inner_signals_run_as_a_stage(workspace):
     short = "{epochs: 1, learning_rate: 0.002, precision: float32, freeze_word_table: false}"
-    command = ["python", "-m", "components.distill", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
+    command = ["python", "-m", "lissom.components.distill", "--data-input", "artifacts/prepare", "--model-input", "artifacts/teacher",
                "--logits-input", "artifacts/teacher_logits", "--model-output", "x", "--metrics-output", "y"]  # fmt: skip
     peers = "[{blocks: [0, 1]}, {blocks: [0, 3], seed: 1}]"
     workspace.run(*command, "--set", f"distill={{method: mutual, peers: {peers}, training: {short}}}")

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipelines.comparison import table
+from lissom.pipelines.comparison import table
 from tests.pipelines.conftest import PARAMS, Workspace, read, start_warm
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ class Project(Workspace):
         start_warm(self.env)
 
     def retrain(self, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-        return self.run("python", "-m", "pipelines.retrain", *options, check=check, timeout=900)
+        return self.run("python", "-m", "lissom.pipelines.retrain", *options, check=check, timeout=900)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def test_an_alias_that_two_set_at_the_same_moment_is_set(client):
 def teacher(workspace, **env):
     """Start the teacher's stage as DVC would, with time enough to be disturbed."""
     command = [
-        "python", "-m", "components.teacher", "--set", "teacher.epochs=12", "--set", "tracking.experiment=outage",
+        "python", "-m", "lissom.components.teacher", "--set", "teacher.epochs=12", "--set", "tracking.experiment=outage",
         "--data-input", "artifacts/prepare", "--model-output", "out/model", "--logits-output", "out/logits",
         "--metrics-output", "out/metrics",
     ]  # fmt: skip

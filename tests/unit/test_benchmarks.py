@@ -90,11 +90,11 @@ def test_counts_need_no_seeds():
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    for folder in ("benchmarks", "lissom", "components/quantize"):
+    for folder in ("benchmarks", "lissom", "lissom/components/quantize"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "benchmarks/speed.py").write_text(SCRIPT)
     (tmp_path / "lissom/part.py").write_text("def answer():\n    return 41\n")
-    (tmp_path / "components/quantize/work.py").write_text("LEVELS = 256\n")
+    (tmp_path / "lissom/components/quantize/work.py").write_text("LEVELS = 256\n")
 
     def digest(settings=None):
         provenance._files.cache_clear()
@@ -109,7 +109,7 @@ def tree(tmp_path, monkeypatch):
     [
         ("benchmarks/speed.py", "return answer()", "return answer() + 1", True),
         ("lissom/part.py", "41", "42", True),
-        ("components/quantize/work.py", "256", "128", True),
+        ("lissom/components/quantize/work.py", "256", "128", True),
         ("benchmarks/speed.py", "# the figure", "# another comment", False),
         ("benchmarks/speed.py", '"""Measure."""', '"""Measure it."""', False),
         ("benchmarks/speed.py", "return {}", "return {1: 2}", False),  # of the claims

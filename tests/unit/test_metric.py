@@ -2,9 +2,9 @@
 
 import pytest
 
+from lissom.pipelines.comparison import table
+from lissom.pipelines.retrain import _against_base
 from lissom.tasks.metric import ACCURACY, Metric
-from pipelines.comparison import table
-from pipelines.retrain import _against_base
 
 PERPLEXITY = Metric(name="perplexity", higher_is_better=False)
 

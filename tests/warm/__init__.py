@@ -1,7 +1,7 @@
 """Python processes that start warm: one server has imported what is heavy, and forks a child for every start.
 
 A stage spends most of its seconds on importing torch, transformers and MLflow, and the tests start hundreds. `PATH` of a
-workspace begins with a folder whose `python` and `lissom` (client.py) hand `python -m components.x ...` over to the
+workspace begins with a folder whose `python` and `lissom` (client.py) hand `python -m lissom.components.x ...` over to the
 server (server.py). All else, and everything while LISSOM_TESTS_COLD is set, is the real interpreter.
 """
 

@@ -12,7 +12,7 @@ def module(real: str, words: list[str]) -> str | None:
     if real.endswith("/lissom"):
         return "lissom"
     rest = words[1:] if words[:1] == ["-u"] else words
-    ours = len(rest) > 1 and rest[0] == "-m" and rest[1].split(".")[0] in ("components", "pipelines")
+    ours = len(rest) > 1 and rest[0] == "-m" and rest[1].startswith(("lissom.components.", "lissom.pipelines"))
     return rest[1] if ours else None
 
 

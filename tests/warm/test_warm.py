@@ -24,15 +24,16 @@ sys.exit(3)
 
 @pytest.fixture
 def start(tmp_path):
-    (tmp_path / "components" / "probe").mkdir(parents=True)
-    (tmp_path / "components" / "__init__.py").touch()
-    (tmp_path / "components" / "probe" / "__main__.py").write_text(PROBE)
+    (tmp_path / "lissom" / "components" / "probe").mkdir(parents=True)
+    (tmp_path / "lissom" / "__init__.py").touch()
+    (tmp_path / "lissom" / "components" / "__init__.py").touch()
+    (tmp_path / "lissom" / "components" / "probe" / "__main__.py").write_text(PROBE)
     started = []
 
     def call(*words: str) -> subprocess.Popen:
         # Of the session's own folders only the tools: the module must come from the folder of the caller.
         env = {"PATH": f"{warm.tools()}:{os.environ['PATH']}", "PROBE": "here"}
-        command = ["python", "-m", "components.probe", *words]
+        command = ["python", "-m", "lissom.components.probe", *words]
         started.append(
             subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
@@ -66,7 +67,7 @@ def test_words_folder_environment_and_exit_code_pass(start, tmp_path):
 
 def test_the_code_is_that_of_the_moment(start, tmp_path):
     start().wait(60)
-    (tmp_path / "components" / "probe" / "__main__.py").write_text("print('edited')")
+    (tmp_path / "lissom" / "components" / "probe" / "__main__.py").write_text("print('edited')")
     assert start().communicate(timeout=60)[0] == "edited\n"
 
 

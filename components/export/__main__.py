@@ -1,6 +1,0 @@
-"""`python -m components.export`; see components/specs.py."""
-
-from components.runner import run_stage
-
-if __name__ == "__main__":
-    run_stage("export")

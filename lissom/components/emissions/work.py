@@ -1,0 +1,45 @@
+"""The work of the stage."""
+
+import torch
+
+from lissom.artifacts import FINAL
+from lissom.components.stage import Outcome, Stage
+from lissom.emissions.inference import measure_inference_energy
+from lissom.emissions.meter import JOULES_PER_KWH
+from lissom.emissions.payback import payback
+from lissom.evaluate.figures import EAGER, VARIANT
+from lissom.evaluate.variant import eager_runner, timed_batches
+from lissom.export.exported import open_exported
+from lissom.interval import Interval
+from lissom.report.ledger import energy_spent, read_evaluations
+
+_JOULES = 1000 * JOULES_PER_KWH
+"""Joules of 1,000 inferences at one kWh each."""
+
+
+def measure_emissions(stage: Stage) -> Outcome:
+    """Measure the energy of an inference of teacher and artefact, and compute the payback of the compression."""
+    params, teacher, model = stage.params.emissions, stage.load("teacher"), stage.load("model")
+    evaluations = read_evaluations(stage.inputs["evaluations"], stage.params.variants)
+    batches = timed_batches(stage.encode(teacher, "test"), 1, teacher.pad_id)
+    final_batches = timed_batches(stage.encode(model, "test"), 1, model.pad_id)
+    torch.set_num_threads(1)
+    runners = {
+        "teacher": eager_runner(teacher, batches),
+        "artifact": open_exported(stage.inputs["export"]).runner(final_batches, threads=1),
+    }
+    measured = evaluations[FINAL].headline
+    expected = {"teacher": measured.runners[EAGER].p50, "artifact": measured.runners[VARIANT].p50}
+    energy = measure_inference_energy(
+        runners, len(batches), repeats=params.repeats, seconds=params.seconds, country=params.country,
+        expected=expected if measured.conditions.disturbed is None else {},
+    )  # fmt: skip
+    spent = energy_spent(model.manifest, evaluations)
+    saved = Interval(**{name: value / _JOULES for name, value in energy.saved.model_dump().items()})
+    return Outcome(
+        metrics={
+            "inference": energy.model_dump(mode="json"),
+            "spent": spent.model_dump(mode="json"),
+            "payback": payback(spent.compressing, saved, params.requests_per_day).model_dump(mode="json"),
+        }
+    )

@@ -1,0 +1,57 @@
+"""The pipeline run of a stage, and a check that DVC tracks the files that the stage reads."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from lissom.components.specs import StageSpec
+from lissom.errors import InputError
+from lissom.params import Params
+
+DVC_FILE = Path("dvc.yaml")
+
+
+def pipeline_run(arguments: dict[str, Any]) -> str:
+    """Return the id that all stages of a pipeline run share; empty for a stage that runs by itself.
+
+    Under Kubeflow it is given by the option; under DVC it identifies the `dvc` process that is the common ancestor.
+    """
+    if arguments["pipeline_run"] or "DVC_STAGE" not in os.environ:
+        return str(arguments["pipeline_run"])
+    for process in psutil.Process().parents():
+        try:
+            if any("dvc" in Path(word).name for word in process.cmdline()[:3]):
+                return f"dvc-{process.pid}-{process.create_time():.0f}"
+        except psutil.Error:  # a process of another user, or one that has just ended
+            continue
+    return ""
+
+
+def watched_files(spec: StageSpec, params: Params) -> list[str]:
+    """Return the user's files and folders that a stage reads, which must be among its dependencies in DVC."""
+    places = []
+    if "base" in spec.sections and params.base.model.startswith("dir:"):
+        places.append(params.base.model.removeprefix("dir:"))
+    if spec.name == "prepare":
+        if params.data.source.startswith("files:"):
+            places.append(params.data.source.removeprefix("files:"))
+        if params.data.transfer is not None:
+            places.append(params.data.transfer)
+    return [Path(place).as_posix() for place in places]
+
+
+def check_watched(spec: StageSpec, params: Params) -> None:
+    """Raise `InputError` if DVC runs the stage and a file that it reads is missing in its dependencies."""
+    if "DVC_STAGE" not in os.environ or not DVC_FILE.is_file():
+        return
+    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
+    dependencies = {Path(str(place)).as_posix() for place in stages.get(spec.name, {}).get("deps", ())}
+    missing = [place for place in watched_files(spec, params) if place not in dependencies]
+    if missing:
+        raise InputError(
+            f"{DVC_FILE} does not list {', '.join(missing)} among the dependencies of {spec.name}, so that a change "
+            "there would not be noticed; write it anew for these params: python -m lissom.pipelines dvc"
+        )

@@ -1,0 +1,6 @@
+"""`python -m lissom.components.prepare`; see lissom/components/specs.py."""
+
+from lissom.components.runner import run_stage
+
+if __name__ == "__main__":
+    run_stage("prepare")
