@@ -1,4 +1,4 @@
-"""The command line: `lissom predict`, `serve`, `compare`, `report`, `inspect`, `schedule`, `params check`."""
+"""The command line: `lissom compress`, `init`, `predict`, `serve`, `compare`, `report` and others."""
 
 import sys
 from collections.abc import Mapping
@@ -39,6 +39,49 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None: ...
+
+
+@app.command()
+def compress(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="[PARAMS | MODEL]", help="A params file; or a model: folder, hub name, package."),
+    ] = "params.yaml",
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="With a model: a folder with train and test, or hub:NAME.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one param.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Run all stages, also those that are up to date.")] = False,
+) -> None:
+    """Run the whole pipeline in this folder; with MODEL and DATA, write params.yaml for them first."""
+    from lissom.pipelines.compress import compress as run_pipeline
+
+    path = Path(source)
+    if data is not None:
+        from lissom.pipelines.assumptions import write_params
+
+        path = Path("params.yaml")
+        for line in write_params(path, source, data, override or ()):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+        override = None
+    elif path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{source}: a params file ends in .yaml; for a model, name its data too: compress MODEL DATA")
+    run_pipeline(path, override or (), force=force)
+    report()
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="An empty folder, best a git repository.")] = Path()) -> None:
+    """Write a new project: params.yaml, dvc.yaml, .gitignore, the workflow that retrains, and a README."""
+    from lissom.pipelines.init import init as write_project
+
+    for name in write_project(folder):
+        out.print(str(folder / name), markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        "next: git init (if this is no repository), edit params.yaml, lissom compress or dvc repro", soft_wrap=True
+    )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,8 @@ def finish_with_message(name: str, command: Callable[[], object]) -> None:
     """Run a command; an error ends it with one message and exit code 1, and with its traceback if LISSOM_DEBUG is 1."""
     try:
         command()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
             raise

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lissom.errors import InputError
 from lissom.params import Params, check_params, load_params
 
 
-def parse(spec: StageSpec) -> dict[str, Any]:
+def parse(spec: StageSpec, words: Sequence[str]) -> dict[str, Any]:
     """Parse the command line of a stage."""
     parser = argparse.ArgumentParser(prog=f"python -m lissom.components.{spec.name}", description=spec.help)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (default: params.yaml)")
@@ -49,7 +50,7 @@ def parse(spec: StageSpec) -> dict[str, Any]:
         parser.add_argument("--page-output", type=Path, help="also write the page to this file (Kubeflow shows it)")
     if spec.per_variant:
         parser.add_argument("--variant", required=True, help="the variant: the stage whose model it is")
-    return vars(parser.parse_args())
+    return vars(parser.parse_args(words))
 
 
 def read_params(arguments: dict[str, Any]) -> Params:

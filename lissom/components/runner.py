@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,17 +47,21 @@ if TYPE_CHECKING:
     from lissom.parallel.world import World
 
 
-def run_stage(name: str) -> None:
-    """Parse the command line and run a stage; an `InputError` ends it with a message and exit code 1.
+def run_stage(name: str, words: Sequence[str] | None = None) -> None:
+    """Parse the command line and run a stage; an error ends the process with a message and exit code 1.
 
     For a training stage with several processes, this process launches them and waits.
+
+    Args:
+        name: the stage.
+        words: its command line; None takes that of this process.
     """
-    finish_with_message(name, lambda: _run_command(name))
+    finish_with_message(name, lambda: _run_command(name, sys.argv[1:] if words is None else list(words)))
 
 
-def _run_command(name: str) -> None:
+def _run_command(name: str, words: list[str]) -> None:
     spec = spec_of(name)
-    arguments = parse(spec)
+    arguments = parse(spec, words)
     try:
         params = read_params(arguments)
         check_watched(spec, params)
@@ -67,7 +71,7 @@ def _run_command(name: str) -> None:
         elif needs_trainjob(layout):
             run_as_trainjob(name, layout, arguments, tuple(spec.inputs), (*spec.outputs, METRICS_FOLDER))
         elif layout.spreads:
-            launch(f"lissom.components.{name}", [*sys.argv[1:], *options], layout)
+            launch(f"lissom.components.{name}", [*words, *options], layout)
         else:
             limit_threads()
             _run(spec, params, None, arguments)

@@ -127,6 +127,32 @@ def place_of(stage: str, output: str, variant: str = "") -> str:
     return f"{folder}/{variant}" if variant else folder
 
 
+def inputs_of(spec: StageSpec, variant: str) -> dict[str, str]:
+    """Return the folder of every input by name; for inputs of all variants, the parent of their folders."""
+    folders = {}
+    for name, source in spec.inputs.items():
+        if source.stage == OWN:
+            folders[name] = f"artifacts/{variant}"
+        else:
+            chosen = {OWN: variant, EVERY: ""}.get(source.variant, source.variant)
+            folders[name] = place_of(source.stage, source.output, chosen)
+    return folders
+
+
+def outputs_of(spec: StageSpec, variant: str) -> dict[str, str]:
+    """Return the folder of every output by name."""
+    return {name: place_of(spec.name, name, variant) for name in (*spec.outputs, METRICS_FOLDER)}
+
+
+def folder_options(spec: StageSpec, variant: str) -> list[str]:
+    """Return the options of a stage's command line that name its variant and its folders."""
+    words = ["--variant", variant] if spec.per_variant else []
+    for role, folders in (("input", inputs_of(spec, variant)), ("output", outputs_of(spec, variant))):
+        for name, folder in folders.items():
+            words += [option(name, role), folder]
+    return words
+
+
 def option(name: str, role: str) -> str:
     """Return the option of an input or an output, for example `--teacher-export-input`."""
     return f"--{name.replace('_', '-')}-{role}"

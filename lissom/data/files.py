@@ -55,6 +55,11 @@ def read_rows(path: Path, columns: DataParams, *, labelled: bool) -> Iterator[Ro
         yield Row(text, pair, None if label is None else label_text(label, columns, f"{path}, {place}"))
 
 
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one file with all their columns; raises `DataError` as `read_rows` does."""
+    return (record for _, record in _records(path, []))
+
+
 def _format(path: Path) -> str:
     suffixes = [suffix.lstrip(".") for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _COMPRESSIONS:
@@ -122,7 +127,7 @@ def _parquet(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
         raise DataError(f"{path}: not a parquet file: {error}") from None
     _check_columns(path, file.schema_arrow.names, names)
     number = 0
-    for batch in file.iter_batches(columns=names):
+    for batch in file.iter_batches(columns=names or None):
         for record in batch.to_pylist():
             number += 1
             yield f"row {number}", record

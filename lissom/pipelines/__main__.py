@@ -72,9 +72,9 @@ def dvc(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("dvc.yaml"),
 ) -> None:
     """Write dvc.yaml for the params: DVC then watches the data and the base model that they name."""
-    from lissom.pipelines.dvc import write_dvc
+    from lissom.pipelines.dvc import code_root, write_dvc
 
-    write_dvc(load_params(params), output, Path(__file__).parents[2])
+    write_dvc(load_params(params), output, code_root())
     out.print(f"{output}: written", soft_wrap=True)
 
 

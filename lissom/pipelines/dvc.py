@@ -7,7 +7,7 @@ import yaml
 
 from lissom.artifacts import CONFUSION, HISTORY, POINTS, STEPS, SUMMARY, write_text
 from lissom.components.pipeline_run import watched_files
-from lissom.components.specs import EVERY, METRICS_FOLDER, OWN, STAGES, Source, StageSpec, option, place_of
+from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, folder_options, inputs_of, outputs_of, place_of
 from lissom.params import Params
 from lissom.pipelines.imports import code_of
 
@@ -19,25 +19,30 @@ _ITEM = "${item.variant}"
 _REPORT = place_of("report", METRICS_FOLDER)
 
 
-def write_dvc(params: Params, target: Path, root: Path) -> None:
+def write_dvc(params: Params, target: Path, root: Path | None) -> None:
     """Write dvc.yaml atomically.
 
     Args:
         params: the params, which name the user's files that stages read.
         target: path of dvc.yaml.
-        root: root folder of the project's code.
+        root: root folder of lissom's code if it is a part of the repository; None if lissom is installed.
     """
     text = yaml.dump(pipeline(params, root), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
     write_text(target, _HEAD + text)
 
 
-def pipeline(params: Params, root: Path) -> dict[str, Any]:
+def pipeline(params: Params, root: Path | None) -> dict[str, Any]:
     """Return the contents of dvc.yaml."""
     return {
         "stages": {spec.name: _stage(spec, params, root) for spec in STAGES},
         "metrics": [f"{_REPORT}/{SUMMARY}"],
         "plots": _plots(),
     }
+
+
+def code_root() -> Path | None:
+    """Return the working folder if it is a checkout of lissom, whose code DVC then watches."""
+    return Path() if Path("lissom", "components", "specs.py").is_file() else None
 
 
 def _plots() -> list[dict[str, Any]]:
@@ -69,14 +74,11 @@ def _plots() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:
+def _stage(spec: StageSpec, params: Params, root: Path | None) -> dict[str, Any]:
     variant = _ITEM if spec.per_variant else ""
-    command = [f"python -m lissom.components.{spec.name}"]
-    command += [f"--variant {_ITEM}"] if spec.per_variant else []
-    command += [f"{option(name, 'input')} {_folder(source)}" for name, source in spec.inputs.items()]
-    outputs = {name: place_of(spec.name, name, variant) for name in (*spec.outputs, METRICS_FOLDER)}
-    command += [f"{option(name, 'output')} {folder}" for name, folder in outputs.items()]
-    artefacts = list(dict.fromkeys(_folder(source) for source in spec.inputs.values()))
+    outputs = outputs_of(spec, variant)
+    command = ["python", "-m", f"lissom.components.{spec.name}", *folder_options(spec, variant)]
+    artefacts = list(dict.fromkeys(inputs_of(spec, variant).values()))
     stage: dict[str, Any] = {}
     if spec.per_variant:  # DVC reads params.yaml, without defaults for missing keys
         has_variants = "variants" in params.model_fields_set
@@ -85,20 +87,11 @@ def _stage(spec: StageSpec, params: Params, root: Path) -> dict[str, Any]:
     sections = [section for section in spec.sections if section in params.model_fields_set]
     if sections:
         stage["params"] = sections
-    stage["deps"] = [*code_of(spec.name, root), *watched_files(spec, params), *artefacts]
+    stage["deps"] = [*(code_of(spec.name, root) if root else ()), *watched_files(spec, params), *artefacts]
     stage["outs"] = [
         {folder: {"cache": False}} if name == METRICS_FOLDER else folder for name, folder in outputs.items()
     ]
     return stage
-
-
-def _folder(source: Source) -> str:
-    """Return the folder of an input; for inputs of all variants, the parent of their folders."""
-    stage = _ITEM if source.stage == OWN else source.stage
-    if source.stage == OWN:
-        return f"artifacts/{stage}"
-    variant = {OWN: _ITEM, EVERY: ""}.get(source.variant, source.variant)
-    return place_of(stage, source.output, variant)
 
 
 class _Dumper(yaml.SafeDumper):

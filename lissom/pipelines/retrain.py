@@ -20,7 +20,7 @@ from lissom.ending import finish_with_message
 from lissom.errors import GateError, InputError
 from lissom.params import apply_override, load_params
 from lissom.pipelines.comparison import FIGURES, figures_at, metric_and_value, table
-from lissom.pipelines.dvc import write_dvc
+from lissom.pipelines.dvc import code_root, write_dvc
 from lissom.pipelines.remote_run import Result, run_on_kubeflow
 from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown
@@ -61,7 +61,7 @@ def retrain(
     _change_params(override or ())
     params = load_params(_PARAMS)
     if override:
-        write_dvc(params, _DVC_FILE, Path(__file__).parents[2])
+        write_dvc(params, _DVC_FILE, code_root())
     result = run_on_kubeflow(params, train_image, export_image) if kubeflow else _run_here()
     failures = failed_gates(result.ledger, params.gates) + _against_base(before, result.figures, base, max_drop)
     text = _report(before, result, base, failures)

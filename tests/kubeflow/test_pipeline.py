@@ -120,8 +120,9 @@ def test_every_stage_is_given_the_sections_that_dvc_watches(tmp_path):
 def test_every_command_is_one_that_its_stage_understands(tmp_path, monkeypatch):
     for executor in compiled(tmp_path)[0]["deploymentSpec"]["executors"].values():
         container = executor["container"]
-        monkeypatch.setattr(sys, "argv", ["stage", *map(str, container["args"])])
-        actual = arguments.parse(spec_of(container["command"][-1].rpartition(".")[2]))
+        actual = arguments.parse(
+            spec_of(container["command"][-1].rpartition(".")[2]), list(map(str, container["args"]))
+        )
         assert actual["executor_input"] == "{{$}}" and actual["checkpoints"] == Path(
             "/checkpoints/{{$.pipeline_job_uuid}}"
         )

@@ -1,0 +1,154 @@
+"""Params for a model and data of the user's: `lissom compress MODEL DATA` writes them, and says what it assumed."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lissom.artifacts import write_text
+from lissom.data import files
+from lissom.errors import InputError
+from lissom.params import apply_override, check_params
+from lissom.pipelines.columns import Columns, assume_columns
+from lissom.pipelines.init import template
+
+_SAMPLE = 2000
+"""Rows of train that are looked at."""
+_LONGEST = 512
+_HEAD = "# Written by `lissom compress {model} {data}`. docs/params.md explains every key.\n"
+
+
+def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = ()) -> list[str]:
+    """Write a params file for a model and data, and return what was assumed, one line each.
+
+    Args:
+        path: the params file.
+        model: a folder, a name on the hub, or a source as `base.model` takes it.
+        data: a folder with train and test, or a source as `data.source` takes it.
+        overrides: `section.key=value`; what they set is not assumed.
+
+    Raises:
+        InputError: model or data are not found, a column cannot be told, or the file exists with other contents.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(values, override)
+    base, source = _model_source(model), _data_source(data)
+    lines = [f"base.model: {base}", f"data.source: {source}"]
+    params: dict[str, Any] = {"base": {"model": base}, "data": {"source": source}}
+    rows: list[Mapping[str, Any]] = []
+    count = 0
+    if source.startswith("files:"):
+        train = files.find_split(Path(source.removeprefix("files:")), "train")
+        if train is None:
+            raise InputError(f"{data}: no train file; it must hold train and test as {', '.join(files.FORMATS)}")
+        records = files.records(train)
+        rows = list(itertools.islice(records, _SAMPLE))
+        count = len(rows) + sum(1 for _ in records)
+        columns = assume_columns(rows, values.get("data", {}))
+        params["data"] |= _columns_section(columns)
+        lines += _columns_lines(columns, rows)
+    blocks, positions, lengths = _inspect(base, [_texts(row, params["data"]) for row in rows])
+    if lengths:
+        longest = min(_LONGEST, positions, _rounded_up(sorted(lengths)[int(0.99 * (len(lengths) - 1))]))
+        params["base"]["max_length"] = longest
+        lines.append(f"base.max_length: {longest}, which 99 % of the texts fit; the model has {positions} positions")
+    params |= _recipe(blocks, count)
+    lines.append(f"distill.blocks: {params['distill']['blocks']} of {blocks}")
+    merged = _merged(params, values)
+    check_params(merged, f"params for {model} and {data}")
+    text = _HEAD.format(model=model, data=data) + yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{path} exists and holds other params; run `lissom compress {path}` to use it, or remove it")
+    write_text(path, text)
+    return [*lines, f"written to {path}; edit it and run `lissom compress {path}` to change anything"]
+
+
+def _model_source(model: str) -> str:
+    if model.partition(":")[0] in ("package", "hub", "dir"):
+        return model
+    if Path(model).is_dir():
+        return f"dir:{model}"
+    if model.count("/") == 1 and not Path(model).exists():
+        return f"hub:{model}"
+    raise InputError(f"model {model}: no such folder, and no name on the hub (owner/name); package:... is allowed, too")
+
+
+def _data_source(data: str) -> str:
+    if data.partition(":")[0] in ("embedded", "files", "hub"):
+        return data
+    if Path(data).is_dir():
+        return f"files:{data}"
+    if Path(data).is_file():
+        raise InputError(
+            f"data {data}: a file; name a folder that holds train and test ({', '.join(files.FORMATS)}), since figures "
+            "are measured on texts that nothing was trained on"
+        )
+    raise InputError(f"data {data}: no such folder; hub:owner/name and embedded:python-docs are allowed, too")
+
+
+def _columns_section(columns: Columns) -> dict[str, Any]:
+    section: dict[str, Any] = {"text": columns.text, "label": columns.label, "task": columns.task}
+    return section | ({"text_pair": columns.text_pair} if columns.text_pair else {})
+
+
+def _columns_lines(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"data.text: {columns.text!r}" + (f", data.text_pair: {columns.text_pair!r}" if columns.text_pair else "")
+    labels = {str(row[columns.label]) for row in rows}
+    kind = "numbers to predict" if columns.task == "regression" else f"{len(labels)} classes"
+    yield f"data.label: {columns.label!r}, {kind} (data.task: {columns.task})"
+
+
+def _texts(row: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
+    pair = data.get("text_pair")
+    return (str(row[data["text"]] or ""), *((str(row[pair] or ""),) if pair else ()))
+
+
+def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple[int, int, list[int]]:
+    """Return the number of blocks and of positions of a model, and the lengths of texts in its tokens."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from lissom.models.base import locate
+
+    source, revision = locate(base)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"model {base}: cannot be read: {str(error).splitlines()[0]}") from None
+    tokenizer.no_truncation()
+    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])]
+    return int(config.num_hidden_layers), int(getattr(config, "max_position_embeddings", _LONGEST)), lengths
+
+
+def _recipe(blocks: int, rows: int) -> dict[str, Any]:
+    """Return the shipped recipe for a model of so many blocks and so many training rows (0: unknown)."""
+    recipe: dict[str, Any] = yaml.safe_load(template("params.yaml"))
+    kept = max(1, math.ceil(blocks / 2))
+    recipe["distill"]["blocks"] = [i * (blocks - 1) // max(1, kept - 1) for i in range(kept)]
+    if rows:
+        for section, updates in _UPDATES.items():
+            training = recipe[section] if section == "teacher" else recipe[section]["training"]
+            epochs = updates * training.get("batch_size", 32) / rows
+            training["epochs"] = round(min(_MOST_EPOCHS, max(training["epochs"], epochs)), 2)
+    return {name: value for name, value in recipe.items() if name not in ("base", "data")}
+
+
+_UPDATES = {"teacher": 600, "distill": 1500, "prune": 600, "factorize": 600, "quantize": 300}
+"""A training on little data lasts longer than the shipped epochs, until it has done so many updates."""
+_MOST_EPOCHS = 10.0
+
+
+def _rounded_up(length: int) -> int:
+    return max(16, math.ceil(length / 8) * 8)
+
+
+def _merged(params: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(params)
+    for name, value in overrides.items():
+        inner = result.get(name)
+        result[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,83 @@
+"""What `lissom compress MODEL DATA` takes for granted, and what it asks for."""
+
+import gzip
+import json
+
+import pytest
+import yaml
+
+from lissom.errors import InputError
+from lissom.params import load_params
+from lissom.pipelines.assumptions import write_params
+from lissom.pipelines.columns import Columns, assume_columns
+from tests.pipelines.conftest import write_base
+
+TEXTS = [f"a text of some words {number}" for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"text": TEXTS, "label": ["a", "b"] * 20}, Columns("text", None, "label", "classification")),
+        ({"idx": range(40), "sentence": TEXTS, "label": [0, 1] * 20}, Columns("sentence", None, "label", "classification")),
+        ({"Premise": TEXTS, "Hypothesis": TEXTS, "gold_label": ["x", "y"] * 20}, Columns("Premise", "Hypothesis", "gold_label", "classification")),
+        ({"score": [n / 8 for n in range(40)], "sentence1": TEXTS, "sentence2": TEXTS}, Columns("sentence1", "sentence2", "score", "regression")),
+        ({"ticket": TEXTS, "queue": ["billing", "sales"] * 20}, Columns("ticket", None, "queue", "classification")),
+        ({"text": TEXTS, "stars": ["1", "5"] * 20}, Columns("text", None, "stars", "classification")),
+    ],
+)  # fmt: skip
+def test_columns_are_told_by_name_and_content(columns, expected):
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    assert assume_columns(rows, {}) == expected
+
+
+def test_what_cannot_be_told_is_asked_for():
+    rows = [{"alpha": text, "beta": text, "kind": "a" if number % 2 else "b"} for number, text in enumerate(TEXTS)]
+    with pytest.raises(InputError, match=r"alpha, beta, kind: name them with --set data\.text"):
+        assume_columns(rows, {})
+    assert assume_columns(rows, {"text": "beta"}).label == "kind"
+    with pytest.raises(InputError, match="no column looks like a label"):
+        assume_columns([{"text": text} for text in TEXTS], {})
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "base")
+    (tmp_path / "data").mkdir()
+    lines = [json.dumps({"text": f"the film was good {'very ' * (n % 9)}", "label": n % 2}) for n in range(60)]
+    with gzip.open(tmp_path / "data" / "train.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines))
+    (tmp_path / "data" / "test.jsonl").write_text("\n".join(lines[:20]))
+    return tmp_path
+
+
+def test_the_written_params_are_valid_and_kept(place):
+    lines = write_params(place / "params.yaml", "base", "data", ["teacher.seed=3"])
+    params = load_params(place / "params.yaml")
+    assert params.teacher.seed == 3 and params.data.text == "text" and 16 <= params.base.max_length <= 24
+    assert max(params.distill.blocks) == 3 and len(params.distill.blocks) == 2
+    assert params.distill.training.epochs == 10  # little data: more updates
+    assert any(line.startswith("base.max_length") for line in lines)
+    before = (place / "params.yaml").read_text()
+    write_params(place / "params.yaml", "base", "data", ["teacher.seed=3"])
+    assert (place / "params.yaml").read_text() == before
+    with pytest.raises(InputError, match="holds other params"):
+        write_params(place / "params.yaml", "base", "data")
+    assert yaml.safe_load(before)["base"]["model"] == "dir:base"
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ("nowhere", "data", "no such folder, and no name on the hub"),
+        ("base", "nothing", "no such folder; hub:owner/name"),
+        ("base", "data/test.jsonl", "a file; name a folder that holds train and test"),
+        ("base", "base", "no train file"),
+        ("data", "data", "cannot be read"),
+    ],
+)
+def test_what_is_not_there_is_told(place, model, data, message):
+    with pytest.raises(InputError, match=message):
+        write_params(place / "params.yaml", model, data)
+    assert not (place / "params.yaml").exists()
