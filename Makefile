@@ -7,8 +7,7 @@ BIN := $(VENV)/bin
 
 compress: $(VENV)/.pipeline
 	$(BIN)/python -m lissom.pipelines dvc
-	PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 HF_HUB_OFFLINE=1 dvc repro
-	$(BIN)/lissom report
+	PATH="$(abspath $(BIN)):$$PATH" HF_HUB_OFFLINE=1 lissom compress
 	@echo 'next: lissom predict --help, mlflow ui --backend-store-uri sqlite:///mlflow.db, docs/ (commands are in $(BIN))'
 
 test: $(VENV)/.test

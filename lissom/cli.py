@@ -227,7 +227,7 @@ def report(
     from lissom.report.tables import headline, notes, terminal
 
     if not (folder / LEDGER_JSON).is_file():
-        raise InputError(f"{folder}: there is no report; run `dvc repro` (or `make compress`) first")
+        raise InputError(f"{folder}: there is no report; run `lissom compress` or `dvc repro` first")
     ledger = Ledger.model_validate(read_json(folder / LEDGER_JSON))
     out.print(terminal(ledger))
     for value, label in headline(ledger):

@@ -82,7 +82,7 @@ def input_folders(spec: StageSpec, arguments: dict[str, Any], scratch: Path) -> 
         if source.variant == EVERY:
             folder = _linked(name, folder, arguments[f"{name}_of"], scratch)
         if not folder.exists():
-            raise InputError(f"{flag} {folder}: no such folder; run the stage that makes it, or dvc repro")
+            raise InputError(f"{flag} {folder}: no such folder; run the stage that makes it, or lissom compress")
         folders[name] = folder
     return folders
 

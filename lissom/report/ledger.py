@@ -215,4 +215,4 @@ def _read(path: Path) -> Any:
     try:
         return read_json(path)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; run the stage that writes it, or `dvc repro`") from None
+        raise InputError(f"{path} is missing; run the stage that writes it, or `lissom compress`") from None

