@@ -45,7 +45,7 @@ def figures(folder: Path = FOLDER) -> str:
         f"On SST-2, a fine-tuned MiniLM-L6 ({_value(first['teacher_accuracy'], '.1f', ' %')}) becomes a file of "
         f"{_value(first['megabytes'], '.1f', ' MB')} that keeps {_value(first['accuracy_kept'], '.1f', ' %')} of its accuracy.",
         f"{_speeds(first)}{_age(first)} ([headline](benchmarks/results/headline.md); {_machines(first)}).",
-        f"The default run below takes {_value(default['default_seconds'], '.0f', ' minutes', 1 / 60)}{_age(default)} "
+        f"The default run below takes {_value(default['default_seconds_lissom_compress'], '.0f', ' minutes', 1 / 60)}{_age(default)} "
         f"([trust](benchmarks/results/trust.md); {_machines(default)}).",
         f"Its processes take {_value(run['default_peak_gib'], '.1f', ' GiB')} of memory{_age(run)} "
         f"([pipeline](benchmarks/results/pipeline.md); {_machines(run)}).",

@@ -55,6 +55,15 @@ def with_seed(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def reproduce(folder: Path, *arguments: str) -> None:
     """Run `dvc repro` in a workspace, its output passed on."""
+    _call(folder, "dvc", "repro", *arguments)
+
+
+def compress(folder: Path) -> None:
+    """Run `lissom compress` in a workspace, its output passed on."""
+    _call(folder, "lissom", "compress")
+
+
+def _call(folder: Path, *command: str) -> None:
     environment = os.environ | {
         "DVC_NO_ANALYTICS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -62,7 +71,7 @@ def reproduce(folder: Path, *arguments: str) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
-    subprocess.run(["dvc", "repro", *arguments], cwd=folder, env=environment, check=True)
+    subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
 def _is_training(name: str) -> bool:

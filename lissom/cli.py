@@ -223,12 +223,15 @@ def report(
 ) -> None:
     """Show the ledger in the terminal, and where the page is."""
     from lissom.artifacts import LEDGER_JSON, REPORT_PAGE, read_json
+    from lissom.report.advice import advice
     from lissom.report.ledger import Ledger
     from lissom.report.tables import headline, notes, terminal
 
     if not (folder / LEDGER_JSON).is_file():
         raise InputError(f"{folder}: there is no report; run `lissom compress` or `dvc repro` first")
     ledger = Ledger.model_validate(read_json(folder / LEDGER_JSON))
+    if (lost := advice(ledger)) is not None:
+        out.print(lost, style="bold", markup=False, highlight=False, soft_wrap=True)
     out.print(terminal(ledger))
     for value, label in headline(ledger):
         out.print(f"[bold]{value}[/bold] {label}")

@@ -12,6 +12,7 @@ from lissom.data.prepare import DataCard
 from lissom.evaluate.figures import Evaluation
 from lissom.models.manifest import Manifest, Step
 from lissom.report import plots, tables
+from lissom.report.advice import advice
 from lissom.report.ledger import Ledger
 
 _MOST_CHANGES = 20
@@ -40,6 +41,7 @@ def render_page(
     teacher, final = evaluations[TEACHER], evaluations[FINAL]
     return template.render(
         ledger=ledger,
+        advice=advice(ledger),
         headline=_headline(ledger),
         columns=tables.columns(ledger),
         rows=tables.cells(ledger),

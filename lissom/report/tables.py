@@ -6,6 +6,7 @@ import re
 from rich.table import Table
 
 from lissom.interval import Interval
+from lissom.report.advice import advice
 from lissom.report.ledger import Ledger, Row
 from lissom.tasks.metric import Metric
 
@@ -35,6 +36,7 @@ def markdown(ledger: Ledger) -> str:
     lines = [
         f"# {escape(ledger.task)}",
         "",
+        *([f"**{escape(lost)}**", ""] if (lost := advice(ledger)) else []),
         " · ".join(f"**{value}** {label}" for value, label in headline(ledger)),
         "",
         "| " + " | ".join(columns(ledger)) + " |",

@@ -15,6 +15,7 @@ from lissom.artifacts import MODEL_CARD, SERVING, read_json
 from lissom.errors import GateError, InputError
 from lissom.export.exported import read_record
 from lissom.models.directory import file_sha256
+from lissom.report.advice import advice
 from lissom.report.ledger import Ledger
 from lissom.section import Section
 from lissom.serving import classifier, pyfunc
@@ -50,7 +51,7 @@ def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
     if drop > gates.max_score_drop:
         failures.append(
             f"{ledger.metric.name} is worse than the teacher's by {drop:.4f}, gates.max_score_drop is "
-            f"{gates.max_score_drop}"
+            f"{gates.max_score_drop}" + (f"; {lost}" if (lost := advice(ledger)) else "")
         )
     disturbed = ledger.headline.conditions.disturbed
     if gates.min_speedup and disturbed is not None:

@@ -25,7 +25,9 @@ def ledger(score=0.89, eager=12.0, megabytes=4.0, metric=ACCURACY, teacher=0.9, 
 
     speedups = {"eager": around(eager, width), "onnx": around(6.0), "int8": around(2.0)}
     return Ledger.model_construct(
-        metric=metric, headline=Headline.model_construct(speedups=speedups, conditions=conditions),
+        metric=metric, floors=(), headline=Headline.model_construct(
+            speedups=speedups, conditions=conditions, drop=around(metric.drop(teacher, score), 0.005)
+        ),
         rows=(row("teacher", score=teacher, megabytes=90.0), row("quantize", score=score, megabytes=megabytes)),
     )  # fmt: skip
 
@@ -51,7 +53,7 @@ def test_a_speed_must_pass_with_the_lower_bound_of_its_interval():
 
 def test_a_disturbed_speed_passes_no_gate_however_high_it_is():
     (failure,) = failed_gates(ledger(eager=155.0, conditions=BUSY), GATES)
-    assert "cannot be told" in failure and "threads waited" in failure and "evaluate@quantize" in failure
+    assert "cannot be told" in failure and "threads waited" in failure and "metrics/evaluate/quantize" in failure
     assert failed_gates(ledger(eager=155.0, conditions=BUSY), GATES.model_copy(update={"min_speedup": {}})) == []
 
 
