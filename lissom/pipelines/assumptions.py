@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,6 +14,9 @@ from lissom.errors import InputError
 from lissom.params import apply_override, check_params
 from lissom.pipelines.columns import Columns, assume_columns
 from lissom.pipelines.init import template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _SAMPLE = 2000
 """Rows of train that are looked at."""
@@ -51,13 +54,14 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         columns = assume_columns(rows, values.get("data", {}))
         params["data"] |= _columns_section(columns)
         lines += _columns_lines(columns, rows)
-    blocks, positions, lengths = _inspect(base, [_texts(row, params["data"]) for row in rows])
+    config, lengths = _inspect(base, [_texts(row, params["data"]) for row in rows])
     if lengths:
+        positions = int(getattr(config, "max_position_embeddings", _LONGEST))
         longest = min(_LONGEST, positions, _rounded_up(sorted(lengths)[int(0.99 * (len(lengths) - 1))]))
         params["base"]["max_length"] = longest
         lines.append(f"base.max_length: {longest}, which 99 % of the texts fit; the model has {positions} positions")
-    params |= _recipe(blocks, count)
-    lines.append(f"distill.blocks: {params['distill']['blocks']} of {blocks}")
+    params |= _recipe(config, count)
+    lines.append(f"distill.blocks: {params['distill']['blocks']} of {config.num_hidden_layers}")
     merged = _merged(params, values)
     check_params(merged, f"params for {model} and {data}")
     text = _HEAD.format(model=model, data=data) + yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
@@ -107,8 +111,8 @@ def _texts(row: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
     return (str(row[data["text"]] or ""), *((str(row[pair] or ""),) if pair else ()))
 
 
-def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple[int, int, list[int]]:
-    """Return the number of blocks and of positions of a model, and the lengths of texts in its tokens."""
+def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple["PreTrainedConfig", list[int]]:
+    """Return the config of a model, and the lengths of texts in its tokens."""
     from transformers import AutoConfig, AutoTokenizer
 
     from lissom.models.base import locate
@@ -121,14 +125,16 @@ def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple[int, int, lis
         raise InputError(f"model {base}: cannot be read: {str(error).splitlines()[0]}") from None
     tokenizer.no_truncation()
     lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])]
-    return int(config.num_hidden_layers), int(getattr(config, "max_position_embeddings", _LONGEST)), lengths
+    return config, lengths
 
 
-def _recipe(blocks: int, rows: int) -> dict[str, Any]:
-    """Return the shipped recipe for a model of so many blocks and so many training rows (0: unknown)."""
+def _recipe(config: "PreTrainedConfig", rows: int) -> dict[str, Any]:
+    """Return the shipped recipe, fitted to the shape of a model and the number of training rows (0: unknown)."""
     recipe: dict[str, Any] = yaml.safe_load(template("params.yaml"))
+    blocks, width = config.num_hidden_layers, config.hidden_size
     kept = max(1, math.ceil(blocks / 2))
     recipe["distill"]["blocks"] = [i * (blocks - 1) // max(1, kept - 1) for i in range(kept)]
+    recipe["factorize"]["rank"] = min(recipe["factorize"]["rank"], max(1, width // 3))
     if rows:
         for section, updates in _UPDATES.items():
             training = recipe[section] if section == "teacher" else recipe[section]["training"]

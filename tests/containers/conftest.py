@@ -18,6 +18,7 @@ from tests.servers.conftest import postgresql as postgresql
 ROOT = Path(__file__).parents[2]
 NEEDED = ("podman", "runc", "debootstrap")
 BASE = "localhost/lissom-test-base"
+PODMAN_FAILED = 125  # podman-run(1): the error is with podman itself
 # As far as root goes in a virtual machine without CAP_SYS_RESOURCE, and on hosts with both versions of cgroups.
 CONFIGURATION = """
 [containers]
@@ -117,6 +118,21 @@ def pip_settings() -> dict[str, str]:
     values = {name.rsplit(".", 1)[-1]: value.strip("'") for name, value in actual.items()}
     wanted = {"cert": "PIP_CERT", "index-url": "PIP_INDEX_URL", "find-links": "PIP_FIND_LINKS"}
     return {variable: values[name] for name, variable in wanted.items() if name in values}
+
+
+def start(env: dict, log: Path, name: str, *words: str) -> subprocess.Popen:
+    """`podman run` in the background, what it says in a log; once more where podman itself fails before it runs anything."""
+    command = ["podman", "run", "--rm", "--name", name, "--network=host", *words]
+    for _ in range(3):
+        subprocess.run(["podman", "rm", "--force", "--ignore", name], env=env, capture_output=True)
+        with log.open("ab") as said:
+            process = subprocess.Popen(command, env=env, stdout=said, stderr=said)
+        end = time.monotonic() + 5
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        if process.poll() != PODMAN_FAILED:
+            break
+    return process
 
 
 def exists(image: str, env: dict) -> bool:

@@ -16,7 +16,7 @@ import yaml
 
 from lissom.artifacts import METRICS, STEPS, WEIGHTS
 from lissom.tracking.runs import flatten
-from tests.containers.conftest import ROOT
+from tests.containers.conftest import ROOT, start
 from tests.pipelines.conftest import PARAMS, Workspace
 from tests.waiting import free_port, wait_for
 
@@ -42,11 +42,7 @@ def mlflow_server(images, containers, postgresql, tmp_path_factory):
     service = yaml.safe_load(compose.replace(store, postgresql).replace("5000", str(port)))["services"]["mlflow"]
     settings = [f"--env={name}={value}" for name, value in service["environment"].items()]
     log = tmp_path_factory.mktemp("mlflow") / "server.log"
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            ["podman", "run", "--rm", "--name", "lissom-test-mlflow", "--network=host", *settings, images["mlflow"], *service["command"]],
-            env=containers, stdout=said, stderr=said,
-        )  # fmt: skip
+    process = start(containers, log, "lissom-test-mlflow", *settings, images["mlflow"], *service["command"])
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process, log=log)
         yield f"http://127.0.0.1:{port}"
@@ -128,7 +124,7 @@ def test_kubeflow_is_told_the_figures(run):
 
 
 @pytest.fixture(scope="module")
-def server(run, images, containers, mlflow_server):
+def server(run, images, containers, mlflow_server, tmp_path_factory):
     """The serve image with the champion of the registry, as little allowed as it needs."""
     port = free_port()
     limits = [
@@ -138,14 +134,13 @@ def server(run, images, containers, mlflow_server):
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
     ]
-    process = subprocess.Popen(
-        ["podman", "run", "--rm", "--name", "lissom-test-serve", "--network=host", *limits,
-         "--env", f"MLFLOW_TRACKING_URI={mlflow_server}", images["serve"],
-         "lissom", "serve", "--port", str(port)],
-        env=containers,
-    )  # fmt: skip
+    log = tmp_path_factory.mktemp("serve") / "server.log"
+    command = [images["serve"], "lissom", "serve", "--port", str(port)]
+    process = start(
+        containers, log, "lissom-test-serve", *limits, f"--env=MLFLOW_TRACKING_URI={mlflow_server}", *command
+    )
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
+        wait_for(f"http://127.0.0.1:{port}/health", process, log=log)
         yield port, process
     finally:
         subprocess.run(["podman", "rm", "--force", "lissom-test-serve"], env=containers, capture_output=True)

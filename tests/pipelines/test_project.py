@@ -82,8 +82,8 @@ def test_a_model_and_a_folder_of_data_are_enough(installed, tmp_path):
     write_base(tmp_path / "my base")
     write_data(tmp_path / "my data")
     (tmp_path / "my data" / "unlabelled.tsv").unlink()
-    quick = ["evaluate.seconds=0.2", "evaluate.retries=0", "emissions.seconds=0.3", "gates.min_speedup={}", "factorize.rank=16",
-             "gates.max_score_drop=1", "distill.blocks=[0, 3]", "prune.neuron_multiple=8"]  # fmt: skip
+    quick = ["evaluate.seconds=0.2", "evaluate.retries=0", "emissions.seconds=0.3", "gates.min_speedup={}",
+             "gates.max_score_drop=1", "prune.neuron_multiple=8"]  # fmt: skip
     options = [word for item in quick for word in ("--set", item)]
     done = call(tools, tmp_path, "lissom", "compress", "my base", "my data", *options)
     assert "data.text: 'left', data.text_pair: 'right'" in done.stdout
