@@ -36,6 +36,10 @@ class LogitsDistillation(Section):
     start: Literal["teacher", "random"] = "teacher"
     """Initial weights: the teacher's, or random ones as a baseline."""
 
+    max_dev_drop: float | None = Field(default=None, ge=0)
+    """If the student's dev score is worse than the teacher's by more than this (0.02: two points of accuracy), train
+    again with more blocks: half of the missing ones, evenly spaced, and so on up to all; null accepts any score."""
+
     training: RecoveryParams = RecoveryParams()
 
 

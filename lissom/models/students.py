@@ -48,7 +48,12 @@ def spread_blocks(available: int) -> tuple[int, ...]:
     half = max(1, available // 2)
     if (half, available) in RELEASED_BLOCKS:
         return RELEASED_BLOCKS[half, available]
-    return tuple(round(index * (available - 1) / max(1, half - 1)) for index in range(half))
+    return evenly_spaced(half, available)
+
+
+def evenly_spaced(count: int, available: int) -> tuple[int, ...]:
+    """Return the numbers of `count` out of `available` blocks, from the first to the last."""
+    return tuple(round(index * (available - 1) / max(1, count - 1)) for index in range(count))
 
 
 def take_blocks(model: CompressedModel, blocks: Sequence[int] | None) -> CompressedModel:

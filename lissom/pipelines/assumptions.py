@@ -134,6 +134,7 @@ def _recipe(config: "PreTrainedConfig", rows: int) -> dict[str, Any]:
     blocks, width = config.num_hidden_layers, config.hidden_size
     kept = max(1, math.ceil(blocks / 2))
     recipe["distill"]["blocks"] = [i * (blocks - 1) // max(1, kept - 1) for i in range(kept)]
+    recipe["distill"]["max_dev_drop"] = _MAX_DEV_DROP
     recipe["factorize"]["rank"] = min(recipe["factorize"]["rank"], max(1, width // 3))
     if rows:
         for section, updates in _UPDATES.items():
@@ -146,6 +147,8 @@ def _recipe(config: "PreTrainedConfig", rows: int) -> dict[str, Any]:
 _UPDATES = {"teacher": 600, "distill": 1500, "prune": 600, "factorize": 600, "quantize": 300}
 """A training on little data lasts longer than the shipped epochs, until it has done so many updates."""
 _MOST_EPOCHS = 10.0
+_MAX_DEV_DROP = 0.02
+"""A student that loses more is made of more blocks: the gate allows 0.05 for all steps together."""
 
 
 def _rounded_up(length: int) -> int:
