@@ -29,7 +29,8 @@ from lissom.components.arguments import input_folders, parse, read_params
 from lissom.components.executor import write_executor_output
 from lissom.components.layout import layout_of
 from lissom.components.pipeline_run import check_watched, pipeline_run
-from lissom.components.specs import METRICS_FOLDER, StageSpec, spec_of
+from lissom.components.preflight import preflight
+from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, spec_of
 from lissom.components.stage import Outcome, Stage
 from lissom.components.trainjob import needs_trainjob, run_as_trainjob
 from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
@@ -65,6 +66,8 @@ def _run_command(name: str, words: list[str]) -> None:
     try:
         params = read_params(arguments)
         check_watched(spec, params)
+        if spec is STAGES[0]:
+            preflight(params)
         layout, options = layout_of(spec, params, arguments) if spec.trains else (ParallelParams(), [])
         if is_worker():
             _run_worker(spec, params, layout, arguments)

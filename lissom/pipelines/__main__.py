@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lissom.components.preflight import preflight
 from lissom.ending import finish_with_message
 from lissom.errors import InputError
 from lissom.params import load_params
@@ -96,10 +97,12 @@ def submit(
 
     images = Images(train_image, export_image)
     _mention_digests(images)
+    values = load_params(params, override or ())
+    preflight(values, elsewhere=True)
     server = _server(host, namespace, token)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "compression.yaml"
-        compile_pipeline(load_params(params, override or ()), images, package)
+        compile_pipeline(values, images, package)
         run = server.submit(package, experiment, name)
     out.print(f"run {run}", soft_wrap=True)
     if wait:
@@ -129,10 +132,12 @@ def schedule(
         raise InputError(
             f"--cron {cron!r}: {len(cron.split())} fields, six are needed: second minute hour day month weekday"
         )
+    values = load_params(params, override or ())
+    preflight(values, elsewhere=True)
     server = _server(host, namespace, token)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "compression.yaml"
-        compile_pipeline(load_params(params, override or ()), Images(train_image, export_image), package)
+        compile_pipeline(values, Images(train_image, export_image), package)
         run, old_run = server.schedule(package, experiment, name, cron=cron, seconds=every)
     out.print(f"{name}: recurring run {run}" + (f", in place of {old_run} before" if old_run else ""), soft_wrap=True)
 

