@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import (
     accelerator,
+    anywhere,
     distillation,
     early_exit,
     headline,
@@ -27,7 +28,19 @@ from lissom.artifacts import write_text
 
 BENCHMARKS = tuple(
     script.BENCHMARK
-    for script in (headline, pipeline, training, distillation, early_exit, parallel, accelerator, shape, static, trust)
+    for script in (
+        headline,
+        pipeline,
+        training,
+        distillation,
+        early_exit,
+        parallel,
+        accelerator,
+        shape,
+        static,
+        trust,
+        anywhere,
+    )
 )
 
 _BEGIN, _END = "<!-- figures: written by benchmarks/readme.py -->", "<!-- end of figures -->"
