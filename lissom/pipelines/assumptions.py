@@ -36,9 +36,9 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
     Raises:
         InputError: model or data are not found, a column cannot be told, or the file exists with other contents.
     """
-    values: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for override in overrides:
-        apply_override(values, override)
+        apply_override(given, override)
     base, source = _model_source(model), _data_source(data)
     lines = [f"base.model: {base}", f"data.source: {source}"]
     params: dict[str, Any] = {"base": {"model": base}, "data": {"source": source}}
@@ -51,7 +51,7 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         records = files.records(train)
         rows = list(itertools.islice(records, _SAMPLE))
         count = len(rows) + sum(1 for _ in records)
-        columns = assume_columns(rows, values.get("data", {}))
+        columns = assume_columns(rows, given.get("data", {}))
         params["data"] |= _columns_section(columns)
         lines += _columns_lines(columns, rows)
     config, lengths = _inspect(base, [_texts(row, params["data"]) for row in rows])
@@ -62,9 +62,10 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         lines.append(f"base.max_length: {longest}, which 99 % of the texts fit; the model has {positions} positions")
     params |= _recipe(config, count)
     lines.append(f"distill.blocks: {params['distill']['blocks']} of {config.num_hidden_layers}")
-    merged = _merged(params, values)
-    check_params(merged, f"params for {model} and {data}")
-    text = _HEAD.format(model=model, data=data) + yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+    for override in overrides:
+        apply_override(params, override)
+    check_params(params, f"params for {model} and {data}")
+    text = _HEAD.format(model=model, data=data) + yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise InputError(f"{path} exists and holds other params; run `lissom compress {path}` to use it, or remove it")
     write_text(path, text)
@@ -153,11 +154,3 @@ _MAX_DEV_DROP = 0.02
 
 def _rounded_up(length: int) -> int:
     return max(16, math.ceil(length / 8) * 8)
-
-
-def _merged(params: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(params)
-    for name, value in overrides.items():
-        inner = result.get(name)
-        result[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    return result

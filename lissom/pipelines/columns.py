@@ -50,10 +50,12 @@ def assume_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) 
     if label is None:
         raise InputError(f"no column looks like a label; the columns are {', '.join(names)}: {_ADVICE}")
     texts = [name for name in texts if name != label]
-    text = given.get("text") or _named(texts, _TEXT, {label}) or _only(texts)
+    text = given.get("text") or _named(texts, _TEXT, {label})
+    pair = given["text_pair"] if "text_pair" in given else _named(texts, _PAIR, {label, text or ""})
+    if text is None and pair is None and 1 <= len(texts) <= 2:
+        text, pair = texts[0], (texts[1] if len(texts) == 2 else None)
     if text is None:
         raise InputError(f"no column, or several, look like the text; the columns are {', '.join(names)}: {_ADVICE}")
-    pair = given["text_pair"] if "text_pair" in given else _named(texts, _PAIR, {label, text})
     return Columns(text, pair, label, given.get("task") or _task([row[label] for row in rows]))
 
 

@@ -23,6 +23,7 @@ TEXTS = [f"a text of some words {number}" for number in range(40)]
         ({"Premise": TEXTS, "Hypothesis": TEXTS, "gold_label": ["x", "y"] * 20}, Columns("Premise", "Hypothesis", "gold_label", "classification")),
         ({"score": [n / 8 for n in range(40)], "sentence1": TEXTS, "sentence2": TEXTS}, Columns("sentence1", "sentence2", "score", "regression")),
         ({"ticket": TEXTS, "queue": ["billing", "sales"] * 20}, Columns("ticket", None, "queue", "classification")),
+        ({"left": TEXTS, "right": TEXTS, "kind": ["a", "b"] * 20}, Columns("left", "right", "kind", "classification")),
         ({"text": TEXTS, "stars": ["1", "5"] * 20}, Columns("text", None, "stars", "classification")),
     ],
 )  # fmt: skip
@@ -32,10 +33,11 @@ def test_columns_are_told_by_name_and_content(columns, expected):
 
 
 def test_what_cannot_be_told_is_asked_for():
-    rows = [{"alpha": text, "beta": text, "kind": "a" if number % 2 else "b"} for number, text in enumerate(TEXTS)]
-    with pytest.raises(InputError, match=r"alpha, beta, kind: name them with --set data\.text"):
+    kinds = ["a", "b"] * 20
+    rows = [{"alpha": text, "beta": text, "gamma": text, "kind": kind} for text, kind in zip(TEXTS, kinds, strict=True)]
+    with pytest.raises(InputError, match=r"alpha, beta, gamma, kind: name them with --set data\.text"):
         assume_columns(rows, {})
-    assert assume_columns(rows, {"text": "beta"}).label == "kind"
+    assert assume_columns(rows, {"text": "beta"}) == Columns("beta", None, "kind", "classification")
     with pytest.raises(InputError, match="no column looks like a label"):
         assume_columns([{"text": text} for text in TEXTS], {})
 
@@ -53,14 +55,19 @@ def place(tmp_path, monkeypatch):
 
 
 def test_the_written_params_are_valid_and_kept(place):
-    lines = write_params(place / "params.yaml", "base", "data", ["teacher.seed=3"])
+    lines = write_params(place / "params.yaml", "base", "data", ["teacher.seed=3", "gates.min_speedup={}"])
     params = load_params(place / "params.yaml")
-    assert params.teacher.seed == 3 and params.data.text == "text" and 16 <= params.base.max_length <= 24
+    assert (
+        params.teacher.seed == 3
+        and params.gates.min_speedup == {}
+        and params.data.text == "text"
+        and 16 <= params.base.max_length <= 24
+    )
     assert max(params.distill.blocks) == 3 and len(params.distill.blocks) == 2
     assert params.distill.training.epochs == 10  # little data: more updates
     assert any(line.startswith("base.max_length") for line in lines)
     before = (place / "params.yaml").read_text()
-    write_params(place / "params.yaml", "base", "data", ["teacher.seed=3"])
+    write_params(place / "params.yaml", "base", "data", ["teacher.seed=3", "gates.min_speedup={}"])
     assert (place / "params.yaml").read_text() == before
     with pytest.raises(InputError, match="holds other params"):
         write_params(place / "params.yaml", "base", "data")
