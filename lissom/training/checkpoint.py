@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lissom.artifacts import atomic_folder, read_json, write_json
+from lissom.artifacts import atomic_folder, read_json, recover_folder, write_json
 from lissom.data.encoding import Encoded
 from lissom.models.tied import tied_state, untied_state
 from lissom.training.config import TrainingParams
@@ -114,6 +114,8 @@ class Checkpoints:
 
     def restore(self, identity: str, network: nn.Module) -> TrainingState | None:
         """Load the checkpoint's weights into `network` and return the rest; None if no checkpoint has this identity."""
+        if self._writes:
+            recover_folder(self._folder)
         if not (self._folder / _STATE).is_file():
             return None
         state = read_json(self._folder / _STATE)
