@@ -38,7 +38,7 @@ def write_durably(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
             sync(path.parent)
     finally:
         with suppress(OSError):
@@ -55,13 +55,13 @@ def replace_folder(target: Path) -> None:
     try:
         for path in [*temporary.rglob("*"), temporary]:
             sync(path)
-        os.rename(temporary, complete)
+        temporary.rename(complete)
         if target.exists():
-            os.rename(target, old)
-        os.rename(complete, target)
+            target.rename(old)
+        complete.rename(target)
     except BaseException:
         if old.exists() and not target.exists():
-            os.rename(old, target)
+            old.rename(target)
         shutil.rmtree(complete, ignore_errors=True)
         raise
     sync(target.parent)
@@ -81,10 +81,10 @@ def recover(target: Path) -> None:
     if complete.exists():
         if target.exists():
             _discard(old, target)
-            os.rename(target, old)
-        os.rename(complete, target)
+            target.rename(old)
+        complete.rename(target)
     elif old.exists() and not target.exists():
-        os.rename(old, target)
+        old.rename(target)
     _discard(old, target)
 
 
@@ -208,5 +208,5 @@ def _discard(old: Path, target: Path) -> None:
     """Delete the old folder; a part of it that cannot be deleted is left to the next `recover`."""
     if old.exists():
         trash = target.with_name(f".{target.name}.trash")
-        os.rename(old, trash)
+        old.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
