@@ -7,7 +7,7 @@ from lissom.errors import InputError
 from lissom.storage import followed
 
 _COPIES = 9
-"""A checkpoint holds the weights, the best ones and two moments of Adam; an old and a new one exist at once, and the output."""
+"""Two checkpoints (old and new) of weights, best weights and the two moments of Adam, and the output."""
 
 
 def check_disk_space(places: list[Path], model_bytes: int) -> None:

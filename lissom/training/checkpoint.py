@@ -108,7 +108,8 @@ class Checkpoints:
         tensors |= {f"network/{name}": tensor for name, tensor in untied_state(network).items()}
         tensors |= {f"best/{name}": tensor for name, tensor in progress.best_weights.items()}
         with atomic_folder(self._folder) as folder:
-            write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            write_tensors(whole, folder / _TENSORS)
             summary: dict[str, Any] = {"identity": identity, "step": progress.step, "best_score": progress.best_score}
             summary |= {"records": progress.records, "losses": [float(loss) for loss in progress.losses]}
             write_json(folder / _STATE, {**summary, "seconds": progress.seconds})

@@ -12,8 +12,8 @@ from lissom.artifacts import TEACHER_OUTPUTS
 from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
-from lissom.models.tensor_file import write_tensors
 from lissom.models.signals import Signals, SignalSpec, signals_of
+from lissom.models.tensor_file import write_tensors
 from lissom.training.predicting import predict
 
 

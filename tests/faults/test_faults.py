@@ -48,7 +48,9 @@ def test_a_fault_loses_nothing_and_leaves_nothing(seed, clean, tmp_path):
     wanted, calls, template = clean
     folder = new_folder(tmp_path / "work", template)
     fault = fault_of(seed, calls)
-    again = f"LISSOM_FAULT_SEED={seed} python -m pytest tests/faults -k loses_nothing   ({fault.kind} at {fault.number})"
+    again = (
+        f"LISSOM_FAULT_SEED={seed} python -m pytest tests/faults -k loses_nothing   ({fault.kind} at {fault.number})"
+    )
     code, said, _ = run(folder, fault)
     assert code in (0, 1, KILLED), again
     assert "Traceback" not in said, f"{again}\n{said}"
