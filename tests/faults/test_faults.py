@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.simulator import KILLED, Fault, fault_of, new_folder, run
 
-COUNT = int(os.environ.get("LISSOM_FAULT_SEEDS", "300"))
+COUNT = int(os.environ.get("LISSOM_FAULT_SEEDS", "30"))
 SEEDS = [int(os.environ["LISSOM_FAULT_SEED"])] if "LISSOM_FAULT_SEED" in os.environ else range(COUNT)
 _STORE = ("mlflow.db", "mlruns", "mlartifacts", "inputs", "tmp")
 
