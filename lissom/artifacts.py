@@ -1,12 +1,14 @@
 """Names of the files that stages read and write, and atomic writing of files and folders."""
 
+import glob
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+from lissom.storage import followed, locked, naming, recover, replace_folder, write_durably
 
 MANIFEST = "lissom.json"
 CONFIG = "config.json"
@@ -55,28 +57,47 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Write a text file atomically and durably.
+
+    Raises:
+        OSError: the place cannot be written; the old content is unchanged.
+    """
+    write_durably(path, text.encode())
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `target` when the block ends without error.
 
-    If the process dies inside the block, `target` is unchanged, and the next call removes the temporary folder.
+    If the process dies inside the block, `target` is unchanged; if it dies while the folders are exchanged, the next
+    call keeps the new one. A `target` that is a link is followed.
+
+    Raises:
+        InputError: another process writes the folder.
+        OSError: the place cannot be written; `target` is unchanged.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in target.parent.glob(f".{target.name}.*.tmp"):
-        shutil.rmtree(left_over)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    target = followed(target)
+    with naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            recover(target)
+            temporary = target.with_name(f".{target.name}.tmp")
+            try:
+                temporary.mkdir()
+                yield temporary
+                replace_folder(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Finish or undo the exchange of a folder that a killed process has begun, before the folder is read.
+
+    Raises:
+        InputError: another process writes the folder.
+        OSError: what was left over cannot be renamed or removed.
+    """
+    target = followed(target)
+    if any(target.parent.glob(f".{glob.escape(target.name)}.*")):
+        with locked(target):
+            recover(target)

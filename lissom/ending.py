@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from lissom.errors import InputError, advice_for
 
@@ -44,8 +46,17 @@ def explain(error: Exception) -> str:
         return advice_for(error) or f"{error} {debug}"
     if isinstance(error, OSError) and error.errno in _ADVICE:
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{_ADVICE[error.errno]}"
+        return f"{place}{_ADVICE[error.errno]}{_free(error)}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory: take a smaller batch size, a shorter max_length or a smaller model {debug}"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''} {debug}"
+
+
+def _free(error: OSError) -> str:
+    """Return how much of a full disk is free, where the error tells its place."""
+    if error.errno != errno.ENOSPC or not error.filename:
+        return ""
+    place = Path(os.fsdecode(error.filename))
+    place = next((folder for folder in (place, *place.absolute().parents) if folder.exists()), Path("/"))
+    return f" ({shutil.disk_usage(place).free / 1e6:,.0f} MB are free)"

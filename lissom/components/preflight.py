@@ -6,6 +6,7 @@ start (the data, the tracking store, the electricity mix, the weights) is left t
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from lissom.artifacts import CONFIG, MANIFEST
 from lissom.errors import InputError, advice_for
 from lissom.models.source import locate
 from lissom.params import Params
+from lissom.storage import followed
 
+_COPIES = 9
+"""Two checkpoints (old and new) of weights, best weights and the two moments of Adam, and the output."""
+_WRITTEN = (Path("artifacts"), Path("checkpoints"))
 _PACKAGES = ("mlflow", "pandas", "codecarbon", "sklearn", "scipy", "matplotlib", "jinja2")
 
 
@@ -29,7 +34,7 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     Raises:
         InputError: something is missing or does not fit; the message lists all of it.
     """
-    problems = [] if elsewhere else [*_missing_packages(params)]
+    problems = [] if elsewhere else [*_missing_packages(params), *_lacking_space(_weights_of(params.base.model))]
     try:
         problems += _misfits(params, _config_of(params.base.model))
     except InputError:
@@ -45,6 +50,27 @@ def _missing_packages(params: Params) -> Iterator[str]:
     for name in needed:
         if importlib.util.find_spec(name) is None:
             yield f"  {advice_for(ModuleNotFoundError(name=name))}"
+
+
+def _weights_of(model: str) -> int:
+    """Return the size of the base model's weights in bytes; 0 if they are on the hub."""
+    source, _ = locate(model)
+    return sum(file.stat().st_size for file in source.glob("*.safetensors")) if isinstance(source, Path) else 0
+
+
+def _lacking_space(model_bytes: int) -> Iterator[str]:
+    """Compare the free space where stages write with an estimate for weights of so many bytes."""
+    needed = _COPIES * model_bytes
+    for place in _WRITTEN:
+        existing = followed(place).absolute()
+        while not existing.exists():
+            existing = existing.parent
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            yield (
+                f"  {place}: {free / 1e6:,.0f} MB are free, about {needed / 1e6:,.0f} MB are needed, "
+                f"{(needed - free) / 1e6:,.0f} MB are missing; free some space, or make {place} a link to another disk"
+            )
 
 
 def _config_of(model: str) -> Mapping[str, Any]:

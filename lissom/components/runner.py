@@ -8,7 +8,6 @@ import hashlib
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -41,6 +40,7 @@ from lissom.parallel.config import ParallelParams
 from lissom.parallel.launch import is_worker, launch, load_run, report_error, save_run
 from lissom.params import Params
 from lissom.report.plot_data import curves
+from lissom.storage import scratch_folder
 from lissom.tracking.runs import STAGE_TAG, VARIANT_TAG, Run, SilentRun, flatten, open_run
 from lissom.training.stopping import Stopped
 
@@ -147,7 +147,7 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
     title = f"{spec.name}@{variant}" if variant else spec.name
     is_main = world is None or world.is_main
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lissom-")))
+        scratch = stack.enter_context(scratch_folder())
         sources = input_folders(spec, arguments, scratch)
         run: Run = SilentRun()
         if is_main:

@@ -6,6 +6,7 @@ CPU time of this process. The power of the memory is a model in any case, and it
 No part depends on how long the process waited, so that other load changes none. `EnergyReading.method` says which.
 """
 
+import configparser
 import logging
 import math
 import statistics
@@ -105,6 +106,13 @@ class EnergyMeter:
 
     def __enter__(self) -> "EnergyMeter":
         from codecarbon import OfflineEmissionsTracker
+        from codecarbon.core.config import get_hierarchical_config
+
+        try:
+            get_hierarchical_config()  # the tracker would swallow the error and fail after the work
+        except (configparser.Error, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f".codecarbon.config cannot be read: {reason}; correct or remove the file") from None
 
         self._powers = _Powers()
         logging.getLogger("codecarbon").disabled = True
@@ -114,13 +122,27 @@ class EnergyMeter:
             measure_power_secs=_SECONDS_BETWEEN_SAMPLES,
             tracking_mode="process" if self._alone else "machine",
             pue=1.0,
+            wue=0.0,
+            force_cpu_power=None,
+            force_ram_power=None,
+            force_carbon_intensity_g_co2e_kwh=None,
+            force_mode_cpu_load=False,
+            rapl_include_dram=False,
+            rapl_prefer_psys=False,
+            region=None,
+            cloud_provider=None,
+            cloud_region=None,
+            country_2letter_iso_code=None,
+            electricitymaps_api_token=None,
+            gpu_ids=None,
             output_dir=tempfile.gettempdir(),
             output_handlers=[self._powers],
             api_call_interval=1,
-            save_to_file=False,
+            output_methods=[],
             allow_multiple_runs=True,
             log_level="critical",
         )
+        self._tracker._electricitymaps_api_token = None  # it has a second, older name without an argument
         self._tracker.start()
         self._start, self._before = time.monotonic(), read_counters()
         return self

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
@@ -33,6 +33,7 @@ from lissom.models import bilstm, static  # noqa: F401  (makes their model types
 from lissom.models.compressed import CompressedModel
 from lissom.models.gpt2 import MODEL_TYPE, fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
+from lissom.models.tensor_file import write_tensors
 from lissom.models.tied import assign, untied_state
 
 
@@ -74,7 +75,7 @@ def write_model(model: CompressedModel, folder: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model.network).items()}
     if model.network.config.model_type == MODEL_TYPE:
         state = fused_state(state)
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(state, folder / WEIGHTS, metadata={"format": "pt"})
     model.manifest = model.manifest.model_copy(update={"weights_sha256": file_sha256(folder / WEIGHTS)})
     write_json(folder / MANIFEST, model.manifest.model_dump(mode="json"))
     write_json(folder / CONFIG, _visible_config(model))

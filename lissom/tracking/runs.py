@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lissom.errors import InputError
+from lissom.storage import host, is_dead, owner
 from lissom.tracking.config import TrackingParams
 from lissom.training.hooks import Hook
 
@@ -19,6 +20,9 @@ STAGE_TAG = "lissom.stage"
 VARIANT_TAG = "lissom.variant"
 PIPELINE_RUN_TAG = "lissom.pipeline_run"
 """Tag that all stages of a pipeline run and their parent run share."""
+
+OWNER_TAG = "lissom.owner"
+"""Tag with the host, pid and start time of the process that writes to the run."""
 
 PIPELINE = "pipeline"
 """Name, and value of the stage's tag, of the parent run."""
@@ -156,8 +160,9 @@ def open_run(
 
     try:
         experiment = mlflow.set_experiment(params.experiment)
+        _close_dead_runs(experiment.experiment_id)
         parent = _parent_run(experiment.experiment_id, pipeline) if pipeline else None
-        run_tags = {**tags, PIPELINE_RUN_TAG: pipeline} if pipeline else dict(tags)
+        run_tags = {**tags, OWNER_TAG: owner()} | ({PIPELINE_RUN_TAG: pipeline} if pipeline else {})
         active = mlflow.start_run(
             run_id=run_id, run_name=stage, tags=run_tags, log_system_metrics=params.system_metrics,
             parent_run_id=None if run_id else parent,
@@ -186,6 +191,17 @@ def open_run(
         os.environ[_RETRIES] = before
 
 
+def _close_dead_runs(experiment: str) -> None:
+    """Set the runs that killed processes of this host left as RUNNING to KILLED."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    running = f"attributes.status = 'RUNNING' and tags.`{OWNER_TAG}` LIKE '{host()}+%'"
+    for run in client.search_runs([experiment], running):
+        if is_dead(run.data.tags[OWNER_TAG]):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
 def _parent_run(experiment: str, pipeline: str) -> str:
     """Return the id of the parent run of a pipeline run, which its first stage creates."""
     import mlflow
@@ -209,6 +225,7 @@ def _parent_status(parent: str | None) -> Iterator[None]:
         yield
         return
     client = mlflow.MlflowClient()
+    client.set_tag(parent, OWNER_TAG, owner())
     client.update_run(parent, "RUNNING")
     try:
         yield

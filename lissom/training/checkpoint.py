@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lissom.artifacts import atomic_folder, read_json, write_json
+from lissom.artifacts import atomic_folder, read_json, recover_folder, write_json
 from lissom.data.encoding import Encoded
+from lissom.models.tensor_file import write_tensors
 from lissom.models.tied import tied_state, untied_state
 from lissom.training.config import TrainingParams
 
@@ -107,13 +108,16 @@ class Checkpoints:
         tensors |= {f"network/{name}": tensor for name, tensor in untied_state(network).items()}
         tensors |= {f"best/{name}": tensor for name, tensor in progress.best_weights.items()}
         with atomic_folder(self._folder) as folder:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            write_tensors(whole, folder / _TENSORS)
             summary: dict[str, Any] = {"identity": identity, "step": progress.step, "best_score": progress.best_score}
             summary |= {"records": progress.records, "losses": [float(loss) for loss in progress.losses]}
             write_json(folder / _STATE, {**summary, "seconds": progress.seconds})
 
     def restore(self, identity: str, network: nn.Module) -> TrainingState | None:
         """Load the checkpoint's weights into `network` and return the rest; None if no checkpoint has this identity."""
+        if self._writes:
+            recover_folder(self._folder)
         if not (self._folder / _STATE).is_file():
             return None
         state = read_json(self._folder / _STATE)

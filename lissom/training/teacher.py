@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,6 +13,7 @@ from lissom.data.batches import Batch
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.models.signals import Signals, SignalSpec, signals_of
+from lissom.models.tensor_file import write_tensors
 from lissom.training.predicting import predict
 
 
@@ -61,7 +62,7 @@ def cache_logits(network: PreTrainedModel, data: Encoded, pad: int, precision: t
 
 def save_logits(logits: Tensor, folder: Path) -> None:
     """Write cached logits into a folder."""
-    save_file({"logits": logits.contiguous()}, folder / TEACHER_OUTPUTS)
+    write_tensors({"logits": logits.contiguous()}, folder / TEACHER_OUTPUTS)
 
 
 def load_logits(folder: Path, examples: int) -> CachedLogits:

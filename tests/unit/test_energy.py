@@ -11,6 +11,7 @@ import pytest
 from lissom.emissions import inference
 from lissom.emissions.inference import measure_inference_energy
 from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
+from lissom.errors import InputError
 from lissom.evaluate.conditions import Conditions
 from lissom.evaluate.latency import Timing
 from tests.unit.test_conditions import spinning, work
@@ -116,13 +117,49 @@ def test_a_meter_does_not_count_what_others_do():
             assert powers[0] == pytest.approx(powers[1], rel=0.2)
 
 
-def test_settings_of_codecarbon_outside_change_nothing(monkeypatch):
-    monkeypatch.setenv("CODECARBON_PUE", "3")
-    monkeypatch.setenv("CODECARBON_OUTPUT_DIR", "/nonexistent")
+_FOREIGN = {
+    "pue": "3", "wue": "2", "force_cpu_power": "100000", "force_ram_power": "100000", "force_mode_cpu_load": "true",
+    "force_carbon_intensity_g_co2e_kwh": "5", "region": "quebec", "cloud_provider": "gcp", "cloud_region": "us-east1",
+    "rapl_include_dram": "true", "rapl_prefer_psys": "true", "tracking_mode": "machine", "country_iso_code": "FRA",
+    "gpu_ids": "7", "co2_signal_api_token": "token", "electricitymaps_api_token": "token", "save_to_api": "true",
+    "output_methods": "csv", "output_dir": "/nonexistent", "measure_power_secs": "77",
+}  # fmt: skip
+
+
+def _settings(meter: EnergyMeter) -> dict:
+    names = [*_FOREIGN.keys() - {"co2_signal_api_token"}, "save_to_file"]
+    return {name: getattr(meter._tracker, f"_{name}", None) for name in names} | {
+        "intensity": round(meter.reading.intensity_g_per_kwh, 6),
+        "token": meter._tracker._electricitymaps_api_token,
+    }
+
+
+@pytest.mark.parametrize("place", ["environment", "home", "folder"])
+def test_settings_of_codecarbon_outside_change_nothing(place, monkeypatch, tmp_path):
+    with EnergyMeter("DEU") as plain:
+        work(0.2)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    if place == "environment":
+        for name, value in _FOREIGN.items():
+            monkeypatch.setenv(f"CODECARBON_{name.upper()}", value)
+    else:
+        lines = ["[codecarbon]", *(f"{name} = {value}" for name, value in _FOREIGN.items())]
+        file = (tmp_path if place == "home" else tmp_path / "here") / ".codecarbon.config"
+        file.write_text("\n".join(lines))
     with EnergyMeter("DEU") as meter:
-        work(0.6)
+        work(0.2)
+    assert _settings(meter) == _settings(plain)
     parts = meter.reading.cpu_kwh + meter.reading.ram_kwh + meter.reading.gpu_kwh
-    assert meter.reading.energy_kwh == pytest.approx(parts) and meter._tracker._pue == 1.0
+    assert meter.reading.energy_kwh == pytest.approx(parts)
+
+
+def test_a_damaged_config_of_codecarbon_is_told_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".codecarbon.config").write_text("no section")
+    with pytest.raises(InputError, match="config cannot be read"), EnergyMeter("DEU"):
+        raise AssertionError("the work has started")
 
 
 def test_readings_of_machines_add_up():

@@ -86,6 +86,14 @@ def test_a_missing_extra_of_a_later_stage_is_named(base, monkeypatch, package):
     preflight(params(), elsewhere=True)
 
 
+def test_a_disk_that_is_too_small_is_told_with_the_missing_bytes(base, tmp_path, monkeypatch):
+    (tmp_path / "base" / "model.safetensors").write_bytes(bytes(1_000_000))
+    preflight(params())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2_000_000}))
+    with pytest.raises(InputError, match="artifacts: 2 MB are free, about 9 MB are needed, 7 MB are missing"):
+        preflight(params())
+
+
 def test_a_base_model_of_another_machine_is_looked_at_there(base):
     preflight(params(base={"model": "dir:nowhere"}), elsewhere=True)
     with pytest.raises(InputError, match="does not exist"):
