@@ -28,7 +28,7 @@ def _attention(
     """Emit the kernel.
 
     query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention). With
-    a sliding window a query sees the keys that are less than `sliding_window` tokens before it.
+    a sliding window a query sees the keys that are less than `sliding_window` tokens away.
     """
     batch, heads, length, width = query.shape
     if key.shape[1] != heads:  # heads that share keys and values
@@ -54,7 +54,7 @@ def _window_bias(query: Tensor, window: int | None) -> Tensor | None:
     if window is None or statically_known_true(length <= window):
         return None
     places = torch.arange(length, device=query.device)
-    outside = places[:, None] - places >= window
+    outside = (places[:, None] - places).abs() >= window
     return torch.where(outside, _OUTSIDE, 0.0).to(query.dtype)[None, None]
 
 

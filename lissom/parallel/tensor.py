@@ -69,7 +69,9 @@ def block_plan(
         output = block.get_submodule(site.output)
         assert isinstance(output, nn.Linear)
         heads = output.in_features // (head_size(network) * head_groups(network))
-        if heads % size == 0:
+        if site.heads_attribute is not None:
+            uncut.append("attention (its heads are counted by the module)")
+        elif heads % size == 0:
             plan[site.module] = _OneInput(outside)
             plan |= {path: ColwiseParallel() for path in (site.query, site.key, site.value)}
             plan[site.output] = RowwiseParallel(output_layouts=outside)

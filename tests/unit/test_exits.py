@@ -25,7 +25,7 @@ from lissom.serving.classifier import OnnxClassifier
 from lissom.tasks.metric import ACCURACY, Metric
 from tests.unit import tiny
 
-families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+families = pytest.mark.parametrize("family", tiny.able("exits"))
 SPEEDS = (FULL_DEPTH, 0.6, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -87,7 +87,7 @@ def test_leaving_early_gives_the_exits_answer_alone_or_in_a_batch(family):
 def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
     model = with_exits(family, 0, KeepBlocks(kept=(0, 1, 3)), KeepHeads(kept=((0,), (0, 1), (1,))))
     if quantize:
-        model.edit([FactorizeWordTable(rank=8), FakeQuantize()])
+        model.edit(tiny.suited(family, [FactorizeWordTable(rank=8), FakeQuantize()]))
         calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
     kernels = export_onnx(model, tmp_path).kernels()
     assert (kernels > 10) == quantize
@@ -103,6 +103,12 @@ def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
             same = depth == expected.depth.numpy()
             assert same.all() or quantize
             assert np.abs(logits - expected.logits.numpy())[same].max(initial=0) < (0.1 if quantize else 1e-3)
+
+
+@pytest.mark.parametrize("family", sorted(set(tiny.FAMILY_NAMES) - set(tiny.able("exits"))))
+def test_exits_are_refused_where_blocks_cannot_run_apart(family):
+    with pytest.raises(InputError, match="add_exits: exits does not work"):
+        with_exits(family)
 
 
 def test_skipped_blocks_are_not_executed(tmp_path):
