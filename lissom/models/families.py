@@ -263,6 +263,32 @@ FAMILIES: dict[str, Family] = {
         final_norm="model.final_norm",
         fused=(FusedLayer("Wqkv", ("query", "key", "value")), FusedLayer("Wi", ("input", "gate"))),
     ),
+    "deberta-v2": Family(
+        stacks=(
+            Stack(
+                "deberta.encoder.layer",
+                (
+                    AttentionSite(
+                        "attention.self",
+                        "attention.self.query_proj",
+                        "attention.self.key_proj",
+                        "attention.self.value_proj",
+                        "attention.output.dense",
+                        positions=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+                        heads_attribute="num_attention_heads",
+                    ),
+                ),
+                (FfnSite(("intermediate.dense",), "output.dense"),),
+            ),
+        ),
+        word_table="deberta.embeddings.word_embeddings",
+        embeddings="deberta.embeddings",
+        head=("pooler", "classifier"),
+        classifier="classifier",
+        unsupported=("position_biased_input", "conv_kernel_size", "type_vocab_size"),
+        attention_function=False,
+        read_by_all_blocks="deberta.encoder.rel_embeddings",
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -198,6 +200,28 @@ def test_a_network_whose_first_block_differs_is_plain_only_with_it(tmp_path):
 def test_a_scaled_word_table_is_not_edited(family, edit):
     with pytest.raises(InputError, match="multiplies the vectors by a constant"):
         tiny.model(family).edit([edit])
+
+
+def test_heads_take_their_own_projections_of_positions_with_them():
+    """DeBERTa-v2 without shared projections: pruned equals gated, and what is left of the projections is theirs."""
+    config = tiny.CONFIGS["deberta-v2"]()
+    config.share_att_key = False
+    torch.manual_seed(0)
+    whole = AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in whole.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    cut = copy.deepcopy(whole)
+    KeepHeads(kept=((0, 2),) * 4).apply(cut)
+    batch = tiny.batch("deberta-v2")
+    gates = [torch.tensor([[1.0, 0.0, 1.0, 0.0]])] * 4
+    with torch.no_grad(), gated([whole.get_submodule(site.output) for site in attention_sites(whole)], gates, 8):
+        masked = logits_of(whole, batch)
+    with torch.no_grad():
+        assert torch.allclose(logits_of(cut, batch), masked, atol=1e-5)
+    rows = [*range(8), *range(16, 24)]
+    for name in ("pos_key_proj", "pos_query_proj"):
+        old, new = (getattr(network.deberta.encoder.layer[1].attention.self, name).weight for network in (whole, cut))
+        assert torch.equal(new, old[rows])
 
 
 def test_an_edit_is_not_plain_unless_it_says_so():

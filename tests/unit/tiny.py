@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import (
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
@@ -70,9 +71,16 @@ _ROBERTA = (
     | _COMMON
     | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 )
+_DEBERTA = (
+    _BERT
+    | {"relative_attention": True, "position_buckets": 6, "max_position_embeddings": 24, "norm_rel_ebd": "layer_norm"}
+    | {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0}
+    | _COMMON
+)
 _MODERN = {"bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
 CONFIGS = {
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=24, **_COMMON),
+    "deberta-v2": lambda: DebertaV2Config(**_DEBERTA, share_att_key=True),
     "distilbert": lambda: DistilBertConfig(
         dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=24, **_COMMON
     ),
