@@ -18,6 +18,7 @@ from transformers import (
     ModernBertConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
     XLMRobertaConfig,
 )
@@ -103,6 +104,7 @@ CONFIGS = {
     "qwen2": lambda: Qwen2Config(  # two blocks without the window, two with it
         use_sliding_window=True, sliding_window=4, max_window_layers=2, **_LLAMA, **_COMMON
     ),
+    "qwen3": lambda: Qwen3Config(head_dim=8, **_LLAMA, **_COMMON),
     "llama": lambda: LlamaConfig(head_dim=8, **_LLAMA, **_COMMON),
     "camembert": lambda: CamembertConfig(**_ROBERTA),
     "roberta": lambda: RobertaConfig(**_ROBERTA),
