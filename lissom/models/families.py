@@ -191,6 +191,8 @@ _LLAMA = Family(
     decoder=True,
 )
 
+_GEMMA_VARIANTS = ("attn_logit_softcapping", "use_bidirectional_attention")
+
 FAMILIES: dict[str, Family] = {
     "bert": replace(_encoder("bert"), head=("classifier", "bert.pooler"), token_types=True),
     "roberta": _ROBERTA,
@@ -293,6 +295,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "gemma3_text": replace(_LLAMA, scaled_word_table=True, unsupported=_GEMMA_VARIANTS),
 }
 
 
