@@ -46,6 +46,8 @@ def limit_of(family: Family, technique: Technique) -> Limit | None:
             return Limit("it has no table of positions")
         case "word_table" if family.scaled_word_table:
             return Limit("its word table multiplies the vectors by a constant, which an edited table would lose")
+        case "int8" if family.scaled_word_table:
+            return Limit("its word table stays in floats", partly=True)
         case "scores" if not family.attention_function:
             return Limit("it computes attention inside its blocks, so that the scores cannot be captured")
         case "exits" | "pipeline" if family.read_by_all_blocks is not None:

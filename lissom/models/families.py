@@ -28,6 +28,8 @@ class AttentionSite:
     kind: Literal["self", "cross"] = "self"
     positions: tuple[str, ...] = ()
     """Projections of relative positions, whose output rows belong to heads; absent where query and key project them."""
+    norms: tuple[str, ...] = ()
+    """Norms of queries and keys, whose weights all heads share."""
     heads_attribute: str | None = None
     """Attribute in which the module keeps its number of heads, if it does not derive it from its projections."""
     name: str = ""
@@ -193,6 +195,16 @@ _LLAMA = Family(
 
 _GEMMA_VARIANTS = ("attn_logit_softcapping", "use_bidirectional_attention")
 
+_QWEN3 = replace(
+    _LLAMA,
+    stacks=(
+        replace(
+            _LLAMA.stack,
+            attention=(replace(_LLAMA.stack.attention[0], norms=("self_attn.q_norm", "self_attn.k_norm")),),
+        ),
+    ),
+)
+
 FAMILIES: dict[str, Family] = {
     "bert": replace(_encoder("bert"), head=("classifier", "bert.pooler"), token_types=True),
     "roberta": _ROBERTA,
@@ -294,8 +306,8 @@ FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma3_text": replace(_LLAMA, scaled_word_table=True, unsupported=_GEMMA_VARIANTS),
+    "qwen3": _QWEN3,
+    "gemma3_text": replace(_QWEN3, scaled_word_table=True, unsupported=_GEMMA_VARIANTS),
 }
 
 

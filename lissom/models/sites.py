@@ -40,6 +40,7 @@ def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
             value=f"{block}.{site.value}",
             output=f"{block}.{site.output}",
             positions=tuple(f"{block}.{path}" for path in present(network.get_submodule(block), site.positions)),
+            norms=tuple(f"{block}.{path}" for path in site.norms),
             name=place if site.kind == "self" else f"{place}, cross-attention",
         )
         for stack, block, place in _block_paths(network)

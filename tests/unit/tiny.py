@@ -120,7 +120,12 @@ FAMILY_NAMES = sorted(CONFIGS)
 
 def able(*techniques: Technique) -> list[str]:
     """Return the families that some techniques work with."""
-    return [name for name in FAMILY_NAMES if not any(limit_of(FAMILIES[name], technique) for technique in techniques)]
+    return [name for name in FAMILY_NAMES if all(_works(name, technique) for technique in techniques)]
+
+
+def _works(family: str, technique: Technique) -> bool:
+    limit = limit_of(FAMILIES[family], technique)
+    return limit is None or limit.partly
 
 
 def suited(family: str, edits: Iterable[Edit]) -> list[Edit]:
