@@ -71,7 +71,7 @@ def check_technique(network: PreTrainedModel, technique: Technique, subject: str
     limit = limit_of(family_of(network), technique)
     if limit is not None and not limit.partly:
         raise InputError(
-            f"{subject}: {TITLES[technique]} does not work with a {network.config.model_type}: {limit.reason}; "
+            f"{subject}: not possible with a {network.config.model_type} ({TITLES[technique]}): {limit.reason}; "
             "`lissom families` lists what works"
         )
 

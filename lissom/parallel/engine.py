@@ -113,7 +113,7 @@ def _layout_for(network: nn.Module, world: World, needs_internals: bool) -> Layo
         reasons.append("the network has parts without blocks")
     pipeline_reasons = list(reasons)
     families = [family_of(member) for member in members if isinstance(member, PreTrainedModel)]
-    pipeline_reasons += {limit.reason for family in families if (limit := limit_of(family, "pipeline")) is not None}
+    pipeline_reasons += [limit.reason for family in families if (limit := limit_of(family, "pipeline")) is not None]
     if has_indivisible(network):
         reasons.append("fake-quantised layers are not cut")
     layout = world.layout(tensor=not reasons, pipeline=not pipeline_reasons)

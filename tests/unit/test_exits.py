@@ -107,7 +107,7 @@ def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
 
 @pytest.mark.parametrize("family", sorted(set(tiny.FAMILY_NAMES) - set(tiny.able("exits"))))
 def test_exits_are_refused_where_blocks_cannot_run_apart(family):
-    with pytest.raises(InputError, match="add_exits: exits does not work"):
+    with pytest.raises(InputError, match="add_exits: not possible with a"):
         with_exits(family)
 
 
@@ -196,6 +196,14 @@ def test_operations_are_counted_as_executed():
     assert counted[length] == [depth * (block + leave) for depth in (1, 2, 3, 4)] and counted[3][0] < counted[9][0]
     plain = tiny.model("bert")
     assert flops_by_depth(plain.network, [length]) == {length: [4 * block + 2 * d * d + 2 * d * labels]}
+
+
+def test_attention_beyond_a_window_is_masked_and_so_counted():
+    """Kernels compute whole products for local attention too; fused layers count as their parts."""
+    length, d, inner, labels = 9, 32, 48, 3
+    block = 2 * length * (4 * d * d + 3 * d * inner) + 2 * 2 * length * length * d
+    counted = flops_by_depth(tiny.model("modernbert").network, [length])
+    assert counted == {length: [4 * block + 2 * d * d + 2 * d * labels]}
 
 
 def test_the_fastest_speed_that_costs_little_enough_is_chosen():

@@ -82,8 +82,11 @@ def test_a_base_without_padding_token_pads_with_the_end_of_text(tmp_path):
     assert torch.allclose(logits(again), logits(network), atol=1e-6)
 
 
-def test_a_variant_is_refused():
-    config = tiny.CONFIGS["gpt2"]()
-    config.scale_attn_by_inverse_layer_idx = True
-    with pytest.raises(InputError, match="scale_attn_by_inverse_layer_idx, which lissom does not support"):
-        separate(AutoModelForSequenceClassification.from_config(config))
+@pytest.mark.parametrize(
+    ("family", "flag"), [(family, flag) for family in tiny.FAMILY_NAMES for flag in FAMILIES[family].unsupported]
+)
+def test_a_variant_is_refused(family, flag):
+    network = AutoModelForSequenceClassification.from_config(tiny.CONFIGS[family]())
+    setattr(network.config, flag, {"type_vocab_size": 2, "attn_logit_softcapping": 50.0}.get(flag, True))
+    with pytest.raises(InputError, match=f"{flag}, which lissom does not support"):
+        separate(network)

@@ -50,5 +50,5 @@ def test_seen_texts_are_answered_as_before(family, tmp_path):
 @pytest.mark.parametrize("family", sorted(set(tiny.FAMILY_NAMES) - set(tiny.able("word_table"))))
 def test_a_family_whose_table_cannot_be_edited_is_refused_by_the_plan(family):
     model = tiny.model(family)
-    with pytest.raises(InputError, match="factorize: shrink the word table does not work"):
+    with pytest.raises(InputError, match="factorize: not possible with a"):
         plan(model, lesson(model), PARAMS)
