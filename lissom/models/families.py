@@ -307,6 +307,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _QWEN3,
+    "gemma2": replace(_LLAMA, scaled_word_table=True, unsupported=("use_bidirectional_attention",)),
     "gemma3_text": replace(_QWEN3, scaled_word_table=True, unsupported=_GEMMA_VARIANTS),
 }
 

@@ -52,7 +52,7 @@ class Signals:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     """`[batch, n, d]` by entry, or `[batch, d]` with `SignalSpec.pooled`."""
     scores: dict[int, Tensor] = field(default_factory=dict)
-    """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block."""
+    """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block; with the soft cap of a network that has one."""
 
 
 def signals_of(network: PreTrainedModel, batch: Batch, spec: SignalSpec) -> Signals:
@@ -180,6 +180,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention without a fused kernel, and capture its scores.
@@ -189,6 +190,8 @@ def _attention(
     if key.shape[1] != query.shape[1]:  # heads that share keys and values
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
     if hasattr(module, _CAPTURED):
         setattr(module, _CAPTURED, scores)
     masked_scores = scores if attention_mask is None else scores + attention_mask

@@ -138,7 +138,8 @@ def test_gate_zero_equals_removal_forward_and_backward(family, part):
                 whole = whole.view(count, -1, *whole.shape[1:])
                 assert whole.index_fill(0, rows, 0.0).abs().max() == 0, f"{name}: gradient of a unit with gate 0"
                 whole = whole[rows].flatten(0, 1)
-        assert torch.allclose(whole, parameter.grad, atol=1e-5), name
+        rounding = 1e-5 * max(1.0, float(whole.abs().max()))  # norms of small outputs have large gradients
+        assert torch.allclose(whole, parameter.grad, atol=rounding), name
         compared += path in inputs | outputs
     assert compared >= sum(1 + len(inputs_of_site(site)) for site in sites)
 

@@ -45,7 +45,7 @@ def test_the_file_answers_as_torch_at_any_shape(family, quantize, tmp_path):
             expected = logits_of(model.network, batch)
         assert np.abs(actual - expected.numpy()).max() < 1e-3
     actual = count_kernels(tmp_path / "model.onnx")
-    has_kernel = FAMILIES[family].attention_function
+    has_kernel = FAMILIES[family].attention_function and family != "gemma2"  # it has no soft cap
     assert actual["MultiHeadAttention"] == (2 if has_kernel else 0)
     if FAMILIES[family].position_table:  # rotary positions really need the heads apart
         assert actual["Reshape"] == actual["Transpose"] == 0

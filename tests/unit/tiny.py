@@ -11,6 +11,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
@@ -106,6 +107,9 @@ CONFIGS = {
         use_sliding_window=True, sliding_window=4, max_window_layers=2, **_LLAMA, **_COMMON
     ),
     "qwen3": lambda: Qwen3Config(head_dim=8, **_LLAMA, **_COMMON),
+    "gemma2": lambda: Gemma2Config(
+        head_dim=8, query_pre_attn_scalar=12, sliding_window=4, attn_logit_softcapping=2.0, **_LLAMA, **_COMMON
+    ),
     "gemma3_text": lambda: Gemma3TextConfig(  # heads wider than the hidden size has room for; every second block local
         head_dim=16, query_pre_attn_scalar=12, sliding_window=4, sliding_window_pattern=2, **_LLAMA, **_COMMON
     ),
