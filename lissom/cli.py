@@ -243,6 +243,14 @@ def report(
         typer.launch(page.as_uri())
 
 
+@app.command()
+def families() -> None:
+    """Print which techniques work with which families of models, as Markdown (docs/families.md)."""
+    from lissom.models.capabilities import families_page
+
+    print(families_page())
+
+
 @params_app.command()
 def explain() -> None:
     """Print the reference of all params as Markdown (docs/params.md)."""

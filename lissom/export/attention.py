@@ -23,16 +23,25 @@ def _attention(
     attention_mask: Tensor,
     scaling: float,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Emit the kernel.
+    """Emit the kernel, or single operations where scores have a soft cap, which the kernel does not know.
 
     query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention). With
-    a sliding window a query sees the keys that are less than `sliding_window` tokens before it.
+    a sliding window a query sees the keys that are less than `sliding_window` tokens away.
     """
     batch, heads, length, width = query.shape
     if key.shape[1] != heads:  # heads that share keys and values
         key, value = (t.repeat_interleave(heads // t.shape[1], dim=1) for t in (key, value))
+    if softcap is not None:
+        bias = (1.0 - attention_mask[:, None, None].to(query.dtype)) * _OUTSIDE
+        if (outside := _window_bias(query, sliding_window)) is not None:
+            bias = bias + outside
+        if getattr(module, "is_causal", False):
+            bias = bias + torch.full((length, length), _OUTSIDE, dtype=query.dtype, device=query.device).triu(1)
+        scores = softcap * (query @ key.transpose(2, 3) * scaling / softcap).tanh()
+        return ((scores + bias).softmax(-1) @ value).transpose(1, 2), None
     projections = [t.transpose(1, 2).reshape(batch, length, heads * width) for t in (query, key, value)]
     output = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
@@ -54,7 +63,7 @@ def _window_bias(query: Tensor, window: int | None) -> Tensor | None:
     if window is None or statically_known_true(length <= window):
         return None
     places = torch.arange(length, device=query.device)
-    outside = places[:, None] - places >= window
+    outside = (places[:, None] - places).abs() >= window
     return torch.where(outside, _OUTSIDE, 0.0).to(query.dtype)[None, None]
 
 

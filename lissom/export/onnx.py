@@ -20,6 +20,7 @@ from lissom.export.kernels import count_kernels
 from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel, input_names, logits_from
 from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
+from lissom.models.families import family_of
 from lissom.models.layers import converted, is_convertible
 
 FULL_DEPTH = -1.0
@@ -71,7 +72,8 @@ def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
         max_length: longest input in tokens.
     """
     network = converted(network)
-    network.set_attn_implementation(attention.NAME)
+    if family_of(network).attention_function:
+        network.set_attn_implementation(attention.NAME)
     if has_early_exits(network):
         embed, *steps = trace_parts(network, max_length)
         onnx.save(join_parts(embed, steps, network.config.num_labels), path)

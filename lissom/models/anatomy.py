@@ -4,7 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.models.families import Stack, family_of
-from lissom.models.sites import blocks_at, head_groups, head_size
+from lissom.models.sites import blocks_at, head_groups, head_size, present
 from lissom.models.sizes import Anatomy, BlockAnatomy
 
 
@@ -31,7 +31,11 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
 
 
 def _block(network: PreTrainedModel, stack: Stack, block: nn.Module) -> BlockAnatomy:
-    projections = [path for site in stack.attention for path in (site.query, site.key, site.value, site.output)]
+    projections = [
+        path
+        for site in stack.attention
+        for path in (site.query, site.key, site.value, site.output, *present(block, site.positions))
+    ]
     layers = [path for site in stack.ffn for path in (*site.inputs, site.output)]
     columns = sum(_width(block.get_submodule(site.output)) for site in stack.attention)
     return BlockAnatomy(

@@ -20,7 +20,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES
-from lissom.models.gpt2 import separate
+from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
 from lissom.models.source import locate
 from lissom.models.students import config_values

@@ -31,7 +31,8 @@ from lissom.artifacts import (
 from lissom.errors import ModelFormatError
 from lissom.models import bilstm, static  # noqa: F401  (makes their model types known)
 from lissom.models.compressed import CompressedModel
-from lissom.models.gpt2 import MODEL_TYPE, fused_state, separate, separated_state
+from lissom.models.families import family_of
+from lissom.models.fused import fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
 from lissom.models.tensor_file import write_tensors
 from lissom.models.tied import assign, untied_state
@@ -73,9 +74,7 @@ def save(model: CompressedModel, path: str | Path) -> None:
 def write_model(model: CompressedModel, folder: Path) -> None:
     """Write the files of a model into an existing folder."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model.network).items()}
-    if model.network.config.model_type == MODEL_TYPE:
-        state = fused_state(state)
-    write_tensors(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(fused_state(state, family_of(model.network)), folder / WEIGHTS, metadata={"format": "pt"})
     model.manifest = model.manifest.model_copy(update={"weights_sha256": file_sha256(folder / WEIGHTS)})
     write_json(folder / MANIFEST, model.manifest.model_dump(mode="json"))
     write_json(folder / CONFIG, _visible_config(model))
@@ -117,11 +116,9 @@ def file_sha256(path: Path) -> str:
 
 def _load_weights(network: PreTrainedModel, weights: Path) -> None:
     try:
-        state = load_file(weights)
+        state = separated_state(load_file(weights), family_of(network))
     except (SafetensorError, OSError) as error:
         raise ModelFormatError(f"{weights}: cannot be read: {error}; make or copy the model again") from None
-    if network.config.model_type == MODEL_TYPE:
-        state = separated_state(state)
     target = untied_state(network)
     problems = [f"missing: {name}" for name in sorted(target.keys() - state.keys())]
     problems += [f"extra: {name}" for name in sorted(state.keys() - target.keys())]

@@ -9,10 +9,9 @@ to the network.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models import gpt2
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,12 @@ class AttentionSite:
     output: str
     """The projection of the concatenated heads: its input columns belong to heads."""
     kind: Literal["self", "cross"] = "self"
+    positions: tuple[str, ...] = ()
+    """Projections of relative positions, whose output rows belong to heads; absent where query and key project them."""
+    norms: tuple[str, ...] = ()
+    """Norms of queries and keys, whose weights all heads share."""
+    heads_attribute: str | None = None
+    """Attribute in which the module keeps its number of heads, if it does not derive it from its projections."""
     name: str = ""
     """Description for messages; set by `attention_sites`."""
 
@@ -44,6 +49,16 @@ class FfnSite:
 
 
 @dataclass(frozen=True)
+class FusedLayer:
+    """Several projections in one product, whose output rows are the parts' one after the other, in equal numbers."""
+
+    name: str
+    """Name of the layer, the end of its path."""
+    parts: tuple[str, ...]
+    """Names of the projections, as submodules of the layer."""
+
+
+@dataclass(frozen=True)
 class Stack:
     """A sequence of blocks with the same structure."""
 
@@ -57,6 +72,8 @@ class Stack:
     """Name of the number of neurons in the config."""
     more_ffn: tuple[str, ...] = ()
     """Further feed-forward layers of a block, which techniques do not prune or shard."""
+    first_block_differs: bool = False
+    """Whether the first block has other layers than the rest, so that plain transformers needs it to stay first."""
     title: str = ""
     """Name of the stack in messages, for networks with several."""
 
@@ -81,6 +98,9 @@ class Family:
     """The norm after the last block, if any."""
     position_table: str | None = None
     """The embedding of positions, if they are learned."""
+    embedding_projection: str | None = None
+    """The projection of the embeddings to the hidden size, if it is outside `embeddings`; absent where the sizes agree.
+    """
     embedding_dropout: str | None = None
     """The dropout before the first block, if it is outside `embeddings`."""
     token_types: bool = False
@@ -89,6 +109,18 @@ class Family:
     """Whether several query heads may share a key/value head."""
     decoder: bool = False
     """Whether attention is causal and the network is pre-trained to predict the next token."""
+    fused: tuple[FusedLayer, ...] = ()
+    """Layers that are taken apart on loading (`lissom.models.fused`); paths of sites name their parts."""
+    transposed: tuple[str, ...] = ()
+    """Names of layers whose weights are `[in, out]` on disk (`Conv1D`)."""
+    unsupported: tuple[str, ...] = ()
+    """Config flags of variants that lissom does not support."""
+    attention_function: bool = True
+    """Whether attention is computed by a function that can be exchanged, for its scores and for the exported kernel."""
+    scaled_word_table: bool = False
+    """Whether the word table multiplies its vectors by a constant."""
+    read_by_all_blocks: str | None = None
+    """A module beside the blocks that every block reads, such as a table of relative positions."""
 
     @property
     def stack(self) -> Stack:
@@ -125,6 +157,13 @@ def _encoder(trunk: str) -> Family:
 
 
 _MOBILEBERT = _encoder("mobilebert")
+_ROBERTA = replace(_encoder("roberta"), classifier="classifier.out_proj")
+_ELECTRA = replace(
+    _encoder("electra"),
+    classifier="classifier.out_proj",
+    embedding_projection="electra.embeddings_project",
+    token_types=True,
+)
 _NO_BLOCKS = Family(
     stacks=(),
     word_table="embeddings.word_embeddings",
@@ -154,9 +193,24 @@ _LLAMA = Family(
     decoder=True,
 )
 
+_GEMMA_VARIANTS = ("attn_logit_softcapping", "use_bidirectional_attention")
+
+_QWEN3 = replace(
+    _LLAMA,
+    stacks=(
+        replace(
+            _LLAMA.stack,
+            attention=(replace(_LLAMA.stack.attention[0], norms=("self_attn.q_norm", "self_attn.k_norm")),),
+        ),
+    ),
+)
+
 FAMILIES: dict[str, Family] = {
     "bert": replace(_encoder("bert"), head=("classifier", "bert.pooler"), token_types=True),
-    "roberta": replace(_encoder("roberta"), classifier="classifier.out_proj"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "electra": _ELECTRA,
     "distilbert": Family(
         stacks=(
             Stack(
@@ -186,7 +240,7 @@ FAMILIES: dict[str, Family] = {
     ),
     BILSTM: _NO_BLOCKS,
     STATIC: _NO_BLOCKS,
-    gpt2.MODEL_TYPE: Family(
+    "gpt2": Family(
         stacks=(
             Stack(
                 "transformer.h",
@@ -203,10 +257,58 @@ FAMILIES: dict[str, Family] = {
         position_table="transformer.wpe",
         embedding_dropout="transformer.drop",
         decoder=True,
+        fused=(FusedLayer("c_attn", ("query", "key", "value")),),
+        transposed=("c_attn", "c_proj", "c_fc"),
+        unsupported=("add_cross_attention", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
+    ),
+    "modernbert": Family(
+        stacks=(
+            Stack(
+                "model.layers",
+                (AttentionSite("attn", "attn.Wqkv.query", "attn.Wqkv.key", "attn.Wqkv.value", "attn.Wo"),),
+                (FfnSite(("mlp.Wi.input", "mlp.Wi.gate"), "mlp.Wo"),),
+                first_block_differs=True,
+            ),
+        ),
+        word_table="model.embeddings.tok_embeddings",
+        embeddings="model.embeddings",
+        head=("head", "classifier"),
+        classifier="classifier",
+        final_norm="model.final_norm",
+        fused=(FusedLayer("Wqkv", ("query", "key", "value")), FusedLayer("Wi", ("input", "gate"))),
+    ),
+    "deberta-v2": Family(
+        stacks=(
+            Stack(
+                "deberta.encoder.layer",
+                (
+                    AttentionSite(
+                        "attention.self",
+                        "attention.self.query_proj",
+                        "attention.self.key_proj",
+                        "attention.self.value_proj",
+                        "attention.output.dense",
+                        positions=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+                        heads_attribute="num_attention_heads",
+                    ),
+                ),
+                (FfnSite(("intermediate.dense",), "output.dense"),),
+            ),
+        ),
+        word_table="deberta.embeddings.word_embeddings",
+        embeddings="deberta.embeddings",
+        head=("pooler", "classifier"),
+        classifier="classifier",
+        unsupported=("position_biased_input", "conv_kernel_size", "type_vocab_size"),
+        attention_function=False,
+        read_by_all_blocks="deberta.encoder.rel_embeddings",
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
+    "qwen3": _QWEN3,
+    "gemma2": replace(_LLAMA, scaled_word_table=True, unsupported=("use_bidirectional_attention",)),
+    "gemma3_text": replace(_QWEN3, scaled_word_table=True, unsupported=_GEMMA_VARIANTS),
 }
 
 
@@ -220,3 +322,12 @@ def family_of(network: PreTrainedModel) -> Family:
     if model_type not in FAMILIES:
         raise InputError(f"models of type {model_type!r} are not known; known: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]
+
+
+def check_variant(config: PreTrainedConfig) -> None:
+    """Raise `InputError` if a config asks for a variant of its family that lissom does not support."""
+    unsupported = [name for name in FAMILIES[config.model_type].unsupported if getattr(config, name, False)]
+    if unsupported:
+        raise InputError(
+            f"this {config.model_type} is configured with {', '.join(unsupported)}, which lissom does not support"
+        )

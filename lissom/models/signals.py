@@ -18,6 +18,7 @@ from transformers.masking_utils import eager_mask
 
 from lissom.data.batches import Batch, Count, Members
 from lissom.errors import InputError
+from lissom.models.capabilities import check_technique
 from lissom.models.compressed import logits_of
 from lissom.models.families import family_of
 from lissom.models.pooling import text_vector
@@ -51,7 +52,7 @@ class Signals:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     """`[batch, n, d]` by entry, or `[batch, d]` with `SignalSpec.pooled`."""
     scores: dict[int, Tensor] = field(default_factory=dict)
-    """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block."""
+    """`Q K^T / sqrt(d_h)`, `[batch, heads, n, n]` by block; with the soft cap of a network that has one."""
 
 
 def signals_of(network: PreTrainedModel, batch: Batch, spec: SignalSpec) -> Signals:
@@ -69,7 +70,7 @@ def signals_of(network: PreTrainedModel, batch: Batch, spec: SignalSpec) -> Sign
 def visible_pairs(network: PreTrainedModel, block: int, mask: Tensor) -> Tensor:
     """Return which pairs of real tokens the attention of a block sees, `[batch, 1, n, n]` bool, query before key.
 
-    With causal attention a query sees no later keys, and with a sliding window none that are too far before it.
+    With causal attention a query sees no later keys, and with a sliding window none that are too far from it.
 
     Args:
         network: the network.
@@ -78,12 +79,12 @@ def visible_pairs(network: PreTrainedModel, block: int, mask: Tensor) -> Tensor:
     """
     real = mask.bool()
     pairs = real[:, :, None] & real[:, None, :]
+    places = torch.arange(mask.shape[1], device=mask.device)
+    distance = places[:, None] - places
     if family_of(network).decoder:
-        places = torch.arange(mask.shape[1], device=mask.device)
-        distance = places[:, None] - places
         pairs = pairs & (distance >= 0)
-        if (window := window_of(network, block)) is not None:
-            pairs = pairs & (distance < window)
+    if (window := window_of(network, block)) is not None:
+        pairs = pairs & (distance.abs() < window)
     return pairs[:, None]
 
 
@@ -93,10 +94,10 @@ def count_visible_pairs(network: PreTrainedModel, block: int) -> Count:
 
     def count(members: Members) -> float:
         lengths = members.lengths.astype(np.int64)
-        if not causal:
-            return float((lengths**2).sum())
         hidden = lengths - (lengths if window is None else np.minimum(lengths, window))
-        return float((lengths * (lengths + 1) // 2 - hidden * (hidden + 1) // 2).sum())
+        beyond = hidden * (hidden + 1) // 2  # pairs with the key too far before the query, and as many after it
+        pairs = lengths * (lengths + 1) // 2 - beyond if causal else lengths**2 - 2 * beyond
+        return float(pairs.sum())
 
     return count
 
@@ -159,6 +160,8 @@ def check_signals(network: PreTrainedModel, spec: SignalSpec, role: str) -> None
             f"the {role} is a {model_type}, which has no Transformer blocks: this method compares hidden states "
             "or attention of blocks; use one that compares logits"
         )
+    if spec.scores:
+        check_technique(network, "scores", f"the {role}")
     available, deepest = len(blocks_of(network)), max((*spec.hidden, *(block + 1 for block in spec.scores)))
     if deepest > available:
         raise InputError(f"the {role} has {available} blocks; signals of block {deepest} are wanted")
@@ -177,6 +180,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention without a fused kernel, and capture its scores.
@@ -186,6 +190,8 @@ def _attention(
     if key.shape[1] != query.shape[1]:  # heads that share keys and values
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
     if hasattr(module, _CAPTURED):
         setattr(module, _CAPTURED, scores)
     masked_scores = scores if attention_mask is None else scores + attention_mask

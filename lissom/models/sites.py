@@ -1,6 +1,7 @@
 """Where a network can be cut: its blocks and sites, looked up in the table of families, and replacing what is there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -31,13 +32,15 @@ def blocks_at(network: PreTrainedModel, stack: Stack) -> nn.ModuleList:
 def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
     """Return all attention sites, stack by stack and block by block, with paths from the network's root."""
     return [
-        AttentionSite(
+        replace(
+            site,
             module=f"{block}.{site.module}",
             query=f"{block}.{site.query}",
             key=f"{block}.{site.key}",
             value=f"{block}.{site.value}",
             output=f"{block}.{site.output}",
-            kind=site.kind,
+            positions=tuple(f"{block}.{path}" for path in present(network.get_submodule(block), site.positions)),
+            norms=tuple(f"{block}.{path}" for path in site.norms),
             name=place if site.kind == "self" else f"{place}, cross-attention",
         )
         for stack, block, place in _block_paths(network)
@@ -59,6 +62,12 @@ def _block_paths(network: PreTrainedModel) -> Iterator[tuple[Stack, str, str]]:
     for stack in family_of(network).stacks:
         for number in range(len(blocks_at(network, stack))):
             yield stack, f"{stack.blocks}.{number}", f"{stack.title} block {number}".strip()
+
+
+def present(root: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Return those of `paths` below `root` at which there is a module."""
+    known = {name for name, _ in root.named_modules()}
+    return [path for path in paths if path in known]
 
 
 def tied_head(network: PreTrainedModel) -> str | None:
@@ -100,6 +109,19 @@ def unused_positions(table: nn.Embedding) -> int:
     return 0 if table.padding_idx is None else table.padding_idx + 1
 
 
+def fixed_tokens(network: PreTrainedModel) -> int:
+    """Return how many tokens of the vocabulary, from 0, must keep their numbers.
+
+    RoBERTa derives positions from the number of the padding token, so that it and all tokens before it are fixed.
+    """
+    path = family_of(network).position_table
+    if path is None:
+        return 0
+    table = network.get_submodule(path)
+    assert isinstance(table, nn.Embedding)
+    return unused_positions(table)
+
+
 def position_vectors(network: PreTrainedModel) -> Tensor | None:
     """Return the learned vectors of positions 0, 1, 2, ... of a text, `[positions, d]`; None if none are learned."""
     path = family_of(network).position_table
@@ -111,10 +133,16 @@ def position_vectors(network: PreTrainedModel) -> Tensor | None:
 
 
 def window_of(network: PreTrainedModel, block: int) -> int | None:
-    """Return the size of a block's sliding attention window in tokens; None if the block has no window."""
+    """Return the size of a block's sliding attention window in tokens; None if the block has no window.
+
+    A query sees the keys whose distance to it is less than the window. The config of an encoder has the largest
+    distance instead, on both sides.
+    """
     window = getattr(network.config, "sliding_window", None)
     types = getattr(network.config, "layer_types", None)
-    return None if window is None or (types and types[block] != "sliding_attention") else int(window)
+    if window is None or (types and types[block] != "sliding_attention"):
+        return None
+    return int(window) if family_of(network).decoder else int(window) + 1
 
 
 def keep_layer_types(config: PreTrainedConfig, blocks: Sequence[int]) -> None:
@@ -129,13 +157,22 @@ def replace_module(root: nn.Module, path: str, module: nn.Module | None) -> None
     setattr(root.get_submodule(parent), name, module)
 
 
+def has_embedding_projection(network: PreTrainedModel) -> bool:
+    """Return whether a projection outside the embeddings maps them to the hidden size."""
+    path = family_of(network).embedding_projection
+    return path is not None and bool(present(network, [path]))
+
+
 def replace_entry(network: PreTrainedModel, entry: nn.Module) -> None:
-    """Replace the embeddings by `entry`, and disable position embeddings and dropout that would be applied after it."""
+    """Replace the embeddings by `entry`, and disable what would be applied after it: positions, projection, dropout."""
     family = family_of(network)
     replace_module(network, family.embeddings, entry)
     table = family.position_table
     if table is not None and not table.startswith(f"{family.embeddings}."):  # the network itself adds positions
         replace_module(network, table, _NoPositions())
+    if has_embedding_projection(network):
+        assert family.embedding_projection is not None
+        replace_module(network, family.embedding_projection, nn.Identity())
     if family.embedding_dropout is not None:
         replace_module(network, family.embedding_dropout, nn.Identity())
 

@@ -18,7 +18,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import family_of
-from lissom.models.gpt2 import separate
+from lissom.models.fused import separate
 from lissom.models.sites import blocks_of, position_vectors
 
 TRANSIENT_CONFIG = ("transformers_version", "_name_or_path", "architectures", "dtype")

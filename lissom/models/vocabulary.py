@@ -6,23 +6,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from lissom.errors import InputError
 
-KNOWN_MODELS = ("WordPiece", "BPE")
+KNOWN_MODELS = ("WordPiece", "BPE", "Unigram")
 
 
-def closed_vocabulary(tokenizer: Tokenizer, counts: NDArray[np.int64], min_count: int) -> tuple[int, ...]:
+def closed_vocabulary(
+    tokenizer: Tokenizer, counts: NDArray[np.int64], min_count: int, fixed: Iterable[int] = ()
+) -> tuple[int, ...]:
     """Return the ids of the tokens to keep: those that occur at least `min_count` times, and all required ones.
 
     Required are special tokens; single characters (with and without the continuation prefix), from which every word
-    can be built; and for BPE the parts from which a kept token is merged.
+    can be built; for BPE the parts from which a kept token is merged; and for Unigram the unknown token and the piece
+    with the lowest score, from which the score of an unknown character is computed.
 
     Args:
         tokenizer: the full tokenizer.
         counts: occurrences of every token id in the domain's texts, `[V]`.
         min_count: tokens with fewer occurrences are dropped.
+        fixed: further tokens to keep.
 
     Raises:
         InputError: the tokenizer is of a kind that cannot be trimmed here.
@@ -35,13 +39,16 @@ def closed_vocabulary(tokenizer: Tokenizer, counts: NDArray[np.int64], min_count
             "set min_count to null"
         )
     prefix = model.get("continuing_subword_prefix") or ""
-    vocabulary: dict[str, int] = model["vocab"]
-    token_ids = {token["id"] for token in spec["added_tokens"]}
+    vocabulary = _vocabulary(model)
+    token_ids = {token["id"] for token in spec["added_tokens"]} | set(fixed)
     for token, index in vocabulary.items():
         byte_fallback = token.startswith("<0x") and token.endswith(">")
         must_stay = len(token.removeprefix(prefix)) <= 1 or byte_fallback or token == model.get("unk_token")
         if must_stay or (index < len(counts) and counts[index] >= min_count):
             token_ids.add(index)
+    if model["type"] == "Unigram":
+        scores = [score for _, score in model["vocab"]]
+        token_ids |= {scores.index(min(scores))} | ({model["unk_id"]} - {None})
     if model["type"] == "BPE":
         for left, right in reversed(_merges(model)):  # later merges build on earlier ones
             if vocabulary[left + right] in token_ids:
@@ -54,10 +61,12 @@ def trim_tokenizer(tokenizer: Tokenizer, token_ids: Sequence[int]) -> Tokenizer:
     spec = json.loads(tokenizer.to_str())
     new_id = {old: new for new, old in enumerate(token_ids)}
     model = spec["model"]
-    vocabulary: dict[str, int] = model["vocab"]
-    model["vocab"] = {
-        token: new_id[index] for token, index in sorted(vocabulary.items(), key=lambda item: item[1]) if index in new_id
-    }
+    if model["type"] == "Unigram":
+        model["vocab"] = [model["vocab"][old] for old in token_ids if old < len(model["vocab"])]
+        model["unk_id"] = None if model["unk_id"] is None else new_id[model["unk_id"]]
+    else:
+        ordered = sorted(_vocabulary(model).items(), key=lambda item: item[1])
+        model["vocab"] = {token: new_id[index] for token, index in ordered if index in new_id}
     if model["type"] == "BPE":
         # A merge is kept if its result and both of its parts are.
         model["merges"] = [
@@ -67,6 +76,14 @@ def trim_tokenizer(tokenizer: Tokenizer, token_ids: Sequence[int]) -> Tokenizer:
         token["id"] = new_id[token["id"]]
     _renumber(spec.get("post_processor"), new_id)
     return Tokenizer.from_str(json.dumps(spec))
+
+
+def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
+    """Return the id of every piece; a Unigram model stores pieces with scores, in the order of their ids."""
+    if model["type"] == "Unigram":
+        return {piece: index for index, (piece, _) in enumerate(model["vocab"])}
+    vocabulary: dict[str, int] = model["vocab"]
+    return vocabulary
 
 
 def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
@@ -96,7 +113,7 @@ def changed_tokens(before: Tokenizer, after: Tokenizer, texts: Iterable[tuple[st
     unknown = {"[UNK]", "<unk>"}
     counts = dict.fromkeys(("tokens", "tokens_changed", "tokens_after", "unknown_before", "unknown_after"), 0)
     for text, pair in texts:
-        old, new = (_pieces(tokenizer.encode(text, pair, add_special_tokens=False)) for tokenizer in (before, after))
+        old, new = (_pieces(tokenizer, text, pair) for tokenizer in (before, after))
         counts["tokens"] += len(old)
         counts["tokens_after"] += len(new)
         counts["tokens_changed"] += len(set(old) - set(new))
@@ -105,8 +122,11 @@ def changed_tokens(before: Tokenizer, after: Tokenizer, texts: Iterable[tuple[st
     return counts
 
 
-def _pieces(encoding: Encoding) -> list[tuple[int, tuple[int, int], str]]:
-    return list(zip(encoding.type_ids, encoding.offsets, encoding.tokens, strict=True))
+def _pieces(tokenizer: Tokenizer, text: str, pair: str | None) -> list[tuple[int, tuple[int, int], str]]:
+    encoding = tokenizer.encode(text, pair, add_special_tokens=False)
+    # `encoding.tokens` of a Unigram have the text itself in place of the unknown token.
+    tokens = [tokenizer.id_to_token(index) or "" for index in encoding.ids]
+    return list(zip(encoding.type_ids, encoding.offsets, tokens, strict=True))
 
 
 def count_tokens(tokens: NDArray[np.int32], size: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lissom.console import note
 from lissom.data.encoding import Encoded
+from lissom.models.capabilities import limit_of
 from lissom.models.exits import has_early_exits
 from lissom.models.families import family_of
 from lissom.models.layers import has_indivisible
@@ -111,9 +112,11 @@ def _layout_for(network: nn.Module, world: World, needs_internals: bool) -> Layo
     if not all(isinstance(member, PreTrainedModel) and family_of(member).stacks for member in members):
         reasons.append("the network has parts without blocks")
     pipeline_reasons = list(reasons)
+    families = [family_of(member) for member in members if isinstance(member, PreTrainedModel)]
+    pipeline_reasons += [limit.reason for family in families if (limit := limit_of(family, "pipeline")) is not None]
     if has_indivisible(network):
         reasons.append("fake-quantised layers are not cut")
     layout = world.layout(tensor=not reasons, pipeline=not pipeline_reasons)
     if layout.params.factors != world.params.factors:
-        note(f"parallel: {', '.join(reasons)}: here it is {layout.params.factors}")
+        note(f"parallel: {', '.join(dict.fromkeys([*pipeline_reasons, *reasons]))}: here it is {layout.params.factors}")
     return layout

@@ -74,7 +74,7 @@ def stage_of(name: str, network: nn.Module, cuts: list[list[range]]) -> int:
     if name.startswith(blocks):
         block = int(name.removeprefix(blocks).partition(".")[0])
         return next(stage for stage, stretch in enumerate(stretches) if block in stretch)
-    entry = (f"{family.embeddings}.", f"{family.position_table}.")
+    entry = tuple(f"{path}." for path in (family.embeddings, family.embedding_projection, family.position_table))
     return 0 if name.startswith(entry) else len(stretches) - 1
 
 

@@ -24,7 +24,7 @@ from lissom.models.families import family_of
 from lissom.models.sites import blocks_of, head_groups, head_size
 from lissom.parallel.random_state import random_state, set_random_state
 
-_SEQUENCE = 1
+_SEQUENCE, _HEADS = 1, 2
 
 
 def shard_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool = False) -> list[str]:
@@ -69,10 +69,14 @@ def block_plan(
         output = block.get_submodule(site.output)
         assert isinstance(output, nn.Linear)
         heads = output.in_features // (head_size(network) * head_groups(network))
-        if heads % size == 0:
+        if site.heads_attribute is not None:
+            uncut.append("attention (its heads are counted by the module)")
+        elif heads % size == 0:
             plan[site.module] = _OneInput(outside)
             plan |= {path: ColwiseParallel() for path in (site.query, site.key, site.value)}
             plan[site.output] = RowwiseParallel(output_layouts=outside)
+            # Their inputs are `[batch, n, heads, d_h]`: each process has some heads, and gradients are summed over all.
+            plan |= {path: SequenceParallel(sequence_dim=_HEADS, use_local_output=True) for path in site.norms}
         else:
             uncut.append(f"attention ({heads} heads)")
     for ffn in stack.ffn:
@@ -90,10 +94,11 @@ def block_plan(
     if sequence:
         if uncut:
             uncut.append("sequence")
+        of_heads = {path for site in stack.attention for path in site.norms}
         plan |= {
             path: SequenceParallel(use_local_output=True)
             for path, module in block.named_modules()
-            if type(module).__name__.endswith("Norm")
+            if type(module).__name__.endswith("Norm") and path not in of_heads
         }
     return plan, uncut
 

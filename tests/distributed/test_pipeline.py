@@ -44,7 +44,7 @@ def test_pruned_blocks_weigh_less():
     assert [len(stretch) for stretch in split_blocks(model.network, 2)[0]] == [3, 1]
 
 
-@pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+@pytest.mark.parametrize("family", tiny.able("pipeline"))
 def test_every_parameter_has_its_stage(family):
     network = tiny.model(family).network
     cuts = split_blocks(network, 4)

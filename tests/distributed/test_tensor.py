@@ -65,7 +65,7 @@ def test_pieces_of_weights_have_slices_of_the_gradients(family, size):
     assert actual[0] >= 4 * 9  # q, k, v, FFN in with biases; both outputs without; in four blocks
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "modernbert", "qwen3"])
 def test_a_split_sequence_changes_nothing(family):
     spread(gradients_of_pieces, family, 2, True, tensor=2, sequence=True)
 

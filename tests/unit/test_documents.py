@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.pages import markdown
 from benchmarks.readme import figures, present, with_figures
 from benchmarks.results import FOLDER, Rows, load
+from lissom.cli import app
+from lissom.models.capabilities import TITLES, families_page, families_table, limit_of
+from lissom.models.families import FAMILIES
 from lissom.reference import params_reference
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +21,15 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_reference_of_params_is_current():
     assert (ROOT / "docs/params.md").read_text() == params_reference() + "\n"
+
+
+def test_the_table_of_families_is_current():
+    """`lissom families > docs/families.md` renews it."""
+    page = CliRunner().invoke(app, ["families"]).stdout
+    assert (ROOT / "docs/families.md").read_text() == page == families_page() + "\n"
+    for model_type, row in ((line.split("`")[1], line) for line in families_table().splitlines() if line[:3] == "| `"):
+        refused = sum(limit_of(FAMILIES[model_type], technique) is not None for technique in TITLES)
+        assert row.count("yes") == len(TITLES) - refused
 
 
 def test_every_key_is_explained():

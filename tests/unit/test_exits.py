@@ -25,7 +25,7 @@ from lissom.serving.classifier import OnnxClassifier
 from lissom.tasks.metric import ACCURACY, Metric
 from tests.unit import tiny
 
-families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+families = pytest.mark.parametrize("family", tiny.able("exits"))
 SPEEDS = (FULL_DEPTH, 0.6, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -87,7 +87,7 @@ def test_leaving_early_gives_the_exits_answer_alone_or_in_a_batch(family):
 def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
     model = with_exits(family, 0, KeepBlocks(kept=(0, 1, 3)), KeepHeads(kept=((0,), (0, 1), (1,))))
     if quantize:
-        model.edit([FactorizeWordTable(rank=8), FakeQuantize()])
+        model.edit(tiny.suited(family, [FactorizeWordTable(rank=8), FakeQuantize()]))
         calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
     kernels = export_onnx(model, tmp_path).kernels()
     assert (kernels > 10) == quantize
@@ -103,6 +103,12 @@ def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
             same = depth == expected.depth.numpy()
             assert same.all() or quantize
             assert np.abs(logits - expected.logits.numpy())[same].max(initial=0) < (0.1 if quantize else 1e-3)
+
+
+@pytest.mark.parametrize("family", sorted(set(tiny.FAMILY_NAMES) - set(tiny.able("exits"))))
+def test_exits_are_refused_where_blocks_cannot_run_apart(family):
+    with pytest.raises(InputError, match="add_exits: not possible with a"):
+        with_exits(family)
 
 
 def test_skipped_blocks_are_not_executed(tmp_path):
@@ -190,6 +196,14 @@ def test_operations_are_counted_as_executed():
     assert counted[length] == [depth * (block + leave) for depth in (1, 2, 3, 4)] and counted[3][0] < counted[9][0]
     plain = tiny.model("bert")
     assert flops_by_depth(plain.network, [length]) == {length: [4 * block + 2 * d * d + 2 * d * labels]}
+
+
+def test_attention_beyond_a_window_is_masked_and_so_counted():
+    """Kernels compute whole products for local attention too; fused layers count as their parts."""
+    length, d, inner, labels = 9, 32, 48, 3
+    block = 2 * length * (4 * d * d + 3 * d * inner) + 2 * 2 * length * length * d
+    counted = flops_by_depth(tiny.model("modernbert").network, [length])
+    assert counted == {length: [4 * block + 2 * d * d + 2 * d * labels]}
 
 
 def test_the_fastest_speed_that_costs_little_enough_is_chosen():

@@ -15,7 +15,14 @@ from lissom.distill.tinybert import Projections, layers_loss, soft_cross_entropy
 from lissom.errors import InputError
 from lissom.models.edits import AddExits
 from lissom.models.exits import all_logits
-from lissom.models.signals import SignalSpec, count_visible_pairs, expose_scores, signals_of, visible_pairs
+from lissom.models.signals import (
+    SignalSpec,
+    check_signals,
+    count_visible_pairs,
+    expose_scores,
+    signals_of,
+    visible_pairs,
+)
 from lissom.models.students import spread_blocks
 from lissom.models.together import Together
 from lissom.training.teacher import LiveTeacher
@@ -128,8 +135,9 @@ def test_other_maps():
 @families
 def test_signals_are_those_of_transformers(family):
     model, batch = tiny.model(family), tiny.batch(family)
-    spec = SignalSpec(hidden=(0, 1, 3, 4), scores=(0, 3))
-    with torch.no_grad(), expose_scores(model.network):
+    exposed = family in tiny.able("scores")
+    spec = SignalSpec(hidden=(0, 1, 3, 4), scores=(0, 3) if exposed else ())
+    with torch.no_grad(), expose_scores(*([model.network] if exposed else [])):
         actual = signals_of(model.network, batch, spec)
     network = tiny.model(family).network
     network.set_attn_implementation("eager")
@@ -201,7 +209,14 @@ def test_exits_see_the_whole_text(family):
     assert ((queries[0] - queries[1]).abs().amax(-1) > 1e-6).all()
 
 
-@families
+@pytest.mark.parametrize("family", [name for name in tiny.FAMILY_NAMES if name not in tiny.able("scores")])
+def test_scores_of_attention_that_cannot_be_exchanged_are_refused(family):
+    with pytest.raises(InputError, match="scores cannot be captured"):
+        check_signals(tiny.model(family).network, SignalSpec(scores=(0,)), "teacher")
+    check_signals(tiny.model(family).network, SignalSpec(hidden=(1,)), "teacher")
+
+
+@pytest.mark.parametrize("family", tiny.able("scores"))
 def test_tinybert_compares_what_attention_sees_and_nothing_else(family):
     """Scores of padding, of later tokens and of those beyond a window are not used by the networks."""
     student, teacher, batch = tiny.model(family), tiny.model(family, seed=1), tiny.batch(family)

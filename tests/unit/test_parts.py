@@ -71,7 +71,7 @@ def language(family, auto_class):
 
 
 OBJECTIVES = {
-    **{f"tinybert, {family}": partial(tinybert, family) for family in tiny.FAMILY_NAMES},
+    **{f"tinybert, {family}": partial(tinybert, family) for family in tiny.able("scores")},
     "masked language": partial(language, "bert", AutoModelForMaskedLM),
     "causal language": partial(language, "llama", AutoModelForCausalLM),
 }

@@ -25,7 +25,7 @@ bits = pytest.mark.parametrize("weight_bits", [7, 8])
 
 def quantized(family: str, weight_bits: int = 7):
     model = tiny.model(family)
-    model.edit([FactorizeWordTable(rank=8), FakeQuantize(weight_bits=weight_bits)])
+    model.edit(tiny.suited(family, [FactorizeWordTable(rank=8), FakeQuantize(weight_bits=weight_bits)]))
     calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
     return model
 

@@ -13,7 +13,7 @@ from lissom.models.base import load_language_model
 from lissom.models.config import BaseParams
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepVocabulary
 from lissom.models.families import family_of
-from lissom.models.gpt2 import separate
+from lissom.models.fused import separate
 from lissom.models.sites import tied_head
 from lissom.models.tied import aliases, assign, untied_state
 from lissom.training.checkpoint import Checkpoints

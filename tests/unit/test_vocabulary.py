@@ -27,7 +27,7 @@ def trimmed(full: Tokenizer) -> Tokenizer:
     return trim_tokenizer(full, closed_vocabulary(full, counts, 1))
 
 
-@pytest.mark.parametrize("make", [tiny.tokenizer, byte_level_bpe])
+@pytest.mark.parametrize("make", [tiny.tokenizer, byte_level_bpe, tiny.unigram_tokenizer])
 def test_seen_texts_are_tokenised_as_before(make):
     full, small = make(), trimmed(make())
     assert small.get_vocab_size() < full.get_vocab_size()
@@ -48,10 +48,13 @@ def test_any_word_of_known_letters_is_spelt_without_unk(text):
     assert "[UNK]" not in trimmed(tiny.tokenizer()).encode(text).tokens
 
 
+@pytest.mark.parametrize("make", [tiny.tokenizer, tiny.unigram_tokenizer])
 @given(st.text(max_size=30))
-def test_unknown_characters_become_unk_as_before(text):
-    full, small = tiny.tokenizer(), trimmed(tiny.tokenizer())
-    assert small.encode(text).tokens.count("[UNK]") == full.encode(text).tokens.count("[UNK]")
+def test_unknown_characters_become_unk_as_before(make, text):
+    full, small = make(), trimmed(make())
+    unknown = next(token for token in ("[UNK]", "<unk>") if full.token_to_id(token) is not None)
+    counts = [item.encode(text).ids.count(item.token_to_id(unknown)) for item in (full, small)]
+    assert counts[0] == counts[1]
 
 
 def test_ids_are_dense_and_special_tokens_follow():
@@ -63,6 +66,17 @@ def test_ids_are_dense_and_special_tokens_follow():
     assert encoding.type_ids == [0, 0, 0, 1, 1]
 
 
+def test_a_unigram_keeps_its_fixed_tokens_and_counts_unknown_ones():
+    full = tiny.unigram_tokenizer()
+    counts = count_tokens(np.array(full.encode("the film").ids, dtype=np.int32), full.get_vocab_size())
+    kept = closed_vocabulary(full, counts, 1, range(6))
+    small = trim_tokenizer(full, kept)
+    assert kept[:6] == tuple(range(6)) and small.token_to_id("<pad>") == 1
+    assert small.token_to_id("<mask>") == len(kept) - 1 and small.get_vocab_size() == len(kept)
+    changed = changed_tokens(full, small, [("the \u00e9 movie", None)])
+    assert changed["unknown_before"] == changed["unknown_after"] == 1 and changed["tokens_changed"] == 1
+
+
 def test_changed_tokens_are_counted():
     full = tiny.tokenizer()
     counted = changed_tokens(full, trimmed(full), [("the poor actor", None), ("the good", "film")])
@@ -72,6 +86,6 @@ def test_changed_tokens_are_counted():
 
 
 def test_other_tokenizers_are_refused():
-    unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0, False))
-    with pytest.raises(InputError, match="Unigram tokenizers cannot be trimmed"):
-        closed_vocabulary(unigram, np.zeros(2, dtype=np.int64), 1)
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, "<unk>"))
+    with pytest.raises(InputError, match="WordLevel tokenizers cannot be trimmed"):
+        closed_vocabulary(words, np.zeros(2, dtype=np.int64), 1)

@@ -1,24 +1,36 @@
 """Tiny networks of every family, with a real tokenizer of a hundred words: milliseconds each."""
 
 import json
+from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
+    CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     MobileBertConfig,
+    ModernBertConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from lissom.data.batches import Batch
+from lissom.models.capabilities import Technique, limit_of
 from lissom.models.compressed import CompressedModel
-from lissom.models.gpt2 import separate
+from lissom.models.edits import Edit
+from lissom.models.families import FAMILIES
+from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
 from lissom.models.sites import head_groups
 from lissom.tasks.classification import Classification
@@ -56,8 +68,22 @@ LOSS = against_targets(TASK)
 _COMMON = {"vocab_size": SIZE, "num_labels": 3, "pad_token_id": 0}
 _BERT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 _LLAMA = _BERT | {"num_key_value_heads": 2, "max_position_embeddings": 24, "bos_token_id": 1, "eos_token_id": 2}
+_ROBERTA = (
+    _BERT
+    | {"max_position_embeddings": 26, "type_vocab_size": 1}
+    | _COMMON
+    | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+)
+_DEBERTA = (
+    _BERT
+    | {"relative_attention": True, "position_buckets": 6, "max_position_embeddings": 24, "norm_rel_ebd": "layer_norm"}
+    | {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0}
+    | _COMMON
+)
+_MODERN = {"bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
 CONFIGS = {
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=24, **_COMMON),
+    "deberta-v2": lambda: DebertaV2Config(**_DEBERTA, share_att_key=True),
     "distilbert": lambda: DistilBertConfig(
         dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=24, **_COMMON
     ),
@@ -74,18 +100,42 @@ CONFIGS = {
         classifier_activation=True,
         **_COMMON,
     ),
+    "modernbert": lambda: ModernBertConfig(  # the first and the last block see everything, those between see 2 tokens
+        **_BERT, max_position_embeddings=24, local_attention=4, **_MODERN, **_COMMON
+    ),
     "qwen2": lambda: Qwen2Config(  # two blocks without the window, two with it
         use_sliding_window=True, sliding_window=4, max_window_layers=2, **_LLAMA, **_COMMON
     ),
-    "llama": lambda: LlamaConfig(head_dim=8, **_LLAMA, **_COMMON),
-    "roberta": lambda: RobertaConfig(
-        **_BERT,
-        max_position_embeddings=26,
-        type_vocab_size=1,
-        **(_COMMON | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}),
+    "qwen3": lambda: Qwen3Config(head_dim=8, **_LLAMA, **_COMMON),
+    "gemma2": lambda: Gemma2Config(
+        head_dim=8, query_pre_attn_scalar=12, sliding_window=4, attn_logit_softcapping=2.0, **_LLAMA, **_COMMON
     ),
+    "gemma3_text": lambda: Gemma3TextConfig(  # heads wider than the hidden size has room for; every second block local
+        head_dim=16, query_pre_attn_scalar=12, sliding_window=4, sliding_window_pattern=2, **_LLAMA, **_COMMON
+    ),
+    "llama": lambda: LlamaConfig(head_dim=8, **_LLAMA, **_COMMON),
+    "camembert": lambda: CamembertConfig(**_ROBERTA),
+    "roberta": lambda: RobertaConfig(**_ROBERTA),
+    "xlm-roberta": lambda: XLMRobertaConfig(**_ROBERTA),
+    "electra": lambda: ElectraConfig(**_BERT, embedding_size=16, max_position_embeddings=24, **_COMMON),
 }
 FAMILY_NAMES = sorted(CONFIGS)
+
+
+def able(*techniques: Technique) -> list[str]:
+    """Return the families that some techniques work with."""
+    return [name for name in FAMILY_NAMES if all(_works(name, technique) for technique in techniques)]
+
+
+def _works(family: str, technique: Technique) -> bool:
+    limit = limit_of(FAMILIES[family], technique)
+    return limit is None or limit.partly
+
+
+def suited(family: str, edits: Iterable[Edit]) -> list[Edit]:
+    """Return the edits without those of the word table, if the family cannot have them."""
+    of_the_table = () if family in able("word_table") else ("keep_vocabulary", "factorize_word_table")
+    return [edit for edit in edits if edit.kind not in of_the_table]
 
 
 def tokenizer() -> Tokenizer:
@@ -114,6 +164,26 @@ def byte_level_tokenizer() -> Tokenizer:
     result.decoder = decoders.ByteLevel()
     result.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     result.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)])
+    return result
+
+
+def unigram_tokenizer() -> Tokenizer:
+    """A tokenizer like XLM-RoBERTa's: pieces with scores, the padding token second."""
+    words = [f"\u2581{word}"[start:] for word in WORDS for start in (0, 1)]
+    pieces = [
+        ("\u2581", -3.0),
+        *((letter, -9.0) for letter in LETTERS),
+        *((word, -4.0) for word in words),
+        ("xq", -20.0),
+    ]
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    result = Tokenizer(models.Unigram([*((token, 0.0) for token in specials), *pieces], unk_id=3))
+    result.pre_tokenizer = pre_tokenizers.Metaspace()
+    result.decoder = decoders.Metaspace()
+    result.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    result.add_special_tokens([*specials, AddedToken("<mask>", lstrip=True)])
     return result
 
 

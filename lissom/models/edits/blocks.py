@@ -33,9 +33,9 @@ class KeepBlocks(StructureEdit):
         if (exits := exits_of(network)) is not None and len(exits) == len(blocks):
             network.exits = nn.ModuleList(exits[index] for index in self.kept)
 
-    def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
-        """Return true: a config names the number of blocks."""
-        return True
+    def is_plain(self, network: PreTrainedModel) -> bool:
+        """Return whether a config can express it: the first block stays first where it differs from the others."""
+        return not family_of(network).stack.first_block_differs or self.kept[0] == 0
 
     def describe(self) -> str:
         """Return the edit in a few words."""

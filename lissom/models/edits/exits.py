@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.capabilities import check_technique
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.families import family_of
 from lissom.models.pooling import text_vector
@@ -76,10 +77,12 @@ class AddExits(StructureEdit):
         """Perform the edit in place; the exits' weights are random until trained or loaded.
 
         Raises:
-            InputError: the network has exits already, or the width does not divide among the heads.
+            InputError: the network has exits already, the width does not divide among the heads, or the blocks of
+                the family cannot run apart.
         """
         if exits_of(network) is not None:
             raise InputError("add_exits: the network has exits already")
+        check_technique(network, "exits", self.kind)
         if self.size % _HEADS:
             raise InputError(f"add_exits: size {self.size} must be divisible by {_HEADS}, the exits' attention heads")
         config, like = network.config, next(blocks_of(network).parameters())

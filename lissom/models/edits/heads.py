@@ -32,8 +32,11 @@ class KeepHeads(StructureEdit):
                 (site.key, key_rows, None),
                 (site.value, key_rows, None),
                 (site.output, None, query_rows),
+                *((path, query_rows, None) for path in site.positions),
             ):
                 replace_module(network, path, slice_linear(network, path, rows, columns))
+            if site.heads_attribute is not None:
+                setattr(network.get_submodule(site.module), site.heads_attribute, len(unit_ids))
 
     def describe(self) -> str:
         """Return the edit in a few words."""

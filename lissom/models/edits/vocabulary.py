@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.capabilities import check_technique
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices, slice_rows
 from lissom.models.edits.word_table import rows_of
 from lissom.models.families import family_of
-from lissom.models.sites import replace_module, tied_head
+from lissom.models.sites import fixed_tokens, replace_module, tied_head
 from lissom.models.vocabulary import trim_tokenizer
 
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
@@ -28,6 +29,7 @@ class KeepVocabulary(StructureEdit):
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` if a special token would be dropped."""
+        check_technique(network, "word_table", self.kind)
         path = rows_of(network, family_of(network).word_table)
         table = network.get_submodule(path)
         check_indices("keep_vocabulary", self.kept, table.num_embeddings)
@@ -41,9 +43,9 @@ class KeepVocabulary(StructureEdit):
                 raise InputError(f"keep_vocabulary: {name} {missing[0]} is not among the kept tokens")
             new_ids = [new_id[number] for number in old_ids]
             setattr(network.config, name, new_ids if isinstance(old, list | tuple) else new_ids[0])
-        if table.padding_idx is not None and new_id[table.padding_idx] != table.padding_idx:
-            # RoBERTa derives positions from the number of the padding token.
-            raise InputError(f"keep_vocabulary: tokens before the padding token {table.padding_idx} must be kept")
+        fixed = fixed_tokens(network)
+        if fixed and new_id.get(fixed - 1) != fixed - 1:
+            raise InputError(f"keep_vocabulary: tokens before the padding token {fixed - 1} must be kept")
         head, smaller = tied_head(network), slice_rows(table, self.kept)
         replace_module(network, path, smaller)
         if head is not None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.capabilities import check_technique
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.families import family_of
 from lissom.models.sites import replace_module, tied_head
@@ -51,8 +52,9 @@ class FactorizeWordTable(StructureEdit):
         """Perform the edit in place; each factor of the truncated SVD gets the square root of the singular values.
 
         Raises:
-            InputError: the table is factorised already, or the rank saves nothing.
+            InputError: the family's table cannot be edited or is factorised already, or the rank saves nothing.
         """
+        check_technique(network, "word_table", self.kind)
         path = family_of(network).word_table
         table = network.get_submodule(path)
         if not isinstance(table, nn.Embedding):
