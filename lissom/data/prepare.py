@@ -115,6 +115,14 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
         notes.append(
             f"dev: {len(selection['dev'])} rows held out of train, stratified; {repeats} repeats of them dropped"
         )
+        held = {names["train"][index] for index in selection["dev"]}
+        if not params.is_numeric and (single := [label for label in labels if label not in held]):
+            notes.append(f"dev: no row of labels with a single text, which stays in train: {', '.join(single)}")
+        if not selection["dev"]:
+            raise DataError(
+                f"data.source {params.source}: every label of train has a single text, repeats aside, so "
+                "that none can be held out for dev; add texts, or a dev file"
+            )
     if params.train_examples and params.train_examples < len(selection["train"]):
         subset = splits.subset(
             [rows["train"][i] for i in selection["train"]], [strata[i] for i in selection["train"]],

@@ -60,7 +60,7 @@ def test_all_formats_give_the_same_table(tmp_path):
 
 def test_quotation_marks_in_a_tsv_are_text(tmp_path):
     rows = [('"quoted" start', "yes"), ('no "end', "no")]
-    _, output = run(write(tmp_path / "d", train_tsv=tsv(rows * 10), test_tsv=tsv(rows)), tmp_path)
+    _, output = run(write(tmp_path / "d", train_tsv=tsv(rows + ROWS), test_tsv=tsv(rows)), tmp_path)
     assert [row.text for row in load_table(output, "test").rows()] == [text for text, _ in rows]
 
 

@@ -158,3 +158,10 @@ def test_missing_values_of_parquet(tmp_path):
     pq.write_table(table, tmp_path / "p.parquet")
     _, output = run(folder_with(tmp_path, train_parquet=(tmp_path / "p.parquet").read_bytes()), tmp_path)
     assert rows_of(output) == ROWS
+
+
+def test_the_only_text_of_a_label_stays_in_train(tmp_path):
+    files = {"train_tsv": tsv([*ROWS, ("a single one", "rare")]), "test_tsv": tsv(ROWS[:4])}
+    card, output = run(write(tmp_path / "d", **files), tmp_path)
+    assert ("a single one", "rare") in rows_of(output) and "rare" not in card.label_counts["dev"]
+    assert any("a single text, which stays in train: rare" in note for note in card.notes)
