@@ -1,5 +1,6 @@
 """The command line: `lissom compress`, `init`, `predict`, `serve`, `compare`, `report` and others."""
 
+import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lissom import __version__
 from lissom.ending import finish_with_message
@@ -18,11 +20,15 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Sm
 params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
 app.add_typer(params_app, name="params")
 
-out = Console()
+out = Console(markup=False, emoji=False, highlight=False)
+"""Texts from outside are printed as they are: brackets and colons are no markup."""
 
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown as its code
     limit_threads()
     finish_with_message("lissom", app)
 
@@ -64,7 +70,7 @@ def compress(
 
         path = Path("params.yaml")
         for line in write_params(path, source, data, override or ()):
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+            out.print(line, soft_wrap=True)
         override = None
     elif path.suffix not in (".yaml", ".yml"):
         raise InputError(f"{source}: a params file ends in .yaml; for a model, name its data too: compress MODEL DATA")
@@ -78,7 +84,7 @@ def init(folder: Annotated[Path, typer.Argument(help="An empty folder, best a gi
     from lissom.pipelines.init import init as write_project
 
     for name in write_project(folder):
-        out.print(str(folder / name), markup=False, highlight=False, soft_wrap=True)
+        out.print(str(folder / name), soft_wrap=True)
     out.print(
         "next: git init (if this is no repository), edit params.yaml, lissom compress or dvc repro", soft_wrap=True
     )
@@ -110,11 +116,11 @@ def predict(
     table = Table(box=None, pad_edge=False)
     rows = [_shown(result) for result in answers]
     for name in (*(rows[0] if rows else ()), "text"):
-        table.add_column(name, no_wrap=name != "text")
+        table.add_column(name, overflow="fold", no_wrap=name not in ("label", "text"))
     for text, row in zip(texts, rows, strict=True):
         table.add_row(*row.values(), text)
     out.print(table)
-    Console(stderr=True).print(f"[dim]{source}[/dim]")
+    Console(stderr=True, markup=False, emoji=False, highlight=False).print(source, style="dim")
 
 
 def _shown(answer: Mapping[str, Any]) -> dict[str, str]:
@@ -152,8 +158,8 @@ def inspect(model: Annotated[Path, typer.Argument(help="A model directory.")]) -
     from lissom.tracking.comparison import describe
 
     for title, value in describe(str(model)).items():
-        out.print(f"[bold]{title}[/bold]")
-        out.print(value if value else "[dim]none[/dim]", soft_wrap=True)
+        out.print(title, style="bold")
+        out.print(value or Text("none", style="dim"), soft_wrap=True)
 
 
 @app.command()
@@ -206,7 +212,7 @@ def schedule(
         charts["measured"] = rehearse(plan, timeline.costs, measure)
     for title, chart in charts.items():
         if len(charts) > 1:
-            out.print(f"[bold]{title}[/bold]: makespan {chart.makespan:.4g}, bubble {chart.bubble:.1%}")
+            out.print(Text.assemble((title, "bold"), f": makespan {chart.makespan:.4g}, bubble {chart.bubble:.1%}"))
         print(draw_text(chart))
     out.print(f"makespan {timeline.makespan:g}, bubble {timeline.bubble:.1%} of all devices' time")
     out.print(f"micro-batches in flight, stage 1 to {stages}: {', '.join(map(str, timeline.peak_in_flight()))}")
@@ -231,12 +237,12 @@ def report(
         raise InputError(f"{folder}: there is no report; run `lissom compress` or `dvc repro` first")
     ledger = Ledger.model_validate(read_json(folder / LEDGER_JSON))
     if (lost := advice(ledger)) is not None:
-        out.print(lost, style="bold", markup=False, highlight=False, soft_wrap=True)
+        out.print(lost, style="bold", soft_wrap=True)
     out.print(terminal(ledger))
     for value, label in headline(ledger):
-        out.print(f"[bold]{value}[/bold] {label}")
+        out.print(Text.assemble((value, "bold"), f" {label}"))
     for note in notes(ledger):
-        out.print(f"[dim]- {note}[/dim]", soft_wrap=True)
+        out.print(f"- {note}", style="dim", soft_wrap=True)
     page = (folder / REPORT_PAGE).resolve()
     out.print(f"page: {page}", soft_wrap=True)
     if browse:

@@ -77,4 +77,4 @@ class ProgressBar(Hook):
 def note(text: str) -> None:
     """Print a message to the user, from the main process only."""
     if _speaks():
-        console.print(text, highlight=False)
+        console.print(text, markup=False, emoji=False, highlight=False)

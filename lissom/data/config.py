@@ -32,6 +32,9 @@ class DataParams(Section):
     label: str = "label"
     """Column of the label."""
 
+    empty_texts: Literal["drop", "refuse"] = "drop"
+    """What becomes of rows whose text is empty or white space: left out, counted and noted, or the stage ends."""
+
     dev_fraction: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of train that becomes dev if the source has no dev split."""
 

@@ -1,58 +1,56 @@
 """Data from files: tsv, csv, jsonl or parquet, plain or compressed, one row at a time."""
 
-import bz2
 import csv
-import gzip
 import json
-import lzma
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from lissom.data.config import DataParams
-from lissom.data.labels import label_text
+from lissom.data.cleaning import Cleaner
+from lissom.data.decoding import COMPRESSIONS, opened
 from lissom.data.tables import Row
 from lissom.errors import DataError
 
 FORMATS = ("tsv", "csv", "jsonl", "parquet")
-_COMPRESSIONS = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
+_NAMES = {"dev": ("dev", "validation", "valid", "val")}
+_LONGEST_FIELD = 2**31 - 1
 
 
 def find_split(folder: Path, split: str) -> Path | None:
     """Return the file of `folder` that holds a split; None if there is none.
 
+    `dev` may also be called `validation`, `valid` or `val`.
+
     Raises:
         DataError: the folder is missing, or several files claim the split.
     """
-    if not folder.is_dir():
-        raise DataError(f"data.source: no folder {folder}; it must hold train and test as {', '.join(FORMATS)}")
-    paths = sorted(path for path in folder.glob(f"{split}.*") if _format(path) in FORMATS)
+    paths = [path for path in _tables(folder) if _stem(path) in _NAMES.get(split, (split,))]
     if len(paths) > 1:
         raise DataError(f"{folder}: {', '.join(path.name for path in paths)} all claim to be {split}; keep one")
     return paths[0] if paths else None
 
 
-def read_rows(path: Path, columns: DataParams, *, labelled: bool) -> Iterator[Row]:
-    """Yield the rows of one file.
+def unread(folder: Path, read: Sequence[Path]) -> list[str]:
+    """Return the names of the tables in `folder` that are not among those that are read."""
+    taken = {path.resolve() for path in read}
+    return [path.name for path in _tables(folder) if path.resolve() not in taken]
+
+
+def read_rows(path: Path, cleaner: Cleaner) -> Iterator[Row]:
+    """Yield the rows of one file, without those that `cleaner` leaves out.
 
     Raises:
-        DataError: a column is missing, a row has too many or too few fields, a text is empty or no text, or
-            the file is not UTF-8; the message names the file and the line.
+        DataError: a column is missing or there twice, a row has too many or too few fields, a value is not usable, or
+            the file is damaged or not UTF-8; the message names the file and the line.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    names = [columns.text, *([columns.text_pair] if columns.text_pair else []), *([columns.label] if labelled else [])]
-    for place, record in _records(path, names):
-        text, pair = record[columns.text], record[columns.text_pair] if columns.text_pair else None
-        for name, value in ((columns.text, text), (columns.text_pair, pair)):
-            if name and (not isinstance(value, str) or not value.strip()):
-                raise DataError(f"{path}, {place}: column {name!r} is {value!r}; a text that is not empty is needed")
-        label = record[columns.label] if labelled else None
-        if labelled and (label is None or label == ""):
-            raise DataError(f"{path}, {place}: column {columns.label!r} is empty; every row needs a label")
-        yield Row(text, pair, None if label is None else label_text(label, columns, f"{path}, {place}"))
+    for place, record in _records(path, cleaner.columns):
+        row = cleaner.row(record, f"{path}, {place}")
+        if row is not None:
+            yield row
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
@@ -60,9 +58,19 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     return (record for _, record in _records(path, []))
 
 
+def _tables(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"data.source: no folder {folder}; it must hold train and test as {', '.join(FORMATS)}")
+    return sorted(path for path in folder.iterdir() if path.is_file() and _format(path) in FORMATS)
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
 def _format(path: Path) -> str:
     suffixes = [suffix.lstrip(".") for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
+    if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -79,58 +87,60 @@ def _records(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
             raise DataError(f"{path}: format {unknown!r} is not known; allowed: {', '.join(FORMATS)}")
 
 
-def _open(path: Path) -> IO[str]:
-    opener = _COMPRESSIONS.get(path.suffix.lstrip("."), open)
-    return opener(path, "rt", encoding="utf-8", newline="")  # type: ignore[operator, no-any-return]
-
-
 def _delimited(path: Path, names: list[str], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
     # A tsv has no quoting: a quotation mark is an ordinary character.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {"strict": True}
-    try:
-        with _open(path) as file:
-            reader = csv.reader(file, **dialect)
-            header = next(reader, [])
+    csv.field_size_limit(_LONGEST_FIELD)  # the default, 131,072 characters, ends the reading of long documents
+    with opened(path) as file:
+        reader = csv.reader(file, **dialect)
+        try:
+            header = next((fields for fields in reader if not _is_blank(fields)), [])
             _check_columns(path, header, names)
             for fields in reader:
                 if len(fields) != len(header):
+                    if _is_blank(fields):
+                        continue
                     raise DataError(
                         f"{path}, line {reader.line_num}: {len(fields)} columns, the header has {len(header)} "
                         f"({', '.join(header)}); remove or quote the delimiter inside a text"
                     )
                 yield f"line {reader.line_num}", dict(zip(header, fields, strict=True))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it to UTF-8") from None
-    except (csv.Error, OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: cannot be read: {error}") from None
+
+
+def _is_blank(fields: list[str]) -> bool:
+    return not any(field.strip() for field in fields)
 
 
 def _json_lines(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
                 record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise DataError(f"{path}, line {number}: an object is expected, found {line.strip()[:40]!r}")
-                _check_columns(path, list(record), names, f", line {number}")
-                yield f"line {number}", record
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it to UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: not JSON: {error}") from None
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise DataError(f"{path}, line {number}: not JSON: {error}") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{path}, line {number}: an object is expected, found {line.strip()[:40]!r}")
+            _check_columns(path, list(record), names, f", line {number}")
+            yield f"line {number}", record
 
 
 def _parquet(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         file = pq.ParquetFile(path)
+        _check_columns(path, file.schema_arrow.names, names)
+        number = 0
+        for batch in file.iter_batches(columns=names or None):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"row {number}", record
     except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not a parquet file: {error}") from None
-    _check_columns(path, file.schema_arrow.names, names)
-    number = 0
-    for batch in file.iter_batches(columns=names or None):
-        for record in batch.to_pylist():
-            number += 1
-            yield f"row {number}", record
 
 
 def _check_columns(path: Path, columns: list[str], names: list[str], place: str = "") -> None:
@@ -140,3 +150,6 @@ def _check_columns(path: Path, columns: list[str], names: list[str], place: str 
             f"{path}{place}: no column {', '.join(map(repr, missing))}; found {', '.join(columns) or 'nothing'}. "
             "Set data.text, data.text_pair and data.label to the names that the file has"
         )
+    twice = [name for name in names if columns.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}{place}: column {twice[0]!r} is there {columns.count(twice[0])} times; rename one")

@@ -1,20 +1,26 @@
 """Data from the Hugging Face hub, through the datasets library."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lissom.data.cleaning import Cleaner
 from lissom.data.config import DataParams
-from lissom.data.labels import label_text
 from lissom.data.tables import Row
 from lissom.errors import DataError
 
 _SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
 
 
-def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
+def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner]) -> dict[str, Iterator[Row]]:
     """Return the labelled splits of a hub data set, `owner/name[:config][@revision]`.
 
-    If the labels of test are withheld (all -1, as in GLUE), dev is returned as test.
+    A class label of -1 means that there is none. If all labels of test are withheld (as in GLUE), dev is returned as
+    test.
+
+    Args:
+        name: name of the data set.
+        columns: names of the columns.
+        cleaners: make the rows of every split.
 
     Raises:
         DataError: the hub cannot be reached, or the data set or a column does not exist.
@@ -34,10 +40,6 @@ def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
         for candidate in names:
             if candidate in dataset:
                 splits[split] = dataset[candidate]
-    if "test" in splits and set(splits["test"].unique(columns.label)) == {-1}:
-        del splits["test"]
-    if "test" not in splits and "dev" in splits:
-        splits["test"] = splits.pop("dev")
     for split in splits.values():
         required = [columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
         missing = [column for column in required if column not in split.column_names]
@@ -45,7 +47,11 @@ def read_splits(name: str, columns: DataParams) -> dict[str, Iterator[Row]]:
             raise DataError(
                 f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label"
             )
-    return {split: _rows(table, columns) for split, table in splits.items()}
+    if "test" in splits and set(splits["test"].unique(columns.label)) <= {-1, None}:
+        del splits["test"]
+    if "test" not in splits and "dev" in splits:
+        splits["test"] = splits.pop("dev")
+    return {split: _rows(table, columns, cleaners[split]) for split, table in splits.items()}
 
 
 def parse(name: str) -> tuple[str, str | None, str | None]:
@@ -55,13 +61,12 @@ def parse(name: str) -> tuple[str, str | None, str | None]:
     return path, config or None, revision or None
 
 
-def _rows(table: Any, columns: DataParams) -> Iterator[Row]:
+def _rows(table: Any, columns: DataParams, cleaner: Cleaner) -> Iterator[Row]:
     feature = table.features[columns.label]
-    for record in table:
+    for number, record in enumerate(table, start=1):
         label = record[columns.label]
-        name = (
-            feature.int2str(label)
-            if hasattr(feature, "int2str")
-            else label_text(label, columns, f"column {columns.label}")
-        )
-        yield Row(record[columns.text], record[columns.text_pair] if columns.text_pair else None, name)
+        if hasattr(feature, "int2str"):
+            label = None if label is None or label < 0 else feature.int2str(label)
+        row = cleaner.row({**record, columns.label: label}, f"row {number}")
+        if row is not None:
+            yield row

@@ -10,6 +10,7 @@ import numpy as np
 
 from lissom.artifacts import DATA_CARD, SPLITS, TRANSFER, read_json, write_json
 from lissom.data import files, hub, python_docs, splits
+from lissom.data.cleaning import Cleaner
 from lissom.data.config import DataParams, TaskKind
 from lissom.data.labels import Scale
 from lissom.data.tables import Row, Table, write_table
@@ -41,8 +42,11 @@ def prepare(params: DataParams, output: Path) -> DataCard:
         DataError: the data is invalid; the message names the file and the line.
     """
     with tempfile.TemporaryDirectory(dir=output) as folder:
-        raw = {split: write_table(Path(folder) / f"{split}.arrow", rows) for split, rows in _read(params).items()}
-        card = _select(params, raw, output)
+        cleaners = {split: Cleaner(params, labelled=split != TRANSFER) for split in (*SPLITS, TRANSFER)}
+        sources, notes = _read(params, cleaners)
+        raw = {split: write_table(Path(folder) / f"{split}.arrow", rows) for split, rows in sources.items()}
+        notes += [note for split, cleaner in cleaners.items() for note in cleaner.notes(split)]
+        card = _select(params, raw, output, notes)
     write_json(output / DATA_CARD, card.model_dump(mode="json"))
     return card
 
@@ -57,7 +61,8 @@ def load_table(folder: Path, split: str) -> Table:
     return Table(folder / f"{split}.arrow")
 
 
-def _read(params: DataParams) -> dict[str, Iterator[Row]]:
+def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str, Iterator[Row]], list[str]]:
+    notes: list[str] = []
     kind, _, place = params.source.partition(":")
     match kind, place:
         case "embedded", "python-docs":
@@ -67,25 +72,33 @@ def _read(params: DataParams) -> dict[str, Iterator[Row]]:
         case "embedded", _:
             raise DataError(f"data.source: embedded:{place} is not known; allowed: embedded:python-docs")
         case "hub", _:
-            sources = hub.read_splits(place, params)
+            sources = hub.read_splits(place, params, cleaners)
         case _:
-            paths = {split: files.find_split(Path(place), split) for split in SPLITS}
-            sources = {split: files.read_rows(path, params, labelled=True) for split, path in paths.items() if path}
+            found = {split: files.find_split(Path(place), split) for split in SPLITS}
+            paths = {split: path for split, path in found.items() if path}
+            sources = {split: files.read_rows(path, cleaners[split]) for split, path in paths.items()}
+            read = [*paths.values(), *([Path(params.transfer)] if params.transfer else [])]
+            notes += [
+                f"{name} is not read: its name is none of train, dev (validation, valid, val) and test"
+                for name in files.unread(Path(place), read)
+            ]
     if params.transfer:
-        sources[TRANSFER] = files.read_rows(Path(params.transfer), params, labelled=False)
+        sources[TRANSFER] = files.read_rows(Path(params.transfer), cleaners[TRANSFER])
     for split in ("train", "test"):
         if split not in sources:
             raise DataError(
                 f"data.source {params.source}: no {split} set; "
                 f"{'every figure is measured on it' if split == 'test' else 'there is nothing to learn from'}"
+                + "".join(f"; {note}" for note in notes)
             )
-    return sources
+    return sources, notes
 
 
-def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard:
+def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list[str]) -> DataCard:
     for split, table in raw.items():
         if not len(table):
-            raise DataError(f"data.source {params.source}: {split} is empty")
+            reasons = "".join(f"; {note}" for note in notes if note.startswith(f"{split}:"))
+            raise DataError(f"data.source {params.source}: {split} is empty{reasons}")
     rows = {split: splits.digests(raw[split]) for split in SPLITS if split in raw}
     names = {split: raw[split].labels() for split in rows}
     if len(set(names["train"])) < 2:
@@ -94,7 +107,6 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
         )
     labels = () if params.is_numeric else _known_labels(params.source, names)
     strata = splits.deciles(list(map(float, map(str, names["train"])))) if params.is_numeric else names["train"]
-    notes = []
     selection = {split: list(range(len(rows[split]))) for split in rows}
     duplicates = splits.count_duplicates(rows)
     if "dev" not in selection:
@@ -103,6 +115,14 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path) -> DataCard
         notes.append(
             f"dev: {len(selection['dev'])} rows held out of train, stratified; {repeats} repeats of them dropped"
         )
+        held = {names["train"][index] for index in selection["dev"]}
+        if not params.is_numeric and (single := [label for label in labels if label not in held]):
+            notes.append(f"dev: no row of labels with a single text, which stays in train: {', '.join(single)}")
+        if not selection["dev"]:
+            raise DataError(
+                f"data.source {params.source}: every label of train has a single text, repeats aside, so "
+                "that none can be held out for dev; add texts, or a dev file"
+            )
     if params.train_examples and params.train_examples < len(selection["train"]):
         subset = splits.subset(
             [rows["train"][i] for i in selection["train"]], [strata[i] for i in selection["train"]],

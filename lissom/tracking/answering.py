@@ -9,7 +9,9 @@ from lissom.artifacts import MANIFEST, SERVING
 from lissom.errors import InputError
 from lissom.serving.classifier import Answer, OnnxClassifier, to_answers
 
-_PREFIX = "lissom-"
+PREFIX = "lissom-"
+MODEL_TAG = "lissom.version"
+"""Tag of every registered model that lissom has made, whatever its name."""
 
 
 def answer(
@@ -110,7 +112,7 @@ def champion() -> str:
             "MLFLOW_TRACKING_URI, or name a folder with --model"
         )
     models = mlflow.MlflowClient().search_registered_models()
-    candidates = [model for model in models if model.name.startswith(_PREFIX)]
+    candidates = [model for model in models if model.name.startswith(PREFIX) or MODEL_TAG in model.tags]
     if len(candidates) != 1:
         names = ", ".join(model.name for model in candidates) or "none"
         raise InputError(

@@ -44,7 +44,8 @@ def obstacle(new: dict[str, Any], champion: dict[str, Any]) -> str | None:
         if new.get(key) != champion.get(key):
             return (
                 f"the champion answers another question: its {key} is {champion.get(key)!r}, here it is "
-                f"{new.get(key)!r}; delete the alias champion if that question is of no interest any more"
+                f"{new.get(key)!r}; set tracking.registered_model to a name of its own, or "
+                "delete the alias champion if that question is of no interest any more"
             )
     return None
 

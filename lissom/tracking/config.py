@@ -1,8 +1,9 @@
 """Params of the runs and of the registry."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints, field_validator
 
 from lissom.evaluate.config import Baseline
 from lissom.section import Section
@@ -14,8 +15,22 @@ class TrackingParams(Section):
     experiment: str = "lissom"
     """MLflow experiment of all stages."""
 
+    registered_model: Annotated[str, StringConstraints(max_length=200)] | None = None
+    """Name of the registered model; null takes `lissom-` and the name of the data. Projects that share a server and
+    are about different questions need different names."""
+
     system_metrics: bool = True
     """Log CPU, memory and GPU load of every stage."""
+
+    @field_validator("registered_model")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[\w.\-]+( +[\w.\-]+)*", name):
+            raise ValueError(
+                f"tracking.registered_model is {name!r}: only letters, digits, dots, dashes, underscores and inner "
+                "spaces are allowed, since MLflow puts the name into addresses (models:/NAME/VERSION)"
+            )
+        return name
 
 
 class GatesParams(Section):

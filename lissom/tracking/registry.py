@@ -19,7 +19,9 @@ from lissom.report.advice import advice
 from lissom.report.ledger import Ledger
 from lissom.section import Section
 from lissom.serving import classifier, pyfunc
+from lissom.tracking.answering import MODEL_TAG, PREFIX
 from lissom.tracking.config import GatesParams
+from lissom.tracking.runs import escaped, shortened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +30,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 _SERVED_WITH = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
 _TOLERANCE = 1e-6
+_LONGEST_NAME = 200
 _LONGEST_DESCRIPTION = 5000
 """MLflow's column; SQLite takes more, PostgreSQL refuses it."""
 
@@ -71,6 +74,11 @@ def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
     return failures
 
 
+def default_name(data: str) -> str:
+    """Return the name of the registered model for a data set: `lissom-` and the name of the data, escaped."""
+    return shortened(PREFIX + escaped(data).replace("/", escaped("/")), _LONGEST_NAME)
+
+
 def register(exported: Path, name: str, card: str, tags: Mapping[str, str], sample: pd.DataFrame) -> str:
     """Log the exported folder as a pyfunc to the open run and register it; return the version.
 
@@ -102,6 +110,7 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
                 registered_model_name=name,
             )
         version = str(model_info.registered_model_version)
+    client.set_registered_model_tag(name, MODEL_TAG, lissom.__version__)
     client.update_model_version(name, version, description=description_of(card))
     for key, value in tags.items():
         client.set_model_version_tag(name, version, f"lissom.{key}", value)
@@ -143,7 +152,12 @@ def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> Non
 
 
 def move_aliases(
-    name: str, version: str, ledger: Ledger, gates: GatesParams, duel: Callable[[str], tuple[bool, str]]
+    name: str,
+    version: str,
+    ledger: Ledger,
+    gates: GatesParams,
+    differs: Callable[[str], str | None],
+    duel: Callable[[str], tuple[bool, str]],
 ) -> Registered:
     """Make the version challenger, and champion if it passes the gates and beats the present champion.
 
@@ -152,6 +166,8 @@ def move_aliases(
         version: the version.
         ledger: its figures, for the gates.
         gates: the gates.
+        differs: returns why the version and the champion, which is given by its `models:/` URI, answer different
+            questions, or None; if they do, no alias moves.
         duel: compares the version with the champion, which is given by its `models:/` URI; returns whether it is
             better, and why.
 
@@ -165,9 +181,12 @@ def move_aliases(
         reasons = "\n".join(f"  {failure}" for failure in failures)
         raise GateError(f"{name} version {version} is registered without an alias:\n{reasons}")
     client = mlflow.MlflowClient()
-    _set_alias(client, name, CHALLENGER, version)
     champion = client.get_registered_model(name).aliases.get(CHAMPION)
-    if champion is None or str(champion) == version:
+    is_rival = champion is not None and str(champion) != version
+    if is_rival and (reason := differs(f"models:/{name}/{champion}")) is not None:
+        return Registered(name=name, version=version, aliases=(), champion_before=str(champion), reason=reason)
+    _set_alias(client, name, CHALLENGER, version)
+    if not is_rival:
         better, reason = True, "the first version that passes the gates" if champion is None else "champion already"
     else:
         better, reason = duel(f"models:/{name}/{champion}")

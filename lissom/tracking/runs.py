@@ -4,8 +4,10 @@ The store is set by MLFLOW_TRACKING_URI; the default is `sqlite:///mlflow.db` in
 the run ids of a model's lineage.
 """
 
+import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,11 @@ DEFAULT_STORE = "sqlite:///mlflow.db"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _RETRIES_AT_START, _RETRIES_LATER = "3", "6"  # MLflow doubles the wait: about 15 seconds, about two minutes
 _LONGEST_PARAM = 6000  # MLflow's own limit
+_LONGEST_NAME = 250  # of a metric or param
+_LONGEST_DATASET_NAME = 500
 _SECONDS_BETWEEN_SYSTEM_METRICS = 2
+_ESCAPED = re.compile(r"[^\w\- /]|(?<!\w)/|/(?!\w)|^ | $|-(?=x)")
+"""What MLflow refuses in a name, the dot that separates nested keys, and what would read as an escape."""
 
 
 class Run:
@@ -70,7 +76,9 @@ class Run:
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
 
-        data = MetaDataset(CodeDatasetSource(tags={"lissom.source": source}), name=name, digest=digest)
+        data = MetaDataset(
+            CodeDatasetSource(tags={"lissom.source": source}), name=name[:_LONGEST_DATASET_NAME], digest=digest
+        )
         mlflow.log_input(data, context=context)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -247,12 +255,29 @@ def use_store() -> None:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings under dotted names, with only the characters that MLflow allows."""
+    """Yield the leaves of nested mappings under dotted names that MLflow allows; different keys stay different."""
     for key, value in values.items():
-        name = f"{prefix}{key}".replace(":", "_")
+        name = f"{prefix}{escaped(str(key))}"
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
         elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
             yield from flatten({str(number): part for number, part in enumerate(value)}, f"{name}.")
         else:
-            yield name, value
+            yield shortened(name, _LONGEST_NAME), value
+
+
+def escaped(text: str) -> str:
+    """Return a text from outside as part of a name that MLflow allows.
+
+    Letters, digits, underscores, dashes, single slashes and inner spaces stay; every other character becomes `-x`, its
+    code in hexadecimal and `-`. Different texts have different results: a dash before an x is escaped as well.
+    """
+    return _ESCAPED.sub(lambda match: f"-x{ord(match[0]):x}-", text)
+
+
+def shortened(name: str, longest: int) -> str:
+    """Return a name of at most `longest` characters; the end of a longer one becomes the digest of all of it."""
+    if len(name) <= longest:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name[: longest - len(digest) - 1]}-{digest}"

@@ -60,7 +60,7 @@ def test_all_formats_give_the_same_table(tmp_path):
 
 def test_quotation_marks_in_a_tsv_are_text(tmp_path):
     rows = [('"quoted" start', "yes"), ('no "end', "no")]
-    _, output = run(write(tmp_path / "d", train_tsv=tsv(rows * 10), test_tsv=tsv(rows)), tmp_path)
+    _, output = run(write(tmp_path / "d", train_tsv=tsv(rows + ROWS), test_tsv=tsv(rows)), tmp_path)
     assert [row.text for row in load_table(output, "test").rows()] == [text for text, _ in rows]
 
 
@@ -76,9 +76,10 @@ def test_quotation_marks_in_a_tsv_are_text(tmp_path):
         ),
         ({"train_tsv": tsv(ROWS), "test_tsv": tsv([("a", "maybe")])}, "test has labels that train has not: maybe"),
         ({"train_tsv": tsv(ROWS), "test_tsv": "text\tlabel\n"}, "test is empty"),
-        ({"train_tsv": tsv(ROWS).encode("utf-16"), "test_tsv": tsv(ROWS)}, "not UTF-8"),
-        ({"train_tsv": tsv([*ROWS, ("", "yes")]), "test_tsv": tsv(ROWS)}, "line 42: column 'text' is ''"),
-        ({"train_tsv": tsv([*ROWS, ("x", "")]), "test_tsv": tsv(ROWS)}, "every row needs a label"),
+        ({"train_tsv": tsv(ROWS).encode() + b"\xe4\tyes\n", "test_tsv": tsv(ROWS)}, "not UTF-8"),
+        ({"train_tsv": tsv(ROWS).encode("utf-16-le"), "test_tsv": tsv(ROWS)}, "UTF-16 without a byte order mark"),
+        ({"train_tsv": tsv(ROWS), "test_tsv": tsv([("x", "")])}, "test is empty; test: 1 rows without a label"),
+        ({"train_tsv": tsv(ROWS), "eval_tsv": tsv(ROWS)}, "no test set.*eval.tsv is not read"),
         ({"train_tsv": tsv([("x", "yes")] * 5), "test_tsv": tsv(ROWS)}, "one label only"),
         ({"train_jsonl": '{"text": "x"\n', "test_tsv": tsv(ROWS)}, "line 1: not JSON"),
         ({"train_jsonl": '["x"]\n', "test_tsv": tsv(ROWS)}, "an object is expected"),

@@ -117,3 +117,14 @@ def test_raw_text_in_probabilities_out(exported):
 def test_long_texts_are_cut(exported):
     classifier = OnnxClassifier(exported[1].folder)
     assert classifier.encode(["film " * 100])["input_ids"].shape == (1, 16)
+
+
+def test_a_near_tie_is_no_disagreement():
+    """One of 300 rows is 0.33 %, of which export.label_agreement allows a sixth more."""
+    reference = np.tile(np.float32([1.0, 0.0, -1.0]), (300, 1))
+    logits = reference.copy()
+    reference[7], logits[7] = (0.5, 0.5 - 5e-4, 0), (0.5 - 5e-4, 0.5, 0)
+    assert tiny.TASK.agreement(reference, logits, 1e-3) == 1
+    assert tiny.TASK.agreement(reference, logits, 1e-4) == pytest.approx(299 / 300)
+    logits[8] = (0, 1, 0)
+    assert tiny.TASK.agreement(reference, logits, 1e-3) == pytest.approx(299 / 300)

@@ -10,7 +10,7 @@ from lissom.report.ledger import Ledger, read_evaluations
 from lissom.tracking.champion import decide, obstacle, run_duel
 from lissom.tracking.fetching import exported_folder
 from lissom.tracking.model_card import model_card
-from lissom.tracking.registry import move_aliases, register, verify, version_tags
+from lissom.tracking.registry import default_name, move_aliases, register, verify, version_tags
 
 _SAMPLE = 64
 
@@ -28,19 +28,20 @@ def register_model(stage: Stage) -> Outcome:
     sample = pd.DataFrame({"text": [row.text for row in rows]})
     if manifest.task.pair:
         sample["text_pair"] = [row.text_pair for row in rows]
-    name = f"lissom-{manifest.task.name}"
+    name = stage.params.tracking.registered_model or default_name(manifest.task.name)
     version = register(exported, name, card, version_tags(ledger, exported, manifest.base), sample)
     verify(exported, name, version, sample)
     stage.run.log_to_parent(tags={"lissom.registered": f"models:/{name}/{version}"})
 
+    def differs(champion: str) -> str | None:
+        _, folder = exported_folder(champion)
+        return obstacle(read_json(exported / SERVING), read_json(folder / SERVING))
+
     def duel(champion: str) -> tuple[bool, str]:
         _, folder = exported_folder(champion)
-        reason = obstacle(read_json(exported / SERVING), read_json(folder / SERVING))
-        if reason is not None:
-            return False, reason
         dev, seconds = load_table(stage.inputs["data"], "dev"), stage.params.evaluate.seconds
         outcome = run_duel(exported, folder, dev, manifest.task, stage.scratch, seconds)
         return decide(outcome, manifest.task.metric, stage.params.gates)
 
-    result = move_aliases(name, version, ledger, stage.params.gates, duel)
+    result = move_aliases(name, version, ledger, stage.params.gates, differs, duel)
     return Outcome(metrics=result.model_dump(mode="json"))

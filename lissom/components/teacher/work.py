@@ -3,6 +3,7 @@
 import time
 
 from lissom.components.stage import Outcome, Stage
+from lissom.console import note
 from lissom.data.prepare import load_card
 from lissom.models.base import load_base
 from lissom.tasks.kinds import task_of
@@ -15,7 +16,7 @@ def fine_tune(stage: Stage) -> Outcome:
     """Fine-tune on the labels, then cache the logits of train and transfer texts."""
     params, lesson = stage.params.teacher, stage.lesson()
     task = task_of(load_card(stage.inputs["data"]), stage.params.base.max_length)
-    model = load_base(stage.params.base, task, params.seed)
+    model = load_base(stage.params.base, task, params.seed, note)
     result = lesson.train(
         "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(task), params,
         identity="fine_tune", score=lesson.scorer(model, params),

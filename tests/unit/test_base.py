@@ -1,0 +1,97 @@
+"""What a downloaded model says of itself is checked when it is loaded."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, normalizers
+from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+from lissom.errors import InputError
+from lissom.models.base import load_base
+from lissom.models.config import BaseParams
+from lissom.tasks.classification import Classification
+from tests.unit import tiny
+
+MAX_LENGTH = 16
+
+
+def save(folder, family="bert", tokenizer=None, names=None):
+    """Write a model of transformers' own, with a trained head of three labels."""
+    network = tiny.CONFIGS[family]()
+    if names:
+        network.id2label, network.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    torch.manual_seed(3)
+    model = tiny.TASK.auto_class.from_config(network)
+    model.save_pretrained(folder)
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer or tiny.tokenizer(), **special).save_pretrained(folder)
+    return model
+
+
+def load(folder, task=tiny.TASK, max_length=MAX_LENGTH, tell=lambda _: None):
+    return load_base(BaseParams(model=f"dir:{folder}", max_length=max_length), task, seed=0, tell=tell)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+@pytest.mark.parametrize("labels", [("bad", "good", "so-so"), ("so-so", "bad", "good")])
+def test_the_heads_rows_follow_the_names_of_the_labels(family, labels, tmp_path):
+    names, told = ("good", "so-so", "bad"), []
+    original = save(tmp_path, family, names=names)
+    task = Classification(name="tiny", labels=labels, pair=False, max_length=MAX_LENGTH)
+    model = load(tmp_path, task, tell=told.append)
+    inputs = {"input_ids": torch.tensor([[1, 9, 60, 2]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    with torch.no_grad():
+        before, after = original.eval()(**inputs).logits[0], model.network(**inputs).logits[0]
+    expected = torch.stack([before[names.index(label)] for label in labels])
+    torch.testing.assert_close(after, expected)
+    assert len(told) == 1 and "put into the order" in told[0]
+
+
+def test_a_head_for_other_labels_is_made_anew_and_told(tmp_path):
+    told = []
+    original = save(tmp_path, names=("joy", "anger", "fear"))
+    model = load(tmp_path, tell=told.append)
+    assert not torch.equal(model.network.classifier.weight, original.classifier.weight)
+    assert "joy, anger, fear" in told[0] and "bad, good, so-so" in told[0] and "a new head" in told[0]
+    assert torch.equal(load(tmp_path).network.classifier.weight, model.network.classifier.weight)  # seeded
+
+
+@pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+def test_an_input_longer_than_the_positions_is_refused(family, tmp_path):
+    save(tmp_path, family)
+    load(tmp_path, max_length=24)
+    with pytest.raises(InputError, match=r"base.max_length is 25, .* has 24 positions"):
+        load(tmp_path, max_length=25)
+
+
+def test_a_token_without_a_row_is_named(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens(["[EXTRA]"])
+    save(tmp_path, tokenizer=tokenizer)
+    with pytest.raises(
+        InputError, match=rf"token '\[EXTRA\]' with id {tiny.SIZE}, the word table has {tiny.SIZE} rows"
+    ):
+        load(tmp_path)
+
+
+def test_the_folders_own_tokenizer_rules(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    save(tmp_path, tokenizer=tokenizer)
+    for config in (None, {"tokenizer_class": "BertTokenizer", "do_lower_case": True}):
+        (tmp_path / "tokenizer_config.json").unlink()
+        if config:
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        text = "good FILM Ä"
+        own = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).tokens
+        assert load(tmp_path).tokenizer.encode(text).tokens == own == tokenizer.encode(text).tokens
+        (tmp_path / "tokenizer_config.json").touch()
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path, monkeypatch):
+    save(tmp_path)
+    monkeypatch.setattr(BertTokenizer, "is_fast", property(lambda _: False))
+    monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", property(lambda _: False))
+    with pytest.raises(InputError, match="has no fast form"):
+        load(tmp_path)
