@@ -56,7 +56,7 @@ def test_its_tests_fail_until_the_technique_is_written(checkout):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("first_order", "is there already"), ("Movement", "small letters"), ("gpt2", "is there already")],
+    [("first_order", "is there already"), ("Movement", "small letters"), ("fused", "is there already")],
 )
 def test_names_that_cannot_be_used_change_nothing(checkout, name, reason):
     before = {path: path.read_bytes() for path in checkout.rglob("*.py")}
