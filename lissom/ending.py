@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from lissom.errors import InputError, advice_for
+from lissom.serving.folder import DamagedFolderError
 
 DEBUG = "LISSOM_DEBUG"
 """Environment variable; 1 shows the traceback of every error."""
@@ -37,7 +38,7 @@ def finish_with_message(name: str, command: Callable[[], object]) -> None:
 
 def explain(error: Exception) -> str:
     """Return an error as a user reads it: the cause and what to do."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | DamagedFolderError):
         return str(error)
     debug = f"(set {DEBUG}=1 for the traceback)"
     if isinstance(error, ModuleNotFoundError):
