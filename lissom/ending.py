@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from lissom.errors import InputError, advice_for
+from lissom.redaction import redacted
 from lissom.serving.folder import DamagedFolderError
 
 DEBUG = "LISSOM_DEBUG"
@@ -33,7 +34,7 @@ def finish_with_message(name: str, command: Callable[[], object]) -> None:
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
             raise
-        sys.exit(f"{name}: {explain(error)}")
+        sys.exit(f"{name}: {redacted(explain(error))}")
 
 
 def explain(error: Exception) -> str:
