@@ -172,6 +172,7 @@ def _load_weights(network: PreTrainedModel, weights: Path) -> None:
 
 def _visible_config(model: CompressedModel) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(model.network.config.to_json_string(use_diff=False))
+    config.pop("_name_or_path", None)  # where the base model lies on this machine
     if not all(edit.is_plain(model.network) for edit in model.manifest.edits):
         config["model_type"] = f"lissom-{config['model_type']}"
         config["lissom"] = "plain transformers cannot express this model; load it with lissom.load"

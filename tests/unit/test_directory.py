@@ -149,3 +149,10 @@ def test_hostile_headers_of_the_weights(saved, header):
     with pytest.raises(ModelFormatError, match=r"model\.safetensors") as error:
         lissom.load(saved)
     assert "\n" not in str(error.value)
+
+
+def test_the_config_does_not_tell_where_the_base_model_lay(tmp_path):
+    model = tiny.model("bert")
+    model.network.config._name_or_path = "/home/me/secret/base"
+    lissom.save(model, tmp_path / "model")
+    assert all(b"/home/me" not in path.read_bytes() for path in (tmp_path / "model").iterdir())
