@@ -58,14 +58,13 @@ class OnnxClassifier:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or core_limit() or 0
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised too
         if not spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._graph = folder / graph
         check_digests(folder, self.serving, (graph, TOKENIZER))
-        with parsing(folder / graph, "onnxruntime"):
-            self._session = onnxruntime.InferenceSession(
-                str(folder / graph), options, providers=["CPUExecutionProvider"]
-            )
+        with parsing(self._graph, "onnxruntime"):
+            self._session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
         with parsing(folder / TOKENIZER, "tokenizers"):
             self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
             self._tokenizer.enable_truncation(self.serving["max_length"])
@@ -93,6 +92,10 @@ class OnnxClassifier:
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
         self._check_pairs(texts, pairs)
+        try:
+            "".join((*texts, *(pairs or ()))).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half a surrogate pair, which is no character; give valid Unicode") from None
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         with parsing(self._folder / TOKENIZER, "tokenizers"):
             encodings = self._tokenizer.encode_batch(inputs)
@@ -118,7 +121,8 @@ class OnnxClassifier:
         feed: dict[str, NDArray[Any]] = dict(inputs)
         if speed is not None or self.speed is not None:
             feed["speed"] = np.asarray(self.speed if speed is None else self._checked(speed), dtype=np.float32)
-        outputs: list[Any] = self._session.run(None, feed)
+        with parsing(self._graph, "onnxruntime", "run"):
+            outputs: list[Any] = self._session.run(None, feed)
         return outputs
 
     def _check_pairs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
@@ -156,7 +160,7 @@ def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list
 
     Raises:
         NonFiniteOutputError: the logits hold infinite values or NaN.
-        ValueError: the kind of task is not known.
+        DamagedFolderError: the kind of task is not known.
     """
     if not np.isfinite(outputs).all():
         raise NonFiniteOutputError(
@@ -169,4 +173,4 @@ def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list
         case "regression":
             return regression.answers(outputs, serving)
         case kind:
-            raise ValueError(f"serving.json: kind {kind!r} is not known; update lissom")
+            raise DamagedFolderError(f"serving.json: kind {str(kind)[:60]!r} is not known; update lissom")

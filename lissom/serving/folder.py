@@ -79,8 +79,8 @@ def check_digests(folder: Path, serving: Mapping[str, Any], names: tuple[str, ..
 
 
 @contextmanager
-def parsing(path: Path, parser: str) -> Iterator[None]:
-    """Convert every error of a parser to `DamagedFolderError`.
+def parsing(path: Path, library: str, action: str = "read") -> Iterator[None]:
+    """Convert every error of a library that reads or runs a file to `DamagedFolderError`.
 
     A panic of Rust code, as of `tokenizers`, is a BaseException that cannot be imported, so it is known by its name.
     """
@@ -89,7 +89,9 @@ def parsing(path: Path, parser: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise DamagedFolderError(f"{path}: {parser} cannot read it: {_first_line(error)}; export it again") from None
+        raise DamagedFolderError(
+            f"{path}: {library} cannot {action} it: {_first_line(error)}; export it again"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -125,3 +125,9 @@ def test_the_commands_tell_it_in_one_line(folder, command):
     done = subprocess.run([*LISSOM, *command, str(folder)], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "model.onnx" in done.stderr and "Traceback" not in done.stderr and "LISSOM_DEBUG" not in done.stderr
+
+
+def test_half_a_surrogate_pair_is_the_texts_fault(plain_export):
+    with pytest.raises(ValueError, match="surrogate") as error:
+        OnnxClassifier(plain_export).predict(["a \ud800 b"])
+    assert not isinstance(error.value, DamagedFolderError)
