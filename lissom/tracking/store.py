@@ -16,11 +16,10 @@ def store_errors(doing: str) -> Iterator[None]:
         doing: what the block does, for the message.
     """
     from mlflow.exceptions import MlflowException
-    from requests import RequestException
 
     try:
         yield
-    except (MlflowException, RequestException, OSError) as error:
+    except (MlflowException, OSError) as error:
         raise InputError(store_message(doing, error)) from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "alembic", "sqlite3"):
