@@ -142,14 +142,21 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     threads: Annotated[int, typer.Option(help="Threads of one answer. Requests are answered side by side.")] = 1,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Answers at the same time; default: as many as cores divided by threads.")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that wait for an answer; further ones get 503.")] = 64,
 ) -> None:
     """Answer over HTTP: POST /predict {"texts": [...]}, GET /health, GET /model."""
     from lissom.serving.classifier import OnnxClassifier
+    from lissom.serving.cores import usable_cores
+    from lissom.serving.http import Limits
     from lissom.serving.http import serve as run_server
     from lissom.tracking.fetching import exported_folder
 
     name, folder = exported_folder(model)
-    run_server(OnnxClassifier(folder, threads, spin=False), name, host, port)
+    limits = Limits(running=parallel or max(1, usable_cores() // max(1, threads)), waiting=queue)
+    run_server(OnnxClassifier(folder, threads, spin=False), name, host, port, limits)
 
 
 @app.command()

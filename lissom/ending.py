@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lissom.errors import InputError, advice_for
+from lissom.redaction import redacted
+from lissom.serving.folder import DamagedFolderError
 
 DEBUG = "LISSOM_DEBUG"
 """Environment variable; 1 shows the traceback of every error."""
@@ -34,12 +36,12 @@ def finish_with_message(name: str, command: Callable[[], object]) -> None:
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
             raise
-        sys.exit(f"{name}: {explain(error)}")
+        sys.exit(f"{name}: {redacted(explain(error))}")
 
 
 def explain(error: Exception) -> str:
     """Return an error as a user reads it: the cause and what to do."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | DamagedFolderError):
         return str(error)
     debug = f"(set {DEBUG}=1 for the traceback)"
     if isinstance(error, ModuleNotFoundError):

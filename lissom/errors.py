@@ -37,6 +37,7 @@ _EXTRAS = {
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",
+    "h11": "serve",
     "kfp": "kubeflow",
     "kubeflow": "trainer",
     "kfp_server_api": "kubeflow",

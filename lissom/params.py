@@ -22,9 +22,12 @@ from lissom.models.config import BaseParams
 from lissom.parallel.config import ParallelParams
 from lissom.prune.config import PruneParams
 from lissom.quantize.config import QuantizeParams
+from lissom.safe_yaml import parse
 from lissom.section import Section
 from lissom.tracking.config import GatesParams, TrackingParams
 from lissom.training.config import TrainingParams
+
+_MOST_DIGITS = 4
 
 
 class Params(Section):
@@ -137,11 +140,13 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
             errors of the file are listed at once, each with its key, the value given and what is allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; name the params file with --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not a YAML file in UTF-8: {error}") from None
+    except IsADirectoryError:
+        raise ParamsError(f"{path}: a folder; name the params file in it with --params") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: a mapping of sections is expected, found {type(values).__name__}")
     for override in overrides:
@@ -171,7 +176,11 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     place: Any = values
     for folder in folders:
         place = _inner(place, folder, override)
-    value = yaml.safe_load(text)
+    try:
+        value = parse(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ParamsError(f"override {override[:100]!r}: the value is not YAML: {reason}; quote it") from None
     if isinstance(place, list):
         place[_index(place, last, override)] = value
     else:
@@ -187,7 +196,7 @@ def _inner(place: Any, name: str, override: str) -> Any:
 
 
 def _index(methods: list[Any], name: str, override: str) -> int:
-    if not name.isdigit() or int(name) >= len(methods):
+    if not name.isdecimal() or len(name) > _MOST_DIGITS or int(name) >= len(methods):
         raise ParamsError(
             f"override {override!r}: {name!r} is no method of a list of {len(methods)}; write its number, from 0"
         )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import onnx
 
-from lissom.artifacts import ONNX, SERVING, TOKENIZER
+from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json
 from lissom.export.exported import Exported, open_exported
-from lissom.export.onnx import write_plain_graph
+from lissom.export.onnx import write_plain_graph, write_serving
 from lissom.models.compressed import CompressedModel
 
 BASELINES = "baselines"
@@ -26,12 +26,12 @@ def write_baselines(teacher: CompressedModel, exported: Path) -> None:
     for name in (PLAIN_INT8, FUSED_INT8):
         folder = exported / BASELINES / name
         folder.mkdir(parents=True)
-        for file in (TOKENIZER, SERVING):
-            shutil.copy(exported / file, folder / file)
+        shutil.copy(exported / TOKENIZER, folder / TOKENIZER)
         if name == PLAIN_INT8:
             write_plain_int8(teacher, folder / ONNX)
         else:
             quantize_graph(exported / ONNX, folder / ONNX)
+        write_serving(folder, read_json(exported / SERVING))
 
 
 def open_baselines(exported: Path) -> dict[str, Exported]:

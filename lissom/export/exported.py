@@ -14,6 +14,7 @@ from pydantic import Field
 from lissom.artifacts import EXPORT_RECORD, SERVING, read_json
 from lissom.errors import InputError
 from lissom.section import Section
+from lissom.serving.folder import read_serving
 
 if TYPE_CHECKING:  # the records are read where there is no torch
     from lissom.data.batches import Batch
@@ -93,10 +94,11 @@ def open_exported(folder: Path) -> Exported:
 
     Raises:
         InputError: its format is not known.
+        DamagedFolderError: serving.json is missing or damaged.
     """
     from lissom.export.onnx_file import OnnxFile
 
-    match read_json(folder / SERVING).get("format"):
+    match read_serving(folder)["format"]:
         case "onnx":
             return OnnxFile(folder)
         case unknown:

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lissom.models.compressed import CompressedModel, input_names, logits_from
 from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
 from lissom.models.families import family_of
 from lissom.models.layers import converted, is_convertible
+from lissom.serving.folder import file_digest
 
 FULL_DEPTH = -1.0
 """The speed at which no example leaves early."""
@@ -48,7 +50,7 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
     }
     if has_early_exits(model.network):
         serving["speed"] = FULL_DEPTH
-    write_json(folder / SERVING, serving)
+    write_serving(folder, serving)
     onnx_file = OnnxFile(folder)
     if is_convertible(model.network) and not onnx_file.kernels():
         names = ", ".join(sorted(count_kernels(folder / ONNX)))
@@ -56,6 +58,12 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
             f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {names}"
         )
     return onnx_file
+
+
+def write_serving(folder: Path, serving: Mapping[str, Any]) -> None:
+    """Write serving.json with the digests of the graph and the tokenizer, which must be complete."""
+    digests = {name: file_digest(folder / name) for name in (ONNX, TOKENIZER)}
+    write_json(folder / SERVING, {**serving, "sha256": digests})
 
 
 def set_speed(folder: Path, speed: float) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -25,11 +24,18 @@ from lissom.artifacts import (
     TOKENIZER_CONFIG,
     WEIGHTS,
     atomic_folder,
-    read_json,
     write_json,
 )
 from lissom.errors import ModelFormatError
 from lissom.models import bilstm, static  # noqa: F401  (makes their model types known)
+from lissom.models.checking import (
+    building,
+    check_config,
+    check_parameters,
+    header_shapes,
+    read_bounded_json,
+    read_tokenizer,
+)
 from lissom.models.compressed import CompressedModel
 from lissom.models.families import family_of
 from lissom.models.fused import fused_state, separate, separated_state
@@ -55,13 +61,14 @@ def load(path: str | Path) -> CompressedModel:
             f"{folder / WEIGHTS}: sha256 {digest[:12]}..., {MANIFEST} says {str(manifest.weights_sha256)[:12]}...: "
             "the file is truncated or was changed; make or copy the model again"
         )
+    tokenizer, tokenizer_config = read_tokenizer(folder / TOKENIZER), read_bounded_json(folder / TOKENIZER_CONFIG)
+    if not isinstance(tokenizer_config, dict):
+        raise ModelFormatError(f"{folder / TOKENIZER_CONFIG}: an object is expected; make or copy the model again")
+    _check_size(manifest, folder / WEIGHTS)
     network = build(manifest)
     _load_weights(network, folder / WEIGHTS)
     return CompressedModel(
-        network=network.eval(),
-        tokenizer=Tokenizer.from_file(str(folder / TOKENIZER)),
-        tokenizer_config=read_json(folder / TOKENIZER_CONFIG),
-        manifest=manifest,
+        network=network.eval(), tokenizer=tokenizer, tokenizer_config=tokenizer_config, manifest=manifest
     )
 
 
@@ -88,10 +95,11 @@ def build(manifest: Manifest) -> PreTrainedModel:
     """Return the network that a manifest describes, with parameters on the meta device.
 
     Raises:
-        ModelFormatError: an edit does not fit the config.
+        ModelFormatError: the config is of no known family, too large or does not work, or an edit does not fit it.
     """
-    config = AutoConfig.for_model(**manifest.base_config)
-    with no_init_weights():
+    check_config(manifest.base_config)
+    with building(), no_init_weights():
+        config = AutoConfig.for_model(**manifest.base_config)
         network: PreTrainedModel = manifest.task.auto_class.from_config(config)
     parameters: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in network.modules():
@@ -99,13 +107,47 @@ def build(manifest: Manifest) -> PreTrainedModel:
             if parameter is not None:
                 parameters.setdefault(id(parameter), nn.Parameter(parameter.to("meta")))
                 module._parameters[name] = parameters[id(parameter)]
-    separate(network)
+    with building():
+        separate(network)
+    _apply_edits(manifest, network)
+    return network
+
+
+def _check_size(manifest: Manifest, weights: Path) -> None:
+    """Compare config and edits with the header of the weights, before any memory is allocated for a network.
+
+    Raises:
+        ModelFormatError: as of `build`; or the tensors of the file are others.
+    """
+    check_config(manifest.base_config)
+    header = {name: torch.empty(shape, device="meta") for name, shape in header_shapes(weights).items()}
+    with building(), torch.device("meta"):
+        sketch: PreTrainedModel = manifest.task.auto_class.from_config(AutoConfig.for_model(**manifest.base_config))
+        check_parameters(sum(parameter.numel() for parameter in sketch.parameters()))
+        separate(sketch)
+    with torch.device("meta"):
+        _apply_edits(manifest, sketch)
+    header = separated_state(header, family_of(sketch))
+    target = untied_state(sketch)
+    problems = [f"missing: {name}" for name in sorted(target.keys() - header.keys())]
+    problems += [f"extra: {name[:100]}" for name in sorted(header.keys() - target.keys())]
+    problems += [
+        f"shape of {name}: {list(header[name].shape)} in the file, {list(target[name].shape)} after the edits"
+        for name in sorted(target.keys() & header.keys())
+        if target[name].shape != header[name].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelFormatError(f"{weights}: the tensors do not fit config and edits: " + "; ".join(problems[:5]) + more)
+
+
+def _apply_edits(manifest: Manifest, network: PreTrainedModel) -> None:
     for edit in manifest.edits:
         try:
             edit.apply(network)
-        except ValueError as error:
-            raise ModelFormatError(f"{MANIFEST}: edit {edit.kind!r} does not fit: {error}") from None
-    return network
+        except (ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelFormatError(f"{MANIFEST}: edit {edit.kind!r} does not fit: {reason}") from None
 
 
 def file_sha256(path: Path) -> str:
@@ -119,19 +161,6 @@ def _load_weights(network: PreTrainedModel, weights: Path) -> None:
         state = separated_state(load_file(weights), family_of(network))
     except (SafetensorError, OSError) as error:
         raise ModelFormatError(f"{weights}: cannot be read: {error}; make or copy the model again") from None
-    target = untied_state(network)
-    problems = [f"missing: {name}" for name in sorted(target.keys() - state.keys())]
-    problems += [f"extra: {name}" for name in sorted(state.keys() - target.keys())]
-    problems += [
-        f"shape of {name}: {list(state[name].shape)} in the file, {list(target[name].shape)} after the edits"
-        for name in sorted(target.keys() & state.keys())
-        if target[name].shape != state[name].shape
-    ]
-    if problems:
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ModelFormatError(
-            f"{weights}: the tensors do not fit config and edits:\n  " + "\n  ".join(problems[:5]) + more
-        )
     assign(network, state)
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.dtype.is_floating_point)
@@ -140,6 +169,7 @@ def _load_weights(network: PreTrainedModel, weights: Path) -> None:
 
 def _visible_config(model: CompressedModel) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(model.network.config.to_json_string(use_diff=False))
+    config.pop("_name_or_path", None)  # where the base model lies on this machine
     if not all(edit.is_plain(model.network) for edit in model.manifest.edits):
         config["model_type"] = f"lissom-{config['model_type']}"
         config["lissom"] = "plain transformers cannot express this model; load it with lissom.load"

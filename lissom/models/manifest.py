@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lissom.artifacts import MANIFEST, read_json
+from lissom.artifacts import MANIFEST
 from lissom.errors import ModelFormatError
+from lissom.models.checking import read_bounded_json
 from lissom.models.edits import Edit
 from lissom.section import Section
 from lissom.tasks.kinds import AnyTask
@@ -55,16 +56,14 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        values = read_json(path)
+        values = read_bounded_json(path)
     except FileNotFoundError:
         raise ModelFormatError(f"{folder}: not a lissom model directory, there is no {MANIFEST} in it") from None
-    except ValueError as error:
-        raise ModelFormatError(f"{path}: not JSON ({error}); the file is damaged, make the model again") from None
     version = values.get("format_version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         advice = "update lissom" if isinstance(version, int) and version > FORMAT_VERSION else "make the model again"
         raise ModelFormatError(
-            f"{path}: format version {version}, this lissom reads version {FORMAT_VERSION}; {advice}"
+            f"{path}: format version {str(version)[:40]}, this lissom reads version {FORMAT_VERSION}; {advice}"
         )
     try:
         return Manifest.model_validate(values)

@@ -9,9 +9,11 @@ from typing import Any
 from lissom.artifacts import LEDGER_JSON, METRICS, read_json
 from lissom.errors import InputError
 from lissom.params import Params
+from lissom.redaction import STORE, redacted
 from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown
 from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, use_store
+from lissom.tracking.store import store_errors
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def run_on_kubeflow(params: Params, train_image: str, export_image: str) -> Resu
 
     if params.cluster.tracking_uri is None:
         raise InputError("cluster.tracking_uri is null: name the MLflow server that the cluster logs to")
-    os.environ.setdefault("MLFLOW_TRACKING_URI", params.cluster.tracking_uri)
+    os.environ.setdefault(STORE, params.cluster.tracking_uri)
     server = Server(None, os.environ.get("KF_PIPELINES_NAMESPACE"), os.environ.get("KF_PIPELINES_TOKEN"))
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "compression.yaml"
@@ -64,12 +66,14 @@ def fetch_report(run: str, experiment: str, error: str = "") -> Result:
     import mlflow
 
     use_store()
-    runs = mlflow.search_runs(
-        experiment_names=[experiment], output_format="list",
-        filter_string=f"tags.`{PIPELINE_RUN_TAG}` = '{run}' and tags.`{STAGE_TAG}` = 'report' and status = 'FINISHED'",
-    )  # fmt: skip
+    with store_errors(f"run {run}"):
+        runs = mlflow.search_runs(
+            experiment_names=[experiment], output_format="list", filter_string=(
+                f"tags.`{PIPELINE_RUN_TAG}` = '{run}' and tags.`{STAGE_TAG}` = 'report' and status = 'FINISHED'"
+            ),
+        )  # fmt: skip
     if not runs:
-        raise InputError(error or f"run {run}: MLflow at {os.environ['MLFLOW_TRACKING_URI']} has no report of it")
+        raise InputError(error or f"run {run}: MLflow at {redacted(os.environ[STORE])} has no report of it")
     with tempfile.TemporaryDirectory() as folder:
         files = Path(mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, dst_path=folder))
         ledger = Ledger.model_validate(read_json(files / LEDGER_JSON))

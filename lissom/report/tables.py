@@ -43,7 +43,7 @@ def markdown(ledger: Ledger) -> str:
         "| --- |" + " ---: |" * (len(columns(ledger)) - 1),
     ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(ledger)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(ledger)), ""])
+    return "\n".join([*lines, "", *(f"- {escape(note)}" for note in notes(ledger)), ""])
 
 
 def escape(text: str) -> str:

@@ -3,7 +3,6 @@
 Depends on numpy, onnxruntime and tokenizers only, and on no other package of lissom, since it ships with served models.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,17 @@ from tokenizers import Tokenizer
 
 from lissom.serving import classification, regression
 from lissom.serving.cores import core_limit
+from lissom.serving.folder import SERVING, TOKENIZER, DamagedFolderError, check_digests, parsing, read_serving
 
 Answer = dict[str, Any]
 """`label` and `probabilities`, or `value`: what one text is answered with, by the task's kind."""
+
+_BATCH = 8
+"""Texts that are computed at a time: memory grows with them, and beyond this a core gains little."""
+
+
+class NonFiniteOutputError(ValueError):
+    """The model's output holds infinite values or NaN, so that there is no answer."""
 
 
 class OnnxClassifier:
@@ -30,6 +37,10 @@ class OnnxClassifier:
         speed: for a model with exits, how uncertain an answer may be to leave early: below 0 none does, at 1 all do;
             None takes what the folder says.
         spin: let idle threads wait busily for the next call: faster alone, unfair to whatever else is being timed.
+
+    Raises:
+        DamagedFolderError: a file is missing, damaged, or does not fit the others.
+        ValueError: a speed is given for a model without exits.
     """
 
     def __init__(
@@ -41,42 +52,53 @@ class OnnxClassifier:
         speed: float | None = None,
         spin: bool = True,
     ) -> None:
-        folder = Path(folder)
-        self.serving: Mapping[str, Any] = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+        folder = self._folder = Path(folder)
+        self.serving: Mapping[str, Any] = read_serving(folder)
         self.speed: float | None = self.serving.get("speed") if speed is None else self._checked(speed)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or core_limit() or 0
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised too
         if not spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._session = onnxruntime.InferenceSession(str(folder / graph), options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(self.serving["max_length"])
-        self._tokenizer.enable_padding(pad_id=self.serving["pad_id"])
+        self._graph = folder / graph
+        check_digests(folder, self.serving, (graph, TOKENIZER))
+        with parsing(self._graph, "onnxruntime"):
+            self._session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+        with parsing(folder / TOKENIZER, "tokenizers"):
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+            self._tokenizer.enable_truncation(self.serving["max_length"])
+            self._tokenizer.enable_padding(pad_id=self.serving["pad_id"])
+        self._check_graph(folder)
 
     def predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, speed: float | None = None
     ) -> list[Answer]:
-        """Return an answer to every text (or pair).
+        """Return an answer to every text (or pair), computed a few at a time to bound the memory.
 
         Raises:
             ValueError: pairs are missing for a task on pairs, or given for one on single texts; or a speed is given
                 for a model without exits.
+            NonFiniteOutputError: the model's output is not finite.
         """
-        if not texts:
-            return []
-        return to_answers(self.logits(self.encode(texts, pairs), speed), self.serving)
+        self._check_pairs(texts, pairs)
+        answers: list[Answer] = []
+        for start in range(0, len(texts), _BATCH):
+            part = slice(start, start + _BATCH)
+            inputs = self.encode(texts[part], None if pairs is None else pairs[part])
+            answers += to_answers(self.logits(inputs, speed), self.serving)
+        return answers
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
-        if self.serving["pair"] != (pairs is not None):
-            kind = "pairs of texts" if self.serving["pair"] else "single texts"
-            raise ValueError(
-                f"this model classifies {kind}; {'no second texts' if pairs is None else 'pairs'} were given"
-            )
+        self._check_pairs(texts, pairs)
+        try:
+            "".join((*texts, *(pairs or ()))).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half a surrogate pair, which is no character; give valid Unicode") from None
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        encodings = self._tokenizer.encode_batch(inputs)
+        with parsing(self._folder / TOKENIZER, "tokenizers"):
+            encodings = self._tokenizer.encode_batch(inputs)
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         return {
             name: np.asarray([getattr(encoding, columns[name]) for encoding in encodings], dtype=np.int64)
@@ -99,8 +121,33 @@ class OnnxClassifier:
         feed: dict[str, NDArray[Any]] = dict(inputs)
         if speed is not None or self.speed is not None:
             feed["speed"] = np.asarray(self.speed if speed is None else self._checked(speed), dtype=np.float32)
-        outputs: list[Any] = self._session.run(None, feed)
+        with parsing(self._graph, "onnxruntime", "run"):
+            outputs: list[Any] = self._session.run(None, feed)
         return outputs
+
+    def _check_pairs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        if self.serving["pair"] != (pairs is not None):
+            kind = "pairs of texts" if self.serving["pair"] else "single texts"
+            raise ValueError(
+                f"this model classifies {kind}; {'no second texts' if pairs is None else 'pairs'} were given"
+            )
+        if pairs is not None and len(pairs) != len(texts):
+            raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts; give one for every text")
+
+    def _check_graph(self, folder: Path) -> None:
+        """Check that the graph has the inputs and outputs that serving.json tells."""
+        speeds = [] if self.serving.get("speed") is None else ["speed"]
+        told, found = {*self.serving["inputs"], *speeds}, {node.name for node in self._session.get_inputs()}
+        if told != found:
+            raise DamagedFolderError(
+                f"{folder / SERVING}: inputs {', '.join(sorted(told))}, but the graph takes "
+                f"{', '.join(sorted(found))}; export the model again"
+            )
+        labels, shape = self.serving.get("labels"), self._session.get_outputs()[0].shape
+        if labels is not None and shape and isinstance(shape[-1], int) and shape[-1] != len(labels):
+            raise DamagedFolderError(
+                f"{folder / SERVING}: {len(labels)} labels, but the graph returns {shape[-1]} logits; export again"
+            )
 
     def _checked(self, speed: float) -> float:
         if self.serving.get("speed") is None:
@@ -109,11 +156,21 @@ class OnnxClassifier:
 
 
 def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list[Answer]:
-    """Convert logits `[batch, outputs]` to answers; `serving` is the contents of serving.json."""
+    """Convert logits `[batch, outputs]` to answers; `serving` is the contents of serving.json.
+
+    Raises:
+        NonFiniteOutputError: the logits hold infinite values or NaN.
+        DamagedFolderError: the kind of task is not known.
+    """
+    if not np.isfinite(outputs).all():
+        raise NonFiniteOutputError(
+            f"the model's output for {int((~np.isfinite(outputs)).any(axis=-1).sum())} of {len(outputs)} texts is not "
+            "finite: its weights are damaged or its training diverged; make the model again"
+        )
     match serving["kind"]:
         case "classification":
             return classification.answers(outputs, serving)
         case "regression":
             return regression.answers(outputs, serving)
         case kind:
-            raise ValueError(f"serving.json: kind {kind!r} is not known; update lissom")
+            raise DamagedFolderError(f"serving.json: kind {str(kind)[:60]!r} is not known; update lissom")

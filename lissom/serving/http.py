@@ -3,37 +3,53 @@
 Needs fastapi and uvicorn beside what `classifier` needs: no torch, no transformers.
 """
 
-import codecs
+import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, create_model
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.concurrency import run_in_threadpool
 
 import lissom
-from lissom.serving.classifier import OnnxClassifier
+from lissom.serving.admission import BusyError, Slots, WholeBody, busy
+from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
+from lissom.serving.connections import bounded_protocol
+from lissom.serving.cores import usable_cores
+from lissom.serving.folder import DamagedFolderError
 
-_DRAINED = 32  # times the limit that is read and thrown away, so that a client that is still sending hears the answer
 _SECONDS_TO_FINISH = 30
+_LONGEST_PLACE = 100
+_CLIENT_IS_GONE = 499
+
+log = logging.getLogger("uvicorn.error")
+"""The server's own log, on standard error. Texts of users are never written to it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one request; larger ones are refused with 413 or 422."""
+    """Limits of the server: larger requests are refused with 413 or 422, further ones with 503."""
 
     body_bytes: int = 1_000_000
     texts: int = 64
     characters: int = 20_000
     """Longest text. The model reads only `max_length` tokens; this limit bounds the work of the tokeniser."""
-    requests: int = 512
-    """Requests in progress at the same time; further ones get 503."""
+    running: int = field(default_factory=usable_cores)
+    """Predictions at the same time; each takes the memory of one small batch."""
+    waiting: int = 64
+    """Requests that wait for a prediction."""
+    total_bytes: int = 64_000_000
+    """Bodies of all requests in progress together."""
+    connections: int = 512
+    """Open connections; a further one takes the place of the one that has waited longest without a whole request."""
+    seconds: float = 20.0
+    """Time for a whole request to arrive; then the connection is closed."""
 
 
 class Prediction(BaseModel):
@@ -63,32 +79,49 @@ def create_app(classifier: OnnxClassifier, name: str, limits: Limits | None = No
     """
     limits = limits or Limits()
     app = FastAPI(title="lissom", version=lissom.__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(_BodyCheck, limit=limits.body_bytes)
+    app.add_middleware(WholeBody, limit=limits.body_bytes, total=limits.total_bytes)
     app.add_exception_handler(RequestValidationError, _refuse)
-    question = _question(limits)
+    question, slots = _question(limits), Slots(limits.running, limits.waiting)
 
+    # All are async: predictions must not take the threads that a synchronous `/health` would wait for.
     @app.get("/health")
-    def health() -> Mapping[str, str]:
+    async def health() -> Mapping[str, str]:
         """Report that the model is loaded."""
         return {"status": "ok"}
 
     @app.get("/model")
-    def model() -> Mapping[str, Any]:
+    async def model() -> Mapping[str, Any]:
         """Describe the model and its inputs."""
         keys = ("labels", "pair", "max_length", "scale", "speed")
         return {"model": name, **{key: classifier.serving.get(key) for key in keys}}
 
-    # Not async: starlette runs it in a thread, and onnxruntime and tokenizers leave Python's lock while they work.
-    @app.post("/predict", response_model_exclude_none=True)
-    def predict(body: question) -> Answer:  # type: ignore[valid-type]
+    @app.post("/predict", response_model=Answer, response_model_exclude_none=True)
+    async def predict(request: Request, body: question) -> Answer | JSONResponse:  # type: ignore[valid-type]
         """Classify texts, or predict their numbers."""
         try:
-            answers = classifier.predict(body.texts, body.pairs, body.speed)  # type: ignore[attr-defined]
-        except ValueError as error:
-            raise HTTPException(422, str(error)) from None
-        return Answer(predictions=[Prediction(**answer) for answer in answers])
+            async with slots.slot():
+                if await request.is_disconnected():
+                    return JSONResponse(None, status_code=_CLIENT_IS_GONE)
+                return await run_in_threadpool(_answer, classifier, body)
+        except BusyError:
+            return busy("the queue is full")
 
     return app
+
+
+def _answer(classifier: OnnxClassifier, body: Any) -> Answer | JSONResponse:
+    """Answer a question; onnxruntime and tokenizers leave Python's lock while they work."""
+    try:
+        answers = classifier.predict(body.texts, body.pairs, body.speed)
+    except (NonFiniteOutputError, DamagedFolderError) as error:
+        log.error("predict: %s", error)
+        return JSONResponse({"detail": str(error)}, status_code=500)
+    except ValueError as error:
+        return JSONResponse({"detail": str(error)}, status_code=422)
+    except Exception as error:
+        log.error("predict: the model failed with %s", type(error).__name__)  # its message may hold the text
+        return JSONResponse({"detail": "the model failed on these texts"}, status_code=500)
+    return Answer(predictions=[Prediction(**answer) for answer in answers])
 
 
 def serve(classifier: OnnxClassifier, name: str, host: str, port: int, limits: Limits | None = None) -> None:
@@ -96,8 +129,8 @@ def serve(classifier: OnnxClassifier, name: str, host: str, port: int, limits: L
     limits = limits or Limits()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it once more when all is answered
     uvicorn.run(
-        create_app(classifier, name, limits), host=host, port=port, access_log=False,
-        limit_concurrency=limits.requests, timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+        create_app(classifier, name, limits), host=host, port=port, access_log=False, ws="none",
+        http=bounded_protocol(limits.connections, limits.seconds), timeout_graceful_shutdown=_SECONDS_TO_FINISH,
     )  # fmt: skip
 
 
@@ -119,51 +152,11 @@ def _question(limits: Limits) -> type[BaseModel]:
 async def _refuse(_: Request, error: Exception) -> JSONResponse:
     """Report validation errors without the input, which may be long, private or invalid Unicode."""
     assert isinstance(error, RequestValidationError)
-    problems = [f"{'.'.join(map(str, item['loc'][1:])) or 'body'}: {item['msg']}" for item in error.errors()[:10]]
+    problems = [f"{_place(item['loc'])}: {item['msg']}" for item in error.errors()[:10]]
     return JSONResponse({"detail": "; ".join(problems)}, status_code=422)
 
 
-class _BodyCheck:
-    """Middleware that returns 413 for a body over the limit (even with a wrong header) and 400 if it is not UTF-8."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._limit:
-            await _drain(receive, _DRAINED * self._limit)
-            await JSONResponse({"detail": self._message()}, status_code=413)(scope, receive, send)
-            return
-        await self._app(scope, self._checked(receive), send)
-
-    def _checked(self, receive: Receive) -> Callable[[], Any]:
-        size, decoder = 0, codecs.getincrementaldecoder("utf-8")()
-
-        async def checked() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            try:  # Python's JSON parser would guess other encodings
-                decoder.decode(message.get("body", b""), final=not message.get("more_body", False))
-            except UnicodeDecodeError as error:
-                raise HTTPException(400, f"the body is not UTF-8: {error.reason}") from None
-            if size > self._limit:
-                await _drain(receive, _DRAINED * self._limit, message)
-                raise HTTPException(413, self._message())
-            return message
-
-        return checked
-
-    def _message(self) -> str:
-        return f"the body is longer than {self._limit} bytes; send fewer or shorter texts per request"
-
-
-async def _drain(receive: Receive, most: int, message: Message | None = None) -> None:
-    size = 0
-    while (message is None or message.get("more_body", False)) and size < most:
-        message = await receive()
-        size += len(message.get("body", b""))
+def _place(location: Sequence[str | int]) -> str:
+    """Return where a body is wrong; a key may be long, or hold half a surrogate pair, which JSON cannot carry."""
+    place = ".".join(str(part) for part in location[1:]) or "body"
+    return place[:_LONGEST_PLACE].encode("utf-8", "backslashreplace").decode("utf-8")

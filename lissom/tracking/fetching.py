@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lissom.artifacts import MANIFEST, SERVING
 from lissom.errors import InputError
-from lissom.tracking.answering import champion
+from lissom.tracking.naming import champion
 
 
 def exported_folder(model: str | None) -> tuple[str, Path]:
@@ -29,15 +29,13 @@ def exported_folder(model: str | None) -> tuple[str, Path]:
 
 def _fetched(uri: str) -> Path:
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     from lissom.tracking.runs import use_store
+    from lissom.tracking.store import store_errors
 
     use_store()
-    try:
+    with store_errors(uri):
         folder = Path(mlflow.artifacts.download_artifacts(uri))
-    except MlflowException as error:
-        raise InputError(f"{uri}: {str(error).splitlines()[0]}") from None
     folders = [path.parent for path in folder.glob(f"artifacts/*/{SERVING}")]
     if len(folders) != 1:
         raise InputError(f"{uri} was not registered by lissom: it holds {len(folders)} exported folders, not one")

@@ -50,13 +50,13 @@ output: {task.answer_columns}.{_early(final)}
 ## Size and speed
 
 {final.megabytes:.2f} MB (tokenizer {final.tokenizer_megabytes:.2f} MB), {final.anatomy.total:,} parameters, {final.exported.integer_kernels} integer kernels,
-{final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {escape(machine["cpu"])} ({", ".join(machine["cpu_flags"])}), one pinned thread, one text:
+{final.peak_rss_megabytes:.0f} MB peak memory of a serving process. On {escape(machine["cpu"])} ({escape(", ".join(machine["cpu_flags"]))}), one pinned thread, one text:
 {latency.p50:.2f} ms median{_disturbed(setting.conditions.disturbed)}. Other machines differ, in ratios too.
 
 ## Emissions
 
-{ledger.spent.compressing.value * 1000:.3g} Wh for compressing and {ledger.spent.teacher_kwh * 1000:.3g} Wh for the teacher ({ledger.energy_method},
-{ledger.intensity_g_per_kwh:.0f} g CO2e per kWh, {ledger.country}); {ledger.inference.artifact.value:.3g} J for 1,000 inferences
+{ledger.spent.compressing.value * 1000:.3g} Wh for compressing and {ledger.spent.teacher_kwh * 1000:.3g} Wh for the teacher ({escape(ledger.energy_method)},
+{ledger.intensity_g_per_kwh:.0f} g CO2e per kWh, {escape(ledger.country)}); {ledger.inference.artifact.value:.3g} J for 1,000 inferences
 ({method_in_words(ledger.inference.power["artifact"].method)}).
 
 ## Limits
@@ -67,7 +67,7 @@ Learnt from the data above and its teacher, with their gaps and biases; texts be
 
 
 def _disturbed(reason: str | None) -> str:
-    return "" if reason is None else f" (disturbed: {reason})"
+    return "" if reason is None else f" (disturbed: {escape(reason)})"
 
 
 def _early(final: Evaluation) -> str:

@@ -1,10 +1,11 @@
 """The model registry: a version is registered, loaded and verified before any alias moves."""
 
 import importlib.metadata
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from lissom.report.advice import advice
 from lissom.report.ledger import Ledger
 from lissom.section import Section
 from lissom.serving import classifier, pyfunc
-from lissom.tracking.answering import MODEL_TAG, PREFIX
 from lissom.tracking.config import GatesParams
+from lissom.tracking.naming import MODEL_TAG, PREFIX
 from lissom.tracking.runs import escaped, shortened
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def register(exported: Path, name: str, card: str, tags: Mapping[str, str], samp
             model_info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=pyfunc.__file__,
-                artifacts={pyfunc.ARTIFACT: str(exported)},
+                artifacts={pyfunc.ARTIFACT: os.path.relpath(exported)},  # MLmodel holds it as it is given
                 code_paths=[str(_serving_code(Path(folder)))],
                 signature=infer_signature(sample, answers, params=_params(exported)),
                 input_example=sample.head(2),
@@ -216,6 +217,7 @@ def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> N
 def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
     """Return the tags by which versions are searched; they describe a version and decide nothing."""
     teacher, final = ledger.rows[0], ledger.rows[-1]
+    kind, _, place = base.partition(":")
     return {
         "score": f"{final.score:.6f}",
         "score_name": ledger.metric.name,
@@ -226,7 +228,7 @@ def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
         "sha256": file_sha256(exported / next(iter(read_record(exported).files))),
         "speed": str(read_json(exported / SERVING).get("speed")),
         "task": ledger.task,
-        "base": base,
+        "base": f"dir:{PurePath(place).name}" if kind == "dir" else base,  # not where it lies on this machine
         "lissom_version": lissom.__version__,
     }
 

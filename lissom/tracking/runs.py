@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lissom.errors import InputError
+from lissom.redaction import STORE, redacted
 from lissom.storage import host, is_dead, owner
 from lissom.tracking.config import TrackingParams
+from lissom.tracking.store import store_errors
 from lissom.training.hooks import Hook
 
 STAGE_TAG = "lissom.stage"
@@ -53,7 +55,7 @@ class Run:
         """Log nested params under dotted names."""
         import mlflow
 
-        mlflow.log_params({name: str(value)[:_LONGEST_PARAM] for name, value in flatten(params)})
+        mlflow.log_params({name: redacted(str(value))[:_LONGEST_PARAM] for name, value in flatten(params)})
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log the numbers among nested metrics under dotted names; texts and gaps are left to the artefacts."""
@@ -85,7 +87,7 @@ class Run:
         """Set tags of the run."""
         import mlflow
 
-        mlflow.set_tags(dict(tags))
+        mlflow.set_tags({name: redacted(value) for name, value in tags.items()})
 
     def log_to_parent(
         self, *paths: Path, metrics: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
@@ -102,7 +104,7 @@ class Run:
             if isinstance(value, int | float):
                 client.log_metric(self.parent, name, float(value))
         for name, value in (tags or {}).items():
-            client.set_tag(self.parent, name, value)
+            client.set_tag(self.parent, name, redacted(value))
 
 
 class SilentRun(Run):
@@ -166,7 +168,7 @@ def open_run(
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    try:
+    with store_errors(stage):
         experiment = mlflow.set_experiment(params.experiment)
         _close_dead_runs(experiment.experiment_id)
         parent = _parent_run(experiment.experiment_id, pipeline) if pipeline else None
@@ -175,11 +177,6 @@ def open_run(
             run_id=run_id, run_name=stage, tags=run_tags, log_system_metrics=params.system_metrics,
             parent_run_id=None if run_id else parent,
         )  # fmt: skip
-    except MlflowException as error:
-        raise InputError(
-            f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} cannot be used: {str(error).splitlines()[0]}\n"
-            "Set MLFLOW_TRACKING_URI to a server that is up, or unset it for a local mlflow.db"
-        ) from None
     before = os.environ[_RETRIES]
     os.environ |= retries
     try:
@@ -190,7 +187,7 @@ def open_run(
                 os.environ[_RETRIES] = "0"  # retries are exhausted, so do not retry to log the failure
                 raise
     except MlflowException as error:
-        server, reason = os.environ["MLFLOW_TRACKING_URI"], str(error).splitlines()[0]
+        server, reason = redacted(os.environ[STORE]), redacted(str(error).splitlines()[0])
         raise InputError(
             f"MLflow at {server} failed in the middle of {stage}: {reason}\n"
             "Run again when it is up: a training goes on from its last checkpoint"
@@ -246,7 +243,7 @@ def _parent_status(parent: str | None) -> Iterator[None]:
 def use_store() -> None:
     """Set MLflow's store from the environment or to the default, and disable telemetry and most log messages."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_TRACKING_URI", DEFAULT_STORE)
+    os.environ.setdefault(STORE, DEFAULT_STORE)
     os.environ.setdefault(_RETRIES, _RETRIES_AT_START)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -83,3 +84,75 @@ def test_a_failed_save_leaves_the_old_model(saved, monkeypatch):
         lissom.save(tiny.model("bert"), saved)
     assert (saved / "lissom.json").read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def change_config(folder, **changes):
+    values = json.loads((folder / "lissom.json").read_text())
+    values["base_config"] |= changes
+    (folder / "lissom.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_labels": 1_000_000_000},
+        {"vocab_size": 90_000_000},
+        {"num_hidden_layers": 10**6},
+        {"num_hidden_layers": 900},
+        {"hidden_size": -12},
+        {"hidden_size": "wide"},
+        {"hidden_act": "nope"},
+        {"num_attention_heads": 7},
+        {"num_attention_heads": 0},
+        {"intermediate_size": 10**400},
+        {"model_type": None},
+        {"model_type": "t5"},
+        {"model_type": []},
+        {"model_type": "gpt2"},
+        {"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"},
+    ],
+    ids=str,
+)
+def test_a_config_that_cannot_be_built_is_a_damaged_model(saved, changes):
+    """One line, and no memory for what the file of weights does not hold."""
+    change_config(saved, **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelFormatError) as error:
+        lissom.load(saved)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1500
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+@pytest.mark.parametrize("name", ["lissom.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["", "[" * 100_000, '{"a":' * 1000 + "1" + "}" * 1000, "[]", "null", "\udcff"])
+def test_other_content(saved, name, content):
+    (saved / name).write_text(content, errors="surrogateescape")
+    with pytest.raises(ModelFormatError) as error:
+        lissom.load(saved)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"\xff" * 8,
+        b"\x08" + b"\0" * 7 + b"not json",
+        b"\x10\x27" + b"\0" * 6 + b"[" * 10_000,
+        (70).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}'[:70],
+    ],
+)
+def test_hostile_headers_of_the_weights(saved, header):
+    weights = saved / "model.safetensors"
+    weights.write_bytes(header)
+    change_manifest(saved, weights_sha256=file_sha256(weights))
+    with pytest.raises(ModelFormatError, match=r"model\.safetensors") as error:
+        lissom.load(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_the_config_does_not_tell_where_the_base_model_lay(tmp_path):
+    model = tiny.model("bert")
+    model.network.config._name_or_path = "/home/me/secret/base"
+    lissom.save(model, tmp_path / "model")
+    assert all(b"/home/me" not in path.read_bytes() for path in (tmp_path / "model").iterdir())

@@ -22,7 +22,19 @@ ROOT = Path(__file__).parents[2]
 # Bottom first, one row per package: a module imports from its own row and from rows above it.
 LAYERS = [
     ["serving"],
-    ["errors", "ending", "section", "storage", "artifacts", "machine", "cluster", "console", "interval"],
+    [
+        "errors",
+        "redaction",
+        "ending",
+        "section",
+        "storage",
+        "artifacts",
+        "machine",
+        "cluster",
+        "console",
+        "interval",
+        "safe_yaml",
+    ],
     ["data"],
     ["tasks"],
     ["models"],

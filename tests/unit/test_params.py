@@ -1,9 +1,11 @@
+import itertools
 from pathlib import Path
 
 import pytest
 
 from lissom.errors import ParamsError
-from lissom.params import check_params, load_params
+from lissom.params import apply_override, check_params, load_params
+from lissom.safe_yaml import parse
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"base": {"model": "dir:x"}, "data": {"source": "files:y"}}
@@ -162,3 +164,47 @@ def test_a_layout_must_fit_batches_and_blocks():
         check_params(
             GOOD | {"distill": {"method": "logits", "blocks": [0]}, "parallel": {"pipeline": 2, "microbatches": 2}}
         )
+
+
+_ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise("abcdefghij")
+)
+_MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in itertools.pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (_ALIASES, "aliases"),
+        (_MERGES, "aliases"),
+        ("data: &a [*a]", "holds itself"),
+        ("[" * 1000, "nested deeper"),
+        ("a: " * 1000, "mapping values"),
+        ("- " * 5000, "nested deeper"),
+        ("a: " + "x" * 2_000_000, "longer than"),
+        ("a: 2024-13-45", "month"),
+        ("a: " + "9" * 5000, "cannot be read"),
+        ("!!timestamp x", "cannot be read"),
+        ("!!python/object:os.system x", "could not determine a constructor"),
+    ],
+    ids=range(11),
+)
+def test_yaml_that_would_grow_or_cannot_be_read_is_refused(tmp_path, text, says):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=says):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "override", ["data.source=[", "data.source={", "data.source=\x00", "data.source=*a", "prune.\u00b2=1"]
+)
+def test_an_override_that_is_no_yaml_is_told_in_one_line(override):
+    with pytest.raises(ParamsError) as error:
+        apply_override({"prune": []}, override)
+    assert "\n" not in str(error.value) and "override" in str(error.value)
+
+
+def test_plain_aliases_still_work(tmp_path):
+    assert parse("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]")["b"] == {"x": 1, "y": 2}

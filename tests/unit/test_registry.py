@@ -5,6 +5,7 @@ from lissom.evaluate.paired import Paired
 from lissom.interval import Interval
 from lissom.report.ledger import Headline, Ledger, Row
 from lissom.tasks.metric import ACCURACY, Metric
+from lissom.tracking import registry
 from lissom.tracking.champion import Duel, decide, obstacle
 from lissom.tracking.config import GatesParams
 from lissom.tracking.registry import description_of, failed_gates
@@ -106,3 +107,14 @@ def test_a_description_fits_the_registrys_column_and_says_where_the_rest_is():
     text = description_of(long)
     assert len(text) <= 5000 and text.startswith("# name") and text.endswith("model_card.md of this version's run)\n")
     assert all(line in long.splitlines() for line in text.splitlines()[:-2])
+
+
+def test_tags_do_not_tell_where_the_base_model_lies(monkeypatch, tmp_path):
+    record = type("Record", (), {"files": {"model.onnx": 1}})()
+    monkeypatch.setattr(registry, "read_record", lambda folder: record)
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    (tmp_path / "serving.json").write_text("{}")
+    described = ledger()
+    described = described.model_copy(update={"task": "t"})
+    assert registry.version_tags(described, tmp_path, "dir:/home/me/secret/base")["base"] == "dir:base"
+    assert registry.version_tags(described, tmp_path, "hub:owner/base@v1")["base"] == "hub:owner/base@v1"

@@ -263,3 +263,13 @@ def test_the_card_of_a_task_with_a_hostile_name(ledger):
     assert card.data.to_dict()["co2_eq_emissions"]["emissions"] == pytest.approx(2e-6 * 380)
     page = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
     assert "<img" not in page and page.count("<h1>") == 1 and page.count("<table>") == 1
+
+
+def test_reasons_on_the_card_cannot_bring_markup(ledger):
+    outcome, evaluations, manifest, _ = ledger
+    hostile = outcome.model_copy(
+        update={"absent_floors": {"linear": HOSTILE}, "country": HOSTILE, "energy_method": HOSTILE}
+    )
+    card = ModelCard(model_card(hostile, evaluations["quantize"], manifest, CARD))
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
+    assert "<img" not in page and page.count("<h1>") == 1 and page.count("<table>") == 1

@@ -1,0 +1,44 @@
+"""Failures of MLflow's store, told in one line with advice that fits."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lissom.errors import InputError
+from lissom.redaction import STORE, redacted
+
+
+@contextmanager
+def store_errors(doing: str) -> Iterator[None]:
+    """Convert errors of MLflow, its database and the network to `InputError`, in one line with advice.
+
+    Args:
+        doing: what the block does, for the message.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise InputError(store_message(doing, error)) from None
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "alembic", "sqlite3"):
+            raise  # sqlalchemy is no dependency where only MLflow's client is installed, as in the serve image
+        raise InputError(store_message(doing, error)) from None
+
+
+def store_message(doing: str, error: Exception) -> str:
+    """Return what failed, at which store, why, and what to do."""
+    store = redacted(os.environ.get(STORE, ""))
+    lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
+    return f"{doing}: MLflow at {store} cannot be used: {lines[0][:300]}; {_advice(store, str(error))}"
+
+
+def _advice(store: str, message: str) -> str:
+    if "deleted state" in message or "deleted experiment" in message or "lifecycle_stage" in message:
+        return "restore it with `mlflow experiments restore`, or set tracking.experiment to another name"
+    if store.startswith("sqlite:"):
+        return f"the database may be damaged or of another version of MLflow: restore it, or set {STORE} to another"
+    if "RESOURCE_DOES_NOT_EXIST" in message or "not found" in message:
+        return "look up names, versions and aliases in the registry"
+    return f"set {STORE} to a server that is up, or unset it for a local mlflow.db"
