@@ -127,6 +127,9 @@ def run(start: dict[str, Any], path: list[str]) -> None:
     os.environ.update(start["environment"])
     tempfile.tempdir = None
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    # New objects for the client's files: those of the server believe that they are still its log, which can seek.
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     if start["unbuffered"] or os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     import numpy as np
