@@ -18,7 +18,9 @@ fused_families = pytest.mark.parametrize("family", ["gpt2", "modernbert"])
 
 def original(family="gpt2"):
     torch.manual_seed(0)
-    network = AutoModelForSequenceClassification.from_config(tiny.CONFIGS[family]()).eval()
+    config = tiny.CONFIGS[family]()
+    config.id2label = dict(enumerate(tiny.TASK.labels))  # a head for other labels would be replaced
+    network = AutoModelForSequenceClassification.from_config(config).eval()
     for parameter in network.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return network
