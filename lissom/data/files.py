@@ -120,7 +120,7 @@ def _json_lines(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, A
                 continue
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
                 raise DataError(f"{path}, line {number}: not JSON: {error}") from None
             if not isinstance(record, dict):
                 raise DataError(f"{path}, line {number}: an object is expected, found {line.strip()[:40]!r}")

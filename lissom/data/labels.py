@@ -43,7 +43,8 @@ def label_text(value: Any, task: DataParams, place: str) -> str:
         raise DataError(
             f"{place}: the label is {value}, a number; set data.task: regression to predict it, or name classes"
         )
-    return str(value)
+    # A column of whole numbers with a gap is read as floats: 1.0 is the class 1 all the same.
+    return str(int(value)) if isinstance(value, float) else str(value)
 
 
 def standardised(texts: Sequence[str | None], scale: Scale) -> NDArray[np.float32]:

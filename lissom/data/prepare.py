@@ -1,5 +1,6 @@
 """The stage `prepare`: reads a source and writes four Arrow files and a data card."""
 
+import math
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -212,6 +213,8 @@ def _name(source: str) -> str:
 
 def _numbers_first(label: str) -> tuple[int, float, str]:
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.nan
+    # "nan" and "inf" are names: NaN has no place in an order.
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)

@@ -165,3 +165,19 @@ def test_the_only_text_of_a_label_stays_in_train(tmp_path):
     card, output = run(write(tmp_path / "d", **files), tmp_path)
     assert ("a single one", "rare") in rows_of(output) and "rare" not in card.label_counts["dev"]
     assert any("a single text, which stays in train: rare" in note for note in card.notes)
+
+
+def test_a_label_called_nan_has_its_place_among_the_names():
+    from lissom.data.prepare import _numbers_first
+
+    orders = [
+        sorted(labels, key=_numbers_first) for labels in (["nan", "1", "a"], ["a", "nan", "1"], ["1", "a", "nan"])
+    ]
+    assert orders == [["1", "a", "nan"]] * 3
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, "1"), (1, "1"), ("1.0", "1.0"), (True, "True")])
+def test_a_whole_number_is_the_same_class_in_either_form(value, expected):
+    from lissom.data.labels import label_text
+
+    assert label_text(value, DataParams(source="files:x"), "here") == expected
