@@ -99,11 +99,8 @@ class OnnxClassifier:
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         with parsing(self._folder / TOKENIZER, "tokenizers"):
             encodings = self._tokenizer.encode_batch(inputs)
-        empty = [number for number, encoding in enumerate(encodings) if not any(encoding.attention_mask)]
-        if empty:
-            raise ValueError(
-                f"text {empty[0] + 1} of {len(texts)} has no tokens: the model cannot answer an empty text"
-            )
+        if not all(any(encoding.attention_mask) for encoding in encodings):
+            raise ValueError("a text has no tokens; an empty text has no answer")
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         return {
             name: np.asarray([getattr(encoding, columns[name]) for encoding in encodings], dtype=np.int64)

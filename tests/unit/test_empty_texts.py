@@ -17,9 +17,9 @@ def classifier(tmp_path_factory):
     return OnnxClassifier(folder)
 
 
-@pytest.mark.parametrize(("texts", "place"), [([""], "text 1 of 1"), (["good film", "  "], "text 2 of 2")])
-def test_an_empty_text_is_refused_with_its_place(classifier, texts, place):
-    with pytest.raises(ValueError, match=f"{place} has no tokens"):
+@pytest.mark.parametrize("texts", [[""], ["good film", "  "]])
+def test_an_empty_text_is_refused(classifier, texts):
+    with pytest.raises(ValueError, match="a text has no tokens"):
         classifier.predict(texts)
 
 
