@@ -47,6 +47,7 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
         **model.manifest.task.serving(),
         "pad_id": model.pad_id,
         "inputs": input_names(model.network),
+        "answers_empty_texts": family_of(model.network).answers_empty_texts,
     }
     if has_early_exits(model.network):
         serving["speed"] = FULL_DEPTH

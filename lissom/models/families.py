@@ -119,6 +119,8 @@ class Family:
     """Whether attention is computed by a function that can be exchanged, for its scores and for the exported kernel."""
     scaled_word_table: bool = False
     """Whether the word table multiplies its vectors by a constant."""
+    answers_empty_texts: bool = False
+    """Whether a text without any token has an answer."""
     read_by_all_blocks: str | None = None
     """A module beside the blocks that every block reads, such as a table of relative positions."""
 
@@ -239,7 +241,7 @@ FAMILIES: dict[str, Family] = {
         config_width="true_hidden_size",
     ),
     BILSTM: _NO_BLOCKS,
-    STATIC: _NO_BLOCKS,
+    STATIC: replace(_NO_BLOCKS, answers_empty_texts=True),  # the mean of no vectors is zero
     "gpt2": Family(
         stacks=(
             Stack(

@@ -20,6 +20,10 @@ class _Parts(tuple[Tensor, ...]):
 
     __slots__ = ()
 
+    def __new__(cls, *parts: Tensor) -> "_Parts":
+        """Take the parts one by one, as a named tuple does: torch's backward hooks make outputs anew that way."""
+        return super().__new__(cls, parts)
+
     def split(self, *_: Any, **__: Any) -> tuple[Tensor, ...]:
         """Return the parts, as `Tensor.split`."""
         return tuple(self)
@@ -29,7 +33,7 @@ class _Parts(tuple[Tensor, ...]):
     def view(self, *shape: int) -> "_Parts":
         """Return views of the parts, for a `shape` whose dimension -3 counts the parts."""
         assert shape[-3] == len(self), "only the dimension of the parts can be left out"
-        return _Parts(part.view(*shape[:-3], *shape[-2:]) for part in self)
+        return _Parts(*(part.view(*shape[:-3], *shape[-2:]) for part in self))
 
 
 class Projections(nn.Module):
@@ -45,7 +49,7 @@ class Projections(nn.Module):
 
     def forward(self, hidden: Tensor) -> _Parts:
         """Map `[batch, n, d]` to the outputs of the parts, each `[batch, n, width]`."""
-        return _Parts(self.get_submodule(name)(hidden) for name in self.parts)
+        return _Parts(*(self.get_submodule(name)(hidden) for name in self.parts))
 
 
 def separate(network: PreTrainedModel) -> PreTrainedModel:

@@ -99,7 +99,8 @@ class OnnxClassifier:
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         with parsing(self._folder / TOKENIZER, "tokenizers"):
             encodings = self._tokenizer.encode_batch(inputs)
-        if not all(any(encoding.attention_mask) for encoding in encodings):
+        has_tokens = all(any(encoding.attention_mask) for encoding in encodings)
+        if not has_tokens and not self.serving["answers_empty_texts"]:
             raise ValueError("a text has no tokens; an empty text has no answer")
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         return {
@@ -137,13 +138,13 @@ class OnnxClassifier:
             raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts; give one for every text")
 
     def _check_graph(self, folder: Path) -> None:
-        """Check that the graph has the inputs and outputs that serving.json tells."""
+        """Check that the graph has the inputs and outputs that serving.json lists."""
         speeds = [] if self.serving.get("speed") is None else ["speed"]
-        told, found = {*self.serving["inputs"], *speeds}, {node.name for node in self._session.get_inputs()}
-        if told != found:
+        expected, actual = {*self.serving["inputs"], *speeds}, {node.name for node in self._session.get_inputs()}
+        if expected != actual:
             raise DamagedFolderError(
-                f"{folder / SERVING}: inputs {', '.join(sorted(told))}, but the graph takes "
-                f"{', '.join(sorted(found))}; export the model again"
+                f"{folder / SERVING}: inputs {', '.join(sorted(expected))}, but the graph takes "
+                f"{', '.join(sorted(actual))}; export the model again"
             )
         labels, shape = self.serving.get("labels"), self._session.get_outputs()[0].shape
         if labels is not None and shape and isinstance(shape[-1], int) and shape[-1] != len(labels):

@@ -135,6 +135,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_length": (lambda value: _is_int(value, 1, _LONGEST_INPUT), f"a whole number from 1 to {_LONGEST_INPUT}"),
     "pad_id": (lambda value: _is_int(value, 0, 2**31 - 1), "a whole number from 0"),
     "inputs": (_are_inputs, f"a list of names out of {', '.join(INPUTS)}"),
+    "answers_empty_texts": (lambda value: isinstance(value, bool), "true or false"),
     "labels": (_are_labels, "a list of different texts"),
     "scale": (_is_scale, "an object with the finite numbers mean and deviation"),
     "speed": (lambda value: value is None or _is_number(value), "a finite number"),
