@@ -33,7 +33,7 @@ _REHEARSED = ("data.train_examples=320", "evaluate.seconds=0.2", "evaluate.retri
 NOTES = (
     "`lissom compress MODEL DATA` with a MiniLM-L6; within_gates: 1 if the version became challenger or champion",
     f"held out: {', '.join(HELD_OUT)} took part in no decision on the recipe",
-    "a run whose latencies were disturbed by other load does not pass the gate on speed: its score is told all the same",
+    "a run whose latencies were disturbed by other load does not pass the gate on speed; the table shows its score",
 )
 
 

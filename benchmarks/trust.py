@@ -46,7 +46,7 @@ _EVALUATE = EvaluateParams(batch_sizes=(1,), seconds=10.0, retries=3)
 NOTES = (
     "default run: `dvc repro` of the default params from nothing, after installation, with the seed for all trainings; kept_low and "
     "kept_high are the 95 % interval over test texts. The second row is the same by `lissom compress`, which starts Python once",
-    "the default run's bar of 480 s was set for `dvc repro`; both ways are told",
+    "the bar of 480 s for the default run was set for `dvc repro`; the table holds both commands to it",
     "speed: ratios of one text's latency, teacher over final file, on one pinned thread (int8, onnx, eager) and on all threads "
     "(eager_all_threads); busy over quiet is 1 if other load changes nothing",
     "payback, of 1944759: 0.69 busy over quiet, while the busy process was a child of the measuring one, whose energy includes that "
@@ -169,8 +169,10 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
         "payback_ratio_busy_over_quiet": claim(undisturbed("busy_over_quiet", PAYBACK), "", _RATIO),
         "default_seconds": claim(rows.take("seconds", measure=DEFAULT), "s", "<= 480"),
         "default_seconds_lissom_compress": claim(rows.take("seconds", measure=COMPRESS), "s", "<= 480"),
-        "default_teacher_accuracy": claim(rows.take("teacher_accuracy", measure=COMPRESS), "", None),
-        "default_kept": claim(rows.take("kept", measure=COMPRESS), "", "0.97 to 1.02"),
+        "default_teacher_accuracy": claim(rows.take("teacher_accuracy", measure=DEFAULT), "", None),
+        "default_teacher_accuracy_lissom_compress": claim(rows.take("teacher_accuracy", measure=COMPRESS), "", None),
+        "default_kept": claim(rows.take("kept", measure=DEFAULT), "", "0.97 to 1.02"),
+        "default_kept_lissom_compress": claim(rows.take("kept", measure=COMPRESS), "", "0.97 to 1.02"),
     }
 
 
