@@ -3,7 +3,8 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from lissom.models.families import Stack, family_of
+from lissom.models.families import family_of
+from lissom.models.family import Stack
 from lissom.models.sites import blocks_at, head_groups, head_size, present
 from lissom.models.sizes import Anatomy, BlockAnatomy
 

@@ -6,7 +6,8 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models.families import FAMILIES, Family, family_of
+from lissom.models.families import FAMILIES, family_of
+from lissom.models.family import Family
 
 Technique = Literal[
     "blocks", "heads", "neurons", "word_table", "positions", "int8", "exits", "hidden", "scores", "tensor", "pipeline"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lissom.models.families import Family, FusedLayer, check_variant, family_of
+from lissom.models.families import check_variant, family_of
+from lissom.models.family import Family, FusedLayer
 
 
 class _Parts(tuple[Tensor, ...]):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models.families import AttentionSite, FfnSite, Stack, family_of
+from lissom.models.families import family_of
+from lissom.models.family import AttentionSite, FfnSite, Stack
 
 
 def blocks_of(network: PreTrainedModel) -> nn.ModuleList:

@@ -17,9 +17,9 @@ from lissom.models.edits import (
     KeepPositions,
     KeepVocabulary,
 )
-from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import truncated_svd
-from lissom.models.families import FAMILIES, FfnSite
+from lissom.models.families import FAMILIES
+from lissom.models.family import FfnSite
 from lissom.models.sites import attention_sites, blocks_of, ffn_sites
 from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
@@ -170,32 +170,6 @@ def test_trimming_keeps_the_answers_for_kept_tokens(family):
     assert torch.equal(logits(model, family), before)
 
 
-@families
-def test_uniform_results_load_in_plain_transformers(family, tmp_path):
-    model = tiny.model(family)
-    # MobileBERT's config has one number of neurons for several networks of a block, of which one is cut.
-    neurons = [] if family == "mobilebert" else [KeepNeurons(kept=(tuple(range(16)),) * 3)]
-    model.edit(tiny.suited(family, [BLOCKS, *neurons, VOCABULARY]))
-    lissom.save(model, tmp_path / "model")
-    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
-    expected = logits(model, family)
-    model.network = plain
-    if FAMILIES[family].fused:  # one product rounds otherwise than its parts
-        assert torch.allclose(logits(model, family), expected, atol=1e-6)
-    else:
-        assert torch.equal(logits(model, family), expected)
-
-
-def test_a_network_whose_first_block_differs_is_plain_only_with_it(tmp_path):
-    model = tiny.model("modernbert")
-    model.edit([KeepBlocks(kept=(1, 3))])
-    expected = logits(model, "modernbert")
-    lissom.save(model, tmp_path / "model")
-    assert torch.equal(logits(lissom.load(tmp_path / "model"), "modernbert"), expected)
-    with pytest.raises(ValueError, match="lissom-modernbert"):
-        AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-
-
 @pytest.mark.parametrize("family", sorted(set(tiny.FAMILY_NAMES) - set(tiny.able("word_table"))))
 @pytest.mark.parametrize("edit", [VOCABULARY, TABLE], ids=lambda edit: edit.kind)
 def test_a_scaled_word_table_is_not_edited(family, edit):
@@ -223,38 +197,6 @@ def test_heads_take_their_own_projections_of_positions_with_them():
     for name in ("pos_key_proj", "pos_query_proj"):
         old, new = (getattr(network.deberta.encoder.layer[1].attention.self, name).weight for network in (whole, cut))
         assert torch.equal(new, old[rows])
-
-
-def test_an_edit_is_not_plain_unless_it_says_so():
-    class Forgotten(StructureEdit):
-        kind: str = "forgotten"
-
-        def apply(self, network):
-            """Change nothing."""
-
-        def describe(self):
-            return "forgotten"
-
-    assert not Forgotten().is_plain(tiny.model("bert").network)
-
-
-@pytest.mark.parametrize(
-    ("family", "edit"),
-    [
-        ("bert", TABLE),
-        ("bert", HEADS_OF_FOUR),
-        ("bert", QUANTIZE),
-        ("bert", KeepNeurons(kept=((1,), (2,), (3,), (4, 5)))),
-        ("mobilebert", KeepNeurons(kept=(tuple(range(16)),) * 4)),
-    ],
-    ids=lambda value: getattr(value, "kind", value),
-)
-def test_other_results_are_refused_by_plain_transformers(family, edit, tmp_path):
-    model = tiny.model(family)
-    model.edit([edit])
-    lissom.save(model, tmp_path / "model")
-    with pytest.raises(ValueError, match=f"lissom-{family}"):
-        AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

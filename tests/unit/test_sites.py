@@ -7,7 +7,8 @@ from transformers import BartConfig, BartForSequenceClassification
 from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.edits import KeepHeads, KeepNeurons
-from lissom.models.families import FAMILIES, AttentionSite, Family, FfnSite, Stack
+from lissom.models.families import FAMILIES
+from lissom.models.family import AttentionSite, Family, FfnSite, Stack
 from lissom.models.sites import attention_sites, blocks_of, ffn_sites
 from lissom.prune.first_order import select
 from lissom.prune.importance import gated, head_importance, neuron_importance
