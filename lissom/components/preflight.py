@@ -1,4 +1,4 @@
-"""Checks of what later stages would stumble over, made in a second before the first stage works.
+"""Checks of what later stages would stumble over, made before the first stage works.
 
 Only params and small files are read: no torch, no transformers, no network. What the first two stages check at their
 start (the data, the tracking store, the electricity mix, the weights) is left to them: nothing costly comes before.
@@ -34,12 +34,17 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     Raises:
         InputError: something is missing or does not fit; the message lists all of it.
     """
-    problems = [] if elsewhere else [*_missing_packages(params), *_lacking_space(_weights_of(params.base.model))]
     try:
-        problems += _misfits(params, _config_of(params.base.model))
+        source, _ = locate(params.base.model)
     except InputError:
         if not elsewhere:
             raise
+        source = None
+    folder = source if isinstance(source, Path) else None  # None: on the hub, or on the other machines
+    problems = [] if elsewhere else [*_missing_packages(params), *_lacking_space(folder)]
+    # A folder of lissom's has edits of its own, which its config does not show.
+    if folder and not (folder / MANIFEST).is_file():
+        problems += _misfits(params, _config_of(params.base.model, folder))
     if problems:
         count = f"{len(problems)} problem{'s'[: len(problems) != 1]}"
         raise InputError("\n".join([f"{count} that a later stage would meet; nothing is computed yet", *problems]))
@@ -52,15 +57,9 @@ def _missing_packages(params: Params) -> Iterator[str]:
             yield f"  {advice_for(ModuleNotFoundError(name=name))}"
 
 
-def _weights_of(model: str) -> int:
-    """Return the size of the base model's weights in bytes; 0 if they are on the hub."""
-    source, _ = locate(model)
-    return sum(file.stat().st_size for file in source.glob("*.safetensors")) if isinstance(source, Path) else 0
-
-
-def _lacking_space(model_bytes: int) -> Iterator[str]:
-    """Compare the free space where stages write with an estimate for weights of so many bytes."""
-    needed = _COPIES * model_bytes
+def _lacking_space(model: Path | None) -> Iterator[str]:
+    """Compare the free space where stages write with an estimate from a base model's weights; 0 if it is elsewhere."""
+    needed = _COPIES * sum(file.stat().st_size for file in model.glob("*.safetensors")) if model else 0
     for place in _WRITTEN:
         existing = followed(place).absolute()
         while not existing.exists():
@@ -73,13 +72,10 @@ def _lacking_space(model_bytes: int) -> Iterator[str]:
             )
 
 
-def _config_of(model: str) -> Mapping[str, Any]:
-    """Return the base model's config; empty if it is on the hub, or a folder of lissom's with edits of its own."""
-    source, _ = locate(model)
-    if not isinstance(source, Path) or (source / MANIFEST).is_file():
-        return {}
+def _config_of(model: str, folder: Path) -> Mapping[str, Any]:
+    """Return the base model's config."""
     try:
-        config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"base.model {model}: {CONFIG} cannot be read: {error}") from None
     if not isinstance(config, dict):

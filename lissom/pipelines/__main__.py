@@ -4,6 +4,8 @@ Kubeflow's packages are imported by the commands that need them: `python -m liss
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,7 @@ from lissom.params import load_params
 from lissom.pipelines.images import NAME, Images
 
 if TYPE_CHECKING:
+    from lissom.params import Params as Values
     from lissom.pipelines.server import Server
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The pipeline, for DVC and on Kubeflow.")
@@ -93,16 +96,12 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Wait for its end; fail if it fails.")] = False,
 ) -> None:
     """Start a run."""
-    from lissom.pipelines.compiling import compile_pipeline
-
     images = Images(train_image, export_image)
     _mention_digests(images)
     values = load_params(params, override or ())
     preflight(values, elsewhere=True)
     server = _server(host, namespace, token)
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "compression.yaml"
-        compile_pipeline(values, images, package)
+    with _compiled(values, images) as package:
         run = server.submit(package, experiment, name)
     out.print(f"run {run}", soft_wrap=True)
     if wait:
@@ -124,8 +123,6 @@ def schedule(
     experiment: Experiment = "lissom",
 ) -> None:
     """Run again and again."""
-    from lissom.pipelines.compiling import compile_pipeline
-
     if (cron is None) == (every is None):
         raise InputError("give either --cron or --every")
     if cron is not None and len(cron.split()) != 6:
@@ -135,9 +132,7 @@ def schedule(
     values = load_params(params, override or ())
     preflight(values, elsewhere=True)
     server = _server(host, namespace, token)
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "compression.yaml"
-        compile_pipeline(values, Images(train_image, export_image), package)
+    with _compiled(values, Images(train_image, export_image)) as package:
         run, old_run = server.schedule(package, experiment, name, cron=cron, seconds=every)
     out.print(f"{name}: recurring run {run}" + (f", in place of {old_run} before" if old_run else ""), soft_wrap=True)
 
@@ -156,6 +151,17 @@ def status(
         _wait(server, run)
         return
     _show(*server.status(run))
+
+
+@contextmanager
+def _compiled(params: "Values", images: Images) -> Iterator[Path]:
+    """Yield the pipeline, compiled into a temporary file."""
+    from lissom.pipelines.compiling import compile_pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "compression.yaml"
+        compile_pipeline(params, images, package)
+        yield package
 
 
 def _server(host: str | None, namespace: str | None, token: str | None) -> "Server":

@@ -42,6 +42,7 @@ _IMPORTED = (
     "codecarbon", "pandas", "sklearn.linear_model", "sklearn.feature_extraction.text", "matplotlib.pyplot",
     "lissom.models.directory", "lissom.training.loop",
 )  # fmt: skip
+_FORKS = sys.platform == "linux"
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -81,7 +82,7 @@ def compress(path: Path, overrides: Sequence[str] = (), *, force: bool = False) 
     preflight(params)
     options = ["--params", str(path), *(word for override in overrides for word in ("--set", override))]
     options += ["--pipeline-run", f"compress-{os.getpid()}-{time.time():.0f}"]
-    tasks, digests = tasks_of(params), Digests()
+    tasks, digests, is_warm = tasks_of(params), Digests(), False
     record = {} if force or not RECORD.is_file() else read_json(RECORD)
     for number, task in enumerate(tasks, 1):
         place = f"{number:>{len(str(len(tasks)))}}/{len(tasks)} {task.title}"
@@ -89,6 +90,9 @@ def compress(path: Path, overrides: Sequence[str] = (), *, force: bool = False) 
         if record.get(task.title) == {"needs": needs, "wrote": _wrote(task, digests)}:
             note(f"{place}: up to date")
             continue
+        if _FORKS and not is_warm:
+            warm_up()
+            is_warm = True
         start = time.monotonic()
         _run(task, [*folder_options(task.spec, task.variant), *options])
         record[task.title] = {"needs": needs, "wrote": _wrote(task, digests)}
@@ -116,10 +120,7 @@ def _result(task: Task) -> str:
 
 def _run(task: Task, words: list[str]) -> None:
     """Run a task in a child process and wait for it."""
-    forks = sys.platform == "linux"
-    if forks:
-        warm_up()
-    start = multiprocessing.get_context("fork").Process if forks else multiprocessing.get_context("spawn").Process
+    start = multiprocessing.get_context("fork").Process if _FORKS else multiprocessing.get_context("spawn").Process
     process = start(target=_child, args=(task.spec.name, words), name=task.title)
     process.start()
     with _forwarded(process.pid):
@@ -140,7 +141,7 @@ def warm_up() -> None:
 
 
 def _child(name: str, words: list[str]) -> None:
-    if sys.platform == "linux":  # a stage must not outlive a killed parent: the next run would meet it
+    if _FORKS:  # a stage must not outlive a killed parent: the next run would meet it
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     run_stage(name, words)
