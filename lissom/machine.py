@@ -49,7 +49,7 @@ def limit_threads() -> None:
     """Keep torch, and what else uses OpenMP, to the cores that this process may use.
 
     Without a limit nothing changes, nor where OMP_NUM_THREADS is set: the user has chosen. OpenMP reads the variable
-    when it is loaded, and child processes inherit it; a torch that is loaded already is told directly.
+    when it is loaded, and child processes inherit it; a torch that is loaded already is set directly.
     """
     limit = core_limit()
     if limit is None or "OMP_NUM_THREADS" in os.environ:

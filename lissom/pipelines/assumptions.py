@@ -34,7 +34,8 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         overrides: `section.key=value`; what they set is not assumed.
 
     Raises:
-        InputError: model or data are not found, a column cannot be told, or the file exists with other contents.
+        InputError: model or data are not found, the column of a role is ambiguous or missing, or the file exists with
+            other contents.
     """
     given: dict[str, Any] = {}
     for override in overrides:

@@ -37,7 +37,7 @@ def assume_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) 
         given: what the user has set of `text`, `text_pair`, `label` and `task`.
 
     Raises:
-        InputError: a role cannot be told; the message lists the columns.
+        InputError: the column of a role is ambiguous or missing; the message lists the columns.
     """
     names = list(rows[0])
     taken = {value for value in given.values() if value}

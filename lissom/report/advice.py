@@ -13,7 +13,7 @@ _CHANGES = {
 
 
 def advice(ledger: Ledger) -> str | None:
-    """Return what lost most and what to change about it; None if no loss can be told from chance.
+    """Return what lost most and what to change about it; None if every loss is within its interval.
 
     A teacher that is no better than the strongest model without a Transformer comes first: nothing after it can help.
     """

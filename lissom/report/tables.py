@@ -93,7 +93,7 @@ def kept_in_words(kept: Interval | None, metric: str) -> tuple[str, str]:
     if kept.low > 1:
         meaning = "; above 100 % means that the teacher is undertrained, not that compressing improves models"
     elif kept.value > 1:
-        meaning = "; no difference to the teacher can be told"
+        meaning = "; the difference to the teacher is within its interval"
     bounds = f"95 % interval {kept.low:.1%} to {kept.high:.1%}"
     return f"{kept.value:.1%}", f"of the teacher's {metric} kept ({bounds}){meaning}"
 

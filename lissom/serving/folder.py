@@ -1,7 +1,7 @@
-"""Reading an exported folder whose files may be damaged: digests first, then parsers, every failure told in one line.
+"""Reading an exported folder whose files may be damaged: digests first, then parsers, one line per failure.
 
 `serving.json` holds the SHA-256 of the graph and of the tokenizer, so that a damaged file is found before a parser
-sees it. A file whose digest was changed with it may still be hostile; the parsers' errors are then told the same way.
+sees it. A file whose digest was changed with it may still be hostile; parsers' errors are reported the same way.
 """
 
 import hashlib

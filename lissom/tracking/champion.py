@@ -110,5 +110,5 @@ def decide(duel: Duel, metric: Metric, gates: GatesParams) -> tuple[bool, str]:
     better += [f"{speedup.value:.2f} times faster"] if disturbed is None and faster else []
     if better:
         return True, f"{' and '.join(better)}, and {on_dev} ({bounds}): no difference"
-    unsure = "" if disturbed is None else f"; whether it is faster could not be told: {disturbed}"
+    unsure = "" if disturbed is None else f"; whether it is faster is uncertain: {disturbed}"
     return False, f"{on_dev} ({bounds}): no difference, and neither clearly faster nor smaller{unsure}"

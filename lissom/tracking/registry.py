@@ -60,7 +60,7 @@ def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
     disturbed = ledger.headline.conditions.disturbed
     if gates.min_speedup and disturbed is not None:
         failures.append(
-            f"the speed cannot be told, so that gates.min_speedup is not passed: {disturbed}; when the machine is "
+            f"the speed is uncertain, so that gates.min_speedup is not passed: {disturbed}; when the machine is "
             "quiet, remove the folder metrics/evaluate/quantize and run the pipeline again"
         )
     elif gates.min_speedup:

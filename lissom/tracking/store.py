@@ -1,4 +1,4 @@
-"""Failures of MLflow's store, told in one line with advice that fits."""
+"""Failures of MLflow's store, reported in one line with fitting advice."""
 
 import os
 from collections.abc import Iterator
