@@ -107,7 +107,7 @@ def predict(
         typer.Option(help="Models with exits: leave at an uncertainty up to this, -1 (never) to 1 (at once)."),
     ] = None,
 ) -> None:
-    """Classify texts, or predict their numbers."""
+    """Classify texts, predict their numbers, or find spans in them."""
     from lissom.tracking.answering import answer
 
     if texts == ["-"]:
@@ -116,7 +116,7 @@ def predict(
     table = Table(box=None, pad_edge=False)
     rows = [_shown(result) for result in answers]
     for name in (*(rows[0] if rows else ()), "text"):
-        table.add_column(name, overflow="fold", no_wrap=name not in ("label", "text"))
+        table.add_column(name, overflow="fold", no_wrap=name not in ("label", "spans", "text"))
     for text, row in zip(texts, rows, strict=True):
         table.add_row(*row.values(), text)
     out.print(table)
@@ -128,6 +128,9 @@ def _shown(answer: Mapping[str, Any]) -> dict[str, str]:
     cells = {name: value for name, value in answer.items() if name != "probabilities"}
     if "probabilities" in answer:
         cells["probability"] = answer["probabilities"][answer["label"]]
+    if "spans" in cells:
+        shown = (f"{span['text']} ({span['label']} {span['score']:.2f})" for span in cells["spans"])
+        cells["spans"] = ", ".join(shown) or "none"
     return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in cells.items()}
 
 

@@ -28,6 +28,8 @@ from lissom.tracking.config import GatesParams, TrackingParams
 from lissom.training.config import TrainingParams
 
 _MOST_DIGITS = 4
+_OF_WHOLE_TEXTS = ("lstm", "static", "fastbert", "deep_to_shallow")
+"""Methods whose students, or whose exits, read a text's logits from a vector of the whole text."""
 
 
 class Params(Section):
@@ -68,6 +70,11 @@ class Params(Section):
                 f"distill.method: {self.distill.method} makes exits that are left when the entropy over the labels is "
                 f"low, and data.task: {self.data.task} has a number without one; take another method, or "
                 "deep_to_shallow with keep_exits: false"
+            )
+        if self.data.is_per_token and self.distill.method in _OF_WHOLE_TEXTS:
+            raise ValueError(
+                f"distill.method: {self.distill.method} answers whole texts, and data.task: {self.data.task} asks "
+                f"for a label of every word; take another method than {', '.join(_OF_WHOLE_TEXTS)}"
             )
         return self
 

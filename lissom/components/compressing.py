@@ -43,7 +43,8 @@ def apply_methods(stage: Stage, methods: Sequence[M], plan: Callable[[Compressed
     metrics: dict[str, Any] = {}
     for number, params in enumerate(methods, 1):
         recipe = plan(model, lesson, params)
-        teacher = load_logits(stage.inputs["logits"], sum(len(lesson.tables[name]) for name in ("train", "transfer")))
+        tables = [lesson.tables[name] for name in ("train", "transfer")]
+        teacher = load_logits(stage.inputs["logits"], model.manifest.task.count_rows(tables))
         phase = "training" if len(methods) == 1 else f"{number}-{params.method}"
         result = compress(
             model, recipe, lesson, teacher, params.training, phase=phase, identity=params.model_dump_json()

@@ -21,6 +21,8 @@ class Members:
     """Indices in the data set, `[batch]`."""
     lengths: NDArray[np.int64]
     """Real tokens of every example, `[batch]`."""
+    row_counts: NDArray[np.int64] | None = None
+    """Rows of targets of every example, `[batch]`; None if each has one."""
 
 
 Count = Callable[[Members], float]
@@ -41,6 +43,27 @@ class Share:
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """The rows of a batch's targets that belong to tokens, in the order of the examples."""
+
+    example: Tensor
+    """Position of the row's example in the batch, `[rows]` int64."""
+    place: Tensor
+    """Position of the token in the example, `[rows]` int64; -1 for a row whose token is cut off."""
+    index: Tensor
+    """Index of the row in the data set, `[rows]` int64: the key of caches per row."""
+
+    def of(self, outputs: Tensor) -> Tensor:
+        """Return the outputs `[rows, ...]` out of those of all tokens, `[batch, n, ...]`; zeros where there is none."""
+        rows = outputs[self.example, self.place.clamp(min=0)]
+        return torch.where((self.place >= 0)[:, None], rows, torch.zeros((), dtype=rows.dtype, device=rows.device))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "TokenRows":
+        """Return the rows with every tensor changed."""
+        return TokenRows(change(self.example), change(self.place), change(self.index))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded examples."""
 
@@ -48,9 +71,11 @@ class Batch:
     """Inputs by transformers' names, each `[batch, n]` int64: `input_ids`, `attention_mask` (1 for real tokens),
     `token_type_ids`."""
     targets: Tensor
-    """`[batch]`, from `Task.targets`."""
+    """`[rows]`, or `[rows, ...]`, from `Task.targets`: one row for every example, or those of `token_rows`."""
     indices: Tensor
     """`[batch]` int64, the examples' indices in the data set: the keys of caches per example."""
+    token_rows: TokenRows | None = None
+    """Set if targets and outputs belong to tokens."""
     share: Share | None = None
     """Set if this is a part of a larger batch."""
 
@@ -67,13 +92,39 @@ class Batch:
         """Return the attention mask, 1 for real tokens and 0 for padding, `[batch, n]`."""
         return self.inputs["attention_mask"]
 
+    @property
+    def row_indices(self) -> Tensor:
+        """Return the indices of the rows of targets in the data set, `[rows]`."""
+        return self.indices if self.token_rows is None else self.token_rows.index
+
+    def outputs_of(self, outputs: Tensor) -> Tensor:
+        """Return a network's outputs for the rows of targets, `[rows, ...]`.
+
+        Args:
+            outputs: of the examples, `[batch, ...]`, or with `token_rows` of all tokens, `[batch, n, ...]`.
+        """
+        return outputs if self.token_rows is None else self.token_rows.of(outputs)
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def rows(self, index: Tensor) -> "Batch":
-        """Return some of the examples."""
-        return self._each(lambda tensor: tensor[index])
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        token_rows = None if self.token_rows is None else self.token_rows.each(moved)
+        return replace(self._each(moved), targets=moved(self.targets), token_rows=token_rows)
+
+    def examples(self, index: Tensor) -> "Batch":
+        """Return some of the examples, given their positions in the batch or a mask."""
+        part = self._each(lambda tensor: tensor[index])
+        if self.token_rows is None:
+            return replace(part, targets=self.targets[index])
+        positions = torch.arange(len(self), device=index.device)[index]
+        picked = [torch.nonzero(self.token_rows.example == position).squeeze(1) for position in positions]
+        chosen = torch.cat(picked)
+        token_rows = self.token_rows.each(lambda tensor: tensor[chosen])
+        example = torch.repeat_interleave(torch.tensor([len(rows) for rows in picked], device=chosen.device))
+        return replace(part, targets=self.targets[chosen], token_rows=replace(token_rows, example=example))
 
     def reading(self, ids: Tensor) -> "Batch":
         """Return the batch with other token ids `[batch, n]`."""
@@ -81,7 +132,12 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=inputs, targets=change(self.targets), indices=change(self.indices))
+        return replace(self, inputs=inputs, indices=change(self.indices))
+
+
+def members_of(data: Encoded, indices: NDArray[np.int64]) -> Members:
+    """Return examples with the numbers of their tokens and rows."""
+    return Members(indices, data.lengths[indices], None if data.places is None else data.row_counts(indices))
 
 
 def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int = 1) -> Batch:
@@ -94,14 +150,20 @@ def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int =
         ids[row, :length] = data.tokens[start : start + length]
         types[row, :length] = data.types[start : start + length]
     mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
+    rows = data.rows_of(np.asarray(indices, dtype=np.int64))
+    token_rows = None
+    if data.places is not None:
+        example = np.repeat(np.arange(len(indices)), data.row_counts(indices))
+        token_rows = TokenRows(*(torch.from_numpy(array) for array in (example, data.places[rows], rows)))
     return Batch(
         inputs={
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask),
             "token_type_ids": torch.from_numpy(types),
         },
-        targets=torch.from_numpy(data.targets[indices]),
+        targets=torch.from_numpy(data.targets[rows]),
         indices=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
+        token_rows=token_rows,
     )
 
 

@@ -1,13 +1,19 @@
 """Rows that nothing can be learned from: texts without a character, and missing labels, are left out and counted."""
 
 import math
+import unicodedata
 from collections import Counter
 from typing import Any
+
+import numpy as np
 
 from lissom.data.config import DataParams
 from lissom.data.labels import label_text
 from lissom.data.tables import Row
 from lissom.errors import DataError
+from lissom.serving.token_classification import OUTSIDE
+
+NO_BREAK_SPACE = "\u00a0"
 
 
 class Cleaner:
@@ -41,6 +47,8 @@ class Cleaner:
             DataError: a text is no text, or empty with `data.empty_texts: refuse`, or the label is not usable.
         """
         params = self._params
+        if params.is_per_token:
+            return self._tagged(record, place)
         texts = [self._text(name, record[name], place) for name in (params.text, params.text_pair) if name]
         if not all(texts):
             self._counts["an empty text"] += 1
@@ -57,9 +65,36 @@ class Cleaner:
         lines = {
             "an empty text": "rows with an empty text are left out",
             "no label": "rows without a label are left out",
+            "a blank word": "words without a visible character are left out, with their tags",
             "replaced": "texts have half of a surrogate pair, which no encoding can hold; it is replaced by U+FFFD",
         }
         return [f"{split}: {self._counts[key]} {line}" for key, line in lines.items() if self._counts[key]]
+
+    def _tagged(self, record: dict[str, Any], place: str) -> Row | None:
+        """Return a row of words and tags, each separated by single spaces; None if there is no word."""
+        params = self._params
+        value = record[params.text]
+        if not self._labelled and isinstance(value, str):
+            text = self._text(params.text, value, place)
+            return Row(text, None, None) if text else None
+        words = _items(value, params.text, place)
+        tags = _items(record[params.label], params.label, place) if self._labelled else [OUTSIDE] * len(words)
+        if len(words) != len(tags):
+            raise DataError(
+                f"{place}: {len(words)} words in column {params.text!r}, {len(tags)} tags in {params.label!r}; every "
+                "word needs a tag"
+            )
+        pairs = [(_visible(word), tag) for word, tag in zip(words, tags, strict=True)]
+        kept = [(self._encodable(word), tag) for word, tag in pairs if word]
+        self._counts["a blank word"] += len(pairs) - len(kept)
+        if not kept:
+            self._counts["an empty text"] += 1
+            return None
+        for _, tag in kept:
+            if not tag or any(character.isspace() for character in tag):
+                raise DataError(f"{place}: the tag {tag!r} is empty or holds a space; name it in one word")
+        label = " ".join(tag for _, tag in kept) if self._labelled else None
+        return Row(" ".join(word for word, _ in kept), None, label)
 
     def _text(self, name: str, value: Any, place: str) -> str:
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -87,3 +122,21 @@ class Cleaner:
 def _is_missing(label: Any) -> bool:
     blank = isinstance(label, str) and not label.strip()
     return label is None or blank or (isinstance(label, float) and math.isnan(label))
+
+
+def _items(value: Any, name: str, place: str) -> list[str]:
+    """Return the words or tags of a text, given as a list or as a text with spaces between them."""
+    if isinstance(value, str):
+        return value.split()
+    if isinstance(value, list | tuple | np.ndarray) and all(isinstance(item, str | int | np.integer) for item in value):
+        return [str(item) for item in value]
+    raise DataError(
+        f"{place}: column {name!r} is {str(value)[:40]!r}; for data.task: token_classification a list of words or tags "
+        "is needed, or a text with spaces between them"
+    )
+
+
+def _visible(word: str) -> str:
+    """Return a word without spaces, since words are separated by them; empty if it has no visible character."""
+    inner = NO_BREAK_SPACE.join(word.split())
+    return inner if any(unicodedata.category(character)[0] not in "CZ" for character in inner) else ""

@@ -6,10 +6,12 @@ from pydantic import Field, StringConstraints, model_validator
 
 from lissom.section import Section
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "token_classification"]
 """Kinds of tasks; each is a module in `lissom/tasks`."""
 NUMERIC: frozenset[TaskKind] = frozenset({"regression"})
 """The tasks whose labels are numbers; others have names of classes."""
+PER_TOKEN: frozenset[TaskKind] = frozenset({"token_classification"})
+"""The tasks that label every word of a text, in place of the text."""
 
 DataSource = Annotated[str, StringConstraints(pattern=r"^(embedded|files|hub):\S.*$")]
 
@@ -18,19 +20,20 @@ class DataParams(Section):
     """One labelled data set, of single texts or of pairs."""
 
     source: DataSource
-    """`embedded:python-docs`, `files:folder` (train, dev, test as tsv, csv, jsonl or parquet) or `hub:owner/name`."""
+    """`embedded:python-docs`, `files:folder` (train, dev, test as tsv, csv, jsonl or parquet; tagged words also as
+    conll) or `hub:owner/name`."""
 
     task: TaskKind = "classification"
-    """Whether a label is the name of a class or a number to predict."""
+    """Whether a label is the name of a class, a number to predict, or a list with a tag for every word."""
 
     text: str = "text"
-    """Column of the text (`files:` and `hub:`)."""
+    """Column of the text (`files:` and `hub:`); for `token_classification` a list of words."""
 
     text_pair: str | None = None
     """Column of the second text, for tasks on pairs."""
 
     label: str = "label"
-    """Column of the label."""
+    """Column of the label; for `token_classification` a list of tags such as `O`, `B-person` and `I-person`."""
 
     empty_texts: Literal["drop", "refuse"] = "drop"
     """What becomes of rows whose text is empty or white space: left out, counted and noted, or the stage ends."""
@@ -56,6 +59,11 @@ class DataParams(Section):
         """Return whether labels are numbers."""
         return self.task in NUMERIC
 
+    @property
+    def is_per_token(self) -> bool:
+        """Return whether every word of a text has a label."""
+        return self.task in PER_TOKEN
+
     @model_validator(mode="after")
     def _transfer_has_a_source(self) -> "DataParams":
         if self.transfer_examples and self.transfer is None and not self.source.startswith("embedded:"):
@@ -63,10 +71,12 @@ class DataParams(Section):
                 f"transfer_examples is {self.transfer_examples}, but transfer names no file: "
                 "set data.transfer to a file of unlabelled texts, or transfer_examples to null"
             )
-        if self.is_numeric and self.source.startswith("embedded:"):
+        if self.task != "classification" and self.source.startswith("embedded:"):
             raise ValueError(
                 f"task is {self.task}, but {self.source} has classes for labels; set data.task: classification"
             )
+        if self.is_per_token and self.text_pair is not None:
+            raise ValueError(f"text_pair is {self.text_pair!r}, but {self.task} is for single texts; set it to null")
         if self.text_pair == self.text or self.label in (self.text, self.text_pair):
             raise ValueError("text, text_pair and label must be three different columns")
         return self

@@ -31,10 +31,15 @@ class Encoded:
     offsets: NDArray[np.int64]
     """Example i is `tokens[offsets[i]:offsets[i + 1]]`, `[examples + 1]`."""
     targets: NDArray[Any]
-    """`[examples]`, from `Task.targets`."""
+    """`[rows]`, or `[rows, ...]`, from `Task.targets`: one row for every example, or for every word of it."""
+    places: NDArray[np.int64] | None = None
+    """Where the outputs of a row are read: position of a token in its example, -1 for nowhere, `[rows]`. None: the
+    outputs of a network are one row for every example."""
+    row_offsets: NDArray[np.int64] | None = None
+    """With `places`: the rows of example i are `targets[row_offsets[i]:row_offsets[i + 1]]`, `[examples + 1]`."""
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.offsets) - 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -43,8 +48,36 @@ class Encoded:
 
     def labelled(self, count: int) -> NDArray[np.int64]:
         """Return the indices of `count` labelled examples, evenly spaced, so that sorted files give all labels."""
-        indices = np.flatnonzero(labelled(self.targets))
+        rows = labelled(self.targets)
+        if self.row_offsets is not None:
+            rows = np.diff(np.concatenate([[0], np.cumsum(rows)])[self.row_offsets]) > 0
+        indices = np.flatnonzero(rows)
         return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(np.int64)]
+
+    def rows_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of targets of some examples, one example after the other."""
+        return rows_of(indices, self.row_offsets)
+
+    def row_counts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many rows of targets some examples have, `[examples]`."""
+        if self.row_offsets is None:
+            return np.ones(len(indices), dtype=np.int64)
+        return self.row_offsets[indices + 1] - self.row_offsets[indices]
+
+
+def rows_of(indices: NDArray[np.int64], row_offsets: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return the rows of some examples, one example after the other.
+
+    Args:
+        indices: the examples.
+        row_offsets: first row of every example, and the end, `[examples + 1]`; None if each has one row.
+    """
+    if row_offsets is None:
+        return indices
+    starts, counts = row_offsets[indices], row_offsets[indices + 1] - row_offsets[indices]
+    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    rows: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+    return rows
 
 
 def encode(
@@ -53,6 +86,7 @@ def encode(
     max_length: int,
     targets: Callable[[Sequence[str | None]], NDArray[Any]],
     folder: Path,
+    look: Callable[[Encoding], None] | None = None,
 ) -> Encoded:
     """Tokenise and concatenate tables into files below `folder`, which must outlive the result.
 
@@ -62,6 +96,7 @@ def encode(
         max_length: longest example in tokens; longer ones are truncated.
         targets: maps the labels' texts to targets.
         folder: folder of the memory-mapped files.
+        look: called with every example's encoding, in order.
     """
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
@@ -72,6 +107,8 @@ def encode(
             np.asarray(encoding.ids, dtype=np.int32).tofile(tokens)
             np.asarray(encoding.type_ids, dtype=np.uint8).tofile(types)
             offsets.append(offsets[-1] + len(encoding.ids))
+            if look is not None:
+                look(encoding)
     return Encoded(
         tokens=_mapped(folder / "tokens.i32", np.int32, offsets[-1]),
         types=_mapped(folder / "types.u8", np.uint8, offsets[-1]),

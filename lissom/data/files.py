@@ -1,4 +1,4 @@
-"""Data from files: tsv, csv, jsonl or parquet, plain or compressed, one row at a time."""
+"""Data from files: tsv, csv, jsonl, parquet or conll (tagged words), plain or compressed, one row at a time."""
 
 import csv
 import json
@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lissom.data.cleaning import Cleaner
+from lissom.data.conll import read_conll
 from lissom.data.decoding import COMPRESSIONS, opened
 from lissom.data.tables import Row
 from lissom.errors import DataError
 
-FORMATS = ("tsv", "csv", "jsonl", "parquet")
+FORMATS = ("tsv", "csv", "jsonl", "parquet", "conll")
 _NAMES = {"dev": ("dev", "validation", "valid", "val")}
 _LONGEST_FIELD = 2**31 - 1
 
@@ -83,6 +84,8 @@ def _records(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
             return _json_lines(path, names)
         case "parquet":
             return _parquet(path, names)
+        case "conll":
+            return read_conll(path, *names)
         case unknown:
             raise DataError(f"{path}: format {unknown!r} is not known; allowed: {', '.join(FORMATS)}")
 

@@ -47,7 +47,8 @@ def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner])
             raise DataError(
                 f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label"
             )
-    if "test" in splits and set(splits["test"].unique(columns.label)) <= {-1, None}:
+    withheld = not columns.is_per_token and "test" in splits
+    if withheld and set(splits["test"].unique(columns.label)) <= {-1, None}:
         del splits["test"]
     if "test" not in splits and "dev" in splits:
         splits["test"] = splits.pop("dev")
@@ -63,10 +64,13 @@ def parse(name: str) -> tuple[str, str | None, str | None]:
 
 def _rows(table: Any, columns: DataParams, cleaner: Cleaner) -> Iterator[Row]:
     feature = table.features[columns.label]
+    inner = getattr(feature, "feature", None)  # of a list
     for number, record in enumerate(table, start=1):
         label = record[columns.label]
         if hasattr(feature, "int2str"):
             label = None if label is None or label < 0 else feature.int2str(label)
+        elif (name_of := getattr(inner, "int2str", None)) is not None:
+            label = [name_of(tag) for tag in label]
         row = cleaner.row({**record, columns.label: label}, f"row {number}")
         if row is not None:
             yield row

@@ -54,8 +54,9 @@ def standardised(texts: Sequence[str | None], scale: Scale) -> NDArray[np.float3
 
 
 def labelled(targets: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which examples have a target, `[examples]`."""
-    mask = ~np.isnan(targets) if np.issubdtype(targets.dtype, np.floating) else targets != UNLABELLED
+    """Return which rows of targets, `[rows]` or `[rows, 2]` (the label first), have a label, `[rows]`."""
+    labels = targets if targets.ndim == 1 else targets[:, 0]
+    mask = ~np.isnan(labels) if np.issubdtype(labels.dtype, np.floating) else labels != UNLABELLED
     return np.asarray(mask, dtype=np.bool_)
 
 

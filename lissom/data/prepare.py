@@ -3,6 +3,7 @@
 import math
 import platform
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lissom.data.labels import Scale
 from lissom.data.tables import Row, Table, write_table
 from lissom.errors import DataError
 from lissom.section import Section
+from lissom.serving.token_classification import OUTSIDE, PREFIXED
 
 
 class DataCard(Section):
@@ -102,12 +104,15 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
             raise DataError(f"data.source {params.source}: {split} is empty{reasons}")
     rows = {split: splits.digests(raw[split]) for split in SPLITS if split in raw}
     names = {split: raw[split].labels() for split in rows}
-    if len(set(names["train"])) < 2:
+    values = {split: _tags(texts) for split, texts in names.items()} if params.is_per_token else names
+    if len(set(values["train"])) < 2:
         raise DataError(
-            f"data.source {params.source}: train has one label only ({names['train'][0]!r}); two or more are needed"
+            f"data.source {params.source}: train has one label only ({values['train'][0]!r}); two or more are needed"
         )
-    labels = () if params.is_numeric else _known_labels(params.source, names)
-    strata = splits.deciles(list(map(float, map(str, names["train"])))) if params.is_numeric else names["train"]
+    labels = () if params.is_numeric else _known_labels(params.source, values)
+    if params.is_per_token:
+        labels = _outside_first(params.source, labels)
+    strata = _strata(params, names["train"])
     selection = {split: list(range(len(rows[split]))) for split in rows}
     duplicates = splits.count_duplicates(rows)
     if "dev" not in selection:
@@ -117,7 +122,8 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
             f"dev: {len(selection['dev'])} rows held out of train, stratified; {repeats} repeats of them dropped"
         )
         held = {names["train"][index] for index in selection["dev"]}
-        if not params.is_numeric and (single := [label for label in labels if label not in held]):
+        single = [] if params.is_numeric or params.is_per_token else [label for label in labels if label not in held]
+        if single:
             notes.append(f"dev: no row of labels with a single text, which stays in train: {', '.join(single)}")
         if not selection["dev"]:
             raise DataError(
@@ -157,9 +163,7 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
         scale=_scale(counts["train"]) if params.is_numeric else None,
         pair=params.text_pair is not None or params.source.startswith("embedded:"),
         rows={split: len(table) for split, table in counts.items()},
-        label_counts={}
-        if params.is_numeric
-        else {split: splits.label_counts(counts[split].labels()) for split in SPLITS},
+        label_counts={} if params.is_numeric else {split: _label_counts(params, counts[split]) for split in SPLITS},
         duplicates=duplicates,
         notes=tuple(notes),
     )
@@ -198,6 +202,44 @@ def _known_labels(source: str, names: Mapping[str, Sequence[str | None]]) -> tup
                 f"train has {', '.join(labels)}"
             )
     return labels
+
+
+def _tags(texts: Sequence[str | None]) -> list[str | None]:
+    """Return the tags of all words, given those of every text separated by spaces."""
+    return [tag for text in texts for tag in str(text).split(" ")]
+
+
+def _outside_first(source: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the tags with `O` first; raises `DataError` if it is missing, or some tags have a prefix and some none."""
+    if OUTSIDE not in labels:
+        raise DataError(
+            f"data.source {source}: no word has the tag {OUTSIDE}, which stands for words outside of every span; "
+            f"found {', '.join(labels[:8])}"
+        )
+    inside = [label for label in labels if label != OUTSIDE]
+    bare = [label for label in inside if not PREFIXED.match(label)]
+    if 0 < len(bare) < len(inside):
+        raise DataError(
+            f"data.source {source}: the tags {', '.join(bare[:5])} have no prefix and others have one; give all of "
+            "them a prefix (B-person, I-person) or none"
+        )
+    return OUTSIDE, *inside
+
+
+def _strata(params: DataParams, names: Sequence[str | None]) -> Sequence[str | None]:
+    """Return the stratum of every row: its label, the decile of its number, or its rarest tag."""
+    if params.is_numeric:
+        return splits.deciles(list(map(float, map(str, names))))
+    if not params.is_per_token:
+        return names
+    counts = Counter(_tags(names))
+    return [min(str(text).split(" "), key=lambda tag: (counts[tag], tag)) for text in names]
+
+
+def _label_counts(params: DataParams, table: Table) -> dict[str, int]:
+    """Count the rows of every label, or the words of every tag."""
+    labels = table.labels()
+    return splits.label_counts(_tags(labels) if params.is_per_token else labels)
 
 
 def _scale(train: Table) -> Scale:

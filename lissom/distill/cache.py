@@ -34,7 +34,7 @@ def estimate_bytes(network: PreTrainedModel, data: Encoded, spec: SignalSpec) ->
     vectors = len(data) if spec.pooled else int(lengths.sum())
     values = len(spec.hidden) * vectors * config.hidden_size
     values += len(spec.scores) * int((lengths**2).sum()) * config.num_attention_heads
-    return int((values + len(data) * config.num_labels) * _BYTES)
+    return int((values + len(data.targets) * config.num_labels) * _BYTES)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CachedSignals:
         numbers, device = batch.indices.cpu().numpy(), batch.indices.device
         length = batch.ids.shape[1]
         return Signals(
-            logits=self.logits[batch.indices.cpu()].to(device),
+            logits=self.logits[batch.row_indices.cpu()].to(device),
             hidden={entry: self._hidden(ragged, numbers, length).to(device) for entry, ragged in self.hidden.items()},
             scores={block: self._scores(ragged, numbers, length).to(device) for block, ragged in self.scores.items()},
         )
@@ -95,7 +95,7 @@ def cache_signals(
     hidden = {entry: _allocate(folder / f"hidden-{entry}.f32", sizes * config.hidden_size) for entry in spec.hidden}
     squares = lengths**2 * config.num_attention_heads
     scores = {block: _allocate(folder / f"scores-{block}.f32", squares) for block in spec.scores}
-    logits = torch.empty(len(data), config.num_labels)
+    logits = torch.empty(len(data.targets), config.num_labels)
     teacher, device = LiveTeacher(network, spec), next(network.parameters()).device
     autocast = torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
     multiple = int(lengths.max()) if spec.padding else 1
@@ -106,7 +106,7 @@ def cache_signals(
     with expose_scores(*([network] if spec.scores else [])), autocast:
         for batch in batches:
             signals = teacher.signals(batch.to(device))
-            logits[batch.indices] = signals.logits.float().cpu()
+            logits[batch.row_indices] = signals.logits.float().cpu()
             for row, number in enumerate(batch.indices.tolist()):
                 size = int(lengths[number])
                 for entry, (values, starts) in hidden.items():

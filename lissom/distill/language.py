@@ -28,7 +28,7 @@ from lissom.models.families import family_of
 from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.models.sites import blocks_of
 from lissom.parallel.sharding import sharded
-from lissom.tasks.classification import soft_target_loss
+from lissom.tasks.labels import soft_target_loss
 from lissom.training.hooks import Hook
 from lissom.training.loop import TrainingResult
 from lissom.training.objective import Objective, Term, tokens

@@ -18,7 +18,7 @@ from lissom.models.sites import blocks_of
 from lissom.models.students import take_blocks
 from lissom.tasks.task import Task
 from lissom.training.losses import distillation_loss
-from lissom.training.objective import Objective, Term
+from lissom.training.objective import Objective, Term, examples
 from lissom.training.teacher import Teacher
 
 
@@ -54,8 +54,9 @@ def patient_loss(teacher: Teacher, targets: tuple[int, ...], params: PatientDist
 
     def states(block: int, target: int) -> Term:
         return Term(
-            lambda signals, _: patience(signals[0].hidden[block], signals[1].hidden[target]), weight=params.beta
-        )
+            lambda signals, _: patience(signals[0].hidden[block], signals[1].hidden[target]),
+            over=examples, weight=params.beta,
+        )  # fmt: skip
 
     terms = (Term(logits), *(states(block, target) for block, target in enumerate(targets, 1)))
     return Objective(forward, terms, needs_internals=True)

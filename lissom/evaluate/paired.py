@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from lissom.interval import Interval, interval_of, resamples
 from lissom.section import Section
 
 if TYPE_CHECKING:  # the results are read where there is no torch
+    from lissom.data.encoding import Encoded
     from lissom.tasks.task import Task
 
 _RESAMPLES = 1000
@@ -34,28 +35,28 @@ class Paired(Section):
 
 
 def compare_scores(
-    task: "Task", answers: NDArray[np.float32], reference: NDArray[np.float32], targets: NDArray[Any]
+    task: "Task", answers: NDArray[np.float32], reference: NDArray[np.float32], data: "Encoded"
 ) -> Paired:
     """Compare the scores of two models with 95 % intervals.
 
     Args:
         task: the task, which gives the metric.
-        answers: logits of the variant, `[examples, outputs]`.
-        reference: logits of the teacher or of the champion, `[examples, outputs]`.
-        targets: `[examples]`.
+        answers: logits of the variant, `[rows, outputs]`.
+        reference: logits of the teacher or of the champion, `[rows, outputs]`.
+        data: the examples, which are resampled whole.
     """
     metric = task.metric
 
     def both(indices: NDArray[np.int64]) -> tuple[float, float]:
-        scores = []
+        scores, rows = [], data.rows_of(indices)
         for logits in (reference, answers):
             meter = task.meter()
-            meter.add(logits[indices], targets[indices])
+            meter.add(logits[rows], data.targets[rows])
             scores.append(meter.result())
         return scores[0], scores[1]
 
-    full = both(np.arange(len(targets)))
-    pairs = [both(indices) for indices in resamples(len(targets), _RESAMPLES)]
+    full = both(np.arange(len(data)))
+    pairs = [both(indices) for indices in resamples(len(data), _RESAMPLES)]
     drop = interval_of(metric.drop(*full), (metric.drop(*pair) for pair in pairs))
     if min(before for before, _ in (full, *pairs)) <= 0:
         return Paired(drop=drop, kept=None)
@@ -63,17 +64,17 @@ def compare_scores(
 
 
 def changed_answers(
-    task: "Task", answers: NDArray[np.float32], reference: NDArray[np.float32], table: Table
+    task: "Task", answers: NDArray[np.float32], reference: NDArray[np.float32], data: "Encoded", table: Table
 ) -> list[dict[str, str]]:
     """Return the examples whose answer differs from the teacher's: texts, label, both answers and the kind of change.
 
     The kind is `lost` (the teacher is right and the variant wrong), `gained` (the reverse) or `other`; lost ones first.
     """
-    labels = table.labels()
-    changes = task.changes(answers, reference, task.targets(labels))
+    changes = task.changes(answers, reference, data.targets)
     order = {"lost": 0, "gained": 1, "other": 2}
     places = sorted(np.flatnonzero(changes != "").tolist(), key=lambda place: (order[str(changes[place])], place))
-    before, after = task.show_answers(reference[places]), task.show_answers(answers[places])
+    lines = data.rows_of(np.asarray(places, dtype=np.int64))
+    before, after = (task.show_answers(logits[lines], data.targets[lines]) for logits in (reference, answers))
     rows = []
     for number, row in enumerate(table.rows(places)):
         texts = {"text": row.text} if row.text_pair is None else {"text": row.text, "text_pair": row.text_pair}

@@ -58,7 +58,7 @@ def evaluate_variant(
         exits: for a variant with exits, its results at all speeds.
 
     Returns:
-        the results, and the logits of the variant and of the teacher's file on the test set, `[examples, outputs]`.
+        the results, and the logits of the variant and of the teacher's file on the test set, `[rows, outputs]`.
     """
     answers, teacher_answers = (split_logits(side.exported, side.test) for side in (subject, reference.teacher))
     task, record = subject.model.manifest.task, read_record(subject.exported.folder)
@@ -67,7 +67,7 @@ def evaluate_variant(
         variant=variant,
         metric=task.metric,
         quality=task.quality(answers, teacher_answers, targets, params.calibration_bins),
-        paired=compare_scores(task, answers, teacher_answers, targets),
+        paired=compare_scores(task, answers, teacher_answers, subject.test),
         exported=record,
         megabytes=next(iter(record.files.values())) / 1e6,
         tokenizer_megabytes=record.files[TOKENIZER] / 1e6,

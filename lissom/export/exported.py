@@ -81,7 +81,7 @@ class Exported(Protocol):
         ...
 
     def logits(self, batch: "Batch") -> NDArray[np.float32]:
-        """Return the logits of a batch, `[batch, outputs]`."""
+        """Return the logits of a batch's rows, `[rows, outputs]`."""
         ...
 
     def runner(self, batches: Sequence["Batch"], threads: int) -> Runner:
@@ -111,7 +111,7 @@ def read_record(folder: Path) -> ExportRecord:
 
 
 def logits_by_batch(exported: Exported, data: "Encoded") -> Iterator[tuple["Batch", NDArray[np.float32]]]:
-    """Yield batches of similar length with their logits `[batch, outputs]`, every example once."""
+    """Yield batches of similar length with the logits of their rows `[rows, outputs]`, every example once."""
     from lissom.data.batches import sorted_batches
 
     for batch in sorted_batches(data, _BATCH_SIZE, exported.serving["pad_id"]):
@@ -119,14 +119,14 @@ def logits_by_batch(exported: Exported, data: "Encoded") -> Iterator[tuple["Batc
 
 
 def split_logits(exported: Exported, data: "Encoded") -> NDArray[np.float32]:
-    """Return the logits of all examples in the order of `data`, `[examples, outputs]`."""
-    return in_example_order(logits_by_batch(exported, data))
+    """Return the logits of all rows of targets in the order of `data`, `[rows, outputs]`."""
+    return in_row_order(logits_by_batch(exported, data))
 
 
-def in_example_order(batches: Iterable[tuple["Batch", NDArray[np.float32]]]) -> NDArray[np.float32]:
-    """Concatenate the logits of batches, in the order of the examples, `[examples, outputs]`."""
+def in_row_order(batches: Iterable[tuple["Batch", NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """Concatenate the logits of batches, in the order of the data set's rows, `[rows, outputs]`."""
     values, places = [], []
     for batch, logits in batches:
         values.append(logits)
-        places.append(batch.indices.numpy())
+        places.append(batch.row_indices.numpy())
     return np.concatenate(values)[np.argsort(np.concatenate(places))]

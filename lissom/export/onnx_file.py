@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lissom.artifacts import ONNX, SERVING, TOKENIZER
@@ -47,8 +48,10 @@ class OnnxFile:
         return integer_kernels(self.folder / self._graph)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits of a batch, `[batch, outputs]`."""
-        return self._session.logits(self._inputs(batch))
+        """Return the logits of a batch's rows, `[rows, outputs]`."""
+        outputs = torch.from_numpy(self._session.logits(self._inputs(batch)))
+        rows: NDArray[np.float32] = batch.outputs_of(outputs).numpy()
+        return rows
 
     def depths(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return logits and number of executed blocks per example, `[batch]`; only for graphs with exits."""

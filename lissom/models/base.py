@@ -22,13 +22,13 @@ from lissom.models.checks import check_positions, check_tokens, fit_head
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
-from lissom.models.families import FAMILIES
+from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
 from lissom.models.source import locate
 from lissom.models.students import config_values
-from lissom.tasks.classification import Classification
 from lissom.tasks.kinds import AnyTask
+from lissom.tasks.labels import LabelTask
 
 
 def load_base(
@@ -97,8 +97,8 @@ def load_base(
     own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     check_tokens(params.model, network, own)
     check_positions(params.model, network, params.max_length)
-    head = FAMILIES[config.model_type].classifier
-    if isinstance(task, Classification) and not any(name.startswith(head) for name in fresh):
+    head = classifier_of(network)
+    if isinstance(task, LabelTask) and head is not None and not any(name.startswith(head) for name in fresh):
         done = fit_head(network, names, task.labels)
         if done is not None:
             tell(f"base.model {params.model}: {done}")
@@ -164,7 +164,8 @@ def _check_digest(source: Path | str, params: BaseParams) -> None:
 
 def _check_fresh(model: str, network: PreTrainedModel, fresh: list[str]) -> None:
     """Raise `InputError` if newly initialised parameters (`fresh`) lie outside the head."""
-    names = [name for name in fresh if not name.startswith(FAMILIES[network.config.model_type].head)]
+    family = FAMILIES[network.config.model_type]
+    names = [name for name in fresh if not name.startswith((*family.head, family.token_classifier))]
     if names:
         raise InputError(f"base.model {model}: weights besides the head are missing or misshapen: {sorted(names)[:5]}")
 

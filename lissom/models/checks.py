@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models.families import FAMILIES
+from lissom.models.families import FAMILIES, classifier_of
 
 
 def check_tokens(model: str, network: PreTrainedModel, tokenizer: Tokenizer) -> None:
@@ -50,7 +50,7 @@ def fit_head(network: PreTrainedModel, names: list[str], labels: tuple[str, ...]
     """
     if list(labels) == names:
         return None
-    head: Any = network.get_submodule(FAMILIES[network.config.model_type].classifier)
+    head: Any = network.get_submodule(classifier_of(network) or "")
     if sorted(labels) != sorted(names):
         for parameter in head.parameters():
             parameter._is_hf_initialized = False  # transformers leaves loaded parameters as they are

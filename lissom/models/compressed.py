@@ -54,12 +54,12 @@ def inputs_of(network: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
 
 
 def logits_of(network: nn.Module, batch: Batch) -> Tensor:
-    """Return the logits of a batch, `[batch, labels]`; from the last exit if the network has exits."""
-    return logits_from(network, inputs_of(network, batch))
+    """Return the logits of a batch's rows, `[rows, labels]`; from the last exit if the network has exits."""
+    return batch.outputs_of(logits_from(network, inputs_of(network, batch)))
 
 
 def logits_from(network: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the logits, `[batch, labels]`, of inputs given by name."""
+    """Return the logits, `[batch, labels]` or `[batch, n, labels]` by the task, of inputs given by name."""
     exits = exits_of(network)
     if exits is None:
         logits: Tensor = network(**inputs).logits

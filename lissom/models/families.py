@@ -5,6 +5,7 @@ Techniques iterate over sites instead of testing for classes.
 
 from dataclasses import replace
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lissom.errors import InputError
@@ -61,6 +62,7 @@ _LLAMA = Family(
     embeddings="model.embed_tokens",
     head=("score",),
     classifier="score",
+    token_classifier="score",
     final_norm="model.norm",
     grouped=True,
     decoder=True,
@@ -195,6 +197,14 @@ def family_of(network: PreTrainedModel) -> Family:
     if model_type not in FAMILIES:
         raise InputError(f"models of type {model_type!r} are not known; known: {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]
+
+
+def classifier_of(network: PreTrainedModel) -> str | None:
+    """Return the path of the projection that returns the logits; None for a network without a classifier."""
+    family = family_of(network)
+    modules = dict(network.named_modules())
+    paths = (family.classifier, family.token_classifier)
+    return next((path for path in paths if isinstance(modules.get(path), nn.Linear)), None)
 
 
 def check_variant(config: PreTrainedConfig) -> None:

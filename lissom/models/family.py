@@ -88,7 +88,9 @@ class Family:
     head: tuple[str, ...]
     """Name prefixes of the task head's parameters, which a pre-trained model may lack."""
     classifier: str
-    """The last projection, which returns the logits."""
+    """The last projection, which returns the logits of a text."""
+    token_classifier: str = "classifier"
+    """The last projection of networks that classify tokens."""
     config_width: str = "hidden_size"
     """Name of the width of all heads together in the config."""
     final_norm: str | None = None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import processors
 from torch import Tensor
 
+from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.families import family_of
 from lissom.models.static import StaticConfig
@@ -31,7 +32,12 @@ def static_student(
         classifier: width of the layer before the logits.
         dropout: dropout of the features and of that layer.
         seed: seed of the random weights.
+
+    Raises:
+        InputError: the task asks for a label of every word.
     """
+    if source.manifest.task.is_per_token:
+        raise InputError("a static classifier answers a whole text by a mean of vectors, which has no label for a word")
     table = source.network.get_submodule(family_of(source.network).word_table)
     device = next(table.parameters()).device
     with torch.no_grad():

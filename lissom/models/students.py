@@ -17,7 +17,7 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks
 from lissom.models.edits.word_table import truncated_svd
-from lissom.models.families import family_of
+from lissom.models.families import classifier_of, family_of
 from lissom.models.fused import separate
 from lissom.models.sites import blocks_of, position_vectors
 
@@ -135,7 +135,8 @@ def distilbert_student(teacher: CompressedModel, blocks: Sequence[int]) -> Compr
         _copy(origin.get_submodule(old.ffn[0].output), target.get_submodule(new.ffn[0].output))
         _copy(origin.get_submodule("attention.output.LayerNorm"), target.get_submodule("sa_layer_norm"))
         _copy(origin.get_submodule("output.LayerNorm"), target.get_submodule("output_layer_norm"))
-    _copy(bert.bert.pooler.dense, student.network.pre_classifier)
+    if bert.bert.pooler is not None:  # tokens are classified without it
+        _copy(bert.bert.pooler.dense, student.network.pre_classifier)
     _copy(bert.classifier, student.network.classifier)
     return student
 
@@ -185,7 +186,9 @@ def mobilebert_student(
             middle.copy_(directions)
         if positions is not None:
             tables.position_embeddings.weight.copy_(positions)
-    _copy_same_shape(teacher.network.get_submodule(family.classifier), student.network.classifier)
+    classifier = classifier_of(teacher.network)
+    assert classifier is not None, "a teacher has a classifier"
+    _copy_same_shape(teacher.network.get_submodule(classifier), student.network.classifier)
     return student
 
 

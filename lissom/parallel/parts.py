@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lissom.data.batches import Batch, Members, Share, collate
+from lissom.data.batches import Batch, Share, collate, members_of
 from lissom.data.encoding import Encoded
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -54,5 +54,5 @@ def split_batch(
 
 def weighted(batch: Batch, data: Encoded, examples: NDArray[np.int64], members: NDArray[np.int64]) -> Batch:
     """Return a part with its `Share`, given the indices of the part's examples and of the whole batch's."""
-    part, whole = (Members(indices, data.lengths[indices]) for indices in (examples, members))
+    part, whole = (members_of(data, indices) for indices in (examples, members))
     return replace(batch, share=Share(part, whole))

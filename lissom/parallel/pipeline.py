@@ -163,7 +163,7 @@ class Pipeline:
         assert batch is not None
         if not bool(real.any()):
             return torch.stack([answer.float().sum() for answer in answers]).sum() * 0.0
-        part = batch.rows(rows[real])
+        part = batch.examples(rows[real])
         part = weighted(part, self._data, part.indices.cpu().numpy(), self._members)
         outputs = [
             FixedLogits(member, answer[real]) for member, answer in zip(members_of(self.module), answers, strict=True)

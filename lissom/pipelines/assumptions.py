@@ -110,7 +110,10 @@ def _columns_lines(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> Itera
 
 def _texts(row: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
     pair = data.get("text_pair")
-    return (str(row[data["text"]] or ""), *((str(row[pair] or ""),) if pair else ()))
+    text = row[data["text"]] or ""
+    if isinstance(text, list):
+        text = " ".join(map(str, text))
+    return (str(text), *((str(row[pair] or ""),) if pair else ()))
 
 
 def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple["PreTrainedConfig", list[int]]:

@@ -9,11 +9,11 @@ from lissom.errors import InputError
 
 _TEXT = (
     "text", "sentence", "sentence1", "text1", "question1", "premise", "question", "query", "review", "content", "body",
-    "message", "comment", "tweet", "utterance", "document", "title",
+    "message", "comment", "tweet", "utterance", "document", "title", "tokens", "words",
 )  # fmt: skip
 _PAIR = ("text_pair", "sentence2", "text2", "question2", "hypothesis", "pair", "answer", "passage", "context")
 _LABEL = ("label", "labels", "class", "category", "target", "intent", "tag", "score", "rating", "stars", "sentiment",
-          "similarity", "gold_label", "label_text", "coarse_label")  # fmt: skip
+          "similarity", "gold_label", "label_text", "coarse_label", "ner_tags", "tags", "ner")  # fmt: skip
 _MOST_CLASSES = 20
 """More distinct whole numbers than this are taken for quantities, not for names of classes."""
 _ADVICE = "name them with --set data.text=COLUMN --set data.label=COLUMN"
@@ -71,7 +71,8 @@ def _only(names: Sequence[str]) -> str | None:
 def _is_text(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Return whether most values are texts of at least two words."""
     values = [row[name] for row in rows if row[name] not in (None, "")]
-    return sum(isinstance(value, str) and len(value.split()) > 1 for value in values) > len(values) / 2
+    parts = (value.split() if isinstance(value, str) else value for value in values)
+    return sum(isinstance(words, list) and len(words) > 1 for words in parts) > len(values) / 2
 
 
 def _repeats(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
@@ -81,6 +82,8 @@ def _repeats(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 
 def _task(values: Sequence[Any]) -> TaskKind:
+    if any(isinstance(value, list) for value in values):
+        return "token_classification"
     numbers = []
     for value in values:
         if value in (None, ""):

@@ -17,7 +17,7 @@ from lissom.models.compressed import logits_of
 from lissom.models.sites import attention_sites, ffn_sites, head_groups, head_size
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps logits `[batch, outputs]` and targets `[batch]` to their mean loss, as `Task.loss` does."""
+"""Maps logits `[rows, outputs]` and targets `[rows]` to their mean loss, as `Task.loss` does."""
 
 
 def head_importance(network: PreTrainedModel, batches: Iterable[Batch], loss: Loss) -> list[Tensor]:
@@ -77,7 +77,7 @@ def _gate_importance(
         # One gate per example, so that a single backward pass gives per-example derivatives.
         gates = [torch.ones(len(batch), len(total), device=device, requires_grad=True) for total in totals]
         with gated(projections, gates, width):
-            total_loss = loss(logits_of(network, batch), batch.targets) * len(batch)
+            total_loss = loss(logits_of(network, batch), batch.targets) * len(batch.targets)
         for total, gradient in zip(totals, torch.autograd.grad(total_loss, gates), strict=True):
             total += gradient.abs().sum(0).cpu()
         examples += len(batch)

@@ -42,8 +42,10 @@ def score_over_latency(steps: Sequence[Point], baselines: Sequence[Point]) -> li
 def confusion(quality: Quality) -> list[dict[str, Any]]:
     """Return a record per pair of actual and predicted label: the count, and its share of the actual label's examples.
 
-    Empty for tasks without labels.
+    Empty for tasks without labels of texts.
     """
+    if not quality.confusion:
+        return []
     labels = list(quality.per_label)
     return [
         {"actual": actual, "predicted": predicted, "count": count, "share": count / max(1, sum(row))}

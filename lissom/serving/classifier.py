@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from lissom.serving import classification, regression
+from lissom.serving import classification, regression, token_classification
 from lissom.serving.cores import core_limit
 from lissom.serving.folder import SERVING, TOKENIZER, DamagedFolderError, check_digests, parsing, read_serving
 
 Answer = dict[str, Any]
-"""`label` and `probabilities`, or `value`: what one text is answered with, by the task's kind."""
+"""`label` and `probabilities`, or `value`, or `spans`: what one text is answered with, by the task's kind."""
 
 _BATCH = 8
 """Texts that are computed at a time: memory grows with them, and beyond this a core gains little."""
@@ -85,12 +85,18 @@ class OnnxClassifier:
         answers: list[Answer] = []
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
-            inputs = self.encode(texts[part], None if pairs is None else pairs[part])
-            answers += to_answers(self.logits(inputs, speed), self.serving)
+            encodings = self._tokenized(texts[part], None if pairs is None else pairs[part])
+            logits = self.logits(self._inputs(encodings), speed)
+            if self.serving["kind"] == "token_classification":
+                logits = _rows_of_words(logits, texts[part], encodings)
+            answers += to_answers(logits, self.serving, texts[part])
         return answers
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
+        return self._inputs(self._tokenized(texts, pairs))
+
+    def _tokenized(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Encoding]:
         self._check_pairs(texts, pairs)
         try:
             "".join((*texts, *(pairs or ()))).encode()
@@ -98,10 +104,13 @@ class OnnxClassifier:
             raise ValueError("a text holds half a surrogate pair, which is no character; give valid Unicode") from None
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         with parsing(self._folder / TOKENIZER, "tokenizers"):
-            encodings = self._tokenizer.encode_batch(inputs)
+            encodings: list[Encoding] = self._tokenizer.encode_batch(inputs)
         has_tokens = all(any(encoding.attention_mask) for encoding in encodings)
         if not has_tokens and not self.serving["answers_empty_texts"]:
             raise ValueError("a text has no tokens; an empty text has no answer")
+        return encodings
+
+    def _inputs(self, encodings: Sequence[Encoding]) -> dict[str, NDArray[np.int64]]:
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         return {
             name: np.asarray([getattr(encoding, columns[name]) for encoding in encodings], dtype=np.int64)
@@ -109,7 +118,7 @@ class OnnxClassifier:
         }
 
     def logits(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None) -> NDArray[np.float32]:
-        """Return the logits `[batch, labels]` of input tensors `[batch, n]`."""
+        """Return the logits, `[batch, labels]` or `[batch, n, labels]` by the task, of input tensors `[batch, n]`."""
         logits: NDArray[np.float32] = self._run(inputs, speed)[0]
         return logits
 
@@ -158,8 +167,27 @@ class OnnxClassifier:
         return speed
 
 
-def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list[Answer]:
-    """Convert logits `[batch, outputs]` to answers; `serving` is the contents of serving.json.
+def _rows_of_words(
+    logits: NDArray[np.float32], texts: Sequence[str], encodings: Sequence[Encoding]
+) -> NDArray[np.float32]:
+    """Return the logits of the words of all texts, `[words, labels]`, given those of all tokens, `[batch, n, labels]`.
+
+    A word that is cut off has zeros, which stand for the first label, `O`.
+    """
+    rows = [np.empty((0, logits.shape[-1]), dtype=np.float32)]
+    for text, encoding, outputs in zip(texts, encodings, logits, strict=True):
+        places = token_classification.places(encoding, token_classification.words_of(text))
+        rows.append(np.where((places >= 0)[:, None], outputs[places], 0.0))
+    return np.concatenate(rows).astype(np.float32)
+
+
+def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any], texts: Sequence[str]) -> list[Answer]:
+    """Convert logits to answers.
+
+    Args:
+        outputs: logits `[batch, outputs]`, or those of the words of all texts, `[words, outputs]`.
+        serving: the contents of serving.json.
+        texts: the texts, or the first ones of pairs.
 
     Raises:
         NonFiniteOutputError: the logits hold infinite values or NaN.
@@ -167,7 +195,7 @@ def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list
     """
     if not np.isfinite(outputs).all():
         raise NonFiniteOutputError(
-            f"the model's output for {int((~np.isfinite(outputs)).any(axis=-1).sum())} of {len(outputs)} texts is not "
+            f"the model's output for {int((~np.isfinite(outputs)).any(axis=-1).sum())} of {len(outputs)} rows is not "
             "finite: its weights are damaged or its training diverged; make the model again"
         )
     match serving["kind"]:
@@ -175,5 +203,7 @@ def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any]) -> list
             return classification.answers(outputs, serving)
         case "regression":
             return regression.answers(outputs, serving)
+        case "token_classification":
+            return token_classification.answers(outputs, texts, serving)
         case kind:
             raise DamagedFolderError(f"serving.json: kind {str(kind)[:60]!r} is not known; update lissom")

@@ -51,7 +51,7 @@ def read_serving(folder: Path) -> dict[str, Any]:
         if not is_right(values.get(name)):
             given = repr(values[name])[:60] if name in values else "nothing"
             raise DamagedFolderError(f"{path}: {name} must be {expected}, given is {given}; export the model again")
-    for kind, name in (("classification", "labels"), ("regression", "scale")):
+    for kind, name in (("classification", "labels"), ("regression", "scale"), ("token_classification", "labels")):
         if values["kind"] == kind and values.get(name) is None:
             raise DamagedFolderError(f"{path}: {name} is missing, which {kind} needs; export the model again")
     return values

@@ -52,6 +52,19 @@ class Limits:
     """Time for a whole request to arrive; then the connection is closed."""
 
 
+class Span(BaseModel):
+    """A part of a text with a label."""
+
+    start: int
+    """First character."""
+    end: int
+    """The character behind the last."""
+    label: str
+    text: str
+    score: float
+    """Mean probability of the labels of its words."""
+
+
 class Prediction(BaseModel):
     """The answer to one text."""
 
@@ -61,6 +74,8 @@ class Prediction(BaseModel):
     """Of all labels."""
     value: float | None = None
     """Where a number is predicted."""
+    spans: list[Span] | None = None
+    """Where words are labelled."""
 
 
 class Answer(BaseModel):
@@ -97,7 +112,7 @@ def create_app(classifier: OnnxClassifier, name: str, limits: Limits | None = No
 
     @app.post("/predict", response_model=Answer, response_model_exclude_none=True)
     async def predict(request: Request, body: question) -> Answer | JSONResponse:  # type: ignore[valid-type]
-        """Classify texts, or predict their numbers."""
+        """Classify texts, predict their numbers, or find spans in them."""
         try:
             async with slots.slot():
                 if await request.is_disconnected():

@@ -1,5 +1,6 @@
 """The registered model as code that MLflow runs to load a version; needs no pickle, torch or transformers."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ ARTIFACT = "exported"
 
 
 class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
-    """Maps a table with the column `text` (and `text_pair`) to label and probabilities, or a value, per row."""
+    """Maps a table with the column `text` (and `text_pair`) to label and probabilities, a value, or spans."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the exported folder."""
@@ -25,7 +26,7 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         model_input: pd.DataFrame,
         params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `label`, `probability` and `probability_of_<label>`, or `value`.
+        """Return `label`, `probability` and `probability_of_<label>`, or `value`, or `spans` as JSON.
 
         `speed` is a param of models with exits.
         """
@@ -38,6 +39,8 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
 def _row(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return an answer as one row, with a column per probability."""
     row = {name: value for name, value in answer.items() if name != "probabilities"}
+    if "spans" in row:
+        row["spans"] = json.dumps(row["spans"], ensure_ascii=False)
     if (probabilities := answer.get("probabilities")) is not None:
         row["probability"] = probabilities[answer["label"]]
         row |= {f"probability_of_{label}": value for label, value in probabilities.items()}

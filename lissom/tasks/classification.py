@@ -11,17 +11,16 @@ from transformers import AutoModelForSequenceClassification
 
 from lissom.data.labels import UNLABELLED
 from lissom.serving.classification import softmax
+from lissom.tasks.labels import LabelTask
 from lissom.tasks.meter import AccuracyMeter, Meter
 from lissom.tasks.metric import ACCURACY, Metric
 from lissom.tasks.quality import Quality
-from lissom.tasks.task import Task
 
 
-class Classification(Task):
-    """Classification; output i of a network is the logit of `labels[i]`."""
+class Classification(LabelTask):
+    """Classification of texts."""
 
     kind: Literal["classification"] = "classification"
-    labels: tuple[str, ...]
 
     @property
     def metric(self) -> Metric:
@@ -29,24 +28,9 @@ class Classification(Task):
         return ACCURACY
 
     @property
-    def outputs(self) -> int:
-        """Return the number of labels."""
-        return len(self.labels)
-
-    @property
-    def is_distribution(self) -> bool:
-        """Return true: the outputs are logits of a distribution over the labels."""
-        return True
-
-    @property
     def auto_class(self) -> Any:
         """Return transformers' class of sequence classifiers."""
         return AutoModelForSequenceClassification
-
-    def head_config(self) -> dict[str, Any]:
-        """Return number and names of the labels."""
-        names = dict(enumerate(self.labels))
-        return {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
 
     def targets(self, texts: Sequence[str | None]) -> NDArray[Any]:
         """Return indices into the labels, int64; -1 for None."""
@@ -58,21 +42,9 @@ class Classification(Task):
         total = F.cross_entropy(answers.float(), targets, ignore_index=UNLABELLED, reduction="sum")
         return total / max(1, len(targets))
 
-    def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return T^2 KL(softmax(teacher / T) || softmax(answers / T)), summed over labels (Hinton et al. 2015, §2).
-
-        The factor T^2 keeps the gradient's size the same at every temperature: T (p_s - p_t) per example.
-        """
-        return soft_target_loss(answers, teacher, temperature)
-
     def meter(self) -> Meter:
         """Return a meter of the accuracy."""
         return AccuracyMeter()
-
-    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
-        """Return the share of examples with the same label, or with one that the reference has as a near tie."""
-        predicted = np.take_along_axis(reference, logits.argmax(1)[:, None], 1)[:, 0]
-        return float((reference.max(1) - predicted <= tolerance).mean())
 
     def changes(
         self, answers: NDArray[np.float32], teacher: NDArray[np.float32], targets: NDArray[Any]
@@ -82,7 +54,7 @@ class Classification(Task):
         kinds = [(teachers == targets), (predictions == targets)]
         return np.where(predictions == teachers, "", np.select(kinds, ["lost", "gained"], "other"))
 
-    def show_answers(self, logits: NDArray[np.float32]) -> list[str]:
+    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:  # noqa: ARG002
         """Return the predicted labels."""
         return [self.labels[index] for index in logits.argmax(1)]
 
@@ -129,34 +101,15 @@ class Classification(Task):
         rows: NDArray[np.float32] = np.eye(self.outputs, dtype=np.float32)[predictions]
         return rows
 
-    def same_question(self, other: Task) -> bool:
-        """Return whether the labels are the same, in the same order."""
-        return isinstance(other, Classification) and other.labels == self.labels
-
-    def describe(self) -> str:
-        """Return the labels."""
-        return f"the labels {', '.join(self.labels)}"
-
     @property
     def answer_columns(self) -> str:
         """Return the columns of `lissom.serving.pyfunc`."""
         return "`label`, `probability` and `probability_of_<label>`"
 
-    def serving(self) -> dict[str, Any]:
-        """Return the labels and the entries of every task."""
-        return {**super().serving(), "labels": self.labels}
-
 
 def _confusion(targets: NDArray[Any], predictions: NDArray[Any], labels: int) -> tuple[tuple[int, ...], ...]:
     counts = np.bincount(targets * labels + predictions, minlength=labels**2).reshape(labels, labels)
     return tuple(tuple(map(int, row)) for row in counts)
-
-
-def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of logits `[rows, classes]`, averaged over rows."""
-    soft_student = F.log_softmax(student.float() / temperature, dim=-1)
-    soft_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(soft_student, soft_teacher, reduction="batchmean", log_target=True)
 
 
 def expected_calibration_error(probabilities: NDArray[np.float32], labels: NDArray[Any], bins: int) -> float:

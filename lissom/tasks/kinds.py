@@ -7,11 +7,12 @@ from pydantic import Field
 from lissom.data.prepare import DataCard
 from lissom.tasks.classification import Classification
 from lissom.tasks.regression import Regression
+from lissom.tasks.token_classification import TokenClassification
 
-AnyTask = Annotated[Classification | Regression, Field(discriminator="kind")]
+AnyTask = Annotated[Classification | Regression | TokenClassification, Field(discriminator="kind")]
 
 
-def task_of(card: DataCard, max_length: int) -> Classification | Regression:
+def task_of(card: DataCard, max_length: int) -> Classification | Regression | TokenClassification:
     """Return the task of a prepared data set, with inputs of at most `max_length` tokens."""
     match card.task:
         case "classification":
@@ -19,3 +20,5 @@ def task_of(card: DataCard, max_length: int) -> Classification | Regression:
         case "regression":
             assert card.scale is not None
             return Regression(name=card.name, scale=card.scale, pair=card.pair, max_length=max_length)
+        case "token_classification":
+            return TokenClassification(name=card.name, labels=card.labels, pair=card.pair, max_length=max_length)

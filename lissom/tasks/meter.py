@@ -11,7 +11,7 @@ class Meter(Protocol):
     """Accumulates a metric."""
 
     def add(self, answers: NDArray[np.float32], targets: NDArray[Any]) -> None:
-        """Add a batch: logits `[batch, outputs]` and targets `[batch]`, none of them missing."""
+        """Add whole examples: logits `[rows, outputs]` and targets `[rows]` or `[rows, ...]`, none of them missing."""
         ...
 
     def merge(self, other: Self) -> None:

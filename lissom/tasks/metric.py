@@ -47,4 +47,5 @@ class Metric(Section):
 
 
 ACCURACY = Metric(name="accuracy", form="percent")
+ENTITY_F1 = Metric(name="entity_f1", form="percent")
 PEARSON = Metric(name="pearson")

@@ -86,7 +86,7 @@ class Regression(Task):
         growth = np.abs(answers[:, 0] - targets) - np.abs(teacher[:, 0] - targets)
         return np.select([growth > _CHANGED, growth < -_CHANGED], ["lost", "gained"], "")
 
-    def show_answers(self, logits: NDArray[np.float32]) -> list[str]:
+    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:  # noqa: ARG002
         """Return the predicted numbers in the data's unit."""
         return [f"{value * self.scale.deviation + self.scale.mean:.4g}" for value in logits[:, 0]]
 

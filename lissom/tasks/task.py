@@ -57,28 +57,36 @@ class Task(Section, ABC):
     def head_config(self) -> dict[str, Any]:
         """Return the entries of a network's config that define the head."""
 
+    @property
+    def is_per_token(self) -> bool:
+        """Return whether a network has outputs for every token, `[batch, n, outputs]`, not for the whole text."""
+        return False
+
     @abstractmethod
     def targets(self, texts: Sequence[str | None]) -> NDArray[Any]:
-        """Convert the labels' texts to targets, `[examples]`; None stands for a missing label."""
+        """Convert the labels' texts to targets, `[rows]` or `[rows, ...]`; None stands for a missing label.
+
+        A row is an example, or a word of one where every word has a label.
+        """
 
     @abstractmethod
     def loss(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss, summed over labelled examples and divided by the number of all examples.
+        """Return the loss, summed over labelled rows and divided by the number of all rows.
 
-        An example's weight therefore does not depend on how many other examples of the batch are labelled.
+        A row's weight therefore does not depend on how many other rows of the batch are labelled.
 
         Args:
-            answers: logits, `[batch, outputs]`.
-            targets: `[batch]`.
+            answers: logits, `[rows, outputs]`.
+            targets: `[rows]`, or `[rows, ...]`.
         """
 
     @abstractmethod
     def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return the loss against a teacher's logits, averaged over examples; no gradient flows into the teacher.
+        """Return the loss against a teacher's logits, averaged over rows; no gradient flows into the teacher.
 
         Args:
-            answers: logits, `[batch, outputs]`.
-            teacher: the teacher's logits, `[batch, outputs]`.
+            answers: logits, `[rows, outputs]`.
+            teacher: the teacher's logits, `[rows, outputs]`.
             temperature: T > 0; ignored unless `is_distribution`.
         """
 
@@ -88,7 +96,7 @@ class Task(Section, ABC):
 
     @abstractmethod
     def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
-        """Return the share of equal predictions of two sets of logits `[examples, outputs]`; None in regression.
+        """Return the share of equal predictions of two sets of logits `[rows, outputs]`; None in regression.
 
         Predictions also count as equal where the reference's own logits of the two are within `tolerance`: a near tie.
         """
@@ -103,14 +111,14 @@ class Task(Section, ABC):
         both are wrong in different ways, and an empty text where nothing changed.
 
         Args:
-            answers: logits of the variant, `[examples, outputs]`.
-            teacher: logits of the teacher, `[examples, outputs]`.
-            targets: `[examples]`.
+            answers: logits of the variant, `[rows, outputs]`.
+            teacher: logits of the teacher, `[rows, outputs]`.
+            targets: `[rows]`, or `[rows, ...]`.
         """
 
     @abstractmethod
-    def show_answers(self, logits: NDArray[np.float32]) -> list[str]:
-        """Return the answers of logits `[examples, outputs]` as texts."""
+    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:
+        """Return the answer to every example as a text, given logits `[rows, outputs]` and targets of the examples."""
 
     @abstractmethod
     def quality(
@@ -119,9 +127,9 @@ class Task(Section, ABC):
         """Compare a variant's logits with the targets and with the teacher's logits.
 
         Args:
-            answers: logits of the variant, `[examples, outputs]`.
-            teacher: logits of the teacher, `[examples, outputs]`.
-            targets: `[examples]`.
+            answers: logits of the variant, `[rows, outputs]`.
+            teacher: logits of the teacher, `[rows, outputs]`.
+            targets: `[rows]`, or `[rows, ...]`.
             bins: number of bins of the calibration error.
         """
 
@@ -153,6 +161,10 @@ class Task(Section, ABC):
     def serving(self) -> dict[str, Any]:
         """Return the task's entries of serving.json."""
         return {"kind": self.kind, "task": self.name, "pair": self.pair, "max_length": self.max_length}
+
+    def count_rows(self, tables: Sequence[Table]) -> int:
+        """Return the number of rows of targets that `encode` makes of tables."""
+        return sum(map(len, tables))
 
     def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
         """Tokenise and concatenate tables into files below `folder`, which must outlive the result."""

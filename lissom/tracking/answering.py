@@ -56,4 +56,4 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, 
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
         table = write_table(Path(scratch) / "texts.arrow", rows)
         data = task.encode([table], model.tokenizer, Path(scratch) / "tokens")
-        return to_answers(predict(model.network, data, model.pad_id).numpy(), task.serving())
+        return to_answers(predict(model.network, data, model.pad_id).numpy(), task.serving(), texts)

@@ -5,12 +5,17 @@ from typing import Any
 import yaml
 
 from lissom.data import hub
+from lissom.data.config import TaskKind
 from lissom.data.prepare import DataCard
 from lissom.tasks.metric import Metric
 
 LIBRARY = "lissom"
-_PIPELINE = "text-classification"  # on the hub also the task of scores, as for stsb
-_HUB_METRICS = {"pearson": "pearsonr"}
+_PIPELINES: dict[TaskKind, str] = {
+    "classification": "text-classification",
+    "regression": "text-classification",  # on the hub also the task of scores, as for stsb
+    "token_classification": "token-classification",
+}
+_HUB_METRICS = {"pearson": "pearsonr", "entity_f1": "f1"}
 """Ids on hf.co/metrics that differ from ours."""
 
 
@@ -45,7 +50,7 @@ def front_matter(
     dataset: dict[str, Any] = {"name": data.name, "type": data.name, "split": "test"}
     fields: dict[str, Any] = {
         "library_name": LIBRARY,
-        "pipeline_tag": _PIPELINE,
+        "pipeline_tag": _PIPELINES[data.task],
         "tags": ["onnx", "onnxruntime", "model-compression", *(["int8"] if integers else [])],
     }
     kind, _, place = data.source.partition(":")
@@ -58,7 +63,7 @@ def front_matter(
     if kind == "hub":
         fields["base_model"] = place.partition("@")[0]
     result = {
-        "task": {"type": _PIPELINE},
+        "task": {"type": _PIPELINES[data.task]},
         "dataset": dataset,
         "metrics": [{"type": metric_type, "value": score, "name": f"test {metric.name}"}],
     }

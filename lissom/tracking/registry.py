@@ -146,9 +146,13 @@ def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> Non
     except (MlflowException, OSError, ImportError, RuntimeError, ValueError) as error:
         raise InputError(f"{name} version {version} does not load from the registry: {error}") from error
     reference = _answers(exported, sample)
-    numbers = reference.columns.drop("label", errors="ignore")
-    labels_agree = "label" not in reference or (answers["label"] == reference["label"]).all()
-    if not labels_agree or np.abs(answers[numbers].to_numpy() - reference[numbers].to_numpy()).max() > _TOLERANCE:
+    texts = [name for name in ("label", "spans") if name in reference]
+    numbers = reference.columns.drop(texts)
+    texts_agree = all((answers[name] == reference[name]).all() for name in texts)
+    if (
+        not texts_agree
+        or np.abs(answers[numbers].to_numpy() - reference[numbers].to_numpy()).max(initial=0) > _TOLERANCE
+    ):
         raise InputError(f"{name} version {version} answers otherwise than the artefact that was registered")
 
 

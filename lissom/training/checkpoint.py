@@ -150,8 +150,9 @@ def identity_of(network: nn.Module, data: Encoded, params: TrainingParams, extra
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for array in (data.tokens, data.types, data.offsets, data.targets):
-        digest.update(array)  # type: ignore[arg-type]
+    for array in (data.tokens, data.types, data.offsets, data.targets, data.places, data.row_offsets):
+        if array is not None:
+            digest.update(array)  # type: ignore[arg-type]
     digest.update(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode())
     digest.update(extra.encode())
     return digest.hexdigest()

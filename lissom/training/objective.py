@@ -14,6 +14,11 @@ def examples(members: Members) -> float:
     return len(members.indices)
 
 
+def rows(members: Members) -> float:
+    """Count the rows of targets: the examples, or their words where every word has a target."""
+    return examples(members) if members.row_counts is None else float(members.row_counts.sum())
+
+
 def tokens(members: Members) -> float:
     """Count the real tokens."""
     return float(members.lengths.sum())
@@ -21,11 +26,11 @@ def tokens(members: Members) -> float:
 
 @dataclass(frozen=True)
 class Term:
-    """One term of an objective: a mean over the examples of a batch, or over other items."""
+    """One term of an objective: a mean over the rows of a batch's targets, or over other items."""
 
     value: Callable[[Any, Batch], Tensor]
     """Maps the output of `Objective.forward`, and the batch, to a scalar."""
-    over: Count = examples
+    over: Count = rows
     """Counts the items of the mean: where a batch is split, its parts are weighted by their numbers of items."""
     weight: float = 1.0
 
@@ -72,7 +77,7 @@ class Objective:
 def objective(
     loss: Callable[[nn.Module, Batch], Tensor], identity: str = "", *, needs_internals: bool = False
 ) -> Objective:
-    """Return an objective of one term: a loss of network and batch, averaged over the batch's examples."""
+    """Return an objective of one term: a loss of network and batch, averaged over the rows of the batch's targets."""
     return Objective(
         forward=loss, terms=(Term(lambda value, _: value),), identity=identity, needs_internals=needs_internals
     )  # fmt: skip

@@ -35,7 +35,7 @@ class Scorer:
 def predict(
     network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None, description: str | None = None
 ) -> Tensor:
-    """Return the logits of every example, in the order of `data`, `[examples, labels]` float32.
+    """Return the logits of every row of targets, in the order of `data`, `[rows, labels]` float32.
 
     Runs in eval mode without gradients. Where several processes run a stage, all of them must call this function: each
     computes some of the batches.
@@ -57,12 +57,12 @@ def predict(
         for number, batch in batches:
             if number % processes == rank or logits is None:
                 outputs = logits_of(network, batch.to(device)).float()
-                logits = torch.zeros(len(data), outputs.shape[1], device=device) if logits is None else logits
+                logits = torch.zeros(len(data.targets), outputs.shape[1], device=device) if logits is None else logits
                 if number % processes == rank:
-                    logits[batch.indices.to(device)] = outputs
+                    logits[batch.row_indices.to(device)] = outputs
         assert logits is not None, "there are no examples"
         if processes > 1:
-            dist.all_reduce(logits)  # every example was computed by one process, and is 0 elsewhere
+            dist.all_reduce(logits)  # every row was computed by one process, and is 0 elsewhere
     return logits.cpu().clone()
 
 

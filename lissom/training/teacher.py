@@ -45,18 +45,18 @@ class LiveTeacher:
 
 
 class CachedLogits:
-    """Logits of a whole data set, looked up by example index, so that teacher and student may tokenise differently."""
+    """Logits of a whole data set, looked up by row index, so that teacher and student may tokenise differently."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
 
     def signals(self, batch: Batch) -> Signals:
-        """Return the logits of the batch's examples."""
-        return Signals(self.values[batch.indices.cpu()].to(batch.indices.device))
+        """Return the logits of the batch's rows."""
+        return Signals(self.values[batch.row_indices.cpu()].to(batch.indices.device))
 
 
 def cache_logits(network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:
-    """Return the teacher's logits of every example, `[examples, labels]`."""
+    """Return the teacher's logits of every row of targets, `[rows, labels]`."""
     return predict(network, data, pad, precision, "teacher's logits")
 
 
@@ -65,15 +65,13 @@ def save_logits(logits: Tensor, folder: Path) -> None:
     write_tensors({"logits": logits.contiguous()}, folder / TEACHER_OUTPUTS)
 
 
-def load_logits(folder: Path, examples: int) -> CachedLogits:
+def load_logits(folder: Path, rows: int) -> CachedLogits:
     """Load the logits that `save_logits` wrote.
 
     Raises:
         InputError: they belong to a data set of another size.
     """
     logits = load_file(folder / TEACHER_OUTPUTS)["logits"]
-    if len(logits) != examples:
-        raise InputError(
-            f"{folder}: teacher outputs of {len(logits)} examples, the data has {examples}; run teacher again"
-        )
+    if len(logits) != rows:
+        raise InputError(f"{folder}: teacher outputs of {len(logits)} rows, the data has {rows}; run teacher again")
     return CachedLogits(logits)

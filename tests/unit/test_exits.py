@@ -40,7 +40,7 @@ def with_exits(family: str, seed: int = 0, *edits):
 
 def row_of(batch, row: int):
     length = int(batch.mask[row].sum())
-    alone = batch.rows(torch.tensor([row]))
+    alone = batch.examples(torch.tensor([row]))
     return replace(alone, inputs={name: tensor[:, :length] for name, tensor in alone.inputs.items()})
 
 

@@ -20,7 +20,7 @@ families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 
 
 def one_by_one(batch):
-    return [batch.rows(torch.tensor([i])) for i in range(len(batch))]
+    return [batch.examples(torch.tensor([i])) for i in range(len(batch))]
 
 
 @families

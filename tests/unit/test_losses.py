@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from lissom.models.compressed import logits_of
-from lissom.tasks.classification import soft_target_loss
+from lissom.tasks.labels import soft_target_loss
 from lissom.training.config import LogitsLossParams
 from lissom.training.losses import against_teacher, distillation_loss
 from lissom.training.teacher import CachedLogits, LiveTeacher
@@ -82,7 +82,7 @@ def test_cached_and_live_teachers_agree_and_the_teacher_stays_as_it_was():
     with torch.no_grad():
         cache = CachedLogits(logits_of(teacher.network, batch))
     order = torch.tensor([3, 1, 5, 0, 4, 2])
-    shuffled = batch.rows(order)
+    shuffled = batch.examples(order)
     cached = against_teacher(cache, params, tiny.TASK)(student.network, shuffled)
     assert float(live) == pytest.approx(float(cached), rel=1e-6)
     live.backward()

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lissom.data.encoding import Encoded
 from lissom.data.labels import Scale
 from lissom.data.tables import Row, write_table
 from lissom.evaluate.paired import changed_answers, compare_scores, read_changes, write_changes
@@ -15,10 +16,16 @@ def logits(labels):
     return (np.eye(3)[labels] * 5).astype(np.float32)
 
 
+def examples(truth):
+    """As many empty texts as there are targets."""
+    empty = np.zeros(0, dtype=np.int32)
+    return Encoded(empty, empty.astype(np.uint8), np.zeros(len(truth) + 1, dtype=np.int64), truth)
+
+
 def test_the_same_answers_show_no_difference_at_all():
     labels = np.random.default_rng(0).integers(0, 3, 100)
     answers = logits(np.random.default_rng(1).integers(0, 3, 100))
-    paired = compare_scores(TASK, answers, answers, labels)
+    paired = compare_scores(TASK, answers, answers, examples(labels))
     assert (paired.drop.low, paired.drop.high, paired.kept.low, paired.kept.high) == (0, 0, 1, 1)
 
 
@@ -29,7 +36,7 @@ def test_the_interval_agrees_with_mcnemar(lost, gained, excludes):
     truth = np.zeros(count, dtype=np.int64)
     teacher, variant = truth.copy(), truth.copy()
     variant[:lost], teacher[lost : lost + gained] = 1, 1
-    paired = compare_scores(TASK, logits(variant), logits(teacher), truth)
+    paired = compare_scores(TASK, logits(variant), logits(teacher), examples(truth))
     assert paired.drop.value == pytest.approx((lost - gained) / count)
     assert paired.drop.excludes(0) == excludes
     assert paired.kept.excludes(1) == excludes and (paired.kept.value > 1) == (gained > lost)
@@ -40,7 +47,7 @@ def test_pairs_are_narrower_than_two_samples():
     truth = np.zeros(500, dtype=np.int64)
     teacher = np.where(np.arange(500) < 150, 1, 0)  # both fail on these
     variant = np.where(np.arange(500) < 155, 1, 0)
-    paired = compare_scores(TASK, logits(variant), logits(teacher), truth)
+    paired = compare_scores(TASK, logits(variant), logits(teacher), examples(truth))
     width = paired.drop.high - paired.drop.low
     alone = 2 * 1.96 * np.sqrt(2 * 0.3 * 0.7 / 500)
     assert width < alone / 3
@@ -49,7 +56,7 @@ def test_pairs_are_narrower_than_two_samples():
 def test_a_score_that_may_be_nothing_has_no_share():
     truth = np.zeros(20, dtype=np.int64)
     wrong = np.ones(20, dtype=np.int64)
-    assert compare_scores(TASK, logits(truth), logits(wrong), truth).kept is None
+    assert compare_scores(TASK, logits(truth), logits(wrong), examples(truth)).kept is None
 
 
 def test_lost_and_gained_are_the_rates_of_the_quality(tmp_path):
@@ -58,7 +65,7 @@ def test_lost_and_gained_are_the_rates_of_the_quality(tmp_path):
     table = write_table(
         tmp_path / "t.arrow", [Row(f"text {n}", None, TASK.labels[label]) for n, label in enumerate(truth)]
     )
-    rows = changed_answers(TASK, logits(variant), logits(teacher), table)
+    rows = changed_answers(TASK, logits(variant), logits(teacher), examples(truth), table)
     quality = TASK.quality(logits(variant), logits(teacher), truth, 15)
     counts = {kind: sum(row["change"] == kind for row in rows) for kind in ("lost", "gained", "other")}
     assert counts["lost"] / 60 == pytest.approx(quality.figures["flip_rate"])
@@ -76,7 +83,7 @@ def test_a_numbers_change_is_half_a_deviation(tmp_path):
     teacher = np.asarray([[0.0], [0.0], [2.0], [0.1]], dtype=np.float32)
     variant = np.asarray([[0.4], [0.6], [1.0], [-0.1]], dtype=np.float32)
     assert NUMBER.changes(variant, teacher, truth).tolist() == ["", "lost", "gained", ""]
-    assert NUMBER.show_answers(variant) == ["10.8", "11.2", "12", "9.8"]
+    assert NUMBER.show_answers(variant, truth) == ["10.8", "11.2", "12", "9.8"]
 
 
 def test_texts_come_back_from_the_file_as_they_were(tmp_path):

@@ -139,7 +139,7 @@ def test_students_reload_export_and_ignore_padding(name, tmp_path):
         assert torch.equal(logits_of(loaded.network, batch), expected)
         for row in range(3):
             length = int(batch.mask[row].sum())
-            alone = batch.rows(torch.tensor([row]))
+            alone = batch.examples(torch.tensor([row]))
             alone = replace(alone, inputs={name: tensor[:, :length] for name, tensor in alone.inputs.items()})
             assert torch.allclose(logits_of(student.network, alone)[0], expected[row], atol=1e-5)
     (tmp_path / "export").mkdir()

@@ -179,7 +179,7 @@ def ledger(run, tmp_path_factory):
             "power": {"teacher": power, "artifact": power},
         },
     }  # fmt: skip
-    changes = changed_answers(TASK, *results["quantize"][1:], material.tables["test"])
+    changes = changed_answers(TASK, *results["quantize"][1:], test, material.tables["test"])
     return build_ledger(manifest, evaluations, energy), evaluations, manifest, changes
 
 

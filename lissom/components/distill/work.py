@@ -15,10 +15,11 @@ def make_student(stage: Stage) -> Outcome:
     if isinstance(params, NoDistillation):
         return Outcome(metrics={"method": "none"}, model=teacher, method="none")
     lesson, base, task = stage.lesson(), stage.params.base, teacher.manifest.task
+    tables = [lesson.tables[name] for name in ("train", "transfer")]
     material = Material(
         **vars(lesson),
         teacher=teacher,
-        logits=load_logits(stage.inputs["logits"], len(lesson.tables["train"]) + len(lesson.tables["transfer"])),
+        logits=load_logits(stage.inputs["logits"], task.count_rows(tables)),
         base=lambda seed: load_base(base, task, seed),
         language_model=lambda: load_language_model(base),
     )

@@ -45,7 +45,7 @@ def evaluate(stage: Stage) -> Outcome:
         }
         evaluation = evaluation.model_copy(update=baselines)
     else:
-        rows = changed_answers(task, answers, teacher_answers, tables["test"])
+        rows = changed_answers(task, answers, teacher_answers, subject.test, tables["test"])
         write_changes(stage.outputs[METRICS_FOLDER] / CHANGES, rows, pair=task.pair)
     return Outcome(metrics=evaluation.model_dump(mode="json"))
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import rows_of
-from lissom.models.families import family_of
+from lissom.models.families import classifier_of, family_of
 from lissom.models.grid import ACTIVATION_HIGH, TABLE_HIGH, affine_range, fake_quantize_rows, weight_high
 from lissom.models.integers import IntegerEmbedding, IntegerLinear
 from lissom.models.layers import Indivisible
@@ -102,13 +102,11 @@ class FakeQuantize(StructureEdit):
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; the input ranges must be observed, or loaded, afterwards."""
-        family, head = family_of(network), tied_head(network)
+        family, outputs = family_of(network), (classifier_of(network), tied_head(network))
         table = rows_of(network, family.word_table)
         for path, module in list(network.named_modules()):
             # A tied head returns logits, and uses the floats of the word table.
-            is_output = path in (family.classifier, head) or (
-                path.startswith("exits.") and path.endswith(".classifier")
-            )
+            is_output = path in outputs or (path.startswith("exits.") and path.endswith(".classifier"))
             if type(module) is nn.Linear and not is_output:
                 replace_module(network, path, FakeQuantLinear(module, self.weight_bits).train(module.training))
             elif type(module) is nn.Embedding and path == table:  # positions and segments are a few rows

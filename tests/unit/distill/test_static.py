@@ -3,7 +3,7 @@
 import torch
 
 from lissom.distill.run import distill
-from lissom.tasks.classification import soft_target_loss
+from lissom.tasks.labels import soft_target_loss
 from lissom.training.predicting import predict
 from tests.unit.distill.recipes import FAST, params_of
 
