@@ -6,11 +6,22 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models.families import FAMILIES, family_of
+from lissom.models.families import FAMILIES
 from lissom.models.family import Family
 
 Technique = Literal[
-    "blocks", "heads", "neurons", "word_table", "positions", "int8", "exits", "hidden", "scores", "tensor", "pipeline"
+    "blocks",
+    "heads",
+    "neurons",
+    "word_table",
+    "positions",
+    "int8",
+    "exits",
+    "hidden",
+    "scores",
+    "tensor",
+    "pipeline",
+    "words",
 ]
 
 TITLES: dict[Technique, str] = {
@@ -25,6 +36,7 @@ TITLES: dict[Technique, str] = {
     "scores": "distil attention",
     "tensor": "tensor parallel",
     "pipeline": "pipeline parallel",
+    "words": "label words",
 }
 """Column titles, in the order of the table."""
 
@@ -53,6 +65,8 @@ def limit_of(family: Family, technique: Technique) -> Limit | None:
             return Limit("it computes attention inside its blocks, so that the scores cannot be captured")
         case "exits" | "pipeline" if family.read_by_all_blocks is not None:
             return Limit(f"every block reads {family.read_by_all_blocks}, so that its blocks cannot run apart")
+        case "words" if family.token_classifier is None:
+            return Limit("transformers has no token classifier of it")
         case "tensor" if any(site.heads_attribute for stack in family.stacks for site in stack.attention):
             return Limit("its attention keeps the number of heads, and is whole on every process", partly=True)
         case "tensor" if any(stack.more_ffn for stack in family.stacks):
@@ -62,18 +76,23 @@ def limit_of(family: Family, technique: Technique) -> Limit | None:
 
 
 def check_technique(network: PreTrainedModel, technique: Technique, subject: str) -> None:
-    """Raise `InputError` if a technique does not work with the family of a network.
+    """Raise `InputError` if a technique does not work with the family of a network; arguments as for `check_family`."""
+    check_family(network.config.model_type, technique, subject)
+
+
+def check_family(model_type: str, technique: Technique, subject: str) -> None:
+    """Raise `InputError` if a technique does not work with a family.
 
     Args:
-        network: the network.
+        model_type: the family, by transformers' name.
         technique: what is wanted of it.
         subject: what asked for it, the start of the message.
     """
-    limit = limit_of(family_of(network), technique)
+    limit = limit_of(FAMILIES[model_type], technique)
     if limit is not None and not limit.partly:
         raise InputError(
-            f"{subject}: not possible with a {network.config.model_type} ({TITLES[technique]}): {limit.reason}; "
-            "`lissom families` lists what works"
+            f"{subject}: not possible with a {model_type} ({TITLES[technique]}): {limit.reason}; `lissom families` "
+            "lists what works"
         )
 
 

@@ -183,7 +183,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _LLAMA,
     "qwen3": _QWEN3,
     "gemma2": replace(_LLAMA, scaled_word_table=True, unsupported=("use_bidirectional_attention",)),
-    "gemma3_text": replace(_QWEN3, scaled_word_table=True, unsupported=_GEMMA_VARIANTS),
+    "gemma3_text": replace(_QWEN3, scaled_word_table=True, unsupported=_GEMMA_VARIANTS, token_classifier=None),
 }
 
 
@@ -203,7 +203,7 @@ def classifier_of(network: PreTrainedModel) -> str | None:
     """Return the path of the projection that returns the logits; None for a network without a classifier."""
     family = family_of(network)
     modules = dict(network.named_modules())
-    paths = (family.classifier, family.token_classifier)
+    paths = (family.classifier, family.token_classifier or family.classifier)
     return next((path for path in paths if isinstance(modules.get(path), nn.Linear)), None)
 
 

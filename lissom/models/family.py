@@ -89,8 +89,8 @@ class Family:
     """Name prefixes of the task head's parameters, which a pre-trained model may lack."""
     classifier: str
     """The last projection, which returns the logits of a text."""
-    token_classifier: str = "classifier"
-    """The last projection of networks that classify tokens."""
+    token_classifier: str | None = "classifier"
+    """The last projection of networks that classify tokens; None if transformers has no such networks."""
     config_width: str = "hidden_size"
     """Name of the width of all heads together in the config."""
     final_norm: str | None = None

@@ -140,7 +140,7 @@ def _cut_out(network: PreTrainedModel, blocks: range, first: bool, last: bool) -
     if not last:
         if family.final_norm is not None:
             replace_module(part, family.final_norm, nn.Identity())
-        for path in {*family.head, family.token_classifier}:
+        for path in {*family.head, family.token_classifier or family.classifier}:
             if getattr(part.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], None) is not None:
                 replace_module(part, path, None)
     return part

@@ -10,6 +10,7 @@ import yaml
 
 from lissom.artifacts import write_text
 from lissom.data import files
+from lissom.data.config import PER_TOKEN
 from lissom.errors import InputError
 from lissom.params import apply_override, check_params
 from lissom.pipelines.columns import Columns, assume_columns
@@ -62,6 +63,9 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         params["base"]["max_length"] = longest
         lines.append(f"base.max_length: {longest}, which 99 % of the texts fit; the model has {positions} positions")
     params |= _recipe(config, count)
+    if params["data"].get("task") in PER_TOKEN:
+        params["factorize"]["min_count"] = None
+        lines.append("factorize.min_count: null, since words that train lacks are what is looked for")
     lines.append(f"distill.blocks: {params['distill']['blocks']} of {config.num_hidden_layers}")
     for override in overrides:
         apply_override(params, override)

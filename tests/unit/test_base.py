@@ -11,6 +11,7 @@ from lissom.errors import InputError
 from lissom.models.base import load_base
 from lissom.models.config import BaseParams
 from lissom.tasks.classification import Classification
+from lissom.tasks.token_classification import TokenClassification
 from tests.unit import tiny
 
 MAX_LENGTH = 16
@@ -95,3 +96,23 @@ def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", property(lambda _: False))
     with pytest.raises(InputError, match="has no fast form"):
         load(tmp_path)
+
+
+def test_a_family_without_token_classifiers_is_refused_for_them(tmp_path):
+    save(tmp_path, "gemma3_text")
+    task = TokenClassification(name="words", labels=("O", "B-x"), pair=False, max_length=MAX_LENGTH)
+    with pytest.raises(InputError, match=r"gemma3_text \(label words\): transformers has no token classifier of it"):
+        load(tmp_path, task)
+
+
+def test_a_trained_token_classifier_keeps_its_head_in_the_order_of_the_tags(tmp_path):
+    names = ("B-x", "O", "I-x")
+    tagger = TokenClassification(name="words", labels=("O", "B-x", "I-x"), pair=False, max_length=MAX_LENGTH)
+    config = tiny.CONFIGS["bert"]()
+    config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
+    network = tagger.auto_class.from_config(config)
+    network.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), pad_token="[PAD]").save_pretrained(tmp_path)
+    told = []
+    weight = load(tmp_path, tagger, tell=told.append).network.classifier.weight
+    assert torch.equal(weight, network.classifier.weight[[1, 0, 2]]) and "order of the data's labels" in told[0]

@@ -175,10 +175,8 @@ def test_parts_of_a_batch_add_up_to_its_loss(count, data):
     assert float(total) == pytest.approx(float(whole), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "family", ["bert", "distilbert", "roberta", "electra", "modernbert", "deberta-v2", "gpt2", "llama"]
-)
-def test_every_family_labels_words_and_reloads_and_exports(family, tmp_path):
+@pytest.mark.parametrize("family", tiny.able("words"))
+def test_every_family_labels_words_and_reloads(family, tmp_path):
     model = tiny.model(family, task=TASK)
     table = write_table(tmp_path / "t.arrow", sentences(12))
     encoded = TASK.encode([table], model.tokenizer, tmp_path / "tokens")
@@ -187,6 +185,13 @@ def test_every_family_labels_words_and_reloads_and_exports(family, tmp_path):
     lissom.save(model, tmp_path / "model")
     again = lissom.load(tmp_path / "model")
     assert torch.equal(predict(again.network, encoded, model.pad_id), logits)
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2"])
+def test_the_exported_file_has_a_row_for_every_token(family, tmp_path):
+    model = tiny.model(family, task=TASK)
+    table = write_table(tmp_path / "t.arrow", sentences(12))
+    encoded = TASK.encode([table], model.tokenizer, tmp_path / "tokens")
     (tmp_path / "export").mkdir()
     exported = export_onnx(model, tmp_path / "export")
     parity = check_parity(model, exported, encoded, ExportParams(float_tolerance=1e-3))

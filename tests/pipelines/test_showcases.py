@@ -1,0 +1,91 @@
+"""Every file of params/ goes all the way on a tiny model of its family, with data made here."""
+
+import json
+import random
+
+import pytest
+import yaml
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from lissom.params import load_params
+from lissom.report.ledger import Ledger
+from tests.pipelines.conftest import PARAMS, ROOT, Workspace, read
+from tests.unit import tiny
+from tests.unit.test_token_classification import TAGS, tagged
+
+SHORT = {"epochs": 3, "learning_rate": 2e-3, "freeze_word_table": False, "precision": "float32"}
+
+
+def shortened(section):
+    """A section with tiny trainings."""
+    if isinstance(section, list):
+        return [shortened(method) for method in section]
+    if not isinstance(section, dict):
+        return section
+    return {name: SHORT if name == "training" else value for name, value in section.items()}
+
+
+def workspace_of(name, family, folder):
+    """A workspace with the showcase's params, as far as a tiny model can have them."""
+    params = yaml.safe_load((ROOT / "params" / name).read_text())
+    result = Workspace(folder)
+    config = tiny.CONFIGS[family]()
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "base")
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), **names).save_pretrained(folder / "base")
+    params = {section: shortened(values) for section, values in params.items()}
+    params["base"] = {"model": "dir:base", "max_length": 16}
+    params["data"]["source"] = "files:made"
+    params["teacher"] = SHORT | {"epochs": 6, "keep": "best"}
+    params["distill"]["blocks"] = [0, 3]
+    params["prune"]["neuron_multiple"] = 8
+    params["factorize"]["rank"] = 16
+    params |= {name: PARAMS[name] for name in ("export", "evaluate", "emissions", "tracking")}
+    params["gates"] = {"max_score_drop": 0.3, "min_speedup": {}, "max_megabytes": 1}
+    result.write_params(params)
+    (folder / "made").mkdir()
+    return result
+
+
+def sentence(generator):
+    return " ".join(generator.choices(tiny.WORDS, k=generator.randint(2, 8)))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_showcase_is_valid(path):
+    load_params(path)
+
+
+@pytest.mark.slow
+def test_intents_on_a_modernbert(tmp_path):
+    result, generator = workspace_of("intents.yaml", "modernbert", tmp_path), random.Random(0)
+    for split, count in (("train", 300), ("test", 80)):
+        rows = [sentence(generator) for _ in range(count)]
+        lines = [f"{text}\t{'praise' if 'good' in text or 'great' in text else 'other'}" for text in rows]
+        (tmp_path / "made" / f"{split}.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    result.run("lissom", "compress")
+    ledger = Ledger.model_validate(read(result, "artifacts/report/ledger.json"))
+    assert ledger.metric.name == "accuracy" and ledger.rows[-1].score > 0.75
+    shown = result.run("lissom", "predict", "the good film").stdout
+    assert "praise" in shown or "other" in shown
+
+
+@pytest.mark.slow
+def test_tags_of_words(tmp_path):
+    result, generator = workspace_of("tagger.yaml", "distilbert", tmp_path), random.Random(0)
+    for split, count in (("train", 300), ("test", 80)):
+        rows = [tagged(sentence(generator)) for _ in range(count)]
+        lines = [{"text": row.text.split(), "label": row.label.split()} for row in rows]
+        (tmp_path / "made" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result.run("lissom", "compress")
+    ledger = Ledger.model_validate(read(result, "artifacts/report/ledger.json"))
+    assert ledger.metric.name == "entity_f1" and ledger.rows[0].score > 0.9 and ledger.rows[-1].score > 0.6
+    page = (tmp_path / "artifacts/report/report.html").read_text()
+    assert "word accuracy" in page and "floor, TF-IDF: could not be made" in page and "<h2>Labels</h2>" in page
+    assert set(read(result, "metrics/evaluate/quantize/metrics.json")["quality"]["per_label"]) == {"film", "verdict"}
+    text = "the film was good"
+    assert {TAGS[word] for word in text.split() if word in TAGS} == {"B-film", "B-verdict"}
+    champion = result.run("lissom", "predict", text).stdout
+    exported = result.run("lissom", "predict", text, "--model", "artifacts/export/quantize").stdout
+    torch = result.run("lissom", "predict", text, "--model", "artifacts/teacher").stdout
+    assert champion == exported and "film (film" in torch and "good (verdict" in torch
