@@ -34,7 +34,7 @@ from lissom.evaluate.latency import Timing
 from lissom.evaluate.linear_floor import LINEAR
 from lissom.evaluate.variant import eager_runner, timed_batches
 from lissom.export.baselines import BASELINES, FUSED_INT8, PLAIN_INT8
-from lissom.export.exported import Runner, split_logits
+from lissom.export.exported import Runner, split_answers
 from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load
@@ -180,8 +180,9 @@ def _encoded(model: CompressedModel, test: Table, scratch: Path) -> Encoded:
 
 
 def _score(model: CompressedModel, test: Encoded, export: Path) -> float:
-    meter = model.manifest.task.meter()
-    meter.add(split_logits(OnnxFile(export), test), test.targets)
+    task = model.manifest.task
+    meter = task.meter()
+    meter.add(split_answers(OnnxFile(export), test, task), test.targets)
     return meter.result()
 
 

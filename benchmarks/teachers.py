@@ -103,7 +103,10 @@ def _fine_tune(texts: DataParams, base: BaseParams, training: TrainingParams, ta
         identity="fine_tune", score=lesson.scorer(model, training),
     )  # fmt: skip
     precision = autocast_type(training.precision)
-    save_logits(cache_logits(model.network, lesson.texts(model), model.pad_id, precision), target / "logits")
+    save_logits(
+        cache_logits(model.network, lesson.texts(model), model.pad_id, precision, model.manifest.task),
+        target / "logits",
+    )
     accuracy = score(model.network, lesson.encode(model, "test"), model.pad_id, task, autocast_type("float32"))
     save(model, target / "model")
     shutil.rmtree(scratch)

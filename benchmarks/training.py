@@ -100,7 +100,7 @@ def _start(trained: Trained, examples: int, scratch: Path) -> tuple[CompressedMo
 def _train_lissom(
     student: CompressedModel, teacher: CompressedModel, data: Encoded, dev: Encoded, params: RecoveryParams
 ) -> None:
-    logits = cache_logits(teacher.network, data, teacher.pad_id, autocast_type(params.precision))
+    logits = cache_logits(teacher.network, data, teacher.pad_id, autocast_type(params.precision), teacher.manifest.task)
     task = student.manifest.task
     objective = against_teacher(CachedLogits(logits), params.loss, task)
     scorer = Scorer(task.metric, lambda: _score(student, dev))

@@ -107,7 +107,7 @@ def predict(
         typer.Option(help="Models with exits: leave at an uncertainty up to this, -1 (never) to 1 (at once)."),
     ] = None,
 ) -> None:
-    """Classify texts, predict their numbers, or find spans in them."""
+    """Classify texts, predict their numbers, find spans in them, or continue them."""
     from lissom.tracking.answering import answer
 
     if texts == ["-"]:
@@ -116,7 +116,7 @@ def predict(
     table = Table(box=None, pad_edge=False)
     rows = [_shown(result) for result in answers]
     for name in (*(rows[0] if rows else ()), "text"):
-        table.add_column(name, overflow="fold", no_wrap=name not in ("label", "spans", "text"))
+        table.add_column(name, overflow="fold", no_wrap=name not in ("label", "spans", "continuation", "text"))
     for text, row in zip(texts, rows, strict=True):
         table.add_row(*row.values(), text)
     out.print(table)

@@ -25,9 +25,10 @@ from lissom.quantize.config import QuantizeParams
 from lissom.safe_yaml import parse
 from lissom.section import Section
 from lissom.tracking.config import GatesParams, TrackingParams
-from lissom.training.config import TrainingParams
+from lissom.training.config import RecoveryParams, TrainingParams
 
 _MOST_DIGITS = 4
+_OF_LANGUAGE_MODELS = ("none", "logits")
 _OF_WHOLE_TEXTS = ("lstm", "static", "fastbert", "deep_to_shallow")
 """Methods whose students, or whose exits, read a text's logits from a vector of the whole text."""
 
@@ -75,6 +76,32 @@ class Params(Section):
             raise ValueError(
                 f"distill.method: {self.distill.method} answers whole texts, and data.task: {self.data.task} asks "
                 f"for a label of every word; take another method than {', '.join(_OF_WHOLE_TEXTS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _methods_fit_language_models(self) -> "Params":
+        if self.data.has_labels:
+            return self
+        if self.distill.method not in _OF_LANGUAGE_MODELS:
+            raise ValueError(
+                f"distill.method: {self.distill.method} is not made for data.task: {self.data.task}; allowed: "
+                f"{', '.join(_OF_LANGUAGE_MODELS)}"
+            )
+        if any(getattr(method, "min_count", None) is not None for method in self.factorize):
+            raise ValueError(
+                f"factorize.min_count changes the tokens that are predicted with data.task: {self.data.task}; set it "
+                "to null"
+            )
+        warm = [
+            f"{place}.loss.temperature"
+            for place, training in _trainings(self)
+            if isinstance(training, RecoveryParams) and training.loss.temperature != 1
+        ]
+        if warm:
+            raise ValueError(
+                f"{', '.join(warm)}: the teacher's distribution is cached as its most likely tokens and the mass of "
+                "the rest, which is exact at temperature 1 only; set each to 1"
             )
         return self
 

@@ -44,7 +44,7 @@ def apply_methods(stage: Stage, methods: Sequence[M], plan: Callable[[Compressed
     for number, params in enumerate(methods, 1):
         recipe = plan(model, lesson, params)
         tables = [lesson.tables[name] for name in ("train", "transfer")]
-        teacher = load_logits(stage.inputs["logits"], model.manifest.task.count_rows(tables))
+        teacher = load_logits(stage.inputs["logits"], model.manifest.task.count_rows(tables, model.tokenizer))
         phase = "training" if len(methods) == 1 else f"{number}-{params.method}"
         result = compress(
             model, recipe, lesson, teacher, params.training, phase=phase, identity=params.model_dump_json()

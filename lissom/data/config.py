@@ -6,12 +6,19 @@ from pydantic import Field, StringConstraints, model_validator
 
 from lissom.section import Section
 
-TaskKind = Literal["classification", "regression", "token_classification"]
+TaskKind = Literal["classification", "regression", "token_classification", "language_modeling"]
 """Kinds of tasks; each is a module in `lissom/tasks`."""
 NUMERIC: frozenset[TaskKind] = frozenset({"regression"})
 """The tasks whose labels are numbers; others have names of classes."""
 PER_TOKEN: frozenset[TaskKind] = frozenset({"token_classification"})
 """The tasks that label every word of a text, in place of the text."""
+UNLABELLED_TASKS: frozenset[TaskKind] = frozenset({"language_modeling"})
+"""The tasks that need texts alone."""
+EMBEDDED: dict[str, TaskKind] = {
+    "embedded:python-docs": "classification",
+    "embedded:python-reference": "language_modeling",
+}
+"""The data sets that come with Python, and their tasks."""
 
 DataSource = Annotated[str, StringConstraints(pattern=r"^(embedded|files|hub):\S.*$")]
 
@@ -20,11 +27,12 @@ class DataParams(Section):
     """One labelled data set, of single texts or of pairs."""
 
     source: DataSource
-    """`embedded:python-docs`, `files:folder` (train, dev, test as tsv, csv, jsonl or parquet; tagged words also as
-    conll) or `hub:owner/name`."""
+    """`embedded:python-docs`, `embedded:python-reference`, `files:folder` (train, dev, test as tsv, csv, jsonl or
+    parquet; tagged words also as conll, long texts as txt) or `hub:owner/name`."""
 
     task: TaskKind = "classification"
-    """Whether a label is the name of a class, a number to predict, or a list with a tag for every word."""
+    """Whether a label is the name of a class, a number to predict, or a list with a tag for every word; or
+    `language_modeling`, which has no labels."""
 
     text: str = "text"
     """Column of the text (`files:` and `hub:`); for `token_classification` a list of words."""
@@ -64,18 +72,23 @@ class DataParams(Section):
         """Return whether every word of a text has a label."""
         return self.task in PER_TOKEN
 
+    @property
+    def has_labels(self) -> bool:
+        """Return whether texts have labels."""
+        return self.task not in UNLABELLED_TASKS
+
     @model_validator(mode="after")
     def _transfer_has_a_source(self) -> "DataParams":
-        if self.transfer_examples and self.transfer is None and not self.source.startswith("embedded:"):
+        if self.transfer_examples and self.transfer is None and self.source != "embedded:python-docs":
             raise ValueError(
                 f"transfer_examples is {self.transfer_examples}, but transfer names no file: "
                 "set data.transfer to a file of unlabelled texts, or transfer_examples to null"
             )
-        if self.task != "classification" and self.source.startswith("embedded:"):
+        if self.task != EMBEDDED.get(self.source, self.task):
             raise ValueError(
-                f"task is {self.task}, but {self.source} has classes for labels; set data.task: classification"
+                f"task is {self.task}, but {self.source} is for {EMBEDDED[self.source]}; set data.task to that"
             )
-        if self.is_per_token and self.text_pair is not None:
+        if (self.is_per_token or not self.has_labels) and self.text_pair is not None:
             raise ValueError(f"text_pair is {self.text_pair!r}, but {self.task} is for single texts; set it to null")
         if self.text_pair == self.text or self.label in (self.text, self.text_pair):
             raise ValueError("text, text_pair and label must be three different columns")

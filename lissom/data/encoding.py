@@ -110,8 +110,8 @@ def encode(
             if look is not None:
                 look(encoding)
     return Encoded(
-        tokens=_mapped(folder / "tokens.i32", np.int32, offsets[-1]),
-        types=_mapped(folder / "types.u8", np.uint8, offsets[-1]),
+        tokens=map_array(folder / "tokens.i32", np.int32, (offsets[-1],)),
+        types=map_array(folder / "types.u8", np.uint8, (offsets[-1],)),
         offsets=np.asarray(offsets, dtype=np.int64),
         targets=targets([text for table in tables for text in table.labels()]),
     )
@@ -123,7 +123,8 @@ def _encodings(tables: Sequence[Table], tokenizer: Tokenizer) -> Iterator[Encodi
         yield from tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in chunk])
 
 
-def _mapped(path: Path, dtype: type, size: int) -> np.ndarray:
-    if not size:  # an empty file cannot be mapped
-        return np.empty(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r", shape=(size,))
+def map_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the array in a file, memory-mapped."""
+    if not shape[0]:  # an empty file cannot be mapped
+        return np.empty(shape, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r", shape=shape)

@@ -1,4 +1,4 @@
-"""Data from files: tsv, csv, jsonl, parquet or conll (tagged words), plain or compressed, one row at a time."""
+"""Data from files: tsv, csv, jsonl, parquet, conll (tagged words) or txt (one long text), plain or compressed."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from lissom.data.decoding import COMPRESSIONS, opened
 from lissom.data.tables import Row
 from lissom.errors import DataError
 
-FORMATS = ("tsv", "csv", "jsonl", "parquet", "conll")
+FORMATS = ("tsv", "csv", "jsonl", "parquet", "conll", "txt")
 _NAMES = {"dev": ("dev", "validation", "valid", "val")}
 _LONGEST_FIELD = 2**31 - 1
 
@@ -86,8 +86,20 @@ def _records(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
             return _parquet(path, names)
         case "conll":
             return read_conll(path, *names)
+        case "txt":
+            return _whole(path, names)
         case unknown:
             raise DataError(f"{path}: format {unknown!r} is not known; allowed: {', '.join(FORMATS)}")
+
+
+def _whole(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a file as one text; raises `DataError` if more than a text is wanted."""
+    if len(names) > 1:
+        raise DataError(
+            f"{path}: plain text has no column {names[-1]!r}; it is one text, for data.task: language_modeling"
+        )
+    with opened(path) as file:
+        yield "line 1", {names[0] if names else "text": file.read()}
 
 
 def _delimited(path: Path, names: list[str], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

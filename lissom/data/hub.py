@@ -41,13 +41,14 @@ def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner])
             if candidate in dataset:
                 splits[split] = dataset[candidate]
     for split in splits.values():
-        required = [columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
+        required = [columns.text, *([columns.text_pair] if columns.text_pair else [])]
+        required += [columns.label] if columns.has_labels else []
         missing = [column for column in required if column not in split.column_names]
         if missing:
             raise DataError(
                 f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label"
             )
-    withheld = not columns.is_per_token and "test" in splits
+    withheld = columns.has_labels and not columns.is_per_token and "test" in splits
     if withheld and set(splits["test"].unique(columns.label)) <= {-1, None}:
         del splits["test"]
     if "test" not in splits and "dev" in splits:
@@ -63,6 +64,10 @@ def parse(name: str) -> tuple[str, str | None, str | None]:
 
 
 def _rows(table: Any, columns: DataParams, cleaner: Cleaner) -> Iterator[Row]:
+    if not columns.has_labels:
+        rows = (cleaner.row(record, f"row {number}") for number, record in enumerate(table, start=1))
+        yield from (row for row in rows if row is not None)
+        return
     feature = table.features[columns.label]
     inner = getattr(feature, "feature", None)  # of a list
     for number, record in enumerate(table, start=1):

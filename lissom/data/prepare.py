@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lissom.artifacts import DATA_CARD, SPLITS, TRANSFER, read_json, write_json
-from lissom.data import files, hub, python_docs, splits
+from lissom.data import files, hub, python_docs, python_reference, splits
 from lissom.data.cleaning import Cleaner
-from lissom.data.config import DataParams, TaskKind
+from lissom.data.config import EMBEDDED, DataParams, TaskKind
 from lissom.data.labels import Scale
 from lissom.data.tables import Row, Table, write_table
 from lissom.errors import DataError
@@ -45,7 +45,9 @@ def prepare(params: DataParams, output: Path) -> DataCard:
         DataError: the data is invalid; the message names the file and the line.
     """
     with tempfile.TemporaryDirectory(dir=output) as folder:
-        cleaners = {split: Cleaner(params, labelled=split != TRANSFER) for split in (*SPLITS, TRANSFER)}
+        cleaners = {
+            split: Cleaner(params, labelled=params.has_labels and split != TRANSFER) for split in (*SPLITS, TRANSFER)
+        }
         sources, notes = _read(params, cleaners)
         raw = {split: write_table(Path(folder) / f"{split}.arrow", rows) for split, rows in sources.items()}
         notes += [note for split, cleaner in cleaners.items() for note in cleaner.notes(split)]
@@ -72,8 +74,10 @@ def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str
             sources = python_docs.read_splits(params.seed)
             if params.transfer_examples:
                 sources[TRANSFER] = python_docs.transfer_rows(params.transfer_examples, params.seed)
+        case "embedded", "python-reference":
+            sources = python_reference.read_splits(params.seed)
         case "embedded", _:
-            raise DataError(f"data.source: embedded:{place} is not known; allowed: embedded:python-docs")
+            raise DataError(f"data.source: embedded:{place} is not known; allowed: {', '.join(EMBEDDED)}")
         case "hub", _:
             sources = hub.read_splits(place, params, cleaners)
         case _:
@@ -105,11 +109,12 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
     rows = {split: splits.digests(raw[split]) for split in SPLITS if split in raw}
     names = {split: raw[split].labels() for split in rows}
     values = {split: _tags(texts) for split, texts in names.items()} if params.is_per_token else names
-    if len(set(values["train"])) < 2:
+    if params.has_labels and len(set(values["train"])) < 2:
         raise DataError(
             f"data.source {params.source}: train has one label only ({values['train'][0]!r}); two or more are needed"
         )
-    labels = () if params.is_numeric else _known_labels(params.source, values)
+    named = params.has_labels and not params.is_numeric
+    labels = _known_labels(params.source, values) if named else ()
     if params.is_per_token:
         labels = _outside_first(params.source, labels)
     strata = _strata(params, names["train"])
@@ -122,13 +127,14 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
             f"dev: {len(selection['dev'])} rows held out of train, stratified; {repeats} repeats of them dropped"
         )
         held = {names["train"][index] for index in selection["dev"]}
-        single = [] if params.is_numeric or params.is_per_token else [label for label in labels if label not in held]
+        single = [label for label in labels if label not in held] if named and not params.is_per_token else []
         if single:
             notes.append(f"dev: no row of labels with a single text, which stays in train: {', '.join(single)}")
         if not selection["dev"]:
             raise DataError(
-                f"data.source {params.source}: every label of train has a single text, repeats aside, so "
-                "that none can be held out for dev; add texts, or a dev file"
+                f"data.source {params.source}: "
+                f"{'every label of train has a single text' if named else 'train is one text'}, repeats aside, so that "
+                "none can be held out for dev; add texts, or a dev file"
             )
     if params.train_examples and params.train_examples < len(selection["train"]):
         subset = splits.subset(
@@ -161,9 +167,9 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
         source=params.source,
         labels=labels,
         scale=_scale(counts["train"]) if params.is_numeric else None,
-        pair=params.text_pair is not None or params.source.startswith("embedded:"),
+        pair=params.text_pair is not None or params.source == "embedded:python-docs",
         rows={split: len(table) for split, table in counts.items()},
-        label_counts={} if params.is_numeric else {split: _label_counts(params, counts[split]) for split in SPLITS},
+        label_counts={} if not named else {split: _label_counts(params, counts[split]) for split in SPLITS},
         duplicates=duplicates,
         notes=tuple(notes),
     )

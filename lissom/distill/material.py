@@ -66,7 +66,7 @@ class Material(Lesson):
         if unknown or more is not None:
             data = self.encode(self.teacher, *unknown, more=more)
             precision = autocast_type(training.precision)
-            parts.append(cache_logits(self.teacher.network, data, self.teacher.pad_id, precision))
+            parts.append(cache_logits(self.teacher.network, data, self.teacher.pad_id, precision, self.task))
         return CachedLogits(torch.cat(parts))
 
     @contextmanager

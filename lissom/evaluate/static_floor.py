@@ -14,7 +14,7 @@ from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import VARIANT, Floor
 from lissom.evaluate.latency import measure_latency
 from lissom.evaluate.variant import timed_batches
-from lissom.export.exported import split_logits
+from lissom.export.exported import split_answers
 from lissom.export.onnx import export_onnx
 from lissom.models.compressed import CompressedModel
 from lissom.models.static_student import static_student, weigh_by_rarity
@@ -47,7 +47,7 @@ def static_floor(tables: Mapping[str, Table], teacher: CompressedModel, params: 
     folder.mkdir()
     exported, test = export_onnx(student, folder), lesson.encode(student, "test")
     meter = task.meter()
-    meter.add(split_logits(exported, test), test.targets)
+    meter.add(split_answers(exported, test, task), test.targets)
     batches = timed_batches(test, 1, student.pad_id)
     runners = {VARIANT: exported.runner(batches, threads=1)}
     times = measure_latency(runners, [1] * len(batches), threads=1, seconds=params.seconds, retries=params.retries)

@@ -18,7 +18,7 @@ from lissom.evaluate.config import Baseline, EvaluateParams
 from lissom.evaluate.figures import EAGER, ONNX_FLOAT, VARIANT, Evaluation, ExitSweep, Setting
 from lissom.evaluate.latency import Timing, measure_latency
 from lissom.evaluate.paired import compare_scores
-from lissom.export.exported import Exported, Runner, read_record, split_logits
+from lissom.export.exported import Exported, Runner, read_record, split_answers
 from lissom.machine import describe_machine, describe_versions
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import CompressedModel, logits_of
@@ -58,10 +58,11 @@ def evaluate_variant(
         exits: for a variant with exits, its results at all speeds.
 
     Returns:
-        the results, and the logits of the variant and of the teacher's file on the test set, `[rows, outputs]`.
+        the results, and on the test set what the task's metrics need of the logits of the variant and of the teacher's
+        file, `[rows, ...]`.
     """
-    answers, teacher_answers = (split_logits(side.exported, side.test) for side in (subject, reference.teacher))
     task, record = subject.model.manifest.task, read_record(subject.exported.folder)
+    answers, teacher_answers = (split_answers(side.exported, side.test, task) for side in (subject, reference.teacher))
     targets = subject.test.targets
     evaluation = Evaluation(
         variant=variant,

@@ -19,6 +19,7 @@ from lissom.serving.folder import read_serving
 if TYPE_CHECKING:  # the records are read where there is no torch
     from lissom.data.batches import Batch
     from lissom.data.encoding import Encoded
+    from lissom.tasks.task import Task
 
 Runner = Callable[[int], None]
 """Runs the model on the i-th prepared batch."""
@@ -118,13 +119,19 @@ def logits_by_batch(exported: Exported, data: "Encoded") -> Iterator[tuple["Batc
         yield batch, exported.logits(batch)
 
 
-def split_logits(exported: Exported, data: "Encoded") -> NDArray[np.float32]:
-    """Return the logits of all rows of targets in the order of `data`, `[rows, outputs]`."""
-    return in_row_order(logits_by_batch(exported, data))
+def split_answers(exported: Exported, data: "Encoded", task: "Task") -> NDArray[np.float32]:
+    """Return what the task's metrics need of the logits of all rows, in the order of `data`, `[rows, ...]`."""
+    import torch
+
+    def condensed() -> Iterator[tuple["Batch", NDArray[np.float32]]]:
+        for batch, logits in logits_by_batch(exported, data):
+            yield batch, task.condense(torch.from_numpy(logits), batch.targets).numpy()
+
+    return in_row_order(condensed())
 
 
 def in_row_order(batches: Iterable[tuple["Batch", NDArray[np.float32]]]) -> NDArray[np.float32]:
-    """Concatenate the logits of batches, in the order of the data set's rows, `[rows, outputs]`."""
+    """Concatenate the answers of batches, in the order of the data set's rows, `[rows, ...]`."""
     values, places = [], []
     for batch, logits in batches:
         values.append(logits)

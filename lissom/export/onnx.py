@@ -51,6 +51,8 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
     }
     if has_early_exits(model.network):
         serving["speed"] = FULL_DEPTH
+    if model.manifest.task.continues_texts:
+        serving["end_ids"] = end_ids(model.network)
     write_serving(folder, serving)
     onnx_file = OnnxFile(folder)
     if is_convertible(model.network) and not onnx_file.kernels():
@@ -143,6 +145,12 @@ def _trace(
         )
     assert program is not None
     program.save(str(path), external_data=False)
+
+
+def end_ids(network: PreTrainedModel) -> list[int]:
+    """Return the tokens that end a text."""
+    ends = network.config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 class _LogitsOnly(nn.Module):

@@ -1,14 +1,14 @@
 """Parity check of an exported file against the torch model."""
 
 import numpy as np
+import torch
 
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.export.config import ExportParams
-from lissom.export.exported import Exported, Parity, split_logits
-from lissom.models.compressed import CompressedModel
+from lissom.export.exported import Exported, Parity, logits_by_batch
+from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.layers import is_convertible
-from lissom.training.predicting import predict
 
 
 def check_parity(model: CompressedModel, exported: Exported, dev: Encoded, params: ExportParams) -> Parity:
@@ -18,13 +18,23 @@ def check_parity(model: CompressedModel, exported: Exported, dev: Encoded, param
         InputError: a logit differs by more than the tolerance, or too many predictions differ.
     """
     name = "int8_tolerance" if is_convertible(model.network) else "float_tolerance"
-    torch_logits = predict(model.network, dev, model.pad_id).numpy()
-    file_logits = split_logits(exported, dev)
+    task, tolerance = model.manifest.task, getattr(params, name)
+    difference, agreements, rows = 0.0, [], []
+    network = model.network.eval()
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        for batch, file_logits in logits_by_batch(exported, dev):
+            torch_logits = logits_of(network, batch.to(device)).float().cpu().numpy()
+            differences = np.nan_to_num(np.abs(torch_logits - file_logits), nan=np.inf)
+            difference = max(difference, float(differences.max()))
+            agreements.append(task.agreement(torch_logits, file_logits, tolerance))
+            rows.append(len(file_logits))
+    known = [agreement for agreement in agreements if agreement is not None]
     parity = Parity(
         tolerance_name=name,
-        tolerance=getattr(params, name),
-        max_logit_difference=float(np.abs(torch_logits - file_logits).max()),
-        agreement=model.manifest.task.agreement(torch_logits, file_logits, getattr(params, name)),
+        tolerance=tolerance,
+        max_logit_difference=difference,
+        agreement=float(np.average(known, weights=rows)) if known else None,
         examples=len(dev),
     )
     if parity.max_logit_difference > parity.tolerance:

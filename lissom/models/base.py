@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from lissom.artifacts import MANIFEST, TOKENIZER, WEIGHTS
 from lissom.errors import InputError
-from lissom.models.capabilities import check_family
+from lissom.models.capabilities import Technique, check_family
 from lissom.models.checks import check_positions, check_tokens, fit_head
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
@@ -71,7 +71,8 @@ def load_base(
             "which serving needs; take a model with one"
         )
     if task.is_per_token:
-        check_family(config.model_type, "words", f"base.model {params.model}")
+        technique: Technique = "language" if task.continues_texts else "words"
+        check_family(config.model_type, technique, f"base.model {params.model}")
     names = [str(name) for _, name in sorted(config.id2label.items())]
     for name, value in task.head_config().items():
         setattr(config, name, value)
@@ -169,7 +170,7 @@ def _check_fresh(model: str, network: PreTrainedModel, fresh: list[str]) -> None
     """Raise `InputError` if newly initialised parameters (`fresh`) lie outside the head."""
     family = FAMILIES[network.config.model_type]
     heads = (*family.head, family.token_classifier or family.classifier)
-    names = [name for name in fresh if not name.startswith(heads)]
+    names = [name for name in fresh if not name.startswith(heads) or name.startswith("lm_head")]
     if names:
         raise InputError(f"base.model {model}: weights besides the head are missing or misshapen: {sorted(names)[:5]}")
 

@@ -22,6 +22,7 @@ Technique = Literal[
     "tensor",
     "pipeline",
     "words",
+    "language",
 ]
 
 TITLES: dict[Technique, str] = {
@@ -37,6 +38,7 @@ TITLES: dict[Technique, str] = {
     "tensor": "tensor parallel",
     "pipeline": "pipeline parallel",
     "words": "label words",
+    "language": "language modeling",
 }
 """Column titles, in the order of the table."""
 
@@ -65,6 +67,8 @@ def limit_of(family: Family, technique: Technique) -> Limit | None:
             return Limit("it computes attention inside its blocks, so that the scores cannot be captured")
         case "exits" | "pipeline" if family.read_by_all_blocks is not None:
             return Limit(f"every block reads {family.read_by_all_blocks}, so that its blocks cannot run apart")
+        case "language" if not family.decoder:
+            return Limit("it is not pre-trained to predict the next token")
         case "words" if family.token_classifier is None:
             return Limit("transformers has no token classifier of it")
         case "tensor" if any(site.heads_attribute for stack in family.stacks for site in stack.attention):

@@ -200,10 +200,10 @@ def family_of(network: PreTrainedModel) -> Family:
 
 
 def classifier_of(network: PreTrainedModel) -> str | None:
-    """Return the path of the projection that returns the logits; None for a network without a classifier."""
+    """Return the path of the projection that returns the logits; None for a network without one."""
     family = family_of(network)
     modules = dict(network.named_modules())
-    paths = (family.classifier, family.token_classifier or family.classifier)
+    paths = (family.classifier, family.token_classifier or family.classifier, "lm_head")
     return next((path for path in paths if isinstance(modules.get(path), nn.Linear)), None)
 
 

@@ -12,12 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from lissom.serving import classification, regression, token_classification
+from lissom.serving import classification, language_modeling, regression, token_classification
 from lissom.serving.cores import core_limit
 from lissom.serving.folder import SERVING, TOKENIZER, DamagedFolderError, check_digests, parsing, read_serving
 
 Answer = dict[str, Any]
-"""`label` and `probabilities`, or `value`, or `spans`: what one text is answered with, by the task's kind."""
+"""What one text is answered with, by the task's kind: `label` and `probabilities`, `value`, `spans`, `continuation`."""
 
 _BATCH = 8
 """Texts that are computed at a time: memory grows with them, and beyond this a core gains little."""
@@ -82,6 +82,8 @@ class OnnxClassifier:
             NonFiniteOutputError: the model's output is not finite.
         """
         self._check_pairs(texts, pairs)
+        if self.serving["kind"] == "language_modeling":
+            return language_modeling.continuations(self.logits, self._plain_tokenizer(), texts, self.serving)
         answers: list[Answer] = []
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
@@ -95,6 +97,13 @@ class OnnxClassifier:
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
         return self._inputs(self._tokenized(texts, pairs))
+
+    def _plain_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer without truncation and padding: a continuation reads the end of a text."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def _tokenized(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Encoding]:
         self._check_pairs(texts, pairs)

@@ -51,7 +51,13 @@ def read_serving(folder: Path) -> dict[str, Any]:
         if not is_right(values.get(name)):
             given = repr(values[name])[:60] if name in values else "nothing"
             raise DamagedFolderError(f"{path}: {name} must be {expected}, given is {given}; export the model again")
-    for kind, name in (("classification", "labels"), ("regression", "scale"), ("token_classification", "labels")):
+    for kind, name in (
+        ("classification", "labels"),
+        ("regression", "scale"),
+        ("token_classification", "labels"),
+        ("language_modeling", "end_ids"),
+        ("language_modeling", "new_tokens"),
+    ):
         if values["kind"] == kind and values.get(name) is None:
             raise DamagedFolderError(f"{path}: {name} is missing, which {kind} needs; export the model again")
     return values
@@ -118,6 +124,10 @@ def _are_inputs(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(name in INPUTS for name in value)
 
 
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_int(token, 0, 2**31 - 1) for token in value)
+
+
 def _is_scale(value: Any) -> bool:
     if value is None:
         return True
@@ -137,6 +147,8 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inputs": (_are_inputs, f"a list of names out of {', '.join(INPUTS)}"),
     "answers_empty_texts": (lambda value: isinstance(value, bool), "true or false"),
     "labels": (_are_labels, "a list of different texts"),
+    "end_ids": (lambda value: value is None or _are_ids(value), "a list of token ids"),
+    "new_tokens": (lambda value: value is None or _is_int(value, 1, _LONGEST_INPUT), "a whole number from 1"),
     "scale": (_is_scale, "an object with the finite numbers mean and deviation"),
     "speed": (lambda value: value is None or _is_number(value), "a finite number"),
     "sha256": (_are_digests, "an object with the SHA-256 of every file"),

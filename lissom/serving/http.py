@@ -76,6 +76,8 @@ class Prediction(BaseModel):
     """Where a number is predicted."""
     spans: list[Span] | None = None
     """Where words are labelled."""
+    continuation: str | None = None
+    """Of a language model."""
 
 
 class Answer(BaseModel):

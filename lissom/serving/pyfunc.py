@@ -26,7 +26,7 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         model_input: pd.DataFrame,
         params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `label`, `probability` and `probability_of_<label>`, or `value`, or `spans` as JSON.
+        """Return `label`, `probability` and `probability_of_<label>`, or `value`, `spans` as JSON, or `continuation`.
 
         `speed` is a param of models with exits.
         """

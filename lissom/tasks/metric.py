@@ -48,4 +48,5 @@ class Metric(Section):
 
 ACCURACY = Metric(name="accuracy", form="percent")
 ENTITY_F1 = Metric(name="entity_f1", form="percent")
+PERPLEXITY = Metric(name="perplexity", higher_is_better=False)
 PEARSON = Metric(name="pearson")

@@ -32,11 +32,6 @@ class Regression(Task):
         return PEARSON
 
     @property
-    def outputs(self) -> int:
-        """Return 1."""
-        return 1
-
-    @property
     def is_distribution(self) -> bool:
         """Return false: the output is a number."""
         return False

@@ -40,11 +40,6 @@ class Task(Section, ABC):
 
     @property
     @abstractmethod
-    def outputs(self) -> int:
-        """Return the number of the network's outputs."""
-
-    @property
-    @abstractmethod
     def is_distribution(self) -> bool:
         """Return whether the outputs are logits of a distribution, for which temperature and entropy are defined."""
 
@@ -56,6 +51,11 @@ class Task(Section, ABC):
     @abstractmethod
     def head_config(self) -> dict[str, Any]:
         """Return the entries of a network's config that define the head."""
+
+    @property
+    def continues_texts(self) -> bool:
+        """Return whether a text is answered with a continuation."""
+        return False
 
     @property
     def is_per_token(self) -> bool:
@@ -89,6 +89,21 @@ class Task(Section, ABC):
             teacher: the teacher's logits, `[rows, outputs]`.
             temperature: T > 0; ignored unless `is_distribution`.
         """
+
+    def condense(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
+        """Return what metrics need of the outputs for some rows: the outputs themselves, unless they are too many.
+
+        Meters and comparisons get these in place of the outputs.
+
+        Args:
+            outputs: `[rows, outputs]`.
+            targets: `[rows]`, or `[rows, ...]`.
+        """
+        return outputs
+
+    def remember(self, outputs: Tensor) -> Tensor:
+        """Return what is cached of a teacher's outputs `[rows, outputs]`; `soft_loss` takes it in their place."""
+        return outputs
 
     @abstractmethod
     def meter(self) -> Meter:
@@ -162,7 +177,7 @@ class Task(Section, ABC):
         """Return the task's entries of serving.json."""
         return {"kind": self.kind, "task": self.name, "pair": self.pair, "max_length": self.max_length}
 
-    def count_rows(self, tables: Sequence[Table]) -> int:
+    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:  # noqa: ARG002
         """Return the number of rows of targets that `encode` makes of tables."""
         return sum(map(len, tables))
 

@@ -124,7 +124,7 @@ class TokenClassification(LabelTask):
         """Return the types of spans."""
         return f"spans of {', '.join(types_of(self.labels))}"
 
-    def count_rows(self, tables: Sequence[Table]) -> int:
+    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:  # noqa: ARG002
         """Return the number of words."""
         return sum(len(spans) for spans, _ in _words_of(tables))
 

@@ -1,13 +1,17 @@
 """Predictions of a model given by name: a folder or a registered version."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lissom.artifacts import MANIFEST
 from lissom.errors import InputError
 from lissom.serving.classifier import Answer, OnnxClassifier, to_answers
 from lissom.tracking.fetching import exported_folder
 from lissom.tracking.naming import champion
+
+if TYPE_CHECKING:
+    from lissom.models.compressed import CompressedModel
 
 
 def answer(
@@ -51,9 +55,32 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, 
     task = model.manifest.task
     if task.pair != (pairs is not None):
         raise InputError(f"this model classifies {'pairs of texts: give --pair' if task.pair else 'single texts'}")
+    if task.continues_texts:
+        return _continue(model, texts)
     with tempfile.TemporaryDirectory() as scratch:
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
         table = write_table(Path(scratch) / "texts.arrow", rows)
         data = task.encode([table], model.tokenizer, Path(scratch) / "tokens")
         return to_answers(predict(model.network, data, model.pad_id).numpy(), task.serving(), texts)
+
+
+def _continue(model: "CompressedModel", texts: Sequence[str]) -> list[Answer]:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from lissom.export.onnx import end_ids
+    from lissom.models.compressed import logits_from
+    from lissom.serving.language_modeling import continuations
+
+    def logits(inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+            outputs: NDArray[np.float32] = logits_from(model.network, tensors).float().numpy()
+        return outputs
+
+    serving = {**model.manifest.task.serving(), "end_ids": end_ids(model.network)}
+    model.tokenizer.no_truncation()
+    model.tokenizer.no_padding()
+    return continuations(logits, model.tokenizer, texts, serving)

@@ -65,14 +65,14 @@ def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path,
 
     from lissom.evaluate.latency import measure_latency
     from lissom.evaluate.variant import timed_batches
-    from lissom.export.exported import open_exported, split_logits
+    from lissom.export.exported import open_exported, split_answers
 
     exports = {"new": open_exported(new), "champion": open_exported(champion)}
     encoded = {
         name: task.encode([dev], Tokenizer.from_file(str(exported.folder / TOKENIZER)), scratch / name)
         for name, exported in exports.items()
     }
-    logits = {name: split_logits(exported, encoded[name]) for name, exported in exports.items()}
+    logits = {name: split_answers(exported, encoded[name], task) for name, exported in exports.items()}
     batches = {name: timed_batches(encoded[name], 1, exported.serving["pad_id"]) for name, exported in exports.items()}
     runners = {name: exported.runner(batches[name], threads=1) for name, exported in exports.items()}
     timing = measure_latency(runners, [1] * len(batches["new"]), threads=1, seconds=seconds)

@@ -14,6 +14,7 @@ _PIPELINES: dict[TaskKind, str] = {
     "classification": "text-classification",
     "regression": "text-classification",  # on the hub also the task of scores, as for stsb
     "token_classification": "token-classification",
+    "language_modeling": "text-generation",
 }
 _HUB_METRICS = {"pearson": "pearsonr", "entity_f1": "f1"}
 """Ids on hf.co/metrics that differ from ours."""

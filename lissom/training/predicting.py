@@ -33,7 +33,12 @@ class Scorer:
 
 
 def predict(
-    network: nn.Module, data: Encoded, pad: int, precision: torch.dtype | None = None, description: str | None = None
+    network: nn.Module,
+    data: Encoded,
+    pad: int,
+    precision: torch.dtype | None = None,
+    description: str | None = None,
+    keep: Callable[[Tensor], Tensor] = lambda outputs: outputs,
 ) -> Tensor:
     """Return the logits of every row of targets, in the order of `data`, `[rows, labels]` float32.
 
@@ -46,6 +51,7 @@ def predict(
         pad: id of the padding token.
         precision: autocast type; None computes in the type of the weights.
         description: label of the progress bar; None shows none.
+        keep: what to return of the logits `[rows, labels]` of a batch, `[rows, ...]`.
     """
     device = next(network.parameters()).device
     logits: Tensor | None = None
@@ -56,7 +62,7 @@ def predict(
     with _inference(network, precision):
         for number, batch in batches:
             if number % processes == rank or logits is None:
-                outputs = logits_of(network, batch.to(device)).float()
+                outputs = keep(logits_of(network, batch.to(device)).float())
                 logits = torch.zeros(len(data.targets), outputs.shape[1], device=device) if logits is None else logits
                 if number % processes == rank:
                     logits[batch.row_indices.to(device)] = outputs
@@ -73,7 +79,9 @@ def score(network: nn.Module, data: Encoded, pad: int, task: Task, precision: to
     with _inference(network, precision):
         for number, batch in enumerate(sorted_batches(data, _BATCH_SIZE, pad)):
             if number % processes == rank:
-                meter.add(logits_of(network, batch.to(device)).float().cpu().numpy(), batch.targets.numpy())
+                batch = batch.to(device)
+                answers = task.condense(logits_of(network, batch).float(), batch.targets)
+                meter.add(answers.cpu().numpy(), batch.targets.cpu().numpy())
     if processes > 1:
         meters: list[Meter | None] = [None] * processes
         dist.all_gather_object(meters, meter)

@@ -14,6 +14,7 @@ from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.models.tensor_file import write_tensors
+from lissom.tasks.task import Task
 from lissom.training.predicting import predict
 
 
@@ -55,9 +56,11 @@ class CachedLogits:
         return Signals(self.values[batch.row_indices.cpu()].to(batch.indices.device))
 
 
-def cache_logits(network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None) -> Tensor:
-    """Return the teacher's logits of every row of targets, `[rows, labels]`."""
-    return predict(network, data, pad, precision, "teacher's logits")
+def cache_logits(
+    network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None, task: Task
+) -> Tensor:
+    """Return the teacher's logits of every row of targets, or what the task caches of them, `[rows, ...]`."""
+    return predict(network, data, pad, precision, "teacher's logits", task.remember)
 
 
 def save_logits(logits: Tensor, folder: Path) -> None:

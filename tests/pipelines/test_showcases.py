@@ -5,12 +5,13 @@ import random
 
 import pytest
 import yaml
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from lissom.params import load_params
 from lissom.report.ledger import Ledger
 from tests.pipelines.conftest import PARAMS, ROOT, Workspace, read
 from tests.unit import tiny
+from tests.unit.test_language_modeling import text
 from tests.unit.test_token_classification import TAGS, tagged
 
 SHORT = {"epochs": 3, "learning_rate": 2e-3, "freeze_word_table": False, "precision": "float32"}
@@ -22,7 +23,10 @@ def shortened(section):
         return [shortened(method) for method in section]
     if not isinstance(section, dict):
         return section
-    return {name: SHORT if name == "training" else value for name, value in section.items()}
+    return {
+        name: SHORT | ({"loss": value["loss"]} if "loss" in value else {}) if name == "training" else value
+        for name, value in section.items()
+    }
 
 
 def workspace_of(name, family, folder):
@@ -30,7 +34,8 @@ def workspace_of(name, family, folder):
     params = yaml.safe_load((ROOT / "params" / name).read_text())
     result = Workspace(folder)
     config = tiny.CONFIGS[family]()
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "base")
+    auto_class = AutoModelForCausalLM if family == "llama" else AutoModelForSequenceClassification
+    auto_class.from_config(config).save_pretrained(folder / "base")
     names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), **names).save_pretrained(folder / "base")
     params = {section: shortened(values) for section, values in params.items()}
@@ -39,7 +44,8 @@ def workspace_of(name, family, folder):
     params["teacher"] = SHORT | {"epochs": 6, "keep": "best"}
     params["distill"]["blocks"] = [0, 3]
     params["prune"]["neuron_multiple"] = 8
-    params["factorize"]["rank"] = 16
+    if params["factorize"]["method"] == "word_table":
+        params["factorize"]["rank"] = 16
     params |= {name: PARAMS[name] for name in ("export", "evaluate", "emissions", "tracking")}
     params["gates"] = {"max_score_drop": 0.3, "min_speedup": {}, "max_megabytes": 1}
     result.write_params(params)
@@ -89,3 +95,25 @@ def test_tags_of_words(tmp_path):
     exported = result.run("lissom", "predict", text, "--model", "artifacts/export/quantize").stdout
     torch = result.run("lissom", "predict", text, "--model", "artifacts/teacher").stdout
     assert champion == exported and "film (film" in torch and "good (verdict" in torch
+
+
+@pytest.mark.slow
+def test_a_language_model(tmp_path):
+    result, generator = workspace_of("language_model.yaml", "llama", tmp_path), random.Random(0)
+    for split, count in (("train", 300), ("dev", 30), ("test", 40)):
+        texts = [text(generator, generator.randint(10, 40)) for _ in range(count)]
+        (tmp_path / "made" / f"{split}.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
+    result.run("lissom", "compress")
+    ledger = Ledger.model_validate(read(result, "artifacts/report/ledger.json"))
+    assert ledger.metric.name == "perplexity" and ledger.rows[0].score < 15 and ledger.rows[-1].score < 25
+    quality = read(result, "metrics/evaluate/quantize/metrics.json")["quality"]["figures"]
+    assert 1 < quality["perplexity"] < quality["word_perplexity"] * 2 and 0 < quality["bits_per_byte"] < 8
+    page = (tmp_path / "artifacts/report/report.html").read_text()
+    assert "bits per byte" in page and "test perplexity" in page
+    prompt = "the film good movie"
+    champion = result.run("lissom", "predict", prompt).stdout
+    assert (
+        "continuation" in champion
+        and champion == result.run("lissom", "predict", prompt, "--model", "artifacts/export/quantize").stdout
+    )
+    assert "continuation" in result.run("lissom", "predict", prompt, "--model", "artifacts/teacher").stdout

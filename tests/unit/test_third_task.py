@@ -25,7 +25,7 @@ from lissom.evaluate.paired import changed_answers
 from lissom.evaluate.variant import Reference, Subject, evaluate_variant
 from lissom.export.baselines import open_baselines, write_baselines
 from lissom.export.config import ExportParams
-from lissom.export.exported import ExportRecord, split_logits
+from lissom.export.exported import ExportRecord, split_answers
 from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
 from lissom.models.manifest import Step
@@ -158,7 +158,7 @@ def ledger(run, tmp_path_factory):
             PlainInt8(
                 name=name,
                 megabytes=1.0,
-                quality=TASK.quality(split_logits(file, test), teacher_answers, test.targets, 15),
+                quality=TASK.quality(split_answers(file, test, TASK), teacher_answers, test.targets, 15),
             )
             for name, file in reference.int8.items()
         ),

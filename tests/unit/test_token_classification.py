@@ -17,7 +17,7 @@ from lissom.data.labels import UNLABELLED
 from lissom.data.tables import Row, write_table
 from lissom.evaluate.paired import changed_answers, compare_scores
 from lissom.export.config import ExportParams
-from lissom.export.exported import split_logits
+from lissom.export.exported import split_answers
 from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
@@ -141,7 +141,7 @@ def test_rows_are_words(data):
     encoded, table = data
     words = [len(text.split()) for text, _ in table.texts()]
     assert len(encoded) == 22 and np.diff(encoded.row_offsets).tolist() == [*words[:-1], 4]
-    assert TASK.count_rows([table]) == len(encoded.targets) == sum(words) + 1
+    assert TASK.count_rows([table], tiny.tokenizer()) == len(encoded.targets) == sum(words) + 1
     long = slice(encoded.row_offsets[20], encoded.row_offsets[21])
     assert (encoded.places[long] >= 0).sum() == 14 and (encoded.targets[long, 0] == 1).all()  # cut after 16 tokens
     assert (encoded.targets[-4:, 0] == UNLABELLED).all() and encoded.targets[-4:, 1].tolist() == [1, 0, 0, 0]
@@ -234,7 +234,7 @@ def saved(model, folder):
 def test_it_is_learnt_pruned_quantised_and_compared(learnt):
     model, small, lesson, files = learnt
     test = lesson.encode(model, "test")
-    answers = {name: split_logits(file, test) for name, file in files.items()}
+    answers = {name: split_answers(file, test, TASK) for name, file in files.items()}
     quality = TASK.quality(answers["teacher"], answers["teacher"], test.targets, 15)
     assert quality.score > 0.95 and quality.examples == 60 and set(quality.per_label) == {"film", "verdict"}
     assert files["small"].kernels() > 0

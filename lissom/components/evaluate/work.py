@@ -10,7 +10,7 @@ from lissom.evaluate.floor import measure_floors
 from lissom.evaluate.paired import changed_answers, write_changes
 from lissom.evaluate.variant import Reference, Subject, evaluate_variant
 from lissom.export.baselines import open_baselines
-from lissom.export.exported import open_exported, split_logits
+from lissom.export.exported import open_exported, split_answers
 from lissom.models.exits import has_early_exits
 
 
@@ -30,7 +30,7 @@ def evaluate(stage: Stage) -> Outcome:
     if stage.variant == TEACHER:
         qualities = {
             name: task.quality(
-                split_logits(exported, subject.test), answers, subject.test.targets, params.calibration_bins
+                split_answers(exported, subject.test, task), answers, subject.test.targets, params.calibration_bins
             )
             for name, exported in reference.int8.items()
         }

@@ -23,7 +23,7 @@ def fine_tune(stage: Stage) -> Outcome:
     )  # fmt: skip
     start = time.monotonic()
     data = lesson.texts(model)
-    logits = cache_logits(model.network, data, model.pad_id, autocast_type(params.precision))
+    logits = cache_logits(model.network, data, model.pad_id, autocast_type(params.precision), task)
     save_logits(logits, stage.outputs["logits"])
     metrics = {
         "dev_score": result.best_score,

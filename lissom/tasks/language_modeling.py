@@ -1,0 +1,239 @@
+"""Prediction of the next token; the metric is the perplexity per token.
+
+Texts are cut into windows of at most `max_length` tokens, which never reach into the next text; batches hold windows of
+similar length, so that there is little padding and no text is seen by another. The first token of a window is not
+predicted. Targets are `[tokens, 3]`: the token, and the bytes and words of the text that it ends, by which models with
+other tokenizers are compared.
+
+A distribution over a vocabulary is never kept for a whole split: metrics need two numbers of it (`condense`), and a
+teacher's is cached as its most likely tokens and the mass of all others (`remember`).
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from lissom.data.encoding import Encoded, map_array
+from lissom.data.tables import Table
+from lissom.serving.language_modeling import NEW_TOKENS
+from lissom.tasks.meter import Meter
+from lissom.tasks.metric import PERPLEXITY, Metric
+from lissom.tasks.perplexity import PerplexityMeter
+from lissom.tasks.quality import Quality
+from lissom.tasks.task import Task
+
+_TEXTS_PER_CALL = 64
+
+
+class LanguageModeling(Task):
+    """Causal language modeling; the outputs are logits of the next token."""
+
+    kind: Literal["language_modeling"] = "language_modeling"
+    cached_tokens: int = 64
+    """Tokens per position whose probabilities are cached of a teacher."""
+
+    @property
+    def metric(self) -> Metric:
+        """Return perplexity."""
+        return PERPLEXITY
+
+    @property
+    def is_distribution(self) -> bool:
+        """Return true: the outputs are logits of a distribution over the tokens."""
+        return True
+
+    @property
+    def auto_class(self) -> Any:
+        """Return transformers' class of causal language models."""
+        return AutoModelForCausalLM
+
+    @property
+    def continues_texts(self) -> bool:
+        """Return true."""
+        return True
+
+    @property
+    def is_per_token(self) -> bool:
+        """Return true."""
+        return True
+
+    def head_config(self) -> dict[str, Any]:
+        """Return nothing: the head is the pre-trained one."""
+        return {}
+
+    def targets(self, texts: Sequence[str | None]) -> NDArray[Any]:
+        """Not defined: the targets are the tokens, which `encode` makes of the texts."""
+        raise NotImplementedError("the targets of a language model are its tokens")
+
+    def loss(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy in float32, averaged over tokens."""
+        total = F.cross_entropy(answers.float(), targets[:, 0], reduction="sum")
+        return total / max(1, len(targets))
+
+    def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return T^2 KL(teacher || answers), averaged over tokens.
+
+        A teacher's cached distribution is compared over its most likely tokens and one class for all others, whose
+        mass is exact; that is defined at T = 1 only.
+        """
+        log_student = F.log_softmax(answers.float() / temperature, dim=-1)
+        if teacher.shape[1] == answers.shape[1]:
+            log_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
+            return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+        assert temperature == 1, "params refuse other temperatures"
+        tokens, log_teacher = from_cache(teacher.detach())
+        top = log_student.gather(1, tokens)
+        rest = log_rest(top)
+        return F.kl_div(torch.cat([top, rest], 1), log_teacher, reduction="batchmean", log_target=True)
+
+    def remember(self, outputs: Tensor) -> Tensor:
+        """Return the most likely tokens with their log-probabilities and the logarithm of the rest's mass.
+
+        Args:
+            outputs: logits, `[tokens, vocabulary]`.
+
+        Returns:
+            `[tokens, 2 k + 1]`: k token ids, k log-probabilities, and the rest's. Ids below 2^24 are exact in float32.
+        """
+        log_p = F.log_softmax(outputs.float(), dim=-1)
+        count = min(self.cached_tokens, outputs.shape[1] - 1)
+        top, tokens = log_p.topk(count)
+        return torch.cat([tokens.float(), top, log_rest(top)], 1)
+
+    def condense(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return log-probability of the target and most likely token, `[tokens, 2]`."""
+        log_p = F.log_softmax(outputs.float(), dim=-1)
+        chosen = log_p.gather(1, targets[:, :1]).squeeze(1)
+        return torch.stack([chosen, log_p.argmax(-1).float()], 1)
+
+    def meter(self) -> Meter:
+        """Return a meter of the perplexity."""
+        return PerplexityMeter()
+
+    def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
+        """Return the share of positions with the same most likely token, or a near tie of the reference's."""
+        predicted = np.take_along_axis(reference, logits.argmax(1)[:, None], 1)[:, 0]
+        return float((reference.max(1) - predicted <= tolerance).mean())
+
+    def changes(
+        self,
+        answers: NDArray[np.float32],  # noqa: ARG002
+        teacher: NDArray[np.float32],  # noqa: ARG002
+        targets: NDArray[Any],  # noqa: ARG002
+    ) -> NDArray[np.str_]:
+        """Return nothing: windows of a text are no answers that are right or wrong."""
+        return np.empty(0, dtype=np.str_)
+
+    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:  # noqa: ARG002
+        """Return nothing, as `changes` does."""
+        return []
+
+    def quality(
+        self,
+        answers: NDArray[np.float32],
+        teacher: NDArray[np.float32],
+        targets: NDArray[Any],
+        bins: int,  # noqa: ARG002
+    ) -> Quality:
+        """Return perplexities per token and word, bits per byte, and how often the most likely token is right."""
+        meter = PerplexityMeter()
+        meter.add(answers, targets)
+        figures = {
+            **meter.figures(),
+            "next_token_accuracy": float((answers[:, 1] == targets[:, 0]).mean()),
+        }
+        same = float((answers[:, 1] == teacher[:, 1]).mean())
+        return Quality(examples=len(targets), score=figures["perplexity"], agreement=same, figures=figures)
+
+    def same_question(self, other: Task) -> bool:
+        """Return whether the other task is a language model too."""
+        return isinstance(other, LanguageModeling)
+
+    def describe(self) -> str:
+        """Return what is predicted."""
+        return "the next token of a text"
+
+    @property
+    def answer_columns(self) -> str:
+        """Return the column of `lissom.serving.pyfunc`."""
+        return "`continuation`, the most likely next tokens as text"
+
+    def serving(self) -> dict[str, Any]:
+        """Return the length of a continuation and the entries of every task."""
+        return {**super().serving(), "new_tokens": NEW_TOKENS}
+
+    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:
+        """Return the number of predicted tokens."""
+        lengths = (len(encoding.ids) for encoding, _ in _encodings(tables, tokenizer))
+        return sum(max(0, length - -(-length // self.max_length)) for length in lengths)
+
+    def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
+        """Tokenise texts and cut them into windows, in files below `folder`, which must outlive the result."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("tokens.i32", "targets.i64", "places.i64")
+        lengths: list[int] = []
+        files = [(folder / name).open("wb") for name in names]
+        try:
+            for encoding, text in _encodings(tables, tokenizer):
+                sizes = _sizes(encoding, text)
+                for start in range(0, len(encoding.ids), self.max_length):
+                    ids = np.asarray(encoding.ids[start : start + self.max_length], dtype=np.int32)
+                    if len(ids) < 2:  # nothing to predict
+                        continue
+                    lengths.append(len(ids))
+                    rows = np.concatenate([ids[1:, None], sizes[start + 1 : start + len(ids)]], axis=1)
+                    arrays: tuple[NDArray[Any], ...] = (ids, rows.astype(np.int64), np.arange(len(ids) - 1))
+                    for file, array in zip(files, arrays, strict=True):
+                        array.tofile(file)
+        finally:
+            for file in files:
+                file.close()
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        total, rows_total = int(offsets[-1]), int(offsets[-1]) - len(lengths)
+        return Encoded(
+            map_array(folder / names[0], np.int32, (total,)), np.zeros(total, dtype=np.uint8), offsets,
+            map_array(folder / names[1], np.int64, (rows_total, 3)),
+            places=map_array(folder / names[2], np.int64, (rows_total,)),
+            row_offsets=offsets - np.arange(len(offsets)),
+        )  # fmt: skip
+
+
+def from_cache(cached: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens `[rows, k]` and the log-probabilities of them and of the rest, `[rows, k + 1]`."""
+    count = cached.shape[1] // 2
+    return cached[:, :count].long(), cached[:, count:]
+
+
+def log_rest(top: Tensor) -> Tensor:
+    """Return log(1 - sum of exp(top)), `[rows, 1]`, without cancellation; bounded, since the sum may round to 1."""
+    total = top.logsumexp(-1, keepdim=True).clamp(max=-1e-7)
+    return torch.log(-torch.expm1(total))
+
+
+def _encodings(tables: Sequence[Table], tokenizer: Tokenizer) -> Iterator[tuple[Encoding, str]]:
+    """Yield the encoding of every text, uncut, and the text."""
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    texts = (text for table in tables for text, _ in table.texts())
+    while chunk := list(islice(texts, _TEXTS_PER_CALL)):
+        yield from zip(tokenizer.encode_batch(chunk), chunk, strict=True)
+
+
+def _sizes(encoding: Encoding, text: str) -> NDArray[np.int64]:
+    """Return the bytes and words of the text from the end of the token before to a token's end, `[tokens, 2]`."""
+    ends = np.maximum.accumulate(np.asarray([end for _, end in encoding.offsets], dtype=np.int64))
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    widths = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF)
+    is_space = np.fromiter((character.isspace() for character in text), dtype=bool, count=len(text))
+    starts = ~is_space & np.concatenate([[True], is_space[:-1]])
+    sums = [np.concatenate([[0], np.cumsum(values)]) for values in (widths, starts)]
+    return np.stack([np.diff(total[ends], prepend=0) for total in sums], axis=1).astype(np.int64)

@@ -1,0 +1,302 @@
+"""Language models: windows of texts, perplexity, a teacher's cached distribution, files and continuations."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import processors
+from torch.nn import functional as F
+
+import lissom
+from lissom.data.batches import collate
+from lissom.data.config import DataParams
+from lissom.data.prepare import load_table, prepare
+from lissom.data.tables import Row, write_table
+from lissom.distill.material import Material
+from lissom.distill.run import distill
+from lissom.errors import InputError, ParamsError
+from lissom.evaluate.paired import compare_scores
+from lissom.export.config import ExportParams
+from lissom.export.exported import split_answers
+from lissom.export.onnx import export_onnx
+from lissom.export.parity import check_parity
+from lissom.factorize.config import WordTableFactorization
+from lissom.models.base import load_base
+from lissom.models.compressed import logits_of
+from lissom.models.config import BaseParams
+from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.params import check_params
+from lissom.quantize.int8 import calibrate
+from lissom.serving.classifier import OnnxClassifier
+from lissom.serving.language_modeling import continuations
+from lissom.tasks.kinds import task_of
+from lissom.tasks.language_modeling import LanguageModeling, from_cache, log_rest
+from lissom.tasks.perplexity import PerplexityMeter
+from lissom.tracking.answering import answer
+from lissom.training.config import RecoveryParams
+from lissom.training.lesson import Lesson
+from lissom.training.losses import against_targets
+from tests.unit import tiny
+from tests.unit.distill.recipes import params_of
+
+TASK = LanguageModeling(name="texts", pair=False, max_length=12)
+DECODERS = [family for family in tiny.able("language") if family in ("gpt2", "llama", "qwen3", "gemma2", "mistral")]
+TRAINING = {"epochs": 8, "batch_size": 8, "learning_rate": 5e-3, "freeze_word_table": False, "precision": "float32"}
+
+
+def text(generator: random.Random, count: int) -> str:
+    """Words that alternate between two lists, so that there is something to learn."""
+    first, second = tiny.WORDS[:6], tiny.WORDS[6:]
+    return " ".join(generator.choice((first, second)[number % 2]) for number in range(count))
+
+
+def tables_of(folder, sizes=(("train", 60), ("transfer", 0), ("dev", 12), ("test", 12))):
+    generator = random.Random(0)
+    return {
+        name: write_table(
+            folder / f"{name}.arrow", [Row(text(generator, generator.randint(2, 40)), None, None) for _ in range(count)]
+        )
+        for name, count in sizes
+    }
+
+
+def model_of(family: str, seed: int = 0):
+    return tiny.model(family, seed, task=TASK)
+
+
+@given(st.lists(st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=50), min_size=1, max_size=4))
+def test_windows_hold_every_token_once_and_the_sizes_add_up(tmp_path_factory, texts):
+    folder = tmp_path_factory.mktemp("windows")
+    table, tokenizer = (
+        write_table(folder / "t.arrow", [Row(text, None, None) for text in texts]),
+        tiny.byte_level_tokenizer(),
+    )
+    data = TASK.encode([table], tokenizer, folder / "tokens")
+    tokenizer.no_truncation()
+    whole = [tokenizer.encode(text).ids for text in texts]
+    kept = [window for ids in whole for start in range(0, len(ids), 12) if len(window := ids[start : start + 12]) > 1]
+    assert [data.tokens[a:b].tolist() for a, b in zip(data.offsets, data.offsets[1:], strict=False)] == kept
+    assert len(data.targets) == TASK.count_rows([table], tokenizer) == sum(len(window) - 1 for window in kept)
+    assert data.targets[:, 0].tolist() == [token for window in kept for token in window[1:]]
+    assert (data.targets[:, 1:] >= 0).all()
+    if len(whole) == 1 and len(whole[0]) <= 12:  # one window: all bytes and words but those that its first token ends
+        assert data.targets[:, 1].sum() == len(texts[0].encode())
+        assert data.targets[:, 2].sum() == len(texts[0].split())
+
+
+def test_perplexity_is_that_of_the_probabilities_however_it_is_divided():
+    generator = np.random.default_rng(0)
+    logs, targets = np.log(generator.uniform(0.01, 1, 50)), generator.integers(1, 5, (50, 3))
+    answers = np.stack([logs, np.zeros(50)], 1).astype(np.float32)
+    whole, parts = PerplexityMeter(), [PerplexityMeter(), PerplexityMeter()]
+    for part, rows in zip(parts, (slice(0, 20), slice(20, 50)), strict=True):
+        part.add(answers[rows], targets[rows])
+        whole.merge(part)
+    figures = whole.figures()
+    assert figures["perplexity"] == pytest.approx(math.exp(-logs.mean()), rel=1e-6) == whole.result()
+    assert figures["word_perplexity"] == pytest.approx(math.exp(-logs.sum() / targets[:, 2].sum()), rel=1e-6)
+    assert figures["bits_per_byte"] == pytest.approx(-logs.sum() / math.log(2) / targets[:, 1].sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_loss_is_that_of_transformers(family, tmp_path):
+    """Of whole texts; the same as with labels, which transformers shifts itself."""
+    model = model_of(family)
+    data = TASK.encode([tables_of(tmp_path)["dev"]], model.tokenizer, tmp_path / "tokens")
+    batch = collate(data, np.arange(6), model.pad_id)
+    labels = batch.ids.masked_fill(~batch.mask.bool(), -100)
+    with torch.no_grad():
+        ours = TASK.loss(logits_of(model.network, batch), batch.targets)
+        theirs = model.network(input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_the_rest_of_a_cached_distribution_is_exact():
+    """With all tokens but one cached it is the dense loss; with fewer, the loss over the tokens and one class."""
+    torch.manual_seed(0)
+    teacher, student = torch.randn(5, 30) * 3, (torch.randn(5, 30) * 3).requires_grad_()
+    dense = TASK.soft_loss(student, teacher, 1.0).detach()
+    assert float(dense) == pytest.approx(
+        float(
+            F.kl_div(student.detach().log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+        ),
+        rel=1e-6,
+    )
+    for count in (29, 8):
+        task = TASK.model_copy(update={"cached_tokens": count})
+        cached = task.remember(teacher)
+        tokens, log_p = from_cache(cached)
+        assert cached.shape == (5, 2 * count + 1) and torch.allclose(log_p.exp().sum(-1), torch.ones(5), atol=1e-5)
+        p, q = teacher.softmax(-1), student.detach().softmax(-1)
+        rest_p, rest_q = (1 - values.gather(1, tokens).sum(1) for values in (p, q))
+        expected = (p * (p / q).log()).gather(1, tokens).sum(1) + rest_p * (rest_p / rest_q).log()
+        loss = task.soft_loss(student, cached, 1.0).detach()
+        assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-4)
+        assert float(loss) <= float(dense) + 1e-6
+        if count == 29:
+            assert float(loss) == pytest.approx(float(dense), rel=1e-4)
+    (gradient,) = torch.autograd.grad(TASK.soft_loss(student, TASK.remember(teacher), 1.0), student)
+    assert gradient.isfinite().all()
+
+
+def test_a_certain_teacher_leaves_no_rest_and_no_infinity():
+    certain = torch.full((2, 40), -100.0)
+    certain[:, 3] = 100.0
+    student = torch.randn(2, 40, requires_grad=True)
+    task = TASK.model_copy(update={"cached_tokens": 4})
+    loss = task.soft_loss(student, task.remember(certain), 1.0)
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+    assert log_rest(torch.tensor([[0.0, -300.0]])).isfinite().all()
+
+
+EDITS = {
+    "blocks": [KeepBlocks(kept=(0, 2, 3))],
+    "heads, neurons": [KeepHeads(kept=((0,), (0, 1), (1,), (0,))), KeepNeurons(kept=((1, 2), (0,), (3, 4, 5), (7,)))],
+    "factors": [FactorizeWordTable(rank=8)],
+    "int8": [FakeQuantize()],
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_edited_models_reload_bit_for_bit_and_tied_heads_stay_tied(family, name, tmp_path):
+    model = model_of(family)
+    tied = model.network.get_output_embeddings().weight is model.network.get_input_embeddings().weight
+    data = TASK.encode([tables_of(tmp_path)["dev"]], model.tokenizer, tmp_path / "tokens")
+    batch = collate(data, np.arange(8), model.pad_id)
+    model.edit(EDITS[name])
+    if name == "int8":
+        calibrate(model.network, [batch])
+    lissom.save(model, tmp_path / "model")
+    again = lissom.load(tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(logits_of(model.network, batch), logits_of(again.network, batch))
+    if tied and name == "factors":
+        assert again.network.lm_head.table is again.network.get_submodule("transformer.wte").table
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_the_exported_file_scores_as_torch_does(family, tmp_path):
+    model = model_of(family)
+    data = TASK.encode([tables_of(tmp_path)["dev"]], model.tokenizer, tmp_path / "tokens")
+    (tmp_path / "export").mkdir()
+    exported = export_onnx(model, tmp_path / "export")
+    parity = check_parity(model, exported, data, ExportParams(float_tolerance=1e-3))
+    assert parity.agreement == 1.0
+    answers = split_answers(exported, data, TASK)
+    assert answers.shape == (len(data.targets), 2)  # never one number for every token of the vocabulary
+    quality = TASK.quality(answers, answers, data.targets, 15)
+    assert quality.agreement == 1.0 and quality.figures["perplexity"] == quality.score > 1
+    paired = compare_scores(TASK, answers, answers, data)
+    assert paired.kept.value == 1 and paired.drop.value == 0
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learnt")
+    tables = tables_of(folder)
+    teacher = model_of("llama")
+    lesson = Lesson(tables=tables, scratch=folder)
+    params = RecoveryParams(**TRAINING)
+    before = lesson.scorer(teacher, params)()
+    result = lesson.train(
+        "teacher", teacher.network, lesson.encode(teacher, "train"), teacher.pad_id, against_targets(TASK), params,
+        identity="", score=lesson.scorer(teacher, params),
+    )  # fmt: skip
+    return Material(teacher=teacher, tables=tables, scratch=folder), before, result
+
+
+def test_it_is_learnt_and_distilled_from_cached_tokens(learnt):
+    material, before, result = learnt
+    assert result.best_score < 12 < before  # seven words are possible after another, or six
+    training = TRAINING | {"loss": {"temperature": 1.0}}
+    student = distill(params_of("logits", blocks=[0, 3], training=training), material)
+    score = material.scorer(student.model, RecoveryParams(**TRAINING))()
+    assert score < 15
+    assert material.teacher_logits(RecoveryParams(**TRAINING)).values.shape[1] == 2 * 64 + 1
+
+
+def test_texts_are_continued_by_file_and_model_alike(learnt, tmp_path):
+    material, _, _ = learnt
+    model = material.teacher
+    (tmp_path / "export").mkdir()
+    export_onnx(model, tmp_path / "export")
+    served = OnnxClassifier(tmp_path / "export")
+    texts = ["the film good", "bad " + "plot the " * 30]
+    answers = served.predict(texts)
+    assert all(set(one) == {"continuation"} for one in answers) and len(answers[0]["continuation"].split()) > 1
+    lissom.save(model, tmp_path / "model")
+    assert answer(texts, None, str(tmp_path / "model"))[1] == answers
+
+
+def test_a_text_without_tokens_is_refused():
+    tokenizer = tiny.byte_level_tokenizer()
+    tokenizer.post_processor = processors.Sequence([])
+    serving = {"max_length": 12, "new_tokens": 4, "end_ids": []}
+    with pytest.raises(ValueError, match="cannot be continued"):
+        continuations(lambda _: np.zeros((1, 1, 5)), tokenizer, [""], serving)
+
+
+def prepared(tmp_path, **more):
+    (tmp_path / "out").mkdir()
+    return prepare(DataParams(task="language_modeling", **more), tmp_path / "out"), tmp_path / "out"
+
+
+def test_the_language_reference_of_python_is_embedded(tmp_path):
+    card, folder = prepared(tmp_path, source="embedded:python-reference")
+    counts = {split: len(load_table(folder, split)) for split in ("train", "dev", "test")}
+    assert sum(counts.values()) > 50 and counts["test"] >= 5 and card.labels == () and card.label_counts == {}
+    seen = [text for split in counts for text, _ in load_table(folder, split).texts()]
+    assert len(set(seen)) == len(seen) and sum(map(len, seen)) > 200_000
+    assert task_of(card, 128).kind == "language_modeling"
+
+
+def test_plain_files_are_one_text_each(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "dev", "test"):
+        (tmp_path / "data" / f"{split}.txt").write_text(f"{split} first line\n\nsecond line\n")
+    _, folder = prepared(tmp_path, source=f"files:{tmp_path / 'data'}")
+    assert [text for text, _ in load_table(folder, "test").texts()] == ["test first line\n\nsecond line\n"]
+    with pytest.raises(ValueError, match="plain text has no column 'label'"):
+        prepare(DataParams(source=f"files:{tmp_path / 'data'}"), tmp_path)
+
+
+def test_one_text_cannot_be_held_out_from(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "data" / f"{split}.txt").write_text("one long text")
+    with pytest.raises(ValueError, match="train is one text"):
+        prepared(tmp_path, source=f"files:{tmp_path / 'data'}")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"distill": {"method": "static"}}, "distill.method: static is not made for"),
+        ({"distill": {"method": "logits", "blocks": [0]}}, "distill.training.loss.temperature.*set each to 1"),
+        ({"factorize": {"method": "word_table", "training": None}}, "factorize.min_count changes the tokens"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(section, message):
+    data = {"source": "embedded:python-reference", "task": "language_modeling"}
+    with pytest.raises(ParamsError, match=message):
+        check_params({"base": {"model": "dir:b"}, "data": data, **section})
+
+
+def test_an_encoder_is_refused(tmp_path):
+    model = tiny.model("bert")
+    model.network.save_pretrained(tmp_path)
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), pad_token="[PAD]").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="not pre-trained to predict the next token"):
+        load_base(BaseParams(model=f"dir:{tmp_path}", max_length=12), TASK, 0)
+
+
+def test_a_rank_alone_factorises():
+    assert WordTableFactorization(method="word_table", min_count=None, rank=8).rank == 8
