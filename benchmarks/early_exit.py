@@ -29,10 +29,12 @@ from lissom.export import attention
 from lissom.export.exported import Runner
 from lissom.export.onnx import trace_parts, write_graph
 from lissom.models.edits import AddExits
+from lissom.tasks.classification import Classification
 
 PLAIN, BRANCHES, CHAIN = "no exits", "branches", "chain of models"
 
 _LAYERS, _LENGTH, _LABELS = 6, 24, 2
+_TASK = Classification(name="none", labels=("no", "yes"), pair=False, max_length=64)
 _DEPTHS, _BATCHES = (1, 3, 6), (1, 32)
 _SECONDS = 8.0
 
@@ -60,13 +62,13 @@ def measure(seed: int, seconds: float) -> Iterator[tuple[dict[str, Any], dict[st
     network = AutoModelForSequenceClassification.from_config(config).eval()
     with tempfile.TemporaryDirectory() as folder:
         plain, early = Path(folder) / "plain.onnx", Path(folder) / ONNX
-        write_graph(network, plain, 64)
+        write_graph(network, plain, _TASK)
         AddExits(size=128).apply(network)
         for depth in _DEPTHS:
             for number, leave in enumerate(network.exits, 1):  # certain at `depth`, torn before
                 leave.classifier.weight.data.zero_()
                 leave.classifier.bias.data.copy_(torch.tensor([9.0, -9.0]) if number >= depth else torch.zeros(2))
-            write_graph(network, early, 64)
+            write_graph(network, early, _TASK)
             network.set_attn_implementation(attention.NAME)
             parts = _write_parts(network, Path(folder))
             for size, setting in product(_BATCHES, SETTINGS):

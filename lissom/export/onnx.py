@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json, write_json
 from lissom.errors import InputError
 from lissom.export import attention
+from lissom.export.cached_attention import CachedDecoder
 from lissom.export.early_exit import join_parts
 from lissom.export.graph import tidy
 from lissom.export.kernels import count_kernels
@@ -24,6 +25,7 @@ from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
 from lissom.models.families import family_of
 from lissom.models.layers import converted, is_convertible
 from lissom.serving.folder import file_digest
+from lissom.tasks.task import Task
 
 FULL_DEPTH = -1.0
 """The speed at which no example leaves early."""
@@ -38,7 +40,7 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
     Raises:
         InputError: the model is quantised, but onnxruntime would not use any integer kernels.
     """
-    write_graph(model.network, folder / ONNX, model.manifest.task.max_length)
+    write_graph(model.network, folder / ONNX, model.manifest.task)
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
     model.tokenizer.save(str(folder / TOKENIZER))
@@ -74,15 +76,18 @@ def set_speed(folder: Path, speed: float) -> None:
     write_json(folder / SERVING, read_json(folder / SERVING) | {"speed": speed})
 
 
-def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
+def write_graph(network: PreTrainedModel, path: Path, task: Task) -> None:
     """Trace the network and write its simplified graph, with one kernel per attention and with early exit.
 
     Args:
         network: the network; not changed.
         path: path of the ONNX file.
-        max_length: longest input in tokens.
+        task: says how long an input may be, and whether texts are continued, which takes a cache.
     """
-    network = converted(network)
+    network, max_length = converted(network), task.max_length
+    if task.continues_texts:
+        _write_decoder(network, path, max_length)
+        return
     if family_of(network).attention_function:
         network.set_attn_implementation(attention.NAME)
     if has_early_exits(network):
@@ -90,6 +95,24 @@ def write_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
         onnx.save(join_parts(embed, steps, network.config.num_labels), path)
         return
     write_plain_graph(network, path, max_length)
+    model = onnx.load(path)
+    tidy(model.graph)
+    onnx.save(model, path)
+
+
+def _write_decoder(network: PreTrainedModel, path: Path, max_length: int) -> None:
+    """Write the graph of a language model with its cache."""
+    decoder = CachedDecoder(network)
+    batch = torch.export.Dim("batch")
+    tokens, past, total = (torch.export.Dim(name, max=max_length) for name in ("tokens", "past", "total"))
+    size, (length, before) = _SAMPLE_SHAPE[0], (_SAMPLE_SHAPE[1], 3)
+    ids = torch.ones(size, length, dtype=torch.int64)
+    mask = torch.ones(size, before + length, dtype=torch.int64)
+    caches = [
+        torch.zeros(size, heads, before, width) for heads, width in decoder.cache_shapes for _ in ("key", "value")
+    ]
+    shapes = ({0: batch, 1: tokens}, {0: batch, 1: total}, tuple({0: batch, 2: past} for _ in caches))
+    _export(decoder, (ids, mask, *caches), shapes, decoder.input_names(), decoder.output_names(), path)
     model = onnx.load(path)
     tidy(model.graph)
     onnx.save(model, path)
@@ -128,7 +151,20 @@ def _trace(
 ) -> None:
     """Trace a module whose inputs are all `[batch, n, ...]`, and write its graph."""
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_length)
-    shapes = tuple({0: batch, 1: tokens} for _ in inputs)
+    shapes: tuple[Any, ...] = tuple({0: batch, 1: tokens} for _ in inputs)
+    if isinstance(module, _LogitsOnly | EmbeddingPart):
+        shapes = (shapes,)
+    _export(module, sample, shapes, inputs, outputs, path)
+
+
+def _export(
+    module: nn.Module,
+    sample: tuple[Tensor, ...],
+    shapes: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+    path: Path,
+) -> None:
     # The exporter warns about its own deprecations and about optional packages that are not used here.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -138,7 +174,7 @@ def _trace(
             sample,
             dynamo=True,
             opset_version=_OPSET,
-            dynamic_shapes=(shapes,) if isinstance(module, _LogitsOnly | EmbeddingPart) else shapes,
+            dynamic_shapes=shapes,
             input_names=inputs,
             output_names=outputs,
             verbose=False,

@@ -65,6 +65,9 @@ class OnnxClassifier:
         check_digests(folder, self.serving, (graph, TOKENIZER))
         with parsing(self._graph, "onnxruntime"):
             self._session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+        # A language model's graph also takes the keys and values of the tokens before: `[batch, heads, past, d_h]`.
+        self._past = {node.name: node.shape for node in self._session.get_inputs() if node.name.startswith("past_")}
+        self._outputs = [node.name for node in self._session.get_outputs()]
         with parsing(folder / TOKENIZER, "tokenizers"):
             self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
             self._tokenizer.enable_truncation(self.serving["max_length"])
@@ -83,7 +86,7 @@ class OnnxClassifier:
         """
         self._check_pairs(texts, pairs)
         if self.serving["kind"] == "language_modeling":
-            return language_modeling.continuations(self.logits, self._plain_tokenizer(), texts, self.serving)
+            return language_modeling.continuations(self._next, self._plain_tokenizer(), texts, self.serving)
         answers: list[Answer] = []
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
@@ -128,7 +131,7 @@ class OnnxClassifier:
 
     def logits(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None) -> NDArray[np.float32]:
         """Return the logits, `[batch, labels]` or `[batch, n, labels]` by the task, of input tensors `[batch, n]`."""
-        logits: NDArray[np.float32] = self._run(inputs, speed)[0]
+        logits: NDArray[np.float32] = self._run(inputs, speed, outputs=1)[0]
         return logits
 
     def answer(
@@ -138,13 +141,27 @@ class OnnxClassifier:
         logits, depth = self._run(inputs, speed)
         return logits, depth
 
-    def _run(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None) -> list[Any]:
+    def _next(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
+        """Return the logits behind further tokens of a text, `[vocabulary]`, and the state for those that follow."""
+        if not self._past:  # a graph without a cache reads the whole text again
+            tokens = [*(state or ()), *tokens]
+        before = state[0].shape[2] if self._past and state else 0
+        row = np.asarray([tokens], dtype=np.int64)
+        inputs = {"input_ids": row, "attention_mask": np.ones((1, before + len(tokens)), dtype=np.int64)}
+        logits, *present = self._run({**inputs, **dict(zip(self._past, state or (), strict=False))}, None)
+        return logits[0, -1], present if self._past else tokens
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]], speed: float | None, outputs: int | None = None) -> list[Any]:
+        """Run the graph; return its first `outputs` outputs, or all."""
         feed: dict[str, NDArray[Any]] = dict(inputs)
+        batch = len(next(iter(inputs.values())))
+        for name, (_, heads, _, width) in self._past.items():
+            feed.setdefault(name, np.empty((batch, heads, 0, width), dtype=np.float32))
         if speed is not None or self.speed is not None:
             feed["speed"] = np.asarray(self.speed if speed is None else self._checked(speed), dtype=np.float32)
         with parsing(self._graph, "onnxruntime", "run"):
-            outputs: list[Any] = self._session.run(None, feed)
-        return outputs
+            results: list[Any] = self._session.run(self._outputs[:outputs], feed)
+        return results
 
     def _check_pairs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
         if self.serving["pair"] != (pairs is not None):
@@ -159,6 +176,7 @@ class OnnxClassifier:
         """Check that the graph has the inputs and outputs that serving.json lists."""
         speeds = [] if self.serving.get("speed") is None else ["speed"]
         expected, actual = {*self.serving["inputs"], *speeds}, {node.name for node in self._session.get_inputs()}
+        actual -= self._past.keys()
         if expected != actual:
             raise DamagedFolderError(
                 f"{folder / SERVING}: inputs {', '.join(sorted(expected))}, but the graph takes "

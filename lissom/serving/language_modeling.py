@@ -10,19 +10,20 @@ from tokenizers import Tokenizer
 NEW_TOKENS = 32
 """Tokens of a continuation, unless it ends before."""
 
-Logits = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float32]]
-"""Maps `input_ids` and `attention_mask`, each `[batch, n]`, to logits `[batch, n, vocabulary]`."""
+Step = Callable[[Sequence[int], Any], tuple[NDArray[np.float32], Any]]
+"""Reads further tokens of a text, given the state after those before (None at first); returns the logits of the next
+one, `[vocabulary]`, and the state."""
 
 
 def continuations(
-    logits: Logits, tokenizer: Tokenizer, texts: Sequence[str], serving: Mapping[str, Any]
+    step: Step, tokenizer: Tokenizer, texts: Sequence[str], serving: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return `continuation` for every text: the text of the most likely next tokens.
 
     A text is read from its end as far as `max_length` and the continuation have room.
 
     Args:
-        logits: runs the model.
+        step: runs the model.
         tokenizer: the model's tokenizer, without padding and truncation.
         texts: the texts.
         serving: the contents of serving.json.
@@ -37,12 +38,12 @@ def continuations(
         if not ids:
             raise ValueError("a text has no tokens; an empty text cannot be continued")
         new: list[int] = []
-        while len(new) < count:
-            row = np.asarray([ids + new], dtype=np.int64)
-            token = int(logits({"input_ids": row, "attention_mask": np.ones_like(row)})[0, -1].argmax())
-            if token in serving["end_ids"]:
-                break
+        logits, state = step(ids, None)
+        while (token := int(logits.argmax())) not in serving["end_ids"]:
             new.append(token)
+            if len(new) == count:
+                break
+            logits, state = step([token], state)
         whole, before = (tokenizer.decode(tokens, skip_special_tokens=False) for tokens in (ids + new, ids))
         answers.append({"continuation": whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)})
     return answers

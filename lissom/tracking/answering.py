@@ -1,8 +1,8 @@
 """Predictions of a model given by name: a folder or a registered version."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lissom.artifacts import MANIFEST
 from lissom.errors import InputError
@@ -74,13 +74,13 @@ def _continue(model: "CompressedModel", texts: Sequence[str]) -> list[Answer]:
     from lissom.models.compressed import logits_from
     from lissom.serving.language_modeling import continuations
 
-    def logits(inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    def step(tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
+        ids = torch.tensor([[*(state or ()), *tokens]])
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-            outputs: NDArray[np.float32] = logits_from(model.network, tensors).float().numpy()
-        return outputs
+            logits = logits_from(model.network, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        return logits[0, -1].float().numpy(), ids[0].tolist()
 
     serving = {**model.manifest.task.serving(), "end_ids": end_ids(model.network)}
     model.tokenizer.no_truncation()
     model.tokenizer.no_padding()
-    return continuations(logits, model.tokenizer, texts, serving)
+    return continuations(step, model.tokenizer, texts, serving)

@@ -180,6 +180,24 @@ def test_edited_models_reload_bit_for_bit_and_tied_heads_stay_tied(family, name,
         assert again.network.lm_head.table is again.network.get_submodule("transformer.wte").table
 
 
+@pytest.mark.parametrize("family", DECODERS)
+def test_continuing_with_a_cache_equals_reading_the_whole_text(family, tmp_path):
+    """Windows, soft caps, shared keys and heads that were removed; blocks that were dropped leave no gap in the cache."""
+    model = model_of(family)
+    model.edit([KeepBlocks(kept=(0, 2, 3)), KeepHeads(kept=((0,), (0, 1), (1,)))])
+    export_onnx(model, tmp_path)
+    served, generator = OnnxClassifier(tmp_path), torch.Generator().manual_seed(0)
+    for length in (1, 5, 11):
+        ids = torch.randint(4, tiny.SIZE, (1, length), generator=generator)
+        state, tokens = None, ids[0].tolist()
+        for new in (tokens, *([token] for token in (7, 60, 61))):
+            logits, state = served._next(new, state)
+            ids = torch.cat([ids, torch.tensor([new])], 1) if new is not tokens else ids
+            with torch.no_grad():
+                expected = model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
+            assert np.abs(logits - expected.numpy()).max() < 1e-4
+
+
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
 def test_the_exported_file_scores_as_torch_does(family, tmp_path):
     model = model_of(family)
@@ -239,7 +257,7 @@ def test_a_text_without_tokens_is_refused():
     tokenizer.post_processor = processors.Sequence([])
     serving = {"max_length": 12, "new_tokens": 4, "end_ids": []}
     with pytest.raises(ValueError, match="cannot be continued"):
-        continuations(lambda _: np.zeros((1, 1, 5)), tokenizer, [""], serving)
+        continuations(lambda *_: (np.zeros(5), None), tokenizer, [""], serving)
 
 
 def prepared(tmp_path, **more):
