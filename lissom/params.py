@@ -25,7 +25,7 @@ from lissom.quantize.config import QuantizeParams
 from lissom.safe_yaml import parse
 from lissom.section import Section
 from lissom.tracking.config import GatesParams, TrackingParams
-from lissom.training.config import RecoveryParams, TrainingParams
+from lissom.training.config import RecoveryParams, TeacherParams, TrainingParams
 
 _MOST_DIGITS = 4
 _OF_LANGUAGE_MODELS = ("none", "logits")
@@ -38,7 +38,7 @@ class Params(Section):
 
     base: BaseParams
     data: DataParams
-    teacher: TrainingParams = TrainingParams()
+    teacher: TeacherParams = TeacherParams()
     distill: DistillParams = Field(default=NoDistillation(method="none"))
     prune: PruneParams = ()
     factorize: FactorizeParams = ()

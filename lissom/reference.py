@@ -53,7 +53,7 @@ def _keys(section: type[BaseModel], prefix: str, defaults: BaseModel | None = No
         else ["", "| key | default | meaning |", "| --- | --- | --- |"]
     )
     for name, field in section.model_fields.items():
-        if name == "method":
+        if name == "method" and len(get_args(field.annotation)) == 1:
             continue
         default = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         inner, items = sections_of(field.annotation), items_of(field.annotation)

@@ -89,7 +89,7 @@ def work_of(name: str) -> Callable[[Stage], Outcome]:
         case "prepare":
             from lissom.components.prepare.work import prepare as work
         case "teacher":
-            from lissom.components.teacher.work import fine_tune as work
+            from lissom.components.teacher.work import make_teacher as work
         case "distill":
             from lissom.components.distill.work import make_student as work
         case "prune":

@@ -12,7 +12,9 @@ from pathlib import Path
 import onnx
 
 from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json
+from lissom.export import graph_file
 from lissom.export.exported import Exported, open_exported
+from lissom.export.graph_file import files_of, size_of
 from lissom.export.onnx import write_plain_graph, write_serving
 from lissom.models.compressed import CompressedModel
 
@@ -44,7 +46,8 @@ def write_plain_int8(teacher: CompressedModel, target: Path) -> None:
     plain = target.with_name("plain_float.onnx")
     write_plain_graph(copy.deepcopy(teacher.network).eval(), plain, teacher.manifest.task.max_length)
     quantize_graph(plain, target)
-    plain.unlink()
+    for path in files_of(plain):
+        path.unlink()
 
 
 def quantize_graph(source: Path, target: Path) -> None:
@@ -58,6 +61,9 @@ def quantize_graph(source: Path, target: Path) -> None:
     root, level = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)  # hides advice on preprocessing, which would change nothing here
     try:
-        quantize_dynamic(graph, target, weight_type=QuantType.QInt8, extra_options=options)
+        large = size_of(graph) > graph_file.LARGEST
+        quantize_dynamic(
+            graph, target, weight_type=QuantType.QInt8, extra_options=options, use_external_data_format=large
+        )  # fmt: skip
     finally:
         root.setLevel(level)

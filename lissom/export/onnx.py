@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 
 from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json, write_json
 from lissom.errors import InputError
-from lissom.export import attention
+from lissom.export import attention, graph_file
 from lissom.export.cached_attention import CachedDecoder
 from lissom.export.early_exit import join_parts
 from lissom.export.graph import tidy
+from lissom.export.graph_file import files_of, save_graph
 from lissom.export.kernels import count_kernels
 from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel, input_names, logits_from
@@ -67,7 +68,8 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
 
 def write_serving(folder: Path, serving: Mapping[str, Any]) -> None:
     """Write serving.json with the digests of the graph and the tokenizer, which must be complete."""
-    digests = {name: file_digest(folder / name) for name in (ONNX, TOKENIZER)}
+    names = [*(path.name for path in files_of(folder / ONNX)), TOKENIZER]
+    digests = {name: file_digest(folder / name) for name in names}
     write_json(folder / SERVING, {**serving, "sha256": digests})
 
 
@@ -92,12 +94,12 @@ def write_graph(network: PreTrainedModel, path: Path, task: Task) -> None:
         network.set_attn_implementation(attention.NAME)
     if has_early_exits(network):
         embed, *steps = trace_parts(network, max_length)
-        onnx.save(join_parts(embed, steps, network.config.num_labels), path)
+        save_graph(join_parts(embed, steps, network.config.num_labels), path)
         return
     write_plain_graph(network, path, max_length)
     model = onnx.load(path)
     tidy(model.graph)
-    onnx.save(model, path)
+    save_graph(model, path)
 
 
 def _write_decoder(network: PreTrainedModel, path: Path, max_length: int) -> None:
@@ -115,7 +117,7 @@ def _write_decoder(network: PreTrainedModel, path: Path, max_length: int) -> Non
     _export(decoder, (ids, mask, *caches), shapes, decoder.input_names(), decoder.output_names(), path)
     model = onnx.load(path)
     tidy(model.graph)
-    onnx.save(model, path)
+    save_graph(model, path)
 
 
 def write_plain_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
@@ -180,7 +182,8 @@ def _export(
             verbose=False,
         )
     assert program is not None
-    program.save(str(path), external_data=False)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    program.save(str(path), external_data=size > graph_file.LARGEST)
 
 
 def end_ids(network: PreTrainedModel) -> list[int]:

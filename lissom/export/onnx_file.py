@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lissom.artifacts import ONNX, SERVING, TOKENIZER
 from lissom.data.batches import Batch
 from lissom.export.exported import Runner
+from lissom.export.graph_file import files_of
 from lissom.export.kernels import integer_kernels
 from lissom.serving.classifier import OnnxClassifier
 
@@ -40,8 +41,9 @@ class OnnxFile:
 
     @property
     def files(self) -> Mapping[str, int]:
-        """Return the sizes in bytes of graph, tokenizer and serving.json."""
-        return {name: (self.folder / name).stat().st_size for name in (self._graph, TOKENIZER, SERVING)}
+        """Return the sizes in bytes of the graph, with a large one's file of tensors, of tokenizer and serving.json."""
+        graph = sum(path.stat().st_size for path in files_of(self.folder / self._graph))
+        return {self._graph: graph, **{name: (self.folder / name).stat().st_size for name in (TOKENIZER, SERVING)}}
 
     def kernels(self) -> int:
         """Count the integer matrix products that onnxruntime runs on this machine."""

@@ -33,7 +33,12 @@ from lissom.tasks.labels import LabelTask
 
 
 def load_base(
-    params: BaseParams, task: AnyTask, seed: int, tell: Callable[[str], None] = lambda _: None
+    params: BaseParams,
+    task: AnyTask,
+    seed: int,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    needs_head: bool = False,
 ) -> CompressedModel:
     """Load the base model and give it a head for the task, initialised from `seed`.
 
@@ -44,6 +49,7 @@ def load_base(
         task: the task.
         seed: seed of a new head.
         tell: gets a message for the user if the base model's own head is changed.
+        needs_head: whether the model must have a head that was trained for the task.
 
     Raises:
         InputError: the source is not found, its digest differs, its family is unknown, weights besides the head are
@@ -102,6 +108,11 @@ def load_base(
     check_tokens(params.model, network, own)
     check_positions(params.model, network, params.max_length)
     head = classifier_of(network)
+    if needs_head and (fresh or (isinstance(task, LabelTask) and sorted(names) != sorted(task.labels))):
+        raise InputError(
+            f"base.model {params.model}: teacher.method is none, but the model has no head for {task.describe()}; set "
+            "teacher.method: fine_tune"
+        )
     if isinstance(task, LabelTask) and head is not None and not any(name.startswith(head) for name in fresh):
         done = fit_head(network, names, task.labels)
         if done is not None:

@@ -62,7 +62,9 @@ class OnnxClassifier:
         if not spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         self._graph = folder / graph
-        check_digests(folder, self.serving, (graph, TOKENIZER))
+        tensors = f"{graph}.data"  # of a graph that is too large for one file
+        files = (graph, tensors, TOKENIZER) if (folder / tensors).exists() else (graph, TOKENIZER)
+        check_digests(folder, self.serving, files)
         with parsing(self._graph, "onnxruntime"):
             self._session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
         # A language model's graph also takes the keys and values of the tokens before: `[batch, heads, past, d_h]`.

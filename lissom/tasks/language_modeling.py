@@ -38,8 +38,6 @@ class LanguageModeling(Task):
     """Causal language modeling; the outputs are logits of the next token."""
 
     kind: Literal["language_modeling"] = "language_modeling"
-    cached_tokens: int = 64
-    """Tokens per position whose probabilities are cached of a teacher."""
 
     @property
     def metric(self) -> Metric:
@@ -95,19 +93,23 @@ class LanguageModeling(Task):
         rest = log_rest(top)
         return F.kl_div(torch.cat([top, rest], 1), log_teacher, reduction="batchmean", log_target=True)
 
-    def remember(self, outputs: Tensor) -> Tensor:
+    def remember(self, outputs: Tensor, tokens: int) -> Tensor:
         """Return the most likely tokens with their log-probabilities and the logarithm of the rest's mass.
 
         Args:
             outputs: logits, `[tokens, vocabulary]`.
+            tokens: k, the number of tokens that are cached for each position.
 
         Returns:
             `[tokens, 2 k + 1]`: k token ids, k log-probabilities, and the rest's. Ids below 2^24 are exact in float32.
         """
         log_p = F.log_softmax(outputs.float(), dim=-1)
-        count = min(self.cached_tokens, outputs.shape[1] - 1)
-        top, tokens = log_p.topk(count)
-        return torch.cat([tokens.float(), top, log_rest(top)], 1)
+        top, ids = log_p.topk(min(tokens, outputs.shape[1] - 1))
+        return torch.cat([ids.float(), top, log_rest(top)], 1)
+
+    def cache_metrics(self, cached: Tensor) -> dict[str, float]:
+        """Return the mean probability of all tokens that are not cached."""
+        return {"probability_not_cached": float(cached[:, -1].exp().mean())}
 
     def condense(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return log-probability of the target and most likely token, `[tokens, 2]`."""

@@ -101,9 +101,18 @@ class Task(Section, ABC):
         """
         return outputs
 
-    def remember(self, outputs: Tensor) -> Tensor:
-        """Return what is cached of a teacher's outputs `[rows, outputs]`; `soft_loss` takes it in their place."""
+    def remember(self, outputs: Tensor, tokens: int) -> Tensor:  # noqa: ARG002
+        """Return what is cached of a teacher's outputs, `[rows, ...]`; `soft_loss` takes it in their place.
+
+        Args:
+            outputs: `[rows, outputs]`.
+            tokens: where the outputs are logits of a vocabulary, how many of them are cached.
+        """
         return outputs
+
+    def cache_metrics(self, cached: Tensor) -> dict[str, float]:  # noqa: ARG002
+        """Return how much of a teacher's outputs the cache `[rows, ...]` leaves out."""
+        return {}
 
     @abstractmethod
     def meter(self) -> Meter:

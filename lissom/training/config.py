@@ -51,6 +51,19 @@ class TrainingParams(Section):
     """Seed of the data order, the dropout masks and new weights."""
 
 
+CACHED_TOKENS = 64
+
+
+class TeacherParams(TrainingParams):
+    """The teacher: the base model, fine-tuned or as it is."""
+
+    method: Literal["fine_tune", "none"] = "fine_tune"
+    """`none` takes the base model as it is; its head must be trained for the task already."""
+
+    cached_tokens: int = Field(default=CACHED_TOKENS, ge=1)
+    """Language models: so many probabilities are cached for every position, and the sum of all others."""
+
+
 class LogitsLossParams(Section):
     """Soft targets: `CE(student, label) + alpha * T^2 * KL(teacher || student)` (Hinton et al. 2015)."""
 

@@ -15,6 +15,7 @@ from lissom.errors import InputError
 from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.models.tensor_file import write_tensors
 from lissom.tasks.task import Task
+from lissom.training.config import CACHED_TOKENS
 from lissom.training.predicting import predict
 
 
@@ -57,10 +58,15 @@ class CachedLogits:
 
 
 def cache_logits(
-    network: PreTrainedModel, data: Encoded, pad: int, precision: torch.dtype | None, task: Task
+    network: PreTrainedModel,
+    data: Encoded,
+    pad: int,
+    precision: torch.dtype | None,
+    task: Task,
+    tokens: int = CACHED_TOKENS,
 ) -> Tensor:
     """Return the teacher's logits of every row of targets, or what the task caches of them, `[rows, ...]`."""
-    return predict(network, data, pad, precision, "teacher's logits", task.remember)
+    return predict(network, data, pad, precision, "teacher's logits", lambda outputs: task.remember(outputs, tokens))
 
 
 def save_logits(logits: Tensor, folder: Path) -> None:

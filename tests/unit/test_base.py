@@ -116,3 +116,12 @@ def test_a_trained_token_classifier_keeps_its_head_in_the_order_of_the_tags(tmp_
     told = []
     weight = load(tmp_path, tagger, tell=told.append).network.classifier.weight
     assert torch.equal(weight, network.classifier.weight[[1, 0, 2]]) and "order of the data's labels" in told[0]
+
+
+def test_a_teacher_as_it_is_needs_a_head_for_the_labels(tmp_path):
+    save(tmp_path, names=("bad", "good", "so-so"))
+    source = BaseParams(model=f"dir:{tmp_path}", max_length=MAX_LENGTH)
+    other = Classification(name="tiny", labels=("x", "y", "z"), pair=False, max_length=MAX_LENGTH)
+    assert load_base(source, tiny.TASK, 0, needs_head=True).manifest.task == tiny.TASK
+    with pytest.raises(InputError, match=r"teacher.method is none, but the model has no head for the labels x, y, z"):
+        load_base(source, other, 0, needs_head=True)

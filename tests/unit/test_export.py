@@ -6,6 +6,8 @@ import torch
 from lissom.data.encoding import encode
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
+from lissom.export import graph_file
+from lissom.export.baselines import open_baselines, write_baselines
 from lissom.export.config import ExportParams
 from lissom.export.kernels import count_kernels
 from lissom.export.onnx import export_onnx
@@ -16,6 +18,7 @@ from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, Ke
 from lissom.models.families import FAMILIES
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
+from lissom.serving.folder import DamagedFolderError
 from tests.unit import tiny
 
 SHRINK = [
@@ -128,3 +131,23 @@ def test_a_near_tie_is_no_disagreement():
     assert tiny.TASK.agreement(reference, logits, 1e-4) == pytest.approx(299 / 300)
     logits[8] = (0, 1, 0)
     assert tiny.TASK.agreement(reference, logits, 1e-3) == pytest.approx(299 / 300)
+
+
+def test_a_large_graph_has_its_tensors_in_a_file_beside(tmp_path, monkeypatch):
+    """As beyond 2 GB, with a lower bound: exported, quantised, counted, served, and damaged."""
+    monkeypatch.setattr(graph_file, "LARGEST", 10_000)
+    model = tiny.model("bert")
+    exported = export_onnx(model, tmp_path)
+    data = tmp_path / "model.onnx.data"
+    assert data.stat().st_size > 10_000 > (tmp_path / "model.onnx").stat().st_size - 200_000
+    assert exported.files["model.onnx"] == data.stat().st_size + (tmp_path / "model.onnx").stat().st_size
+    batch = tiny.batch("bert")
+    with torch.no_grad():
+        assert np.abs(exported.logits(batch) - logits_of(model.network, batch).numpy()).max() < 1e-4
+    write_baselines(model, tmp_path)
+    for baseline in open_baselines(tmp_path).values():
+        assert baseline.kernels() > 0 and baseline.logits(batch).shape == (6, 3)
+    assert [path.name for path in (tmp_path / "baselines/plain_int8").glob("plain_float*")] == []
+    data.write_bytes(data.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(DamagedFolderError, match=r"model.onnx.data: sha256"):
+        OnnxClassifier(tmp_path)

@@ -127,19 +127,19 @@ def test_the_rest_of_a_cached_distribution_is_exact():
         rel=1e-6,
     )
     for count in (29, 8):
-        task = TASK.model_copy(update={"cached_tokens": count})
-        cached = task.remember(teacher)
+        cached = TASK.remember(teacher, count)
         tokens, log_p = from_cache(cached)
         assert cached.shape == (5, 2 * count + 1) and torch.allclose(log_p.exp().sum(-1), torch.ones(5), atol=1e-5)
         p, q = teacher.softmax(-1), student.detach().softmax(-1)
         rest_p, rest_q = (1 - values.gather(1, tokens).sum(1) for values in (p, q))
         expected = (p * (p / q).log()).gather(1, tokens).sum(1) + rest_p * (rest_p / rest_q).log()
-        loss = task.soft_loss(student, cached, 1.0).detach()
+        loss = TASK.soft_loss(student, cached, 1.0).detach()
         assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-4)
         assert float(loss) <= float(dense) + 1e-6
+        assert TASK.cache_metrics(cached)["probability_not_cached"] == pytest.approx(float(rest_p.mean()), rel=1e-3)
         if count == 29:
             assert float(loss) == pytest.approx(float(dense), rel=1e-4)
-    (gradient,) = torch.autograd.grad(TASK.soft_loss(student, TASK.remember(teacher), 1.0), student)
+    (gradient,) = torch.autograd.grad(TASK.soft_loss(student, TASK.remember(teacher, 8), 1.0), student)
     assert gradient.isfinite().all()
 
 
@@ -147,8 +147,7 @@ def test_a_certain_teacher_leaves_no_rest_and_no_infinity():
     certain = torch.full((2, 40), -100.0)
     certain[:, 3] = 100.0
     student = torch.randn(2, 40, requires_grad=True)
-    task = TASK.model_copy(update={"cached_tokens": 4})
-    loss = task.soft_loss(student, task.remember(certain), 1.0)
+    loss = TASK.soft_loss(student, TASK.remember(certain, 4), 1.0)
     loss.backward()
     assert loss.isfinite() and student.grad.isfinite().all()
     assert log_rest(torch.tensor([[0.0, -300.0]])).isfinite().all()

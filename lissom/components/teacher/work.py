@@ -1,6 +1,7 @@
-"""The work of the stage: fine-tune the teacher, then cache its logits of train and transfer texts."""
+"""The work of the stage: make the teacher, then cache its logits of train and transfer texts."""
 
 import time
+from typing import Any
 
 from lissom.components.stage import Outcome, Stage
 from lissom.console import note
@@ -12,25 +13,35 @@ from lissom.training.losses import against_targets
 from lissom.training.teacher import cache_logits, save_logits
 
 
-def fine_tune(stage: Stage) -> Outcome:
-    """Fine-tune on the labels, then cache the logits of train and transfer texts."""
+def make_teacher(stage: Stage) -> Outcome:
+    """Fine-tune on the labels, or take the base model as it is; then cache the logits of train and transfer texts."""
     params, lesson = stage.params.teacher, stage.lesson()
-    task = task_of(load_card(stage.inputs["data"]), stage.params.base.max_length)
-    model = load_base(stage.params.base, task, params.seed, note)
-    result = lesson.train(
-        "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(task), params,
-        identity="fine_tune", score=lesson.scorer(model, params),
-    )  # fmt: skip
+    task, is_trained = task_of(load_card(stage.inputs["data"]), stage.params.base.max_length), params.method == "none"
+    model = load_base(stage.params.base, task, params.seed, note, needs_head=is_trained)
+    precision = autocast_type(params.precision)
+    metrics: dict[str, Any] = {}
+    history: list[dict[str, float]] = []
+    if is_trained:
+        metrics["dev_score"] = lesson.scorer(model, params)()
+    else:
+        result = lesson.train(
+            "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(task), params,
+            identity="fine_tune", score=lesson.scorer(model, params),
+        )  # fmt: skip
+        metrics |= {
+            "dev_score": result.best_score,
+            "steps": result.steps,
+            "examples_per_second": result.examples_per_second,
+        }
+        history = result.records
     start = time.monotonic()
     data = lesson.texts(model)
-    logits = cache_logits(model.network, data, model.pad_id, autocast_type(params.precision), task)
+    logits = cache_logits(model.network, data, model.pad_id, precision, task, params.cached_tokens)
     save_logits(logits, stage.outputs["logits"])
-    metrics = {
-        "dev_score": result.best_score,
-        "steps": result.steps,
-        "examples_per_second": result.examples_per_second,
+    metrics |= {
         "precision": precision_name(params),
         "cached_logits": len(data),
         "logits_seconds": time.monotonic() - start,
+        **task.cache_metrics(logits),
     }
-    return Outcome(metrics=metrics, history=result.records, model=model, method="fine_tune")
+    return Outcome(metrics=metrics, history=history, model=model, method=params.method)
