@@ -19,6 +19,7 @@ from benchmarks import (
     pipeline,
     shape,
     static,
+    tasks,
     training,
     trust,
 )
@@ -38,6 +39,7 @@ BENCHMARKS = tuple(
         accelerator,
         shape,
         static,
+        tasks,
         trust,
         anywhere,
     )

@@ -88,7 +88,7 @@ class OnnxClassifier:
         """
         self._check_pairs(texts, pairs)
         if self.serving["kind"] == "language_modeling":
-            return language_modeling.continuations(self._next, self._plain_tokenizer(), texts, self.serving)
+            return language_modeling.continuations(self.step, self._plain_tokenizer(), texts, self.serving)
         answers: list[Answer] = []
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
@@ -102,6 +102,24 @@ class OnnxClassifier:
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
         return self._inputs(self._tokenized(texts, pairs))
+
+    def step(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
+        """Read further tokens of a text with a language model.
+
+        Args:
+            tokens: the tokens.
+            state: what this method returned for the tokens before; None at the beginning.
+
+        Returns:
+            the logits of the next token, `[vocabulary]`, and the state for the tokens that follow.
+        """
+        if not self._past:  # a graph without a cache reads the whole text again
+            tokens = [*(state or ()), *tokens]
+        before = state[0].shape[2] if self._past and state else 0
+        row = np.asarray([tokens], dtype=np.int64)
+        inputs = {"input_ids": row, "attention_mask": np.ones((1, before + len(tokens)), dtype=np.int64)}
+        logits, *present = self._run({**inputs, **dict(zip(self._past, state or (), strict=False))}, None)
+        return logits[0, -1], present if self._past else tokens
 
     def _plain_tokenizer(self) -> Tokenizer:
         """Return the tokenizer without truncation and padding: a continuation reads the end of a text."""
@@ -142,16 +160,6 @@ class OnnxClassifier:
         """Return logits `[batch, labels]` and executed blocks per example, `[batch]`; only for graphs with exits."""
         logits, depth = self._run(inputs, speed)
         return logits, depth
-
-    def _next(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
-        """Return the logits behind further tokens of a text, `[vocabulary]`, and the state for those that follow."""
-        if not self._past:  # a graph without a cache reads the whole text again
-            tokens = [*(state or ()), *tokens]
-        before = state[0].shape[2] if self._past and state else 0
-        row = np.asarray([tokens], dtype=np.int64)
-        inputs = {"input_ids": row, "attention_mask": np.ones((1, before + len(tokens)), dtype=np.int64)}
-        logits, *present = self._run({**inputs, **dict(zip(self._past, state or (), strict=False))}, None)
-        return logits[0, -1], present if self._past else tokens
 
     def _run(self, inputs: Mapping[str, NDArray[Any]], speed: float | None, outputs: int | None = None) -> list[Any]:
         """Run the graph; return its first `outputs` outputs, or all."""

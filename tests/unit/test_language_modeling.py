@@ -190,7 +190,7 @@ def test_continuing_with_a_cache_equals_reading_the_whole_text(family, tmp_path)
         ids = torch.randint(4, tiny.SIZE, (1, length), generator=generator)
         state, tokens = None, ids[0].tolist()
         for new in (tokens, *([token] for token in (7, 60, 61))):
-            logits, state = served._next(new, state)
+            logits, state = served.step(new, state)
             ids = torch.cat([ids, torch.tensor([new])], 1) if new is not tokens else ids
             with torch.no_grad():
                 expected = model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
