@@ -1,5 +1,6 @@
 """Rows that nothing can be learned from: texts without a character, and missing labels, are left out and counted."""
 
+import json
 import math
 import unicodedata
 from collections import Counter
@@ -9,7 +10,7 @@ import numpy as np
 
 from lissom.data.config import DataParams
 from lissom.data.labels import label_text
-from lissom.data.tables import Row
+from lissom.data.tables import CONVERSATION, Row
 from lissom.errors import DataError
 from lissom.serving.token_classification import OUTSIDE
 
@@ -49,6 +50,8 @@ class Cleaner:
         params = self._params
         if params.is_per_token:
             return self._tagged(record, place)
+        if not params.has_labels and isinstance(record[params.text], list):
+            return self._conversation(record[params.text], place)
         texts = [self._text(name, record[name], place) for name in (params.text, params.text_pair) if name]
         if not all(texts):
             self._counts["an empty text"] += 1
@@ -69,6 +72,17 @@ class Cleaner:
             "replaced": "texts have half of a surrogate pair, which no encoding can hold; it is replaced by U+FFFD",
         }
         return [f"{split}: {self._counts[key]} {line}" for key, line in lines.items() if self._counts[key]]
+
+    def _conversation(self, messages: list[Any], place: str) -> Row | None:
+        """Return a row of messages."""
+        wrong = [message for message in messages if not _is_message(message)]
+        if wrong:
+            raise DataError(f"{place}: {str(wrong[0])[:60]} is no message; it needs the texts `role` and `content`")
+        if not any(message["content"].strip() for message in messages):
+            self._counts["an empty text"] += 1
+            return None
+        kept = [{"role": message["role"], "content": self._encodable(message["content"])} for message in messages]
+        return Row(json.dumps(kept, ensure_ascii=False), None, CONVERSATION)
 
     def _tagged(self, record: dict[str, Any], place: str) -> Row | None:
         """Return a row of words and tags, each separated by single spaces; None if there is no word."""
@@ -122,6 +136,10 @@ class Cleaner:
 def _is_missing(label: Any) -> bool:
     blank = isinstance(label, str) and not label.strip()
     return label is None or blank or (isinstance(label, float) and math.isnan(label))
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
 def _items(value: Any, name: str, place: str) -> list[str]:

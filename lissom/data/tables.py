@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+CONVERSATION = "conversation"
+"""Label of a row whose text is a list of messages in JSON."""
 _ROWS_PER_BATCH = 4096
 
 

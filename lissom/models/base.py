@@ -30,6 +30,7 @@ from lissom.models.source import locate
 from lissom.models.students import config_values
 from lissom.tasks.kinds import AnyTask
 from lissom.tasks.labels import LabelTask
+from lissom.tasks.language_modeling import LanguageModeling
 
 
 def load_base(
@@ -90,6 +91,9 @@ def load_base(
             f"base.model {params.model}: neither config nor tokenizer names a token for padding, or the end of a text; "
             "add one"
         )
+    if isinstance(task, LanguageModeling) and isinstance(tokenizer.chat_template, str):
+        tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        task = task.model_copy(update={"chat_template": tokenizer.chat_template, "chat_tokens": tokens})
     torch.manual_seed(seed)
     try:
         network, info = task.auto_class.from_pretrained(
@@ -161,6 +165,9 @@ def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> Compresse
         raise InputError(
             f"base.model {params.model}: made for {model.manifest.task.describe()}, the data has {task.describe()}"
         )
+    if isinstance(model.manifest.task, LanguageModeling):
+        template = model.manifest.task.model_dump(include={"chat_template", "chat_tokens"})
+        task = task.model_copy(update=template)
     model.manifest = model.manifest.model_copy(update={"task": task})
     return model
 

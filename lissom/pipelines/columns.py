@@ -9,7 +9,7 @@ from lissom.errors import InputError
 
 _TEXT = (
     "text", "sentence", "sentence1", "text1", "question1", "premise", "question", "query", "review", "content", "body",
-    "message", "comment", "tweet", "utterance", "document", "title", "tokens", "words",
+    "message", "comment", "tweet", "utterance", "document", "title", "tokens", "words", "messages",
 )  # fmt: skip
 _PAIR = ("text_pair", "sentence2", "text2", "question2", "hypothesis", "pair", "answer", "passage", "context")
 _LABEL = ("label", "labels", "class", "category", "target", "intent", "tag", "score", "rating", "stars", "sentiment",

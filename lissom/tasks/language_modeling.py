@@ -17,14 +17,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from lissom.data.encoding import Encoded, map_array
-from lissom.data.tables import Table
+from lissom.data.tables import CONVERSATION, Table
 from lissom.serving.language_modeling import NEW_TOKENS
+from lissom.tasks.chat import render
 from lissom.tasks.meter import Meter
 from lissom.tasks.metric import PERPLEXITY, Metric
 from lissom.tasks.perplexity import PerplexityMeter
@@ -38,6 +40,10 @@ class LanguageModeling(Task):
     """Causal language modeling; the outputs are logits of the next token."""
 
     kind: Literal["language_modeling"] = "language_modeling"
+    chat_template: str | None = None
+    """The base model's template of conversations."""
+    chat_tokens: dict[str, str] = Field(default_factory=dict)
+    """The special tokens that the template names."""
 
     @property
     def metric(self) -> Metric:
@@ -175,38 +181,63 @@ class LanguageModeling(Task):
 
     def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:
         """Return the number of predicted tokens."""
-        lengths = (len(encoding.ids) for encoding, _ in _encodings(tables, tokenizer))
-        return sum(max(0, length - -(-length // self.max_length)) for length in lengths)
+        return sum(len(places) for _, places, _ in self._windows(tables, tokenizer))
 
     def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
-        """Tokenise texts and cut them into windows, in files below `folder`, which must outlive the result."""
+        """Tokenise texts and cut them into windows, in files below `folder`, which must outlive the result.
+
+        Of conversations only the tokens are predicted that the assistant says.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        names = ("tokens.i32", "targets.i64", "places.i64")
-        lengths: list[int] = []
+        names = ("tokens.i32", "places.i64", "targets.i64")
+        sizes: list[tuple[int, int]] = []
         files = [(folder / name).open("wb") for name in names]
         try:
-            for encoding, text in _encodings(tables, tokenizer):
-                sizes = _sizes(encoding, text)
-                for start in range(0, len(encoding.ids), self.max_length):
-                    ids = np.asarray(encoding.ids[start : start + self.max_length], dtype=np.int32)
-                    if len(ids) < 2:  # nothing to predict
-                        continue
-                    lengths.append(len(ids))
-                    rows = np.concatenate([ids[1:, None], sizes[start + 1 : start + len(ids)]], axis=1)
-                    arrays: tuple[NDArray[Any], ...] = (ids, rows.astype(np.int64), np.arange(len(ids) - 1))
-                    for file, array in zip(files, arrays, strict=True):
-                        array.tofile(file)
+            for ids, places, targets in self._windows(tables, tokenizer):
+                sizes.append((len(ids), len(places)))
+                arrays: tuple[NDArray[Any], ...] = (ids, places, targets)
+                for file, array in zip(files, arrays, strict=True):
+                    array.tofile(file)
         finally:
             for file in files:
                 file.close()
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        total, rows_total = int(offsets[-1]), int(offsets[-1]) - len(lengths)
+        totals = np.concatenate([np.zeros((1, 2)), np.cumsum(np.reshape(sizes, (-1, 2)), axis=0)]).astype(np.int64)
+        tokens, rows = totals[-1].tolist()
         return Encoded(
-            map_array(folder / names[0], np.int32, (total,)), np.zeros(total, dtype=np.uint8), offsets,
-            map_array(folder / names[1], np.int64, (rows_total, 3)),
-            places=map_array(folder / names[2], np.int64, (rows_total,)),
-            row_offsets=offsets - np.arange(len(offsets)),
+            map_array(folder / names[0], np.int32, (tokens,)), np.zeros(tokens, dtype=np.uint8), totals[:, 0],
+            map_array(folder / names[2], np.int64, (rows, 3)),
+            places=map_array(folder / names[1], np.int64, (rows,)), row_offsets=totals[:, 1],
         )  # fmt: skip
+
+    def _windows(
+        self, tables: Sequence[Table], tokenizer: Tokenizer
+    ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield tokens `[n]`, places of the predicting tokens `[rows]` and targets `[rows, 3]` of every window."""
+        for encoding, text, parts in self._encodings(tables, tokenizer):
+            ids, sizes = np.asarray(encoding.ids, dtype=np.int32), _sizes(encoding, text)
+            is_predicted = _are_inside(encoding, parts)
+            for start in range(0, len(ids), self.max_length):
+                window = slice(start, start + self.max_length)
+                targets = np.concatenate([ids[window, None], sizes[window]], axis=1).astype(np.int64)
+                places = np.flatnonzero(is_predicted[window][1:])
+                if len(places):
+                    yield ids[window], places, targets[places + 1]
+
+    def _encodings(
+        self, tables: Sequence[Table], tokenizer: Tokenizer
+    ) -> Iterator[tuple[Encoding, str, list[tuple[int, int]] | None]]:
+        """Yield the encoding of every text, uncut, the text, and of conversations the parts that are predicted."""
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        rows = (row for table in tables for row in zip(table.texts(), table.labels(), strict=True))
+        while chunk := list(islice(rows, _TEXTS_PER_CALL)):
+            plain = iter(tokenizer.encode_batch([text for (text, _), label in chunk if label != CONVERSATION]))
+            for (text, _), label in chunk:
+                if label == CONVERSATION:
+                    rendered, parts = render(text, self.chat_template, self.chat_tokens)
+                    yield tokenizer.encode(rendered, add_special_tokens=False), rendered, parts
+                else:
+                    yield next(plain), text, None
 
 
 def from_cache(cached: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,13 +252,15 @@ def log_rest(top: Tensor) -> Tensor:
     return torch.log(-torch.expm1(total))
 
 
-def _encodings(tables: Sequence[Table], tokenizer: Tokenizer) -> Iterator[tuple[Encoding, str]]:
-    """Yield the encoding of every text, uncut, and the text."""
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    texts = (text for table in tables for text, _ in table.texts())
-    while chunk := list(islice(texts, _TEXTS_PER_CALL)):
-        yield from zip(tokenizer.encode_batch(chunk), chunk, strict=True)
+def _are_inside(encoding: Encoding, parts: list[tuple[int, int]] | None) -> NDArray[np.bool_]:
+    """Return which tokens lie in some parts of the text, `[tokens]`; all if `parts` is None."""
+    if parts is None:
+        return np.ones(len(encoding.ids), dtype=np.bool_)
+    starts, ends = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    inside = np.zeros(len(starts), dtype=np.bool_)
+    for first, last in parts:
+        inside |= (starts >= first) & (ends <= last) & (ends > starts)
+    return inside
 
 
 def _sizes(encoding: Encoding, text: str) -> NDArray[np.int64]:
