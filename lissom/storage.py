@@ -66,7 +66,8 @@ def replace_folder(target: Path) -> None:
             old.rename(target)
         shutil.rmtree(complete, ignore_errors=True)
         raise
-    sync(target.parent)
+    with suppress(OSError):  # the new folder is in place; after a power failure `recover` finishes what was not durable
+        sync(target.parent)
     _discard(old, target)
 
 
@@ -112,9 +113,10 @@ def locked(target: Path) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 file.close()
                 raise
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()  # its owner removed the file between our two calls
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()  # its owner removed the file between our calls
     try:
         yield
     finally:

@@ -115,7 +115,7 @@ class Cleaner:
             value = ""
         if not isinstance(value, str):
             raise DataError(f"{place}: column {name!r} is {value!r}, a {type(value).__name__}; a text is needed")
-        if value.strip():
+        if any(map(_is_visible, value)):
             return self._encodable(value)
         if self._params.empty_texts == "refuse":
             raise DataError(
@@ -157,4 +157,9 @@ def _items(value: Any, name: str, place: str) -> list[str]:
 def _visible(word: str) -> str:
     """Return a word without spaces, since words are separated by them; empty if it has no visible character."""
     inner = NO_BREAK_SPACE.join(word.split())
-    return inner if any(unicodedata.category(character)[0] not in "CZ" for character in inner) else ""
+    return inner if any(map(_is_visible, inner)) else ""
+
+
+def _is_visible(character: str) -> bool:
+    """Return whether a character is neither a space nor a control or format character, such as a byte order mark."""
+    return unicodedata.category(character) not in ("Cc", "Cf", "Zs", "Zl", "Zp")

@@ -29,7 +29,7 @@ def opened(path: Path) -> Iterator[IO[str]]:
     Raises:
         DataError: the file is missing, cut off or damaged, or in another encoding; also while it is read.
     """
-    opener = COMPRESSIONS.get(path.suffix.lstrip("."), open)
+    opener = COMPRESSIONS.get(path.suffix.lstrip(".").lower(), open)
     encoding = "utf-8"
     try:
         with opener(path, "rb") as file:

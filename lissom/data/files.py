@@ -66,11 +66,11 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]
+    return path.name.partition(".")[0].lower()
 
 
 def _format(path: Path) -> str:
-    suffixes = [suffix.lstrip(".") for suffix in path.suffixes]
+    suffixes = [suffix.lstrip(".").lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json, write_json
+from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json, write_json, write_text
 from lissom.errors import InputError
 from lissom.export import attention, graph_file
 from lissom.export.cached_attention import CachedDecoder
@@ -44,7 +44,7 @@ def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
     write_graph(model.network, folder / ONNX, model.manifest.task)
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
-    model.tokenizer.save(str(folder / TOKENIZER))
+    write_text(folder / TOKENIZER, model.tokenizer.to_str(pretty=True))
     serving: dict[str, Any] = {
         "format": "onnx",
         **model.manifest.task.serving(),

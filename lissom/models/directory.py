@@ -25,6 +25,7 @@ from lissom.artifacts import (
     WEIGHTS,
     atomic_folder,
     write_json,
+    write_text,
 )
 from lissom.errors import ModelFormatError
 from lissom.models import bilstm, static  # noqa: F401  (makes their model types known)
@@ -87,7 +88,7 @@ def write_model(model: CompressedModel, folder: Path) -> None:
     write_json(folder / CONFIG, _visible_config(model))
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
-    model.tokenizer.save(str(folder / TOKENIZER))
+    write_text(folder / TOKENIZER, model.tokenizer.to_str(pretty=True))
     write_json(folder / TOKENIZER_CONFIG, model.tokenizer_config)
 
 

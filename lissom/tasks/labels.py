@@ -40,8 +40,7 @@ class LabelTask(Task, ABC):
 
     def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
         """Return the share of rows with the same label, or with one that the reference has as a near tie."""
-        predicted = np.take_along_axis(reference, logits.argmax(1)[:, None], 1)[:, 0]
-        return float((reference.max(1) - predicted <= tolerance).mean())
+        return agreement_of(reference, logits, tolerance)
 
     def same_question(self, other: Task) -> bool:
         """Return whether the task is of the same kind with the same labels, in the same order."""
@@ -54,6 +53,12 @@ class LabelTask(Task, ABC):
     def serving(self) -> dict[str, Any]:
         """Return the labels and the entries of every task."""
         return {**super().serving(), "labels": self.labels}
+
+
+def agreement_of(reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float:
+    """Return the share of rows whose largest logit is at the same place, or within `tolerance` in the reference."""
+    predicted = np.take_along_axis(reference, logits.argmax(1)[:, None], 1)[:, 0]
+    return float((reference.max(1) - predicted <= tolerance).mean())
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

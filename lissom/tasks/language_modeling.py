@@ -27,6 +27,7 @@ from lissom.data.encoding import Encoded, map_array
 from lissom.data.tables import CONVERSATION, Table
 from lissom.serving.language_modeling import NEW_TOKENS
 from lissom.tasks.chat import render
+from lissom.tasks.labels import agreement_of
 from lissom.tasks.meter import Meter
 from lissom.tasks.metric import PERPLEXITY, Metric
 from lissom.tasks.perplexity import PerplexityMeter
@@ -129,8 +130,7 @@ class LanguageModeling(Task):
 
     def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
         """Return the share of positions with the same most likely token, or a near tie of the reference's."""
-        predicted = np.take_along_axis(reference, logits.argmax(1)[:, None], 1)[:, 0]
-        return float((reference.max(1) - predicted <= tolerance).mean())
+        return agreement_of(reference, logits, tolerance)
 
     def changes(
         self,

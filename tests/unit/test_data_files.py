@@ -181,3 +181,27 @@ def test_a_whole_number_is_the_same_class_in_either_form(value, expected):
     from lissom.data.labels import label_text
 
     assert label_text(value, DataParams(source="files:x"), "here") == expected
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\u00a0\u200e", "\x00"])
+def test_a_text_without_a_visible_character_is_empty(text, tmp_path):
+    card, output = run(
+        folder_with(
+            tmp_path,
+            train_jsonl="".join(
+                json.dumps({"text": row, "label": label}) + "\n" for row, label in [*ROWS, (text, "yes")]
+            ),
+        ),
+        tmp_path,
+    )
+    assert rows_of(output) == ROWS and card.notes == ("train: 1 rows with an empty text are left out",)
+
+
+def test_names_of_files_may_be_written_large(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "Train.CSV").write_text(csv_of(ROWS))
+    (folder / "VALIDATION.csv").write_text(csv_of(ROWS[:4]))
+    (folder / "Test.CSV.GZ").write_bytes(gzip.compress(csv_of(ROWS[:4]).encode()))
+    card, output = run(DataParams(source=f"files:{folder}"), tmp_path)
+    assert rows_of(output) == ROWS and card.rows["test"] == card.rows["dev"] == 4

@@ -111,3 +111,18 @@ def test_scratch_folders_of_the_dead_are_removed(tmp_path, monkeypatch):
     assert in_child(dies) == 9 and len(list(tmp_path.iterdir())) == 2
     with storage.scratch_folder() as folder:
         assert {path.name for path in tmp_path.iterdir()} == {"lissom-of-somebody", folder.name}
+
+
+def test_a_lock_that_vanishes_between_two_looks_is_taken_again(tmp_path, monkeypatch):
+    """Its owner ends after this process has opened the file."""
+    target, real, calls = tmp_path / "out", Path.stat, []
+
+    def vanishes(path, **more):
+        if path.name == ".out.lock" and not calls:
+            calls.append(path)
+            path.unlink()
+        return real(path, **more)
+
+    monkeypatch.setattr(Path, "stat", vanishes)
+    with storage.locked(target):
+        assert calls and (tmp_path / ".out.lock").exists()
