@@ -24,15 +24,16 @@ class CachedDecoder(nn.Module):
     """A language model with its cache as inputs and outputs.
 
     Args:
-        network: the network; its attention function is exchanged.
+        network: the network, its layers converted; its attention function is exchanged.
+        shapes: heads of keys and values, and their width, of every block.
     """
 
-    def __init__(self, network: PreTrainedModel) -> None:
+    def __init__(self, network: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         network.set_attn_implementation(NAME)
         network.config.use_cache = False
         self.network = network
-        self.cache_shapes = cache_shapes(network)
+        self.cache_shapes = shapes
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         """Return the logits and the present keys and values, two of every block."""
@@ -65,13 +66,12 @@ class CachedDecoder(nn.Module):
 
 
 def cache_shapes(network: PreTrainedModel) -> list[tuple[int, int]]:
-    """Return heads of keys and values, and their width, of every block."""
-    width = head_size(network)
-    shapes = []
+    """Return heads of keys and values, and their width, of every block of a network before its conversion."""
+    width, shapes = head_size(network), []
     for site in attention_sites(network):
         key = network.get_submodule(site.key)
-        rows = next(tensor.shape[0] for tensor in key.state_dict().values() if tensor.ndim == 2)
-        shapes.append((rows // width, width))
+        assert isinstance(key, nn.Linear)
+        shapes.append((key.out_features // width, width))
     return shapes
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json, write_json, write_text
 from lissom.errors import InputError
 from lissom.export import attention, graph_file
-from lissom.export.cached_attention import CachedDecoder
+from lissom.export.cached_attention import CachedDecoder, cache_shapes
 from lissom.export.early_exit import join_parts
 from lissom.export.graph import tidy
 from lissom.export.graph_file import files_of, save_graph
@@ -86,10 +86,10 @@ def write_graph(network: PreTrainedModel, path: Path, task: Task) -> None:
         path: path of the ONNX file.
         task: says how long an input may be, and whether texts are continued, which takes a cache.
     """
-    network, max_length = converted(network), task.max_length
     if task.continues_texts:
-        _write_decoder(network, path, max_length)
+        _write_decoder(CachedDecoder(converted(network), cache_shapes(network)), path, task.max_length)
         return
+    network, max_length = converted(network), task.max_length
     if family_of(network).attention_function:
         network.set_attn_implementation(attention.NAME)
     if has_early_exits(network):
@@ -102,9 +102,8 @@ def write_graph(network: PreTrainedModel, path: Path, task: Task) -> None:
     save_graph(model, path)
 
 
-def _write_decoder(network: PreTrainedModel, path: Path, max_length: int) -> None:
+def _write_decoder(decoder: CachedDecoder, path: Path, max_length: int) -> None:
     """Write the graph of a language model with its cache."""
-    decoder = CachedDecoder(network)
     batch = torch.export.Dim("batch")
     tokens, past, total = (torch.export.Dim(name, max=max_length) for name in ("tokens", "past", "total"))
     size, (length, before) = _SAMPLE_SHAPE[0], (_SAMPLE_SHAPE[1], 3)

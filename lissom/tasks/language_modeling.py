@@ -201,12 +201,13 @@ class LanguageModeling(Task):
         finally:
             for file in files:
                 file.close()
-        totals = np.concatenate([np.zeros((1, 2)), np.cumsum(np.reshape(sizes, (-1, 2)), axis=0)]).astype(np.int64)
-        tokens, rows = totals[-1].tolist()
+        columns = np.reshape(np.asarray(sizes, dtype=np.int64), (-1, 2)).T
+        offsets, row_offsets = (np.concatenate([[0], np.cumsum(column)]) for column in columns)
+        tokens, rows = int(offsets[-1]), int(row_offsets[-1])
         return Encoded(
-            map_array(folder / names[0], np.int32, (tokens,)), np.zeros(tokens, dtype=np.uint8), totals[:, 0],
+            map_array(folder / names[0], np.int32, (tokens,)), np.zeros(tokens, dtype=np.uint8), offsets,
             map_array(folder / names[2], np.int64, (rows, 3)),
-            places=map_array(folder / names[1], np.int64, (rows,)), row_offsets=totals[:, 1],
+            places=map_array(folder / names[1], np.int64, (rows,)), row_offsets=row_offsets,
         )  # fmt: skip
 
     def _windows(

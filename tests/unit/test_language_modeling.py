@@ -138,7 +138,7 @@ def test_the_rest_of_a_cached_distribution_is_exact():
         loss = TASK.soft_loss(student, cached, 1.0).detach()
         assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-4)
         assert float(loss) <= float(dense) + 1e-6
-        assert TASK.cache_metrics(cached)["probability_not_cached"] == pytest.approx(float(rest_p.mean()), rel=1e-3)
+        assert TASK.cache_metrics(cached)["probability_not_cached"] == pytest.approx(float(rest_p.mean()), abs=1e-6)
         if count == 29:
             assert float(loss) == pytest.approx(float(dense), rel=1e-4)
     (gradient,) = torch.autograd.grad(TASK.soft_loss(student, TASK.remember(teacher, 8), 1.0), student)
@@ -197,6 +197,23 @@ def test_continuing_with_a_cache_equals_reading_the_whole_text(family, tmp_path)
             with torch.no_grad():
                 expected = model.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
             assert np.abs(logits - expected.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_int8_file_scores_and_continues_as_torch_does(family, tmp_path):
+    model = model_of(family)
+    data = TASK.encode([tables_of(tmp_path)["dev"]], model.tokenizer, tmp_path / "tokens")
+    model.edit([KeepNeurons(kept=(tuple(range(16)),) * 4), FakeQuantize()])
+    calibrate(model.network, [collate(data, np.arange(12), model.pad_id)])
+    (tmp_path / "export").mkdir()
+    exported = export_onnx(model, tmp_path / "export")
+    assert exported.kernels() > 4
+    assert check_parity(model, exported, data, ExportParams(int8_tolerance=1.0, label_agreement=0.95)).agreement > 0.95
+    served = OnnxClassifier(tmp_path / "export")
+    whole, state = served.step([1, 70, 61, 72], None)
+    _, state = served.step([1, 70, 61], None)
+    stepped, _ = served.step([72], state)
+    assert np.abs(whole - stepped).max() < 0.2  # ranges of inputs are those of other tokens
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
