@@ -74,11 +74,13 @@ def changed_answers(
     order = {"lost": 0, "gained": 1, "other": 2}
     places = sorted(np.flatnonzero(changes != "").tolist(), key=lambda place: (order[str(changes[place])], place))
     lines = data.rows_of(np.asarray(places, dtype=np.int64))
-    before, after = (task.show_answers(logits[lines], data.targets[lines]) for logits in (reference, answers))
+    shown = list(table.rows(places))
+    first = [row.text for row in shown]
+    before, after = (task.show_answers(logits[lines], data.targets[lines], first) for logits in (reference, answers))
     rows = []
-    for number, row in enumerate(table.rows(places)):
+    for number, row in enumerate(shown):
         texts = {"text": row.text} if row.text_pair is None else {"text": row.text, "text_pair": row.text_pair}
-        answer = {"label": str(row.label), "teacher": before[number], "variant": after[number]}
+        answer = {"label": task.show_label(row.label, row.text), "teacher": before[number], "variant": after[number]}
         rows.append({**texts, **answer, "change": str(changes[places[number]])})
     return rows
 

@@ -54,7 +54,12 @@ class Classification(LabelTask):
         kinds = [(teachers == targets), (predictions == targets)]
         return np.where(predictions == teachers, "", np.select(kinds, ["lost", "gained"], "other"))
 
-    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:  # noqa: ARG002
+    def show_answers(
+        self,
+        logits: NDArray[np.float32],
+        targets: NDArray[Any],  # noqa: ARG002
+        texts: Sequence[str],  # noqa: ARG002
+    ) -> list[str]:
         """Return the predicted labels."""
         return [self.labels[index] for index in logits.argmax(1)]
 

@@ -141,7 +141,12 @@ class LanguageModeling(Task):
         """Return nothing: windows of a text are no answers that are right or wrong."""
         return np.empty(0, dtype=np.str_)
 
-    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:  # noqa: ARG002
+    def show_answers(
+        self,
+        logits: NDArray[np.float32],  # noqa: ARG002
+        targets: NDArray[Any],  # noqa: ARG002
+        texts: Sequence[str],  # noqa: ARG002
+    ) -> list[str]:
         """Return nothing, as `changes` does."""
         return []
 

@@ -81,7 +81,12 @@ class Regression(Task):
         growth = np.abs(answers[:, 0] - targets) - np.abs(teacher[:, 0] - targets)
         return np.select([growth > _CHANGED, growth < -_CHANGED], ["lost", "gained"], "")
 
-    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:  # noqa: ARG002
+    def show_answers(
+        self,
+        logits: NDArray[np.float32],
+        targets: NDArray[Any],  # noqa: ARG002
+        texts: Sequence[str],  # noqa: ARG002
+    ) -> list[str]:
         """Return the predicted numbers in the data's unit."""
         return [f"{value * self.scale.deviation + self.scale.mean:.4g}" for value in logits[:, 0]]
 

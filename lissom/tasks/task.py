@@ -141,8 +141,18 @@ class Task(Section, ABC):
         """
 
     @abstractmethod
-    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:
-        """Return the answer to every example as a text, given logits `[rows, outputs]` and targets of the examples."""
+    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any], texts: Sequence[str]) -> list[str]:
+        """Return the answer to every example for a reader.
+
+        Args:
+            logits: of the examples, `[rows, outputs]`.
+            targets: of the examples, `[rows]` or `[rows, ...]`.
+            texts: the texts, or the first ones of pairs, `[examples]`.
+        """
+
+    def show_label(self, label: str | None, text: str) -> str:  # noqa: ARG002
+        """Return the label of a text for a reader."""
+        return str(label)
 
     @abstractmethod
     def quality(

@@ -18,7 +18,7 @@ from transformers import AutoModelForTokenClassification
 from lissom.data.encoding import Encoded, encode
 from lissom.data.labels import UNLABELLED
 from lissom.data.tables import Table
-from lissom.serving.token_classification import places, types_of, words_of
+from lissom.serving.token_classification import places, spans_of, types_of, words_of
 from lissom.tasks.labels import LabelTask
 from lissom.tasks.meter import Meter
 from lissom.tasks.metric import ENTITY_F1, Metric
@@ -79,11 +79,21 @@ class TokenClassification(LabelTask):
         )
         return np.where(same, "", np.select([teacher_right, right], ["lost", "gained"], "other"))
 
-    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[str]:
-        """Return the predicted labels of every text's words, separated by spaces."""
-        names = np.asarray(self.labels)[logits.argmax(1)]
-        parts = np.split(names, np.flatnonzero(targets[:, 1])[1:])
-        return [" ".join(part) for part in parts if len(part)]
+    def show_answers(self, logits: NDArray[np.float32], targets: NDArray[Any], texts: Sequence[str]) -> list[str]:
+        """Return the spans that are predicted for every text, each with its words and its type."""
+        codes = logits.argmax(1).astype(np.int64)
+        parts = np.split(codes, np.flatnonzero(targets[:, 1])[1:])
+        return [self._show(part, text) for part, text in zip(parts, texts, strict=False)]
+
+    def show_label(self, label: str | None, text: str) -> str:
+        """Return the true spans of a text."""
+        return self._show(self.targets([label])[:, 0], text)
+
+    def _show(self, codes: NDArray[np.int64], text: str) -> str:
+        words, types = text.split(" "), types_of(self.labels)
+        spans = spans_of(codes, self.labels, np.arange(len(codes)) == 0).tolist()
+        shown = [f"{' '.join(words[first : last + 1])} ({types[kind]})" for first, last, kind in spans]
+        return "; ".join(shown) or "none"
 
     def quality(
         self,

@@ -83,7 +83,7 @@ def test_a_numbers_change_is_half_a_deviation(tmp_path):
     teacher = np.asarray([[0.0], [0.0], [2.0], [0.1]], dtype=np.float32)
     variant = np.asarray([[0.4], [0.6], [1.0], [-0.1]], dtype=np.float32)
     assert NUMBER.changes(variant, teacher, truth).tolist() == ["", "lost", "gained", ""]
-    assert NUMBER.show_answers(variant, truth) == ["10.8", "11.2", "12", "9.8"]
+    assert NUMBER.show_answers(variant, truth, [""] * 4) == ["10.8", "11.2", "12", "9.8"]
 
 
 def test_texts_come_back_from_the_file_as_they_were(tmp_path):

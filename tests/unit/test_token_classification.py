@@ -249,7 +249,11 @@ def test_it_is_learnt_pruned_quantised_and_compared(learnt):
         for part in (slice(*pair) for pair in np.stack([test.row_offsets[:-1], test.row_offsets[1:]], 1))
     )
     assert len(rows) == differing
-    assert all(len(row["text"].split()) == len(row["variant"].split()) == len(row["teacher"].split()) for row in rows)
+    assert all(row["teacher"] == row["label"] for row in rows if row["change"] == "lost")
+    logits = np.eye(4, dtype=np.float32)[[0, 1, 2, 0, 3]]
+    targets = np.asarray([[0, 1], [0, 0], [0, 0], [0, 1], [0, 0]])
+    assert TASK.show_answers(logits, targets, ["the film plot", "was good"]) == ["film plot (film)", "good (verdict)"]
+    assert TASK.show_label("O O", "was it") == "none"
 
 
 def test_served_spans_are_those_of_torch_alone_and_together(learnt, tmp_path):
