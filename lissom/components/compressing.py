@@ -41,10 +41,11 @@ def apply_methods(stage: Stage, methods: Sequence[M], plan: Callable[[Compressed
     before, outcome = model.tokenizer, Outcome(metrics={"method": "none"}, model=model, method="none")
     history: list[dict[str, float]] = []
     metrics: dict[str, Any] = {}
-    for number, params in enumerate(methods, 1):
-        recipe = plan(model, lesson, params)
+    if methods:  # read once: counting the rows may tokenise all texts
         tables = [lesson.tables[name] for name in ("train", "transfer")]
         teacher = load_logits(stage.inputs["logits"], model.manifest.task.count_rows(tables, model.tokenizer))
+    for number, params in enumerate(methods, 1):
+        recipe = plan(model, lesson, params)
         phase = "training" if len(methods) == 1 else f"{number}-{params.method}"
         result = compress(
             model, recipe, lesson, teacher, params.training, phase=phase, identity=params.model_dump_json()
