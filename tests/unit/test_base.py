@@ -113,9 +113,9 @@ def test_a_trained_token_classifier_keeps_its_head_in_the_order_of_the_tags(tmp_
     network = tagger.auto_class.from_config(config)
     network.save_pretrained(tmp_path)
     PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), pad_token="[PAD]").save_pretrained(tmp_path)
-    told = []
-    weight = load(tmp_path, tagger, tell=told.append).network.classifier.weight
-    assert torch.equal(weight, network.classifier.weight[[1, 0, 2]]) and "order of the data's labels" in told[0]
+    notes = []
+    weight = load(tmp_path, tagger, tell=notes.append).network.classifier.weight
+    assert torch.equal(weight, network.classifier.weight[[1, 0, 2]]) and "order of the data's labels" in notes[0]
 
 
 def test_a_teacher_as_it_is_needs_a_head_for_the_labels(tmp_path):

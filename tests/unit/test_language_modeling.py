@@ -1,6 +1,5 @@
 """Language models: windows of texts, perplexity, a teacher's cached distribution, files and continuations."""
 
-import json
 import math
 import random
 
@@ -11,31 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast
 
 import lissom
 from lissom.data.batches import collate
-from lissom.data.config import DataParams
-from lissom.data.prepare import load_table, prepare
-from lissom.data.tables import CONVERSATION, Row, write_table
+from lissom.data.tables import Row, write_table
 from lissom.distill.material import Material
 from lissom.distill.run import distill
-from lissom.errors import DataError, InputError, ParamsError
 from lissom.evaluate.paired import compare_scores
 from lissom.export.config import ExportParams
 from lissom.export.exported import split_answers
 from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
-from lissom.factorize.config import WordTableFactorization
-from lissom.models.base import load_base
 from lissom.models.compressed import logits_of
-from lissom.models.config import BaseParams
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
-from lissom.params import check_params
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.language_modeling import continuations
-from lissom.tasks.kinds import task_of
 from lissom.tasks.language_modeling import LanguageModeling, from_cache, log_rest
 from lissom.tasks.perplexity import PerplexityMeter
 from lissom.tracking.answering import answer
@@ -276,126 +266,3 @@ def test_a_text_without_tokens_is_refused():
     serving = {"max_length": 12, "new_tokens": 4, "end_ids": []}
     with pytest.raises(ValueError, match="cannot be continued"):
         continuations(lambda *_: (np.zeros(5), None), tokenizer, [""], serving)
-
-
-def prepared(tmp_path, **more):
-    (tmp_path / "out").mkdir()
-    return prepare(DataParams(task="language_modeling", **more), tmp_path / "out"), tmp_path / "out"
-
-
-def test_the_language_reference_of_python_is_embedded(tmp_path):
-    card, folder = prepared(tmp_path, source="embedded:python-reference")
-    counts = {split: len(load_table(folder, split)) for split in ("train", "dev", "test")}
-    assert sum(counts.values()) > 50 and counts["test"] >= 5 and card.labels == () and card.label_counts == {}
-    seen = [text for split in counts for text, _ in load_table(folder, split).texts()]
-    assert len(set(seen)) == len(seen) and sum(map(len, seen)) > 200_000
-    assert task_of(card, 128).kind == "language_modeling"
-
-
-def test_plain_files_are_one_text_each(tmp_path):
-    (tmp_path / "data").mkdir()
-    for split in ("train", "dev", "test"):
-        (tmp_path / "data" / f"{split}.txt").write_text(f"{split} first line\n\nsecond line\n")
-    _, folder = prepared(tmp_path, source=f"files:{tmp_path / 'data'}")
-    assert [text for text, _ in load_table(folder, "test").texts()] == ["test first line\n\nsecond line\n"]
-    with pytest.raises(ValueError, match="plain text has no column 'label'"):
-        prepare(DataParams(source=f"files:{tmp_path / 'data'}"), tmp_path)
-
-
-def test_one_text_cannot_be_held_out_from(tmp_path):
-    (tmp_path / "data").mkdir()
-    for split in ("train", "test"):
-        (tmp_path / "data" / f"{split}.txt").write_text("one long text")
-    with pytest.raises(ValueError, match="train is one text"):
-        prepared(tmp_path, source=f"files:{tmp_path / 'data'}")
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"distill": {"method": "static"}}, "distill.method: static is not made for"),
-        ({"distill": {"method": "logits", "blocks": [0]}}, "distill.training.loss.temperature.*set each to 1"),
-        ({"factorize": {"method": "word_table", "training": None}}, "factorize.min_count changes the tokens"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_anything_runs(section, message):
-    data = {"source": "embedded:python-reference", "task": "language_modeling"}
-    with pytest.raises(ParamsError, match=message):
-        check_params({"base": {"model": "dir:b"}, "data": data, **section})
-
-
-def test_an_encoder_is_refused(tmp_path):
-    model = tiny.model("bert")
-    model.network.save_pretrained(tmp_path)
-
-    PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), pad_token="[PAD]").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="not pre-trained to predict the next token"):
-        load_base(BaseParams(model=f"dir:{tmp_path}", max_length=12), TASK, 0)
-
-
-def test_a_rank_alone_factorises():
-    assert WordTableFactorization(method="word_table", min_count=None, rank=8).rank == 8
-
-
-TEMPLATE = (
-    "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} [SEP]{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-CHAT = TASK.model_copy(update={"chat_template": TEMPLATE, "max_length": 64})
-
-
-def chat_table(folder, *conversations):
-    rows = [
-        Row(json.dumps([{"role": role, "content": content} for role, content in messages]), None, CONVERSATION)
-        for messages in conversations
-    ]
-    return write_table(folder / "chat.arrow", rows)
-
-
-def test_only_what_the_assistant_says_is_predicted(tmp_path):
-    tokenizer = tiny.tokenizer()
-    talk = [("user", "the film"), ("assistant", "good plot"), ("user", "very bad"), ("assistant", "not fine")]
-    table = chat_table(tmp_path, talk, [("user", "story"), ("assistant", "dull")], [("user", "nobody answers")])
-    data = CHAT.encode([table], tokenizer, tmp_path / "tokens")
-    assert len(data) == 2 and CHAT.count_rows([table], tokenizer) == len(data.targets)
-    words = [tokenizer.id_to_token(token) for token in data.targets[:, 0]]
-    assert words == ["good", "plot", "[SEP]", "not", "fine", "[SEP]", "dull", "[SEP]"]
-    batch = collate(data, np.asarray([1, 0]), 0)
-    outputs = torch.nn.functional.one_hot(batch.ids.roll(-1, 1), tiny.SIZE).float() * 50
-    assert float(CHAT.loss(batch.outputs_of(outputs), batch.targets)) == pytest.approx(0, abs=1e-6)
-
-
-def test_the_template_is_that_of_the_model_and_hostile_ones_are_told(tmp_path):
-    model = model_of("llama")
-    model.network.save_pretrained(tmp_path / "base")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), pad_token="[PAD]", eos_token="[SEP]")
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(tmp_path / "base")
-    loaded = load_base(BaseParams(model=f"dir:{tmp_path / 'base'}", max_length=12), TASK, 0)
-    assert loaded.manifest.task.chat_template == TEMPLATE and loaded.manifest.task.chat_tokens["eos_token"] == "[SEP]"
-    lissom.save(loaded, tmp_path / "saved")
-    again = load_base(BaseParams(model=f"dir:{tmp_path / 'saved'}", max_length=12), TASK, 0)
-    assert again.manifest.task.chat_template == TEMPLATE
-    table = chat_table(tmp_path, [("user", "a"), ("assistant", "b")])
-    templates = {
-        "has no chat_template": None,
-        "fails on a conversation": "{{ ''.__class__.__mro__[1].__subclasses__()[0]() }}",
-        "writes a conversation anew": "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}",
-    }
-    for message, template in templates.items():
-        task = CHAT.model_copy(update={"chat_template": template})
-        with pytest.raises(DataError, match=message):
-            task.encode([table], tiny.tokenizer(), tmp_path / message.replace(" ", "-"))
-
-
-def test_messages_are_read_from_files(tmp_path):
-    (tmp_path / "data").mkdir()
-    good = {"messages": [{"role": "user", "content": "the film"}, {"role": "assistant", "content": "good"}]}
-    for split in ("train", "dev", "test"):
-        (tmp_path / "data" / f"{split}.jsonl").write_text(json.dumps(good) + "\n")
-    _, folder = prepared(tmp_path, source=f"files:{tmp_path / 'data'}", text="messages")
-    (row,) = load_table(folder, "test").rows()
-    assert json.loads(row.text) == good["messages"] and row.label == CONVERSATION
-    (tmp_path / "data" / "test.jsonl").write_text('{"messages": [{"role": "user"}]}\n')
-    with pytest.raises(DataError, match="is no message; it needs the texts `role` and `content`"):
-        prepare(DataParams(task="language_modeling", source=f"files:{tmp_path / 'data'}", text="messages"), folder)
