@@ -32,7 +32,7 @@ from lissom.components.preflight import preflight
 from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, spec_of
 from lissom.components.stage import Outcome, Stage
 from lissom.components.trainjob import needs_trainjob, run_as_trainjob
-from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
+from lissom.emissions.meter import EnergyMeter, EnergyReading, detect_processor, sum_of
 from lissom.ending import finish_with_message
 from lissom.errors import InputError
 from lissom.machine import limit_threads
@@ -126,8 +126,13 @@ def _run_worker(spec: StageSpec, params: Params, layout: ParallelParams, argumen
 
 
 def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict[str, Any]) -> None:
+    # Where several processes of a machine work together, the first one's meter counts the machine.
+    counts = world is None or world.local_rank == 0
+    detection = detect_processor() if counts else None  # beside the import of MLflow
     with _frame(spec, params, world, arguments) as stage:
-        outcome, reading = _run_metered(stage)
+        if detection is not None:
+            detection.join()
+        outcome, reading = _run_metered(stage, counts)
         _write(stage, outcome, reading)
     if world is not None and not world.is_main:
         return
@@ -166,13 +171,11 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
         yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
 
 
-def _run_metered(stage: Stage) -> tuple[Outcome, EnergyReading]:
+def _run_metered(stage: Stage, counts: bool) -> tuple[Outcome, EnergyReading]:
     stage.run.log_params({stage.name: stage.section()})
     if "data" in stage.inputs:
         _log_data(stage.run, stage.inputs["data"])
     work = work_of(stage.name)
-    # Where several processes of a machine work together, the first one's meter counts the machine.
-    counts = stage.world is None or stage.world.local_rank == 0
     meter = EnergyMeter(stage.params.emissions.country, alone=stage.world is None)
     context: AbstractContextManager[object] = meter if counts else nullcontext()
     with context:

@@ -2,7 +2,8 @@
 
 If the processor counts its energy (RAPL), the count is of the whole machine, and the processor's part is attributed to
 this process by its share of the CPU time. Otherwise the energy is a model: the thermal design power of a CPU times the
-CPU time of this process. The power of the memory is a model in any case, and its share is that of the CPU time as well.
+CPU time of this process and its ended children, as the kernel counts it. The power of the memory is a model in any
+case, and its share is that of the CPU time as well.
 No part depends on how long the process waited, so that other load changes none. `EnergyReading.method` says which.
 """
 
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from threading import Thread
 from types import TracebackType
 from typing import Any, Literal
 
@@ -151,6 +153,8 @@ class EnergyMeter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         seconds, strain = time.monotonic() - self._start, strain_between(self._before, read_counters())
+        # A sample that is being taken now would report to a tracker that has stopped, and fail with a traceback.
+        self._tracker._api_call_interval = -1
         co2e_kg = self._tracker.stop()
         if kind is not None:
             return
@@ -158,13 +162,22 @@ class EnergyMeter:
             raise RuntimeError("CodeCarbon returned no figure; run `codecarbon monitor --offline` to see why")
         self._reading = self._read(seconds, float(co2e_kg), strain)
 
+    def _processor_watts(self) -> float:
+        """Return the power of the machine's processors at full load, as CodeCarbon assumes it."""
+        from codecarbon.external.hardware import CPU
+
+        return sum(float(part._tdp) for part in self._tracker._hardware if isinstance(part, CPU))
+
     def _read(self, seconds: float, co2e_kg: float, strain: Strain) -> EnergyReading:
         data = self._tracker.final_emissions_data
         modes = {getattr(part, "_mode", None) for part in self._tracker._hardware}
         is_measured = bool(modes.intersection(_COUNTED_BY_HARDWARE))
         cpu, gpu, ram = (float(value) for value in (data.cpu_energy, data.gpu_energy, data.ram_energy))
+        share = min(1.0, strain.own / strain.cpus)
         if self._alone:  # CodeCarbon's model of a process's memory has steps of whole memory modules
-            ram = _memory_watts() * seconds / JOULES_PER_KWH * min(1.0, strain.own / strain.cpus)
+            ram = _memory_watts() * seconds / JOULES_PER_KWH * share
+        if self._alone and not is_measured:  # it samples the load, which is off by up to 90 % over some seconds
+            cpu = self._processor_watts() * seconds / JOULES_PER_KWH * share
         intensity = co2e_kg * 1000 / float(data.energy_consumed) if data.energy_consumed else 0.0
         if is_measured and self._alone:
             cpu *= strain.own / (strain.own + strain.foreign) if strain.own else 1.0
@@ -185,6 +198,18 @@ class EnergyMeter:
             foreign_cpus=strain.foreign,
             tracker=f"codecarbon {data.codecarbon_version}",
         )
+
+
+def detect_processor() -> Thread:
+    """Start a thread in which CodeCarbon finds the processor's model, and keeps it for this process and its forks.
+
+    It takes a second of waiting for another process. Join the thread before an `EnergyMeter` begins.
+    """
+    from codecarbon.core.util import detect_cpu_model
+
+    thread = Thread(target=detect_cpu_model, daemon=True)
+    thread.start()
+    return thread
 
 
 def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:

@@ -26,6 +26,7 @@ from lissom.components.preflight import preflight
 from lissom.components.runner import run_stage
 from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, folder_options, inputs_of, outputs_of
 from lissom.console import note
+from lissom.emissions.meter import detect_processor
 from lissom.errors import InputError
 from lissom.params import Params, load_params
 from lissom.pipelines.digests import Digests
@@ -133,10 +134,12 @@ def _run(task: Task, words: list[str]) -> None:
 
 
 def warm_up() -> None:
-    """Import what the stages import; a missing extra is left to the stage, which names it."""
+    """Import what the stages import, and detect the processor; a missing extra is left to the stage, which names it."""
     for name in _IMPORTED:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
+    with contextlib.suppress(ModuleNotFoundError):
+        detect_processor().join()
     gc.freeze()  # a child's collector leaves these objects alone, so that their memory stays shared
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from lissom.errors import ParamsError
 from lissom.params import check_params
@@ -46,7 +47,7 @@ class Workspace:
     """A folder with the repository's files in which commands are run."""
 
     def __init__(self, folder: Path, starts_warm: bool = True) -> None:
-        self.folder = folder
+        self.open(folder)
         files = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,
@@ -59,18 +60,22 @@ class Workspace:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         (folder / "dvc.lock").unlink(missing_ok=True)
-        self.env = os.environ | {
-            "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder), "CI": "true", "COLUMNS": "200",
-            "LISSOM_CHECKPOINT_SECONDS": "0",
-        }  # fmt: skip
-        for name in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"):  # bytecode beside the code, as users have it
-            self.env.pop(name, None)
         if starts_warm:
             start_warm(self.env)
         self.run("git", "init", "-q")
         self.write_params(PARAMS)
         write_base(folder / "base")
         write_data(folder / "data")
+
+    def open(self, folder: Path) -> None:
+        """Become the workspace in a folder, without a change to its files."""
+        self.folder = folder
+        self.env = os.environ | {
+            "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder), "CI": "true", "COLUMNS": "200",
+            "LISSOM_CHECKPOINT_SECONDS": "0",
+        }  # fmt: skip
+        for name in ("MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE"):  # bytecode beside the code, as users have it
+            self.env.pop(name, None)
 
     def copied_to(self, folder: Path) -> "Workspace":
         """The same, as far as it has come, elsewhere: DVC skips there what is done. Its runs are its own."""
@@ -164,9 +169,21 @@ def write_data(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory):
-    """The whole pipeline, run once, every stage in an interpreter that starts from nothing."""
-    result = Workspace(tmp_path_factory.mktemp("workspace"), starts_warm=False)
-    result.run("dvc", "repro", timeout=900)
+def workspace():
+    """The whole pipeline, run once, every stage in an interpreter that starts from nothing.
+
+    Once for all processes of the session: what one adds to it, the others may meet.
+    """
+    folder, finished = warm.shared() / "workspace", warm.shared() / "finished"
+    with FileLock(warm.shared() / "pipeline.lock"):
+        if finished.exists():
+            result = Workspace.__new__(Workspace)
+            result.open(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            result = Workspace(folder, starts_warm=False)
+            result.run("dvc", "repro", timeout=900)
+            finished.touch()
     start_warm(result.env)
     return result

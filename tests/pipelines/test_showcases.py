@@ -47,6 +47,7 @@ def workspace_of(name, family, folder):
     if params["factorize"]["method"] == "word_table":
         params["factorize"]["rank"] = 16
     params |= {name: PARAMS[name] for name in ("export", "evaluate", "emissions", "tracking")}
+    params["variants"] = ["teacher", "quantize"]
     params["gates"] = {"max_score_drop": 0.3, "min_speedup": {}, "max_megabytes": 1}
     result.write_params(params)
     (folder / "made").mkdir()

@@ -10,6 +10,9 @@ from lissom.artifacts import STEPS
 from lissom.report.ledger import Ledger
 from tests.pipelines.conftest import PARAMS, Workspace, lissom_predict, read
 
+VARIANTS = ["teacher", "distill", "quantize"]
+"""Fewer exports than the usual way has."""
+
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
@@ -21,11 +24,12 @@ def taught(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_model_with_exits_goes_all_the_way(taught, tmp_path):
-    """DistillationResult, quantised, exported, evaluated over its speeds, registered with the chosen one as default."""
+    """Distilled, quantised, exported, evaluated over its speeds, registered with the chosen one as default."""
     other, none = taught.copied_to(tmp_path), {"method": "none"}
     short = {"epochs": 2, "learning_rate": 2e-3, "precision": "float32"}
     fastbert = {"method": "fastbert", "exit_size": 16, "backbone_training": short, "training": short}
-    other.write_params(PARAMS | {"distill": fastbert, "prune": none, "factorize": none})
+    variants = ["teacher", "quantize"]
+    other.write_params(PARAMS | {"variants": variants, "distill": fastbert, "prune": none, "factorize": none})
     other.run("dvc", "repro")
     final = read(other, "metrics/evaluate/quantize/metrics.json")
     chosen = final["exits"]["chosen"]
@@ -56,7 +60,7 @@ def test_a_student_that_is_no_transformer_goes_all_the_way(taught, tmp_path):
         "augmentation": {"mask_probability": 0},  # the tiny tokenizer has no mask token
         "training": {"epochs": 4, "learning_rate": 1e-2, "weight_decay": 0, "freeze_word_table": False},
     }  # fmt: skip
-    params = PARAMS | {"distill": lstm, "factorize": none, "quantize": none}
+    params = PARAMS | {"variants": VARIANTS, "distill": lstm, "factorize": none, "quantize": none}
     other.write_params(params)
     refused = other.run("lissom", "params", "check", check=False)
     assert refused.returncode == 1 and "set prune.method: none" in refused.stderr + refused.stdout
@@ -78,7 +82,7 @@ def test_a_student_without_blocks_goes_all_the_way(taught, tmp_path):
         "classifier_size": 12,
         "training": {"epochs": 4, "learning_rate": 1e-2},
     }
-    other.write_params(PARAMS | {"distill": static, "prune": none})
+    other.write_params(PARAMS | {"variants": VARIANTS, "distill": static, "prune": none})
     other.run("dvc", "repro")
     ledger = Ledger.model_validate(read(other, "artifacts/report/ledger.json"))
     assert ledger.rows[1].method == "static" and ledger.rows[-1].score > 0.9
@@ -98,7 +102,7 @@ def test_a_number_is_predicted_all_the_way(tmp_path):
         path.write_text(path.read_text().replace("\tmatch", "\t450.5").replace("\tmismatch", "\t125"))
     (other.folder / "data" / "dev.tsv").unlink()  # held out of train, by deciles
     longer = {"teacher": PARAMS["teacher"] | {"epochs": 8}, "data": PARAMS["data"] | {"task": "regression"}}
-    other.write_params(PARAMS | longer)
+    other.write_params(PARAMS | longer | {"variants": VARIANTS})
     other.run("dvc", "repro")
     ledger = Ledger.model_validate(read(other, "artifacts/report/ledger.json"))
     assert ledger.metric.name == "pearson" and ledger.rows[0].score > 0.9 and ledger.rows[-1].score > 0.8

@@ -62,7 +62,8 @@ def bare(tmp_path_factory, tools):
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", folder / "lissom.git"], check=True)
     first = Workspace(tmp_path_factory.mktemp("first"))
     git(first.folder, "checkout", "--quiet", "-B", "main")
-    first.write_params(PARAMS | {"teacher": PARAMS["teacher"] | {"epochs": 2}})
+    fewer = ["teacher", "factorize", "quantize"]
+    first.write_params(PARAMS | {"teacher": PARAMS["teacher"] | {"epochs": 2}, "variants": fewer})
     with (first.folder / "params.yaml").open("a") as file:
         file.write("# A comment that stays.\n")
     first.run("dvc", "remote", "add", "--default", "store", str(folder / "store"))

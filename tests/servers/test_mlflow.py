@@ -8,16 +8,16 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from lissom.artifacts import STEPS
 from lissom.tracking.registry import CHALLENGER, _set_alias
 from lissom.tracking.runs import PIPELINE, flatten
 from tests.pipelines.conftest import PARAMS, Workspace, lissom_predict, read
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
 
+VARIANTS = ["teacher", "quantize"]
 STAGES = [
     "prepare", "teacher", "distill", "prune", "factorize", "quantize", "emissions", "report", "register",
-    *(f"{stage}@{variant}" for stage in ("export", "evaluate") for variant in STEPS),
+    *(f"{stage}@{variant}" for stage in ("export", "evaluate") for variant in VARIANTS),
 ]  # fmt: skip
 
 
@@ -28,7 +28,11 @@ def teams(mlflow_server, tmp_path_factory):
     for name, rank in (("ada", 16), ("grace", 8)):
         workspace = outcome[name] = Workspace(tmp_path_factory.mktemp(name))
         workspace.env |= {"MLFLOW_TRACKING_URI": mlflow_server.address, "OMP_NUM_THREADS": "1"}
-        own = {"tracking": {"experiment": name}, "factorize": PARAMS["factorize"] | {"rank": rank}}
+        own = {
+            "variants": VARIANTS,
+            "tracking": {"experiment": name},
+            "factorize": PARAMS["factorize"] | {"rank": rank},
+        }
         workspace.write_params(PARAMS | own)
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(item.run, "dvc", "repro", timeout=1500) for item in outcome.values()]:

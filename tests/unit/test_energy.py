@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -114,7 +116,27 @@ def test_a_meter_does_not_count_what_others_do():
             work(1.5)
         for part in ("energy_kwh", "cpu_kwh", "ram_kwh"):
             powers = [getattr(reading, part) / reading.cpu_seconds for reading in (beside.reading, alone.reading)]
-            assert powers[0] == pytest.approx(powers[1], rel=0.2)
+            assert powers[0] == pytest.approx(powers[1], rel=1e-6)
+
+
+def test_a_sample_that_is_being_taken_when_the_block_ends_fails_nowhere(monkeypatch):
+    failures, waiting = [], []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    with EnergyMeter("DEU") as meter:
+        sample = meter._tracker._do_measurements
+
+        def slow_in_the_background():
+            sample()
+            if threading.current_thread() is not threading.main_thread():
+                waiting.append(threading.current_thread())
+                time.sleep(0.5)
+
+        meter._tracker._do_measurements = slow_in_the_background
+        while not waiting:
+            time.sleep(0.01)
+    for thread in waiting:
+        thread.join()
+    assert not failures
 
 
 _FOREIGN = {
