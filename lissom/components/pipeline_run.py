@@ -43,13 +43,18 @@ def watched_files(spec: StageSpec, params: Params) -> list[str]:
     return [Path(place).as_posix() for place in places]
 
 
+def literal(path: str) -> str:
+    """Return a user's path as dvc.yaml holds it, where `${...}` would be a variable (DVC's templating)."""
+    return path.replace("${", "\\${")
+
+
 def check_watched(spec: StageSpec, params: Params) -> None:
     """Raise `InputError` if DVC runs the stage and a file that it reads is missing in its dependencies."""
     if "DVC_STAGE" not in os.environ or not DVC_FILE.is_file():
         return
     stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
     dependencies = {Path(str(place)).as_posix() for place in stages.get(spec.name, {}).get("deps", ())}
-    missing = [place for place in watched_files(spec, params) if place not in dependencies]
+    missing = [place for place in watched_files(spec, params) if literal(place) not in dependencies]
     if missing:
         raise InputError(
             f"{DVC_FILE} does not list {', '.join(missing)} among the dependencies of {spec.name}, so that a change "

@@ -76,9 +76,9 @@ def _is_text(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 
 def _repeats(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Return whether the column has few distinct values, as names of classes have."""
-    distinct = len({str(row[name]) for row in rows})
-    return 2 <= distinct <= max(2, len(rows) // 5)
+    """Return whether the column has few distinct values, as names of classes have; a missing one is none of them."""
+    values = [str(row[name]) for row in rows if row[name] not in (None, "")]
+    return 2 <= len(set(values)) <= max(2, len(values) // 5)
 
 
 def _task(values: Sequence[Any]) -> TaskKind:

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from lissom.artifacts import CONFUSION, HISTORY, POINTS, STEPS, SUMMARY, write_text
-from lissom.components.pipeline_run import watched_files
+from lissom.components.pipeline_run import literal, watched_files
 from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, folder_options, inputs_of, outputs_of, place_of
 from lissom.params import Params
 from lissom.pipelines.imports import code_of
@@ -87,7 +87,8 @@ def _stage(spec: StageSpec, params: Params, root: Path | None) -> dict[str, Any]
     sections = [section for section in spec.sections if section in params.model_fields_set]
     if sections:
         stage["params"] = sections
-    stage["deps"] = [*(code_of(spec.name, root) if root else ()), *watched_files(spec, params), *artefacts]
+    files = [literal(path) for path in watched_files(spec, params)]
+    stage["deps"] = [*(code_of(spec.name, root) if root else ()), *files, *artefacts]
     stage["outs"] = [
         {folder: {"cache": False}} if name == METRICS_FOLDER else folder for name, folder in outputs.items()
     ]

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mlflow
@@ -131,6 +132,12 @@ class ConstantMeter:
         pass
 
 
+def _nothing_detected() -> Thread:
+    thread = Thread()
+    thread.start()
+    return thread
+
+
 def run(folder: Path, fault: Fault) -> tuple[int, str, int]:
     """Run the stage in a fork; return its exit code, what it said, and how many calls could have failed."""
     said, counted = folder.parent / "said", folder.parent / "counted"
@@ -162,7 +169,7 @@ def _become_stage(folder: Path, said: Path) -> None:
     tempfile.tempdir = str(folder / "tmp")
     sys.stderr = said.open("w")
     runner.work_of = lambda name: work
-    runner.EnergyMeter = ConstantMeter
+    runner.EnergyMeter, runner.detect_processor = ConstantMeter, _nothing_detected
     runner._log_data = lambda run, data: None
 
 

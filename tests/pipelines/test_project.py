@@ -12,7 +12,7 @@ import yaml
 
 from lissom.errors import InputError
 from lissom.pipelines.init import INSTALL, files_of_project, init, template
-from tests.pipelines.conftest import ROOT, write_base, write_data
+from tests.pipelines.conftest import PARAMS, ROOT, Workspace, write_base, write_data
 
 
 def test_the_template_is_what_the_repository_uses():
@@ -74,6 +74,20 @@ def test_an_initialised_project_runs(installed, tmp_path):
     assert "up to date" in status
     ignored = subprocess.run(["git", "status", "--short", "artifacts"], cwd=tmp_path, capture_output=True, text=True)
     assert not ignored.stdout
+
+
+def test_names_of_folders_are_no_variables_to_dvc(tmp_path):
+    """Nor are spaces, quotes and brackets anything but themselves, in a template or in a shell."""
+    workspace = Workspace(tmp_path)
+    name = "bob's ${data} [new] #1"
+    (tmp_path / "data").rename(tmp_path / name)
+    data = {"source": f"files:{name}", "text": "left", "text_pair": "right", "transfer": f"{name}/unlabelled.tsv"}
+    workspace.write_params(PARAMS | {"data": data})
+    assert "Running stage 'prepare'" in workspace.run("dvc", "repro", "prepare").stdout
+    assert "up to date" in workspace.run("dvc", "repro", "prepare").stdout
+    with (tmp_path / name / "train.tsv").open("a") as file:
+        file.write("the film was long\tgood movie\tmatch\n")
+    assert "Running stage 'prepare'" in workspace.run("dvc", "repro", "prepare").stdout
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ TEXTS = [f"a text of some words {number}" for number in range(40)]
         ({"score": [n / 8 for n in range(40)], "sentence1": TEXTS, "sentence2": TEXTS}, Columns("sentence1", "sentence2", "score", "regression")),
         ({"ticket": TEXTS, "queue": ["billing", "sales"] * 20}, Columns("ticket", None, "queue", "classification")),
         ({"left": TEXTS, "right": TEXTS, "kind": ["a", "b"] * 20}, Columns("left", "right", "kind", "classification")),
+        ({"ticket": TEXTS, "queue": ["a", "b"] * 20, "note": ["seen", *[""] * 39]}, Columns("ticket", None, "queue", "classification")),
         ({"text": TEXTS, "stars": ["1", "5"] * 20}, Columns("text", None, "stars", "classification")),
     ],
 )  # fmt: skip
