@@ -1,6 +1,6 @@
-"""One fault at one point of a toy stage: the calls that write are counted, and the n-th one fails or kills.
+"""One fault at one point of a stage: the calls that write are counted, and the n-th one fails or kills.
 
-The stage is the runner's own, with a work of milliseconds and a constant reading of energy; every run is a fork.
+A stage is the runner's own, with a work of milliseconds and a constant reading of energy; every run is a fork.
 """
 
 import errno
@@ -19,24 +19,48 @@ from typing import Any
 
 import mlflow
 import mlflow.data.meta_dataset
+import mlflow.pyfunc
 import mlflow.store.tracking.sqlalchemy_store
+import pandas as pd
+import torch
 from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError
 
+from lissom.artifacts import (
+    DATA_CARD,
+    EXPORT_RECORD,
+    LEDGER_JSON,
+    ONNX,
+    REPORT_PAGE,
+    SERVING,
+    TOKENIZER,
+    write_json,
+    write_text,
+)
 from lissom.components import runner
-from lissom.components.specs import spec_of
+from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, spec_of
 from lissom.components.stage import Outcome, Stage
+from lissom.data.tables import Row, write_table
 from lissom.emissions.meter import EnergyReading
 from lissom.ending import finish_with_message
+from lissom.export.onnx import write_serving
 from lissom.models import tensor_file
 from lissom.params import check_params
+from lissom.tracking import registry
 from lissom.training.checkpoint import Progress
+from lissom.training.teacher import save_logits
 from tests.unit import tiny
 
 KINDS = ("kill", "torn", "ENOSPC", "EIO", "HTTP 500", "connection", "clock")
 KILLED = 9
 _OF_FILES = ("rename", "replace", "fsync", "mkdir", "unlink", "rmdir")
 _OF_MLFLOW = ("set_experiment", "start_run", "log_params", "log_metrics", "log_artifact", "set_tags")
+_OF_CLIENT = (
+    "create_run", "create_registered_model", "create_model_version", "log_artifact", "log_metric",
+    "set_model_version_tag", "set_registered_model_alias", "set_registered_model_tag", "set_tag", "set_terminated",
+    "update_model_version", "update_run",
+)  # fmt: skip
+MODEL = "toy"
 
 
 @dataclass
@@ -58,7 +82,7 @@ class Fault:
         if self.kind == "clock":
             now = time.time
             time.time = lambda: now() - 86_400
-        elif name in _OF_MLFLOW:
+        elif name in (*_OF_MLFLOW, *_OF_CLIENT):
             raise MlflowException(f"{self.kind}: the tracking server failed")
         elif self.kind in ("ENOSPC", "EIO"):
             number = getattr(errno, self.kind)
@@ -95,7 +119,15 @@ class Fault:
             setattr(os, name, self.around(name, getattr(os, name)))
         for name in _OF_MLFLOW:
             setattr(mlflow, name, self.around(name, getattr(mlflow, name)))
+        for name in _OF_CLIENT:
+            setattr(mlflow.MlflowClient, name, self.around(name, getattr(mlflow.MlflowClient, name)))
         tensor_file.save_file = self.saving(tensor_file.save_file)
+
+
+def stage_of(seed: int) -> str:
+    """Return the stage of a seed: all in turn, `register` every 33rd time, since MLflow takes seconds for a version."""
+    *others, register = (spec.name for spec in STAGES)
+    return register if seed % 33 == 32 else others[seed % len(others)]
 
 
 def fault_of(seed: int, calls: int) -> Fault:
@@ -103,8 +135,28 @@ def fault_of(seed: int, calls: int) -> Fault:
     return Fault(rng.choice(KINDS), rng.randrange(calls))
 
 
-def work(stage: Stage) -> Outcome:
-    """Train three steps of one sum, with a checkpoint after each."""
+def work_of(name: str) -> Callable[[Stage], Outcome]:
+    """Return a work that writes what the stage does, with the project's own functions, and computes next to nothing."""
+    return {"prepare": _prepare, "export": _export, "report": _report, "register": _register}.get(
+        name, _train_or_measure
+    )
+
+
+def _prepare(stage: Stage) -> Outcome:
+    folder = stage.outputs["data"]
+    for split in ("train", "dev", "test"):
+        write_table(folder / f"{split}.arrow", [Row("the good film", None, "good")])
+    write_json(folder / DATA_CARD, {"rows": 1})
+    return Outcome({"rows": 1.0})
+
+
+def _train_or_measure(stage: Stage) -> Outcome:
+    """Train three steps of one sum, with a checkpoint after each, where the stage trains."""
+    if not stage.spec.trains:
+        stage.run.log_metrics({"score": 1.0})
+        return Outcome({"score": 1.0})
+    if "logits" in stage.outputs:
+        save_logits(torch.ones(3, 2), stage.outputs["logits"])
     model = tiny.model("bert")
     checkpoints = stage.checkpoints()
     found = checkpoints.restore("toy", model.network)
@@ -113,6 +165,32 @@ def work(stage: Stage) -> Outcome:
         parameter.data.add_(step + 1.0)
         checkpoints.save("toy", model.network, [], Progress(step=step + 1))
     return Outcome({"sum": float(parameter.sum())}, [{"step": 3.0, "loss": 1.0}], model, "toy")
+
+
+def _export(stage: Stage) -> Outcome:
+    folder = stage.outputs["export"]
+    (folder / ONNX).write_bytes(b"graph")
+    write_text(folder / TOKENIZER, "{}")
+    write_serving(folder, {"format": "onnx"})
+    write_json(folder / EXPORT_RECORD, {"files": {ONNX: 5}})
+    return Outcome({"megabytes": 5e-6})
+
+
+def _report(stage: Stage) -> Outcome:
+    write_text(stage.outputs["report"] / REPORT_PAGE, "<html></html>")
+    write_json(stage.outputs["report"] / LEDGER_JSON, {"rows": []})
+    stage.run.log_to_parent(stage.outputs["report"] / LEDGER_JSON, metrics={"score": 1.0})
+    return Outcome({"score": 1.0})
+
+
+def _register(stage: Stage) -> Outcome:
+    """Register a folder, and move both aliases to its version."""
+    sample, tags = pd.DataFrame({"text": ["the good film"]}), {"sha256": "0", "speed": "None"}
+    version = registry.register(stage.inputs["export"], MODEL, "# card", tags, sample)
+    for alias in (registry.CHALLENGER, registry.CHAMPION):
+        registry._set_alias(mlflow.MlflowClient(), MODEL, alias, version)
+    stage.run.log_to_parent(tags={"lissom.registered": MODEL})
+    return Outcome({"aliases": 2.0})
 
 
 class ConstantMeter:
@@ -138,8 +216,8 @@ def _nothing_detected() -> Thread:
     return thread
 
 
-def run(folder: Path, fault: Fault) -> tuple[int, str, int]:
-    """Run the stage in a fork; return its exit code, what it said, and how many calls could have failed."""
+def run(folder: Path, stage: str, fault: Fault) -> tuple[int, str, int]:
+    """Run a stage in a fork; return its exit code, what it said, and how many calls could have failed."""
     said, counted = folder.parent / "said", folder.parent / "counted"
     child = os.fork()
     if child == 0:
@@ -147,7 +225,8 @@ def run(folder: Path, fault: Fault) -> tuple[int, str, int]:
         try:
             _become_stage(folder, said)
             fault.install()
-            finish_with_message("prune", lambda: runner._run(spec_of("prune"), _params(), None, _arguments()))
+            spec = spec_of(stage)
+            finish_with_message(stage, lambda: runner._run(spec, _params(), None, _arguments(spec)))
             code = 0
         except SystemExit as end:
             print(end.code, file=sys.stderr)
@@ -168,7 +247,8 @@ def _become_stage(folder: Path, said: Path) -> None:
     os.environ |= {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", "LISSOM_DEBUG": "0"}
     tempfile.tempdir = str(folder / "tmp")
     sys.stderr = said.open("w")
-    runner.work_of = lambda name: work
+    runner.work_of = work_of
+    registry._answers = lambda exported, sample: pd.DataFrame({"label": ["good"] * len(sample)})
     runner.EnergyMeter, runner.detect_processor = ConstantMeter, _nothing_detected
     runner._log_data = lambda run, data: None
 
@@ -179,11 +259,16 @@ def _params() -> Any:
     return check_params({**sections, "tracking": tracking})
 
 
-def _arguments() -> dict[str, Any]:
-    inputs = {f"{name}_input": Path("inputs") for name in ("data", "model", "logits")}
-    outputs = {f"{name}_output": Path("artifacts") / name for name in ("model", "metrics")}
-    rest = {"checkpoints": Path("checkpoints"), "checkpoint_seconds": 0.0, "pipeline_run": "", "executor_input": None}
-    return inputs | outputs | rest
+def _arguments(spec: StageSpec) -> dict[str, Any]:
+    inputs = {f"{name}_input": Path("inputs") for name in spec.inputs} | {f"{name}_of": [] for name in spec.inputs}
+    outputs = {f"{name}_output": Path("artifacts") / name for name in (*spec.outputs, METRICS_FOLDER)}
+    rest = {
+        "checkpoints": Path("checkpoints"),
+        "checkpoint_seconds": 0.0,
+        "pipeline_run": "run",
+        "executor_input": None,
+    }
+    return inputs | outputs | rest | {"variant": "teacher"}
 
 
 def new_folder(folder: Path, template: Path | None = None) -> Path:
@@ -192,4 +277,5 @@ def new_folder(folder: Path, template: Path | None = None) -> Path:
         (folder / name).mkdir(parents=True)
     if template:
         shutil.copy(template / "mlflow.db", folder)
+    write_text(folder / "inputs" / SERVING, "{}")
     return folder

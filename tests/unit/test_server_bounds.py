@@ -11,10 +11,16 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import uvicorn
+from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks.server_memory import peak_of_server
+from lissom.export.onnx import export_onnx
+from lissom.models.compressed import CompressedModel
+from lissom.models.fused import separate
 from lissom.serving import http as server
 from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
 from lissom.serving.connections import bounded_protocol
+from tests.unit import tiny
 from tests.waiting import free_port
 
 LIMITS = server.Limits(running=2, waiting=3, connections=40, seconds=1.5, body_bytes=200_000)
@@ -86,6 +92,19 @@ def test_64_clients_share_a_bounded_number_of_predictions():
     statuses = [status for status, _, _ in results]
     assert statuses.count(200) == 5 and statuses.count(503) == 59 and model.most == 2
     assert all(headers["retry-after"] for status, headers, _ in results if status == 503)
+
+
+def test_64_clients_with_many_texts_take_the_memory_of_a_few_small_batches(tmp_path):
+    """One batch of a request's size takes some 50 MB here; all requests at once, or each as a whole, would take GBs."""
+    config = BertConfig(
+        vocab_size=len(tiny.VOCABULARY), hidden_size=128, intermediate_size=1024, num_attention_heads=2,
+        num_hidden_layers=1, max_position_embeddings=256, num_labels=len(tiny.TASK.labels),
+    )  # fmt: skip
+    task = tiny.TASK.model_copy(update={"max_length": 256})
+    network = separate(BertForSequenceClassification(config)).eval()
+    export_onnx(CompressedModel(network, tiny.tokenizer(), {}, tiny.model("bert", task=task).manifest), tmp_path)
+    before, peak = peak_of_server(tmp_path, "the film was good " * 80, None, texts=32)
+    assert peak - before < 250
 
 
 def test_who_left_while_waiting_is_not_worked_for():
