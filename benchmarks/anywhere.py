@@ -100,15 +100,8 @@ def _fuzz(times: int) -> dict[str, Any]:
         save(tiny.model("bert"), folder / "model")
         (folder / "exported").mkdir()
         export_onnx(tiny.model("bert"), folder / "exported")
-        command = [
-            sys.executable,
-            "-m",
-            "tests.unit.test_fuzz",
-            folder / "model",
-            folder / "exported",
-            folder,
-            str(times),
-        ]
+        places = [str(folder / "model"), str(folder / "exported"), place]
+        command = [sys.executable, "-m", "tests.unit.test_fuzz", *places, str(times)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     outcome = json.loads(done.stdout.splitlines()[-1])
     return {"tried": outcome["total"], "failed": len(outcome["unclear"]), "peak_mib": outcome["peak"] / 2**20}
