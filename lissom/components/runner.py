@@ -8,6 +8,7 @@ import hashlib
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -153,6 +154,8 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
     is_main = world is None or world.is_main
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
+        if not spec.trains:  # processes of a training share memory by sockets, whose paths must be short
+            stack.enter_context(_temporary_files_in(scratch))
         sources = input_folders(spec, arguments, scratch)
         run: Run = SilentRun()
         if is_main:
@@ -169,6 +172,17 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
         seconds = arguments["checkpoint_seconds"]
         yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let libraries make their temporary files in a folder, so that those of a killed stage are found and removed."""
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _run_metered(stage: Stage, counts: bool) -> tuple[Outcome, EnergyReading]:
