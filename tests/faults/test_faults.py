@@ -1,7 +1,4 @@
-"""After any single fault in any stage: one line, nothing half-written, a rerun with the bytes of a run without faults.
-
-`LISSOM_FAULT_SEEDS=3000 python -m pytest tests/faults -n 8` is the long campaign.
-"""
+"""After any single fault in any stage: one line, nothing half-written, a rerun with the bytes of a run without faults."""
 
 import json
 import os

@@ -26,9 +26,6 @@ from lissom.tasks.metric import ACCURACY, Metric
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.able("exits"))
-QUANTIZED = ("bert", "llama", "mobilebert", "modernbert")
-"""Of every kind of block one, with more blocks too; test_export.py quantises all families, and parting a graph changes
-no kernel."""
 SPEEDS = (FULL_DEPTH, 0.6, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -85,16 +82,10 @@ def test_leaving_early_gives_the_exits_answer_alone_or_in_a_batch(family):
     assert len(set(depths)) > 2  # some speeds part the batch
 
 
-@pytest.mark.parametrize(
-    ("family", "quantize"),
-    [(family, False) for family in tiny.able("exits")] + [(family, True) for family in QUANTIZED],
-    ids=lambda value: value if isinstance(value, str) else "int8" if value else "float",
-)
+@pytest.mark.parametrize("quantize", [False, True], ids=["float", "int8"])
+@families
 def test_the_exported_graph_leaves_where_torch_does(family, quantize, tmp_path):
-    if family in QUANTIZED:  # a block that is skipped inside of one that is
-        model = with_exits(family, 0, KeepBlocks(kept=(0, 1, 3)), KeepHeads(kept=((0,), (0, 1), (1,))))
-    else:
-        model = with_exits(family, 0, KeepBlocks(kept=(0, 3)), KeepHeads(kept=((0,), (1,))))
+    model = with_exits(family, 0, KeepBlocks(kept=(0, 1, 3)), KeepHeads(kept=((0,), (0, 1), (1,))))
     if quantize:
         model.edit(tiny.suited(family, [FactorizeWordTable(rank=8), FakeQuantize()]))
         calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
