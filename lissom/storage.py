@@ -91,6 +91,15 @@ def recover(target: Path) -> None:
     _discard(old, target)
 
 
+def remove_folder(target: Path) -> None:
+    """Remove a folder in one step, so that no part of it is ever read as the whole; what fails leaves all of it."""
+    *_, trash = _steps(target)
+    shutil.rmtree(trash, ignore_errors=True)
+    with suppress(OSError):
+        target.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock of a folder's only writer; the kernel releases it when the process dies.

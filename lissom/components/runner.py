@@ -5,7 +5,6 @@ moves these to their targets when the work is complete.
 """
 
 import hashlib
-import shutil
 import signal
 import sys
 import tempfile
@@ -41,7 +40,7 @@ from lissom.parallel.config import ParallelParams
 from lissom.parallel.launch import is_worker, launch, load_run, report_error, save_run
 from lissom.params import Params
 from lissom.report.plot_data import curves
-from lissom.storage import scratch_folder
+from lissom.storage import remove_folder, scratch_folder
 from lissom.tracking.runs import STAGE_TAG, VARIANT_TAG, Run, SilentRun, flatten, open_run
 from lissom.training.stopping import Stopped
 
@@ -144,7 +143,7 @@ def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict
         costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
         facts = {"stage": spec.name, "method": outcome.method, "mlflow_run": stage.run.id}
         write_executor_output(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
-    shutil.rmtree(stage.checkpoint_folder, ignore_errors=True)
+    remove_folder(stage.checkpoint_folder)
 
 
 @contextmanager

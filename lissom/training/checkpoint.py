@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -138,10 +137,6 @@ class Checkpoints:
             seconds=state["seconds"],
         )
         return TrainingState(progress, moments)
-
-    def clear(self) -> None:
-        """Remove the checkpoint, once the result of the training is stored elsewhere."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def identity_of(network: nn.Module, data: Encoded, params: TrainingParams, extra: str) -> str:

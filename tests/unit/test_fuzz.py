@@ -16,6 +16,7 @@ from pathlib import Path
 
 import lissom
 from lissom.serving.folder import file_digest
+from lissom.serving.footprint import peak_bytes
 from tests.unit import tiny
 
 COUNTS = {
@@ -197,8 +198,7 @@ def main(model, exported, scratch, times):
                 if not is_clear(error):
                     unclear.setdefault(f"{kind}: {type(error).__name__}: {str(error)[:200]}", kind)
         print(f"{kind}: {time.monotonic() - started:.1f} s", file=sys.stderr)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"unclear": list(unclear)[:40], "total": total, "loaded": loaded, "peak": peak}))
+    print(json.dumps({"unclear": list(unclear)[:40], "total": total, "loaded": loaded, "peak": peak_bytes()}))
 
 
 def test_damaged_inputs_are_told_clearly_in_bounded_memory(plain_export, tmp_path):

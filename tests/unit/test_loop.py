@@ -5,6 +5,7 @@ import torch
 from lissom.data.batches import collate, shuffled_batches, sorted_batches
 from lissom.data.encoding import Encoded
 from lissom.errors import DivergenceError
+from lissom.storage import remove_folder
 from lissom.tasks.metric import ACCURACY, Metric
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.config import TrainingParams
@@ -125,7 +126,7 @@ def test_a_killed_training_resumes_to_the_same_weights(step, keep, tmp_path):
         scores = Scorer(ACCURACY, lambda: -float(network.classifier.weight.detach().sum()))
         checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
         fitted = fit(network, examples(), 0, tiny.LOSS, params, score=scores, hooks=hooks, checkpoints=checkpoints)
-        checkpoints.clear()
+        remove_folder(tmp_path / "checkpoint")
         return weights(network), fitted
 
     expected, undisturbed = run()

@@ -50,6 +50,32 @@ def test_a_kill_at_any_rename_leaves_the_old_or_the_new_folder(tmp_path, monkeyp
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("name", ["rename", "unlink", "rmdir"])
+@pytest.mark.parametrize("failing", range(3))
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_folder_is_removed_whole_or_not_at_all(tmp_path, name, failing, dies):
+    target, real = tmp_path / "out", getattr(os, name)
+    write(target, "old")
+
+    def removes():
+        calls = iter(range(100))
+
+        def strikes(*given, **named):
+            if next(calls) != failing:
+                return real(*given, **named)
+            if dies:
+                os._exit(9)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        setattr(os, name, strikes)
+        storage.remove_folder(target)
+
+    assert in_child(removes) in (0, 9)
+    assert not target.exists() or content(target) == {"old"}
+    storage.remove_folder(target)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_an_error_at_any_step_leaves_the_old_folder(tmp_path, monkeypatch, number):
     target = tmp_path / "out"
