@@ -116,7 +116,9 @@ def predict(
     table = Table(box=None, pad_edge=False)
     rows = [_shown(result) for result in answers]
     for name in (*(rows[0] if rows else ()), "text"):
-        table.add_column(name, overflow="fold", no_wrap=name not in ("label", "spans", "continuation", "text"))
+        table.add_column(
+            name, overflow="fold", no_wrap=name not in ("label", "spans", "continuation", "translation", "text")
+        )
     for text, row in zip(texts, rows, strict=True):
         table.add_row(*row.values(), text)
     out.print(table)

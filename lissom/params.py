@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lissom.artifacts import FINAL, STEPS, TEACHER, Step
 from lissom.cluster import ClusterParams
-from lissom.data.config import DataParams
+from lissom.data.config import DataParams, TaskKind
 from lissom.distill.config import DistillParams, NoDistillation
 from lissom.emissions.config import EmissionsParams
 from lissom.errors import ParamsError
@@ -28,7 +28,11 @@ from lissom.tracking.config import GatesParams, TrackingParams
 from lissom.training.config import RecoveryParams, TeacherParams, TrainingParams
 
 _MOST_DIGITS = 4
-_OF_LANGUAGE_MODELS = ("none", "logits")
+_OF_TOKENS: Mapping[TaskKind, tuple[str, ...]] = {
+    "language_modeling": ("none", "logits"),
+    "translation": ("none", "logits", "sequence"),
+}
+"""Methods of distillation where the outputs are logits of tokens, by task."""
 _OF_WHOLE_TEXTS = ("lstm", "static", "fastbert", "deep_to_shallow")
 """Methods whose students, or whose exits, read a text's logits from a vector of the whole text."""
 
@@ -80,13 +84,19 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _methods_fit_language_models(self) -> "Params":
-        if self.data.has_labels:
+    def _methods_fit_predicted_tokens(self) -> "Params":
+        if not self.data.predicts_tokens:
+            if self.distill.method == "sequence":
+                raise ValueError(
+                    f"distill.method: sequence learns texts that the teacher writes, and data.task: {self.data.task} has "
+                    "none; take another method"
+                )
             return self
-        if self.distill.method not in _OF_LANGUAGE_MODELS:
+        allowed = _OF_TOKENS[self.data.task]
+        if self.distill.method not in allowed:
             raise ValueError(
                 f"distill.method: {self.distill.method} is not made for data.task: {self.data.task}; allowed: "
-                f"{', '.join(_OF_LANGUAGE_MODELS)}"
+                f"{', '.join(allowed)}"
             )
         if any(getattr(method, "min_count", None) is not None for method in self.factorize):
             raise ValueError(

@@ -34,13 +34,14 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     Raises:
         InputError: something is missing or does not fit; the message lists all of it.
     """
+    source: Path | str | None = None
     try:
-        source, _ = locate(params.base.model)
+        if not params.base.is_new:
+            source, _ = locate(params.base.model)
     except InputError:
         if not elsewhere:
             raise
-        source = None
-    folder = source if isinstance(source, Path) else None  # None: on the hub, or on the other machines
+    folder = source if isinstance(source, Path) else None  # None: new, on the hub, or on the other machines
     problems = [] if elsewhere else [*_missing_packages(params), *_lacking_space(folder)]
     # A folder of lissom's has edits of its own, which its config does not show.
     if folder and not (folder / MANIFEST).is_file():
@@ -52,6 +53,7 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
 
 def _missing_packages(params: Params) -> Iterator[str]:
     needed = [*_PACKAGES, *(["textblob"] if params.distill.method == "lstm" else [])]
+    needed += ["sacrebleu"] if params.data.is_written else []
     for name in needed:
         if importlib.util.find_spec(name) is None:
             yield f"  {advice_for(ModuleNotFoundError(name=name))}"

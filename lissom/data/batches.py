@@ -69,7 +69,8 @@ class Batch:
 
     inputs: Mapping[str, Tensor]
     """Inputs by transformers' names, each `[batch, n]` int64: `input_ids`, `attention_mask` (1 for real tokens),
-    `token_type_ids`."""
+    `token_type_ids`; where a decoder writes the targets also `decoder_input_ids` and `decoder_attention_mask`,
+    `[batch, m]`."""
     targets: Tensor
     """`[rows]`, or `[rows, ...]`, from `Task.targets`: one row for every example, or those of `token_rows`."""
     indices: Tensor
@@ -155,16 +156,26 @@ def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int =
     if data.places is not None:
         example = np.repeat(np.arange(len(indices)), data.row_counts(indices))
         token_rows = TokenRows(*(torch.from_numpy(array) for array in (example, data.places[rows], rows)))
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, **_decoder_inputs(data, indices, pad)}
     return Batch(
-        inputs={
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "token_type_ids": torch.from_numpy(types),
-        },
+        inputs={name: torch.from_numpy(array) for name, array in inputs.items()},
         targets=torch.from_numpy(data.targets[rows]),
         indices=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
         token_rows=token_rows,
     )
+
+
+def _decoder_inputs(data: Encoded, indices: NDArray[np.int64], pad: int) -> dict[str, NDArray[np.int64]]:
+    """Return examples' targets, shifted by one token, and their mask, each `[batch, m]`; empty without a decoder."""
+    if data.start_id is None:
+        return {}
+    counts = data.row_counts(np.asarray(indices, dtype=np.int64))
+    ids = np.full((len(indices), max(1, int(counts.max()))), pad, dtype=np.int64)
+    ids[:, 0] = data.start_id
+    for row, index in enumerate(indices):
+        tokens = data.targets[data.rows_of(np.asarray([index]))][:-1]
+        ids[row, 1 : 1 + len(tokens)] = tokens
+    return {"decoder_input_ids": ids, "decoder_attention_mask": (np.arange(ids.shape[1]) < counts[:, None]).astype(int)}
 
 
 def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

@@ -57,10 +57,13 @@ class Cleaner:
             self._counts["an empty text"] += 1
             return None
         label = record[params.label] if self._labelled else None
+        if label is not None and params.is_written:
+            label = self._text(params.label, label, place) or None
         if self._labelled and _is_missing(label):
             self._counts["no label"] += 1
             return None
-        name = None if label is None else self._encodable(label_text(label, params, place))
+        written = label is None or params.is_written
+        name = label if written else self._encodable(label_text(label, params, place))
         return Row(texts[0], texts[1] if params.text_pair else None, name)
 
     def notes(self, split: str) -> list[str]:

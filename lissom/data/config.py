@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from lissom.section import Section
 
-TaskKind = Literal["classification", "regression", "token_classification", "language_modeling"]
+TaskKind = Literal["classification", "regression", "token_classification", "language_modeling", "translation"]
 """Kinds of tasks; each is a module in `lissom/tasks`."""
 NUMERIC: frozenset[TaskKind] = frozenset({"regression"})
 """The tasks whose labels are numbers; others have names of classes."""
@@ -14,6 +14,8 @@ PER_TOKEN: frozenset[TaskKind] = frozenset({"token_classification"})
 """The tasks that label every word of a text, in place of the text."""
 UNLABELLED_TASKS: frozenset[TaskKind] = frozenset({"language_modeling"})
 """The tasks that need texts alone."""
+WRITTEN: frozenset[TaskKind] = frozenset({"translation"})
+"""The tasks whose labels are texts, which a model writes token by token."""
 EMBEDDED: dict[str, TaskKind] = {
     "embedded:python-docs": "classification",
     "embedded:python-reference": "language_modeling",
@@ -32,7 +34,7 @@ class DataParams(Section):
 
     task: TaskKind = "classification"
     """Whether a label is the name of a class, a number to predict, or a list with a tag for every word; or
-    `language_modeling`, which has no labels."""
+    `language_modeling`, which has no labels; or `translation`, whose label is a text."""
 
     text: str = "text"
     """Column of the text (`files:` and `hub:`); for `token_classification` a list of words."""
@@ -41,7 +43,8 @@ class DataParams(Section):
     """Column of the second text, for tasks on pairs."""
 
     label: str = "label"
-    """Column of the label; for `token_classification` a list of tags such as `O`, `B-person` and `I-person`."""
+    """Column of the label; for `token_classification` a list of tags such as `O`, `B-person` and `I-person`; for
+    `translation` the text's translation."""
 
     empty_texts: Literal["drop", "refuse"] = "drop"
     """What becomes of rows whose text is empty or white space: left out, counted and noted, or the stage ends."""
@@ -77,6 +80,21 @@ class DataParams(Section):
         """Return whether texts have labels."""
         return self.task not in UNLABELLED_TASKS
 
+    @property
+    def is_written(self) -> bool:
+        """Return whether a label is a text that a model writes."""
+        return self.task in WRITTEN
+
+    @property
+    def has_classes(self) -> bool:
+        """Return whether a label is one of a few names, or a list of them."""
+        return self.has_labels and not self.is_numeric and not self.is_written
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Return whether a model's outputs are logits of a vocabulary, `[tokens, vocabulary]`."""
+        return self.is_written or not self.has_labels
+
     @model_validator(mode="after")
     def _transfer_has_a_source(self) -> "DataParams":
         if self.transfer_examples and self.transfer is None and self.source != "embedded:python-docs":
@@ -88,7 +106,7 @@ class DataParams(Section):
             raise ValueError(
                 f"task is {self.task}, but {self.source} is for {EMBEDDED[self.source]}; set data.task to that"
             )
-        if (self.is_per_token or not self.has_labels) and self.text_pair is not None:
+        if (self.is_per_token or self.predicts_tokens) and self.text_pair is not None:
             raise ValueError(f"text_pair is {self.text_pair!r}, but {self.task} is for single texts; set it to null")
         if self.text_pair == self.text or self.label in (self.text, self.text_pair):
             raise ValueError("text, text_pair and label must be three different columns")

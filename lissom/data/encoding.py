@@ -5,7 +5,7 @@ random access to a chunked Arrow list column copies chunks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,16 @@ from lissom.data.labels import labelled
 from lissom.data.tables import Table
 
 _ROWS_PER_CALL = 1024
+
+
+@dataclass(frozen=True)
+class Written:
+    """What answers that are texts are judged by."""
+
+    references: NDArray[np.object_]
+    """The texts of the labels, `[examples]`."""
+    decode: Callable[[Sequence[Sequence[int]]], list[str]]
+    """Returns the texts of token ids, without special tokens."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,10 @@ class Encoded:
     outputs of a network are one row for every example."""
     row_offsets: NDArray[np.int64] | None = None
     """With `places`: the rows of example i are `targets[row_offsets[i]:row_offsets[i + 1]]`, `[examples + 1]`."""
+    start_id: int | None = None
+    """Where a decoder writes the targets: the token before the first of them."""
+    written: Written | None = None
+    """Set where answers are texts."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -45,6 +59,13 @@ class Encoded:
     def lengths(self) -> NDArray[np.int64]:
         """Length of every example in tokens, `[examples]`."""
         return np.diff(self.offsets)
+
+    @property
+    def judged(self) -> "Encoded":
+        """Return the examples with the targets that metrics need: of written answers the texts, a row for each."""
+        if self.written is None:
+            return self
+        return replace(self, targets=self.written.references, places=None, row_offsets=None)
 
     def labelled(self, count: int) -> NDArray[np.int64]:
         """Return the indices of `count` labelled examples, evenly spaced, so that sorted files give all labels."""

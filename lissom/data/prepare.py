@@ -109,11 +109,11 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
     rows = {split: splits.digests(raw[split]) for split in SPLITS if split in raw}
     names = {split: raw[split].labels() for split in rows}
     values = {split: _tags(texts) for split, texts in names.items()} if params.is_per_token else names
-    if params.has_labels and len(set(values["train"])) < 2:
+    if params.has_labels and not params.is_written and len(set(values["train"])) < 2:
         raise DataError(
             f"data.source {params.source}: train has one label only ({values['train'][0]!r}); two or more are needed"
         )
-    named = params.has_labels and not params.is_numeric
+    named = params.has_classes
     labels = _known_labels(params.source, values) if named else ()
     if params.is_per_token:
         labels = _outside_first(params.source, labels)
@@ -236,6 +236,8 @@ def _strata(params: DataParams, names: Sequence[str | None]) -> Sequence[str | N
     """Return the stratum of every row: its label, the decile of its number, or its rarest tag."""
     if params.is_numeric:
         return splits.deciles(list(map(float, map(str, names))))
+    if params.is_written:
+        return [None] * len(names)
     if not params.is_per_token:
         return names
     counts = Counter(_tags(names))

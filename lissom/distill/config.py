@@ -15,6 +15,7 @@ from lissom.distill.offline_config import (
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
+    SequenceDistillation,
     StaticDistillation,
     TinyBertDistillation,
 )
@@ -29,6 +30,7 @@ from lissom.distill.self_config import (
 DistillParams = Annotated[
     NoDistillation
     | LogitsDistillation
+    | SequenceDistillation
     | DistilBertDistillation
     | PatientDistillation
     | TinyBertDistillation

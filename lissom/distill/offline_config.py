@@ -31,7 +31,10 @@ class LogitsDistillation(Section):
     method: Literal["logits"]
 
     blocks: Blocks
-    """The teacher's blocks (0-based, ascending) that the student starts from."""
+    """The teacher's blocks (0-based, ascending) that the student starts from; of an encoder-decoder the encoder's."""
+
+    decoder_blocks: Blocks | None = None
+    """The same for the decoder of an encoder-decoder; null takes as many as `blocks`, evenly spaced."""
 
     start: Literal["teacher", "random"] = "teacher"
     """Initial weights: the teacher's, or random ones as a baseline."""
@@ -41,6 +44,23 @@ class LogitsDistillation(Section):
     again with more blocks: half of the missing ones, evenly spaced, and so on up to all; null accepts any score."""
 
     training: RecoveryParams = RecoveryParams()
+
+
+class SequenceDistillation(Section):
+    """A student made of some of the teacher's blocks learns the texts that the teacher writes (Kim and Rush 2016)."""
+
+    method: Literal["sequence"]
+
+    blocks: Blocks
+    """The teacher's encoder blocks (0-based, ascending) that the student starts from."""
+
+    decoder_blocks: Blocks | None = None
+    """The same for the decoder; null takes as many as `blocks`, evenly spaced."""
+
+    beams: int = Field(default=4, ge=1, le=64)
+    """Hypotheses of the beam search by which the teacher writes."""
+
+    training: TrainingParams = TrainingParams()
 
 
 class SignalsParams(Section):

@@ -12,6 +12,7 @@ from lissom.distill import (
     mobilebert,
     mutual,
     patient,
+    sequence,
     static,
     tinybert,
 )
@@ -24,6 +25,7 @@ from lissom.distill.offline_config import (
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
+    SequenceDistillation,
     StaticDistillation,
     TinyBertDistillation,
 )
@@ -47,6 +49,8 @@ def distill(params: DistillParams, material: Material) -> DistillationResult:
             return DistillationResult(material.teacher, {})
         case LogitsDistillation():
             return logits.distill(params, material)
+        case SequenceDistillation():
+            return sequence.distill(params, material)
         case DistilBertDistillation():
             return distilbert.distill(params, material)
         case PatientDistillation():

@@ -14,7 +14,7 @@ from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import VARIANT, Floor
 from lissom.evaluate.latency import measure_latency
 from lissom.evaluate.variant import timed_batches
-from lissom.export.exported import split_answers
+from lissom.export.exported import model_bytes, split_answers
 from lissom.export.onnx import export_onnx
 from lissom.models.compressed import CompressedModel
 from lissom.models.static_student import static_student, weigh_by_rarity
@@ -58,5 +58,5 @@ def static_floor(tables: Mapping[str, Table], teacher: CompressedModel, params: 
         settings={"vocabulary": student.network.config.vocab_size, "epochs": epochs},
         latency=times.latency(VARIANT),
         conditions=times.conditions,
-        megabytes=next(iter(exported.files.values())) / 1e6,
+        megabytes=model_bytes(exported.files) / 1e6,
     )

@@ -18,10 +18,11 @@ from lissom.evaluate.config import Baseline, EvaluateParams
 from lissom.evaluate.figures import EAGER, ONNX_FLOAT, VARIANT, Evaluation, ExitSweep, Setting
 from lissom.evaluate.latency import Timing, measure_latency
 from lissom.evaluate.paired import compare_scores
-from lissom.export.exported import Exported, Runner, read_record, split_answers
+from lissom.export.exported import Exported, Runner, model_bytes, read_record, split_answers
 from lissom.machine import describe_machine, describe_versions
 from lissom.models.anatomy import anatomy
-from lissom.models.compressed import CompressedModel, logits_of
+from lissom.models.compressed import CompressedModel
+from lissom.models.generation import TorchModel
 
 _TEXTS_TIMED = 256
 
@@ -63,14 +64,14 @@ def evaluate_variant(
     """
     task, record = subject.model.manifest.task, read_record(subject.exported.folder)
     answers, teacher_answers = (split_answers(side.exported, side.test, task) for side in (subject, reference.teacher))
-    targets = subject.test.targets
+    judged = subject.test.judged
     evaluation = Evaluation(
         variant=variant,
         metric=task.metric,
-        quality=task.quality(answers, teacher_answers, targets, params.calibration_bins),
-        paired=compare_scores(task, answers, teacher_answers, subject.test),
+        quality=task.quality(answers, teacher_answers, judged.targets, params.calibration_bins),
+        paired=compare_scores(task, answers, teacher_answers, judged),
         exported=record,
-        megabytes=next(iter(record.files.values())) / 1e6,
+        megabytes=model_bytes(record.files) / 1e6,
         tokenizer_megabytes=record.files[TOKENIZER] / 1e6,
         peak_rss_megabytes=peak_rss(subject.exported.folder),
         anatomy=anatomy(subject.model.network),
@@ -112,7 +113,7 @@ def _measure_setting(
     batches, teacher_batches = (timed_batches(side.test, batch_size, side.model.pad_id) for side in (subject, teacher))
     runners = {
         VARIANT: subject.exported.runner(batches, threads),
-        EAGER: eager_runner(teacher.model, teacher_batches),
+        EAGER: eager_runner(teacher.model, teacher_batches, teacher.exported.serving.get("beams", 1)),
         ONNX_FLOAT: teacher.exported.runner(teacher_batches, threads),
         **{name: exported.runner(teacher_batches, threads) for name, exported in reference.int8.items()},
     }
@@ -136,12 +137,17 @@ def make_setting(timing: Timing, batch_size: int, threads: int, int8: Sequence[s
     )
 
 
-def eager_runner(model: CompressedModel, batches: list[Batch]) -> Runner:
-    """Return a runner of a model in eager torch."""
+def eager_runner(model: CompressedModel, batches: list[Batch], beams: int = 1) -> Runner:
+    """Return a runner of a model in eager torch; an encoder-decoder writes with a beam."""
+    task = model.manifest.task
+    torch_model = TorchModel(model.network, task.max_length, beams)
 
     def run(number: int) -> None:
         with torch.inference_mode():
-            logits_of(model.network, batches[number])
+            if task.writes_texts:
+                torch_model.generate(batches[number])
+            else:
+                torch_model.logits(batches[number])
 
     return run
 

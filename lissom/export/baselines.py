@@ -1,7 +1,8 @@
 """Plain int8 files of the teacher: dynamic quantisation without training, which a compressed model must beat.
 
 Two of them, since neither is always the faster one: torch's exporter and one call of onnxruntime's `quantize_dynamic`,
-as most people do it, and the same call on lissom's own graph, whose attention is fused.
+as most people do it, and the same call on lissom's own graph, whose attention is fused. Of an encoder-decoder there is
+only the second one: torch's exporter does not make graphs that write with a cache.
 """
 
 import copy
@@ -17,6 +18,7 @@ from lissom.export.exported import Exported, open_exported
 from lissom.export.graph_file import files_of, size_of
 from lissom.export.onnx import write_plain_graph, write_serving
 from lissom.models.compressed import CompressedModel
+from lissom.serving.folder import DECODER
 
 BASELINES = "baselines"
 """Folder inside the teacher's exported folder."""
@@ -24,21 +26,26 @@ PLAIN_INT8, FUSED_INT8 = "plain_int8", "fused_int8"
 
 
 def write_baselines(teacher: CompressedModel, exported: Path) -> None:
-    """Write both files into a folder inside the teacher's exported folder."""
+    """Write the files into folders inside the teacher's exported folder."""
     for name in (PLAIN_INT8, FUSED_INT8):
+        if name == PLAIN_INT8 and teacher.manifest.task.writes_texts:
+            continue
         folder = exported / BASELINES / name
         folder.mkdir(parents=True)
         shutil.copy(exported / TOKENIZER, folder / TOKENIZER)
         if name == PLAIN_INT8:
             write_plain_int8(teacher, folder / ONNX)
         else:
-            quantize_graph(exported / ONNX, folder / ONNX)
+            for graph in (ONNX, DECODER):
+                if (exported / graph).exists():
+                    quantize_graph(exported / graph, folder / graph)
         write_serving(folder, read_json(exported / SERVING))
 
 
 def open_baselines(exported: Path) -> dict[str, Exported]:
     """Open the files that `write_baselines` wrote, by name."""
-    return {name: open_exported(exported / BASELINES / name) for name in (PLAIN_INT8, FUSED_INT8)}
+    folders = {name: exported / BASELINES / name for name in (PLAIN_INT8, FUSED_INT8)}
+    return {name: open_exported(folder) for name, folder in folders.items() if folder.exists()}
 
 
 def write_plain_int8(teacher: CompressedModel, target: Path) -> None:

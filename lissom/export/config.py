@@ -4,6 +4,8 @@ from pydantic import Field
 
 from lissom.section import Section
 
+BEAMS = 4
+
 
 class ExportParams(Section):
     """Tolerances of the exported file against the torch model, and the choice of the speed of early exit."""
@@ -16,6 +18,9 @@ class ExportParams(Section):
 
     label_agreement: float = Field(default=0.995, gt=0, le=1)
     """Smallest share of dev examples on which the file and torch give the same label."""
+
+    beams: int = Field(default=BEAMS, ge=1, le=64)
+    """Translation: hypotheses of the beam search by which the file writes; 1 takes the most likely token every time."""
 
     speeds: tuple[float, ...] = Field(default=(0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8), min_length=1)
     """Speeds at which a model with exits is measured, besides full depth."""

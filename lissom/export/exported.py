@@ -3,7 +3,7 @@
 A new format needs a module that writes it, a class with this protocol, and a `case` in `open_exported`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,6 +17,8 @@ from lissom.section import Section
 from lissom.serving.folder import read_serving
 
 if TYPE_CHECKING:  # the records are read where there is no torch
+    from torch import Tensor
+
     from lissom.data.batches import Batch
     from lissom.data.encoding import Encoded
     from lissom.tasks.task import Task
@@ -24,6 +26,8 @@ if TYPE_CHECKING:  # the records are read where there is no torch
 Runner = Callable[[int], None]
 """Runs the model on the i-th prepared batch."""
 
+GRAPH = ".onnx"
+"""Suffix of the graphs among the files of an exported folder."""
 _BATCH_SIZE = 32
 
 
@@ -85,6 +89,10 @@ class Exported(Protocol):
         """Return the logits of a batch's rows, `[rows, outputs]`."""
         ...
 
+    def generate(self, batch: "Batch") -> list[list[int]]:
+        """Return the tokens that the model writes for every text of a batch, with the beam of serving.json."""
+        ...
+
     def runner(self, batches: Sequence["Batch"], threads: int) -> Runner:
         """Return a function that runs the i-th of `batches` with a number of threads, for latency measurements."""
         ...
@@ -106,6 +114,11 @@ def open_exported(folder: Path) -> Exported:
             raise InputError(f"{folder / SERVING}: format {unknown!r} is not known; allowed: onnx")
 
 
+def model_bytes(files: Mapping[str, int]) -> int:
+    """Return the size of the model among the files of an exported folder, without tokenizer and settings."""
+    return sum(size for name, size in files.items() if name.endswith(GRAPH))
+
+
 def read_record(folder: Path) -> ExportRecord:
     """Return the record of a finished export."""
     return ExportRecord.model_validate(read_json(folder / EXPORT_RECORD))
@@ -119,21 +132,26 @@ def logits_by_batch(exported: Exported, data: "Encoded") -> Iterator[tuple["Batc
         yield batch, exported.logits(batch)
 
 
-def split_answers(exported: Exported, data: "Encoded", task: "Task") -> NDArray[np.float32]:
-    """Return what the task's metrics need of the logits of all rows, in the order of `data`, `[rows, ...]`."""
-    import torch
+def split_answers(exported: Exported, data: "Encoded", task: "Task") -> NDArray[Any]:
+    """Return what the task's metrics need of the answers to all examples, in the order of `data.judged`, `[rows, ...]`."""
+    from lissom.data.batches import sorted_batches
 
-    def condensed() -> Iterator[tuple["Batch", NDArray[np.float32]]]:
-        for batch, logits in logits_by_batch(exported, data):
-            yield batch, task.condense(torch.from_numpy(logits), batch.targets).numpy()
-
-    return in_row_order(condensed())
-
-
-def in_row_order(batches: Iterable[tuple["Batch", NDArray[np.float32]]]) -> NDArray[np.float32]:
-    """Concatenate the answers of batches, in the order of the data set's rows, `[rows, ...]`."""
+    model, judged = _Answering(exported), data.judged
     values, places = [], []
-    for batch, logits in batches:
-        values.append(logits)
-        places.append(batch.row_indices.numpy())
+    for batch in sorted_batches(data, _BATCH_SIZE, exported.serving["pad_id"]):
+        values.append(task.answers(model, batch, data))
+        places.append(judged.rows_of(batch.indices.numpy()))
     return np.concatenate(values)[np.argsort(np.concatenate(places))]
+
+
+class _Answering:
+    """An exported folder whose logits are tensors."""
+
+    def __init__(self, exported: Exported) -> None:
+        self._exported = exported
+        self.generate = exported.generate
+
+    def logits(self, batch: "Batch") -> "Tensor":
+        import torch
+
+        return torch.from_numpy(self._exported.logits(batch))

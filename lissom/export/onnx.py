@@ -18,7 +18,9 @@ from lissom.artifacts import ONNX, SERVING, TOKENIZER, read_json, write_json, wr
 from lissom.errors import InputError
 from lissom.export import attention, graph_file
 from lissom.export.cached_attention import CachedDecoder, cache_shapes
+from lissom.export.config import BEAMS
 from lissom.export.early_exit import join_parts
+from lissom.export.encoder_decoder import DecoderGraph, EncoderGraph, cross_shapes, names, past_shapes
 from lissom.export.graph import tidy
 from lissom.export.graph_file import files_of, save_graph
 from lissom.export.kernels import count_kernels
@@ -26,8 +28,9 @@ from lissom.export.onnx_file import OnnxFile
 from lissom.models.compressed import CompressedModel, input_names, logits_from
 from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
 from lissom.models.families import family_of
+from lissom.models.generation import end_ids
 from lissom.models.layers import converted, is_convertible
-from lissom.serving.folder import file_digest
+from lissom.serving.folder import DECODER, file_digest
 from lissom.tasks.task import Task
 
 FULL_DEPTH = -1.0
@@ -37,41 +40,46 @@ _OPSET = 21
 _SAMPLE_SHAPE = (2, 7)  # at least 2: torch takes sizes 0 and 1 for constants
 
 
-def export_onnx(model: CompressedModel, folder: Path) -> OnnxFile:
+def export_onnx(model: CompressedModel, folder: Path, beams: int = BEAMS) -> OnnxFile:
     """Write `model.onnx`, the tokenizer and `serving.json` into a folder; the speed of exits is set to full depth.
+
+    An encoder-decoder has a second graph, `decoder.onnx`, and writes with a beam of `beams` hypotheses.
 
     Raises:
         InputError: the model is quantised, but onnxruntime would not use any integer kernels.
     """
-    write_graph(model.network, folder / ONNX, model.manifest.task)
+    task = model.manifest.task
+    write_graph(model.network, folder / ONNX, task)
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
     write_text(folder / TOKENIZER, model.tokenizer.to_str(pretty=True))
     serving: dict[str, Any] = {
         "format": "onnx",
-        **model.manifest.task.serving(),
+        **task.serving(),
         "pad_id": model.pad_id,
-        "inputs": input_names(model.network),
+        "inputs": [name for name in input_names(model.network) if not name.startswith("decoder_")],
         "answers_empty_texts": family_of(model.network).answers_empty_texts,
     }
     if has_early_exits(model.network):
         serving["speed"] = FULL_DEPTH
-    if model.manifest.task.continues_texts:
+    if task.continues_texts or task.writes_texts:
         serving["end_ids"] = end_ids(model.network)
+    if task.writes_texts:
+        serving["beams"] = beams
     write_serving(folder, serving)
     onnx_file = OnnxFile(folder)
     if is_convertible(model.network) and not onnx_file.kernels():
-        names = ", ".join(sorted(count_kernels(folder / ONNX)))
+        found = ", ".join(sorted(count_kernels(folder / ONNX)))
         raise InputError(
-            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {names}"
+            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}"
         )
     return onnx_file
 
 
 def write_serving(folder: Path, serving: Mapping[str, Any]) -> None:
     """Write serving.json with the digests of the graph and the tokenizer, which must be complete."""
-    names = [*(path.name for path in files_of(folder / ONNX)), TOKENIZER]
-    digests = {name: file_digest(folder / name) for name in names}
+    graphs = [path for name in (ONNX, DECODER) if (folder / name).exists() for path in files_of(folder / name)]
+    digests = {name: file_digest(folder / name) for name in (*(path.name for path in graphs), TOKENIZER)}
     write_json(folder / SERVING, {**serving, "sha256": digests})
 
 
@@ -90,6 +98,9 @@ def write_graph(network: PreTrainedModel, path: Path, task: Task) -> None:
     """
     if task.continues_texts:
         _write_decoder(CachedDecoder(converted(network), cache_shapes(network)), path, task.max_length)
+        return
+    if task.writes_texts:
+        _write_encoder_decoder(network, path, task.max_length)
         return
     network, max_length = converted(network), task.max_length
     if family_of(network).attention_function:
@@ -121,6 +132,33 @@ def _write_decoder(decoder: CachedDecoder, path: Path, max_length: int) -> None:
     save_graph(model, path)
 
 
+def _write_encoder_decoder(network: PreTrainedModel, path: Path, max_length: int) -> None:
+    """Write the graph of the encoder, and beside it that of the decoder with its caches."""
+    cross, past = cross_shapes(network), past_shapes(network)
+    network, size, (length, before) = converted(network), _SAMPLE_SHAPE[0], (_SAMPLE_SHAPE[1], 3)
+    batch = torch.export.Dim("batch")
+    read, written, cached = (torch.export.Dim(name, max=max_length) for name in ("read", "written", "past"))
+    ids, mask = (torch.ones(size, length, dtype=torch.int64) for _ in range(2))
+    texts: list[Any] = [torch.zeros(size, heads, length, width) for heads, width in cross for _ in range(2)]
+    tokens = [torch.zeros(size, heads, before, width) for heads, width in past for _ in range(2)]
+    of_texts, of_past = names("cross", len(cross)), names("past", len(past))
+    _export(
+        EncoderGraph(network, cross), (ids, mask), ({0: batch, 1: read}, {0: batch, 1: read}),
+        ["input_ids", "attention_mask"], of_texts, path,
+    )  # fmt: skip
+    caches = tuple([{0: batch, 2: read} for _ in texts] + [{0: batch, 2: cached} for _ in tokens])
+    target = torch.ones(size, length - 2, dtype=torch.int64)
+    _export(
+        DecoderGraph(network), (target, mask, *texts, *tokens), ({0: batch, 1: written}, {0: batch, 1: read}, caches),
+        ["decoder_input_ids", "attention_mask", *of_texts, *of_past], ["logits", *names("present", len(past))],
+        path.with_name(DECODER),
+    )  # fmt: skip
+    for file in (path, path.with_name(DECODER)):
+        model = onnx.load(file)
+        tidy(model.graph)
+        save_graph(model, file)
+
+
 def write_plain_graph(network: PreTrainedModel, path: Path, max_length: int) -> None:
     """Trace the network and write the graph of torch's exporter unchanged; arguments as for `write_graph`."""
     network.config.use_cache = False
@@ -133,16 +171,16 @@ def trace_parts(network: PreTrainedModel, max_length: int) -> list[onnx.ModelPro
     """Return simplified graphs of the parts of a network with exits: embeddings, then every block with its exit."""
     network.config.use_cache = False
     embed, steps = parts_of(network)
-    names = input_names(network)
-    ids = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in names)
+    inputs = input_names(network)
+    ids = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
     block_inputs = (torch.randn(*_SAMPLE_SHAPE, network.config.hidden_size), ids[0])
-    parts: list[tuple[nn.Module, tuple[Tensor, ...], list[str], list[str]]] = [(embed, ids, names, ["hidden"])]
+    parts: list[tuple[nn.Module, tuple[Tensor, ...], list[str], list[str]]] = [(embed, ids, inputs, ["hidden"])]
     parts += [(step, block_inputs, ["hidden", "attention_mask"], ["hidden_out", "logits"]) for step in steps]
     models = []
     with tempfile.TemporaryDirectory() as folder:
-        for module, sample, inputs, outputs in parts:
+        for module, sample, taken, outputs in parts:
             path = Path(folder) / ONNX
-            _trace(module, sample, inputs, outputs, path, max_length)
+            _trace(module, sample, taken, outputs, path, max_length)
             model = onnx.load(path)
             tidy(model.graph)
             models.append(model)
@@ -197,12 +235,6 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def end_ids(network: PreTrainedModel) -> list[int]:
-    """Return the tokens that end a text."""
-    ends = network.config.eos_token_id
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 class _LogitsOnly(nn.Module):

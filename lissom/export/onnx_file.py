@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from lissom.artifacts import ONNX, SERVING, TOKENIZER
 from lissom.data.batches import Batch
-from lissom.export.exported import Runner
+from lissom.export.exported import GRAPH, Runner
 from lissom.export.graph_file import files_of
 from lissom.export.kernels import integer_kernels
 from lissom.serving.classifier import OnnxClassifier
+from lissom.serving.folder import DECODER
 
 
 class OnnxFile:
@@ -41,13 +42,14 @@ class OnnxFile:
 
     @property
     def files(self) -> Mapping[str, int]:
-        """Return the sizes in bytes of the graph, with a large one's file of tensors, of tokenizer and serving.json."""
-        graph = sum(path.stat().st_size for path in files_of(self.folder / self._graph))
-        return {self._graph: graph, **{name: (self.folder / name).stat().st_size for name in (TOKENIZER, SERVING)}}
+        """Return the sizes in bytes of graphs (with a large one's file of tensors), tokenizer and serving.json."""
+        graphs = [self._graph, *([DECODER] if self.serving["kind"] == "translation" else [])]
+        sizes = {name: sum(path.stat().st_size for path in files_of(self.folder / name)) for name in graphs}
+        return sizes | {name: (self.folder / name).stat().st_size for name in (TOKENIZER, SERVING)}
 
     def kernels(self) -> int:
         """Count the integer matrix products that onnxruntime runs on this machine."""
-        return integer_kernels(self.folder / self._graph)
+        return sum(integer_kernels(self.folder / name) for name in self.files if name.endswith(GRAPH))
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Return the logits of a batch's rows, `[rows, outputs]`."""
@@ -59,15 +61,23 @@ class OnnxFile:
         """Return logits and number of executed blocks per example, `[batch]`; only for graphs with exits."""
         return self._session.answer(self._inputs(batch))
 
+    def generate(self, batch: Batch) -> list[list[int]]:
+        """Return the tokens that an encoder-decoder writes for every text of a batch."""
+        return self._session.write(self._inputs(batch))
+
     def runner(self, batches: Sequence[Batch], threads: int) -> Runner:
-        """Return a function that runs the i-th of `batches` with a number of threads."""
+        """Return a function that runs the i-th of `batches` with a number of threads; an encoder-decoder writes."""
         session = OnnxClassifier(self.folder, threads, self._graph, speed=self._speed, spin=False)
         inputs = [self._inputs(batch) for batch in batches]
 
         def run(number: int) -> None:
-            session.logits(inputs[number])
+            if self.serving["kind"] == "translation":
+                session.write(inputs[number])
+            else:
+                session.logits(inputs[number])
 
         return run
 
     def _inputs(self, batch: Batch) -> dict[str, NDArray[np.int64]]:
-        return {name: batch.inputs[name].numpy() for name in self.serving["inputs"]}
+        names = (*self.serving["inputs"], "decoder_input_ids")
+        return {name: batch.inputs[name].numpy() for name in names if name in batch.inputs}

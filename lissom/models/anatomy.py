@@ -37,7 +37,7 @@ def _block(network: PreTrainedModel, stack: Stack, block: nn.Module) -> BlockAna
         for site in stack.attention
         for path in (site.query, site.key, site.value, site.output, *present(block, site.positions))
     ]
-    layers = [path for site in stack.ffn for path in (*site.inputs, site.output)]
+    layers = [path for site in stack.ffn for path in (*present(block, site.inputs), site.output)]
     columns = sum(_width(block.get_submodule(site.output)) for site in stack.attention)
     return BlockAnatomy(
         heads=columns // (head_size(network) * head_groups(network)),

@@ -1,6 +1,6 @@
 """The base model: loaded from a package, the hub or a folder, with a new head for the task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import cached_file
@@ -26,11 +27,13 @@ from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
+from lissom.models.new import new_model
 from lissom.models.source import locate
 from lissom.models.students import config_values
 from lissom.tasks.kinds import AnyTask
 from lissom.tasks.labels import LabelTask
 from lissom.tasks.language_modeling import LanguageModeling
+from lissom.tasks.translation import Translation
 
 
 def load_base(
@@ -40,6 +43,7 @@ def load_base(
     tell: Callable[[str], None] = lambda _: None,
     *,
     needs_head: bool = False,
+    texts: Callable[[], Iterable[str]] | None = None,
 ) -> CompressedModel:
     """Load the base model and give it a head for the task, initialised from `seed`.
 
@@ -51,11 +55,14 @@ def load_base(
         seed: seed of a new head.
         tell: gets a message for the user if the base model's own head is changed.
         needs_head: whether the model must have a head that was trained for the task.
+        texts: returns the training texts, from which the vocabulary of a new model is learnt.
 
     Raises:
         InputError: the source is not found, its digest differs, its family is unknown, weights besides the head are
             missing, the tokenizer has no fast form or tokens without a row, or the longest input exceeds the positions.
     """
+    if params.is_new:
+        return _make_new(params, task, seed, texts, needs_head=needs_head)
     source, revision = locate(params.model)
     if params.sha256 is not None:
         _check_digest(source, params)
@@ -77,9 +84,7 @@ def load_base(
             f"base.model {params.model}: its tokenizer, {type(tokenizer).__name__}, has no fast form (tokenizer.json), "
             "which serving needs; take a model with one"
         )
-    if task.is_per_token:
-        technique: Technique = "language" if task.continues_texts else "words"
-        check_family(config.model_type, technique, f"base.model {params.model}")
+    check_family(config.model_type, technique_of(task), f"base.model {params.model}")
     names = [str(name) for _, name in sorted(config.id2label.items())]
     for name, value in task.head_config().items():
         setattr(config, name, value)
@@ -94,6 +99,7 @@ def load_base(
     if isinstance(task, LanguageModeling) and isinstance(tokenizer.chat_template, str):
         tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
         task = task.model_copy(update={"chat_template": tokenizer.chat_template, "chat_tokens": tokens})
+    task = _with_start(task, config)
     torch.manual_seed(seed)
     try:
         network, info = task.auto_class.from_pretrained(
@@ -159,6 +165,38 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
     return language_model
 
 
+def technique_of(task: AnyTask) -> Technique:
+    """Return what a family must be able to do for a task."""
+    if task.writes_texts:
+        return "translation"
+    if task.continues_texts:
+        return "language"
+    return "words" if task.is_per_token else "texts"
+
+
+def _make_new(
+    params: BaseParams, task: AnyTask, seed: int, texts: Callable[[], Iterable[str]] | None, *, needs_head: bool
+) -> CompressedModel:
+    if texts is None or needs_head:
+        wanted = "teacher.method: none" if needs_head else "this method of distillation"
+        raise InputError(
+            f"base.model {params.model}: a new model knows nothing yet, and {wanted} takes the base model as it is; "
+            "set teacher.method: fine_tune, or another method"
+        )
+    model = new_model(params, task, seed, texts())
+    check_family(model.network.config.model_type, technique_of(task), f"base.model {params.model}")
+    model.manifest = model.manifest.model_copy(update={"task": _with_start(task, model.network.config)})
+    return model
+
+
+def _with_start(task: AnyTask, config: PreTrainedConfig) -> AnyTask:
+    """Return the task of a decoder with the token that it reads first."""
+    if not isinstance(task, Translation):
+        return task
+    start = getattr(config, "decoder_start_token_id", None)
+    return task.model_copy(update={"start_id": config.pad_token_id if start is None else start})
+
+
 def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> CompressedModel:
     model = load(source)
     if not model.manifest.task.same_question(task):
@@ -168,6 +206,7 @@ def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> Compresse
     if isinstance(model.manifest.task, LanguageModeling):
         template = model.manifest.task.model_dump(include={"chat_template", "chat_tokens"})
         task = task.model_copy(update=template)
+    task = _with_start(task, model.network.config)
     model.manifest = model.manifest.model_copy(update={"task": task})
     return model
 

@@ -21,8 +21,10 @@ Technique = Literal[
     "scores",
     "tensor",
     "pipeline",
+    "texts",
     "words",
     "language",
+    "translation",
 ]
 
 TITLES: dict[Technique, str] = {
@@ -37,10 +39,18 @@ TITLES: dict[Technique, str] = {
     "scores": "distil attention",
     "tensor": "tensor parallel",
     "pipeline": "pipeline parallel",
+    "texts": "label texts",
     "words": "label words",
     "language": "language modeling",
+    "translation": "translation",
 }
 """Column titles, in the order of the table."""
+
+
+_OF_ONE_STACK: tuple[Technique, ...] = (
+    "word_table", "positions", "exits", "hidden", "scores", "tensor", "pipeline", "texts", "words", "language",
+)  # fmt: skip
+"""What is made for networks of one stack of blocks."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,15 @@ class Limit:
 
 def limit_of(family: Family, technique: Technique) -> Limit | None:
     """Return what limits a technique on a family; None if nothing does."""
-    if not family.stacks and technique not in ("word_table", "positions", "int8"):
+    if not family.stacks and technique not in ("word_table", "positions", "int8", "texts"):
         return Limit("it has no Transformer blocks")
+    if technique == "translation" and not family.has_encoder_and_decoder:
+        return Limit("it has no encoder with a decoder")
+    if family.has_encoder_and_decoder and technique in _OF_ONE_STACK:
+        return Limit("it has two stacks of blocks")
     match technique:
+        case "heads" if family.shared_bias:
+            return Limit("all blocks share a bias of relative positions, which has a value for every head")
         case "positions" if family.position_table is None:
             return Limit("it has no table of positions")
         case "word_table" if family.scaled_word_table:

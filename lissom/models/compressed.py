@@ -43,9 +43,11 @@ class CompressedModel:
 
 
 def input_names(network: PreTrainedModel) -> list[str]:
-    """Return the names of a network's input tensors, each `[batch, n]`."""
-    types = FAMILIES[network.config.model_type].token_types
-    return ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
+    """Return the names of a network's input tensors, each `[batch, n]`, or `[batch, m]` of a decoder."""
+    family = FAMILIES[network.config.model_type]
+    more = ["token_type_ids"] if family.token_types else []
+    more += ["decoder_input_ids"] if family.has_encoder_and_decoder else []
+    return ["input_ids", "attention_mask", *more]
 
 
 def inputs_of(network: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:

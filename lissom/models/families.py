@@ -4,6 +4,7 @@ Techniques iterate over sites instead of testing for classes.
 """
 
 from dataclasses import replace
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -78,6 +79,39 @@ _QWEN3 = replace(
             attention=(replace(_LLAMA.stack.attention[0], norms=("self_attn.q_norm", "self_attn.k_norm")),),
         ),
     ),
+)
+
+
+def _t5_attention(module: str, kind: Literal["self", "cross"] = "self") -> AttentionSite:
+    return AttentionSite(module, f"{module}.q", f"{module}.k", f"{module}.v", f"{module}.o", kind)
+
+
+def _t5_ffn(layer: int) -> FfnSite:
+    place = f"layer.{layer}.DenseReluDense"
+    return FfnSite((f"{place}.wi", f"{place}.wi_0", f"{place}.wi_1"), f"{place}.wo")
+
+
+def _bart_attention(module: str, kind: Literal["self", "cross"] = "self") -> AttentionSite:
+    return AttentionSite(module, f"{module}.q_proj", f"{module}.k_proj", f"{module}.v_proj", f"{module}.out_proj", kind)
+
+
+def _bart_stack(side: str, *attention: AttentionSite) -> Stack:
+    """Return one stack of an encoder-decoder with BART's structure, `encoder` or `decoder`."""
+    ffn = (FfnSite(("fc1",), "fc2"),)
+    return Stack(f"model.{side}.layers", attention, ffn, f"{side}_layers", f"{side}_ffn_dim", title=side)
+
+
+_BART = Family(
+    stacks=(
+        _bart_stack("encoder", _bart_attention("self_attn")),
+        _bart_stack("decoder", _bart_attention("self_attn"), _bart_attention("encoder_attn", "cross")),
+    ),
+    word_table="model.shared",
+    embeddings="model.shared",
+    head=(),
+    classifier="lm_head",
+    token_classifier=None,
+    needed=("share_encoder_decoder_embeddings", "tie_word_embeddings"),
 )
 
 FAMILIES: dict[str, Family] = {
@@ -178,6 +212,38 @@ FAMILIES: dict[str, Family] = {
         attention_function=False,
         read_by_all_blocks="deberta.encoder.rel_embeddings",
     ),
+    "bart": _BART,
+    "marian": _BART,
+    "t5": Family(
+        stacks=(
+            Stack(
+                "encoder.block",
+                (_t5_attention("layer.0.SelfAttention"),),
+                (_t5_ffn(1),),
+                config_blocks="num_layers",
+                config_neurons="d_ff",
+                first_block_differs=True,
+                first_block_read=True,
+                title="encoder",
+            ),
+            Stack(
+                "decoder.block",
+                (_t5_attention("layer.0.SelfAttention"), _t5_attention("layer.1.EncDecAttention", "cross")),
+                (_t5_ffn(2),),
+                config_blocks="num_decoder_layers",
+                config_neurons="d_ff",
+                first_block_differs=True,
+                first_block_read=True,
+                title="decoder",
+            ),
+        ),
+        word_table="shared",
+        embeddings="shared",
+        head=(),
+        classifier="lm_head",
+        token_classifier=None,
+        shared_bias=True,
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -209,7 +275,11 @@ def classifier_of(network: PreTrainedModel) -> str | None:
 
 def check_variant(config: PreTrainedConfig) -> None:
     """Raise `InputError` if a config asks for a variant of its family that lissom does not support."""
-    unsupported = [name for name in FAMILIES[config.model_type].unsupported if getattr(config, name, False)]
+    family = FAMILIES[config.model_type]
+    missing = [name for name in family.needed if not getattr(config, name, True)]
+    if missing:
+        raise InputError(f"this {config.model_type} is configured without {', '.join(missing)}, which lissom needs")
+    unsupported = [name for name in family.unsupported if getattr(config, name, False)]
     if unsupported:
         raise InputError(
             f"this {config.model_type} is configured with {', '.join(unsupported)}, which lissom does not support"

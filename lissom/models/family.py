@@ -38,7 +38,8 @@ class FfnSite:
     """One feed-forward network."""
 
     inputs: tuple[str, ...]
-    """Projections whose output rows belong to neurons (gate and up in a gated one)."""
+    """Projections whose output rows belong to neurons (gate and up in a gated one); of a family with both kinds, those
+    that are there."""
     output: str
     """The projection whose input columns belong to neurons."""
     name: str = ""
@@ -71,6 +72,8 @@ class Stack:
     """Further feed-forward layers of a block, which techniques do not prune or shard."""
     first_block_differs: bool = False
     """Whether the first block has other layers than the rest, so that plain transformers needs it to stay first."""
+    first_block_read: bool = False
+    """Whether all blocks use what the first one computes, so that it must stay."""
     title: str = ""
     """Name of the stack in messages, for networks with several."""
 
@@ -114,14 +117,23 @@ class Family:
     """Names of layers whose weights are `[in, out]` on disk (`Conv1D`)."""
     unsupported: tuple[str, ...] = ()
     """Config flags of variants that lissom does not support."""
+    needed: tuple[str, ...] = ()
+    """Config flags that a network must have, since lissom does not support it without them."""
     attention_function: bool = True
     """Whether attention is computed by a function that can be exchanged, for its scores and for the exported kernel."""
     scaled_word_table: bool = False
     """Whether the word table multiplies its vectors by a constant."""
     answers_empty_texts: bool = False
     """Whether a text without any token has an answer."""
+    shared_bias: bool = False
+    """Whether all blocks of a stack share a bias of relative positions, which has a value for every head."""
     read_by_all_blocks: str | None = None
     """A module beside the blocks that every block reads, such as a table of relative positions."""
+
+    @property
+    def has_encoder_and_decoder(self) -> bool:
+        """Return whether a decoder writes an answer to what an encoder has read."""
+        return len(self.stacks) > 1
 
     @property
     def stack(self) -> Stack:

@@ -1,7 +1,7 @@
 """Protocols of layers, so that trainings, parallelism and exports need not know a technique's classes."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -19,6 +19,8 @@ class Observer(Protocol):
 
     observer_enabled: bool
     """Whether inputs are recorded."""
+    mask_name: str
+    """Name of the mask among a batch's inputs: `attention_mask`, or `decoder_attention_mask` where a decoder writes."""
     real_tokens: Tensor | None
     """Mask of the current batch's tokens that are not padding, `[batch, n]` bool; None records all tokens."""
     pending_range: tuple[Tensor, Tensor] | None
@@ -57,10 +59,10 @@ def is_convertible(network: nn.Module) -> bool:
     return any(isinstance(module, Convertible) for module in network.modules())
 
 
-def set_real_tokens(observers: Iterable[Observer], mask: Tensor | None) -> None:
-    """Set the mask of real tokens, `[batch, n]`, for the next batch; None stands for all tokens."""
+def set_real_tokens(observers: Iterable[Observer], inputs: Mapping[str, Tensor] | None) -> None:
+    """Set the mask of real tokens, `[batch, n]`, from the next batch's inputs; None stands for all tokens."""
     for layer in observers:
-        layer.real_tokens = None if mask is None else mask.bool()
+        layer.real_tokens = None if inputs is None else inputs[layer.mask_name].bool()
 
 
 @contextmanager

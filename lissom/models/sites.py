@@ -30,6 +30,17 @@ def blocks_at(network: PreTrainedModel, stack: Stack) -> nn.ModuleList:
     return blocks
 
 
+def stack_of(network: PreTrainedModel, title: str) -> Stack:
+    """Return the stack with a title; an empty one stands for the only stack.
+
+    Raises:
+        InputError: there is no such stack, or there are several and none is named.
+    """
+    family = family_of(network)
+    found = [stack for stack in family.stacks if stack.title == title]
+    return found[0] if found else family.stack
+
+
 def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
     """Return all attention sites, stack by stack and block by block, with paths from the network's root."""
     return [
@@ -52,7 +63,11 @@ def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
 def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
     """Return all feed-forward sites, stack by stack and block by block, with paths from the network's root."""
     return [
-        FfnSite(tuple(f"{block}.{path}" for path in site.inputs), f"{block}.{site.output}", place)
+        FfnSite(
+            tuple(f"{block}.{path}" for path in present(network.get_submodule(block), site.inputs)),
+            f"{block}.{site.output}",
+            place,
+        )
         for stack, block, place in _block_paths(network)
         for site in stack.ffn
     ]
@@ -78,7 +93,7 @@ def tied_head(network: PreTrainedModel) -> str | None:
     matches: list[str] = [
         path
         for path, module in network.named_modules()
-        if module is not table and weight is not None and getattr(module, "weight", None) is weight
+        if isinstance(module, nn.Linear) and weight is not None and module.weight is weight
     ]
     return matches[0] if matches else None
 

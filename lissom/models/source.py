@@ -23,6 +23,8 @@ def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]
             if not folder.is_dir():
                 raise InputError(f"{key} {model}: no folder {folder.resolve()}")
             return folder, None
+        case "new":
+            raise InputError(f"{key} {model}: a new model has no place; it is made in the stage teacher")
         case "package":
             package, _, inside = place.partition("/")
             spec = importlib.util.find_spec(package)

@@ -19,7 +19,7 @@ from lissom.models.edits import Edit, KeepBlocks
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import classifier_of, family_of
 from lissom.models.fused import separate
-from lissom.models.sites import blocks_of, position_vectors
+from lissom.models.sites import blocks_at, blocks_of, position_vectors
 
 TRANSIENT_CONFIG = ("transformers_version", "_name_or_path", "architectures", "dtype")
 
@@ -27,20 +27,22 @@ RELEASED_BLOCKS = {(6, 12): (0, 2, 4, 7, 9, 11)}
 """DistilBERT's own choice of 6 among 12 blocks: the first and the last included (its extraction script)."""
 
 
-def block_student(available: int, blocks: Sequence[int]) -> list[Edit]:
+def block_student(available: int, blocks: Sequence[int], stack: str = "") -> list[Edit]:
     """Return the edits that keep some of the teacher's blocks, with its embeddings and head.
 
     Args:
         available: number of the teacher's blocks.
         blocks: 0-based numbers of the blocks to copy.
+        stack: title of the stack, of a network with several.
 
     Raises:
         InputError: the teacher has no such block.
     """
     beyond = [block for block in blocks if block >= available]
     if beyond:
-        raise InputError(f"distill.blocks: {beyond} do not exist; the teacher has blocks 0 to {available - 1}")
-    return [KeepBlocks(kept=tuple(blocks))]
+        key, whose = ("decoder_blocks", "the teacher's decoder") if stack == "decoder" else ("blocks", "the teacher")
+        raise InputError(f"distill.{key}: {beyond} do not exist; {whose} has blocks 0 to {available - 1}")
+    return [KeepBlocks(kept=tuple(blocks), stack=stack)]
 
 
 def spread_blocks(available: int) -> tuple[int, ...]:
@@ -61,6 +63,33 @@ def take_blocks(model: CompressedModel, blocks: Sequence[int] | None) -> Compres
     student = copy.deepcopy(model)
     if blocks is not None:
         student.edit(block_student(len(blocks_of(student.network)), blocks))
+    return student
+
+
+def take_stacks(model: CompressedModel, blocks: Sequence[int], decoder_blocks: Sequence[int] | None) -> CompressedModel:
+    """Return a copy of a model with the given blocks; of an encoder-decoder the encoder's and the decoder's.
+
+    Args:
+        model: the model.
+        blocks: 0-based numbers of the blocks, or of the encoder's.
+        decoder_blocks: 0-based numbers of the decoder's; None takes as many as `blocks`, evenly spaced.
+
+    Raises:
+        InputError: there is no such block, or there are numbers for a decoder that the model does not have.
+    """
+    stacks = family_of(model.network).stacks
+    if len(stacks) == 1:
+        if decoder_blocks is not None:
+            raise InputError("distill.decoder_blocks: the teacher has one stack of blocks; set it to null")
+        return take_blocks(model, blocks)
+    available = len(blocks_at(model.network, stacks[1]))
+    if decoder_blocks is None:
+        decoder_blocks = evenly_spaced(min(len(blocks), available), available)
+    student = copy.deepcopy(model)
+    for stack, kept in zip(stacks, (blocks, decoder_blocks), strict=True):
+        count = len(blocks_at(model.network, stack))
+        (edit,) = block_student(count, kept, stack.title)
+        student.edit([edit])
     return student
 
 

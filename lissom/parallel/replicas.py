@@ -163,7 +163,7 @@ class _Compute(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss."""
-        set_real_tokens(self._observers, batch.mask)
+        set_real_tokens(self._observers, batch.inputs)
         return self._loss(self.network, batch)
 
 

@@ -101,7 +101,7 @@ class Stretch(nn.Module):
     def forward(self, *hidden: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
         """Map the hidden states of every member (none on the first stage) to hidden states or logits."""
         outputs = []
-        set_real_tokens(self._observers, inputs["attention_mask"])
+        set_real_tokens(self._observers, inputs)
         device = next(iter(inputs.values())).device
         with torch.autocast(device.type, dtype=self._precision or torch.bfloat16, enabled=self._precision is not None):
             for number, part in enumerate(self.parts):

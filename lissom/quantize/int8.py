@@ -67,7 +67,7 @@ def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
         for batch in batches:
             batch = batch.to(device)
             examples += len(batch)
-            set_real_tokens(layers, batch.mask)
+            set_real_tokens(layers, batch.inputs)
             all_logits(network, batch)
             ranges = [len(batch) * _take_range(layer) for layer in layers]
             totals = [total + new for total, new in zip(totals, ranges, strict=True)] if totals else ranges

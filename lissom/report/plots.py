@@ -56,7 +56,7 @@ def pareto_figure(
         floor: name and score of the strongest floor, a horizontal line.
         metric: name, form and direction of the score.
     """
-    percent = metric.form == "percent"
+    percent = metric.form != "number"
     unit = 100 if percent else 1
     figure = Figure(figsize=_PARETO_INCHES, layout="constrained")
     FigureCanvasAgg(figure)  # to measure texts

@@ -12,12 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from lissom.serving import classification, language_modeling, regression, token_classification
+from lissom.serving import classification, language_modeling, regression, token_classification, translation
 from lissom.serving.cores import core_limit
-from lissom.serving.folder import SERVING, TOKENIZER, DamagedFolderError, check_digests, parsing, read_serving
+from lissom.serving.folder import DECODER, SERVING, TOKENIZER, DamagedFolderError, check_digests, parsing, read_serving
 
 Answer = dict[str, Any]
-"""What one text is answered with, by the task's kind: `label` and `probabilities`, `value`, `spans`, `continuation`."""
+"""What one text is answered with, by the task's kind: `label` and `probabilities`, `value`, `spans`, `continuation`,
+`translation`."""
 
 _BATCH = 8
 """Texts that are computed at a time: memory grows with them, and beyond this a core gains little."""
@@ -62,11 +63,11 @@ class OnnxClassifier:
         if not spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         self._graph = folder / graph
-        tensors = f"{graph}.data"  # of a graph that is too large for one file
-        files = (graph, tensors, TOKENIZER) if (folder / tensors).exists() else (graph, TOKENIZER)
-        check_digests(folder, self.serving, files)
-        with parsing(self._graph, "onnxruntime"):
-            self._session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+        graphs = [graph, *([DECODER] if self.serving["kind"] == "translation" else [])]
+        tensors = [f"{name}.data" for name in graphs]  # of graphs that are too large for one file
+        check_digests(folder, self.serving, (*graphs, *(n for n in tensors if (folder / n).exists()), TOKENIZER))
+        self._session, *others = (_open(folder / name, options) for name in graphs)
+        self._decoder = next(iter(others), None)
         # A language model's graph also takes the keys and values of the tokens before: `[batch, heads, past, d_h]`.
         self._past = {node.name: node.shape for node in self._session.get_inputs() if node.name.startswith("past_")}
         self._outputs = [node.name for node in self._session.get_outputs()]
@@ -93,6 +94,10 @@ class OnnxClassifier:
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
             encodings = self._tokenized(texts[part], None if pairs is None else pairs[part])
+            if self._decoder is not None:
+                written = self._tokenizer.decode_batch(self.write(self._inputs(encodings)), skip_special_tokens=True)
+                answers += [{"translation": text.strip()} for text in written]
+                continue
             logits = self.logits(self._inputs(encodings), speed)
             if self.serving["kind"] == "token_classification":
                 logits = _rows_of_words(logits, texts[part], encodings)
@@ -102,6 +107,31 @@ class OnnxClassifier:
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
         return self._inputs(self._tokenized(texts, pairs))
+
+    def write(self, inputs: Mapping[str, NDArray[np.int64]]) -> list[list[int]]:
+        """Return the tokens that an encoder-decoder writes, given the encoder's inputs, each `[batch, n]`."""
+        decoder = self._started(inputs)
+        return translation.search(decoder.step, len(inputs["input_ids"]), self.serving)
+
+    def _started(self, inputs: Mapping[str, NDArray[np.int64]]) -> translation.Decoder:
+        """Run the encoder; return the decoder that answers the texts."""
+        decoder = self._decoder
+        assert decoder is not None
+        read = [node.name for node in self._session.get_inputs()]
+        cross = self._run({name: inputs[name] for name in read}, None)
+        past = {node.name: node.shape for node in decoder.get_inputs() if node.name.startswith("past_")}
+
+        def run(feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            with parsing(self._folder / DECODER, "onnxruntime", "run"):
+                outputs: list[NDArray[Any]] = decoder.run(None, dict(feed))
+            if not np.isfinite(outputs[0]).all():
+                raise NonFiniteOutputError(
+                    "the model's output is not finite: its weights are damaged or its training diverged; make the "
+                    "model again"
+                )
+            return outputs
+
+        return translation.Decoder(run, past, inputs["attention_mask"], dict(zip(self._outputs, cross, strict=True)))
 
     def step(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
         """Read further tokens of a text with a language model.
@@ -150,7 +180,12 @@ class OnnxClassifier:
         }
 
     def logits(self, inputs: Mapping[str, NDArray[np.int64]], speed: float | None = None) -> NDArray[np.float32]:
-        """Return the logits, `[batch, labels]` or `[batch, n, labels]` by the task, of input tensors `[batch, n]`."""
+        """Return the logits, `[batch, labels]` or `[batch, n, labels]` by the task, of input tensors `[batch, n]`.
+
+        Of an encoder-decoder those of the tokens after `decoder_input_ids`, `[batch, m, vocabulary]`.
+        """
+        if self._decoder is not None:
+            return self._started(inputs).logits(inputs["decoder_input_ids"])
         logits: NDArray[np.float32] = self._run(inputs, speed, outputs=1)[0]
         return logits
 
@@ -202,6 +237,11 @@ class OnnxClassifier:
         if self.serving.get("speed") is None:
             raise ValueError(f"speed {speed:g} is given, but this model has no exits: it always runs at full depth")
         return speed
+
+
+def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    with parsing(path, "onnxruntime"):
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _rows_of_words(

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 SERVING, TOKENIZER = "serving.json", "tokenizer.json"
+DECODER = "decoder.onnx"
+"""The second graph of an encoder-decoder."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LONGEST_SERVING = 4_000_000
 _LONGEST_INPUT = 1_000_000
+_MOST_BEAMS = 64
 _LARGEST = 1e30
 
 
@@ -57,6 +60,9 @@ def read_serving(folder: Path) -> dict[str, Any]:
         ("token_classification", "labels"),
         ("language_modeling", "end_ids"),
         ("language_modeling", "new_tokens"),
+        ("translation", "beams"),
+        ("translation", "end_ids"),
+        ("translation", "start_id"),
     ):
         if values["kind"] == kind and values.get(name) is None:
             raise DamagedFolderError(f"{path}: {name} is missing, which {kind} needs; export the model again")
@@ -148,6 +154,8 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "answers_empty_texts": (lambda value: isinstance(value, bool), "true or false"),
     "labels": (_are_labels, "a list of different texts"),
     "end_ids": (lambda value: value is None or _are_ids(value), "a list of token ids"),
+    "beams": (lambda value: value is None or _is_int(value, 1, _MOST_BEAMS), f"a whole number from 1 to {_MOST_BEAMS}"),
+    "start_id": (lambda value: value is None or _is_int(value, 0, 2**31 - 1), "a whole number from 0"),
     "new_tokens": (lambda value: value is None or _is_int(value, 1, _LONGEST_INPUT), "a whole number from 1"),
     "scale": (_is_scale, "an object with the finite numbers mean and deviation"),
     "speed": (lambda value: value is None or _is_number(value), "a finite number"),

@@ -77,6 +77,7 @@ class Prediction(BaseModel):
     spans: list[Span] | None = None
     """Where words are labelled."""
     continuation: str | None = None
+    translation: str | None = None
     """Of a language model."""
 
 

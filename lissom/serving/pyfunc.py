@@ -14,7 +14,7 @@ ARTIFACT = "exported"
 
 
 class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
-    """Maps a table with the column `text` (and `text_pair`) to label and probabilities, a value, or spans."""
+    """Maps a table with the column `text` (and `text_pair`) to an answer of the task's kind."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the exported folder."""
@@ -26,7 +26,8 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         model_input: pd.DataFrame,
         params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `label`, `probability` and `probability_of_<label>`, or `value`, `spans` as JSON, or `continuation`.
+        """Return `label`, `probability` and `probability_of_<label>`, or `value`, `spans` as JSON, `continuation` or
+        `translation`.
 
         `speed` is a param of models with exits.
         """

@@ -9,8 +9,9 @@ from lissom.tasks.classification import Classification
 from lissom.tasks.language_modeling import LanguageModeling
 from lissom.tasks.regression import Regression
 from lissom.tasks.token_classification import TokenClassification
+from lissom.tasks.translation import Translation
 
-Tasks = Classification | Regression | TokenClassification | LanguageModeling
+Tasks = Classification | Regression | TokenClassification | LanguageModeling | Translation
 AnyTask = Annotated[Tasks, Field(discriminator="kind")]
 
 
@@ -26,3 +27,5 @@ def task_of(card: DataCard, max_length: int) -> Tasks:
             return TokenClassification(name=card.name, labels=card.labels, pair=card.pair, max_length=max_length)
         case "language_modeling":
             return LanguageModeling(name=card.name, pair=False, max_length=max_length)
+        case "translation":
+            return Translation(name=card.name, pair=False, max_length=max_length)

@@ -10,8 +10,8 @@ class Metric(Section):
 
     name: str
     higher_is_better: bool = True
-    form: Literal["percent", "number"] = "number"
-    """`percent`: a share, shown as a percentage, with changes in percentage points."""
+    form: Literal["percent", "points", "number"] = "number"
+    """`percent`: a share, shown as a percentage, with changes in percentage points; `points`: the same without `%`."""
 
     def improves(self, new: float, old: float) -> bool:
         """Return whether `new` is strictly better than `old`."""
@@ -39,14 +39,21 @@ class Metric(Section):
 
     def show(self, value: float) -> str:
         """Return a value as text."""
-        return f"{value:.1%}" if self.form == "percent" else f"{value:.3f}"
+        match self.form:
+            case "percent":
+                return f"{value:.1%}"
+            case "points":
+                return f"{value * 100:.1f}"
+            case _:
+                return f"{value:.3f}"
 
     def show_change(self, before: float, after: float) -> str:
-        """Return a signed difference as text, in percentage points for percentages."""
-        return f"{(after - before) * 100:+.1f}" if self.form == "percent" else f"{after - before:+.3f}"
+        """Return a signed difference as text, in points for shares."""
+        return f"{after - before:+.3f}" if self.form == "number" else f"{(after - before) * 100:+.1f}"
 
 
 ACCURACY = Metric(name="accuracy", form="percent")
+BLEU = Metric(name="bleu", form="points")
 ENTITY_F1 = Metric(name="entity_f1", form="percent")
 PERPLEXITY = Metric(name="perplexity", higher_is_better=False)
 PEARSON = Metric(name="pearson")

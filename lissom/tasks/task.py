@@ -7,7 +7,7 @@ member of the union and a `case` in `lissom.tasks.kinds`, and a numpy implementa
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,21 @@ from lissom.section import Section
 from lissom.tasks.meter import Meter
 from lissom.tasks.metric import Metric
 from lissom.tasks.quality import Quality
+
+if TYPE_CHECKING:
+    from lissom.data.batches import Batch
+
+
+class Answering(Protocol):
+    """A model that answers batches, in torch or as an exported file."""
+
+    def logits(self, batch: "Batch") -> Tensor:
+        """Return the logits of a batch's rows, `[rows, outputs]`."""
+        ...
+
+    def generate(self, batch: "Batch") -> list[list[int]]:
+        """Return the tokens that the model writes for every text of a batch."""
+        ...
 
 
 class Task(Section, ABC):
@@ -55,6 +70,11 @@ class Task(Section, ABC):
     @property
     def continues_texts(self) -> bool:
         """Return whether a text is answered with a continuation."""
+        return False
+
+    @property
+    def writes_texts(self) -> bool:
+        """Return whether a text is answered with another text, which an encoder-decoder writes token by token."""
         return False
 
     @property
@@ -100,6 +120,16 @@ class Task(Section, ABC):
             targets: `[rows]`, or `[rows, ...]`.
         """
         return outputs
+
+    def answers(self, model: Answering, batch: "Batch", data: Encoded) -> NDArray[Any]:  # noqa: ARG002
+        """Return what metrics need of a model's answers to a batch, for the rows of `data.judged`.
+
+        Args:
+            model: the model.
+            batch: some examples of `data`.
+            data: the data set.
+        """
+        return self.condense(model.logits(batch).float(), batch.targets).cpu().numpy()
 
     def remember(self, outputs: Tensor, tokens: int) -> Tensor:  # noqa: ARG002
         """Return what is cached of a teacher's outputs, `[rows, ...]`; `soft_loss` takes it in their place.

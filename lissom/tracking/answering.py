@@ -11,6 +11,7 @@ from lissom.tracking.fetching import exported_folder
 from lissom.tracking.naming import champion
 
 if TYPE_CHECKING:
+    from lissom.data.encoding import Encoded, Written
     from lissom.models.compressed import CompressedModel
 
 
@@ -62,7 +63,21 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, 
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
         table = write_table(Path(scratch) / "texts.arrow", rows)
         data = task.encode([table], model.tokenizer, Path(scratch) / "tokens")
+        if data.written is not None:
+            return _translate(model, data, data.written)
         return to_answers(predict(model.network, data, model.pad_id).numpy(), task.serving(), texts)
+
+
+def _translate(model: "CompressedModel", data: "Encoded", written: "Written") -> list[Answer]:
+    import numpy as np
+
+    from lissom.data.batches import collate
+    from lissom.export.config import BEAMS
+    from lissom.models.generation import TorchModel
+
+    batch = collate(data, np.arange(len(data)), model.pad_id)
+    tokens = TorchModel(model.network, model.manifest.task.max_length, BEAMS).generate(batch)
+    return [{"translation": text.strip()} for text in written.decode(tokens)]
 
 
 def _continue(model: "CompressedModel", texts: Sequence[str]) -> list[Answer]:
@@ -70,8 +85,8 @@ def _continue(model: "CompressedModel", texts: Sequence[str]) -> list[Answer]:
     import torch
     from numpy.typing import NDArray
 
-    from lissom.export.onnx import end_ids
     from lissom.models.compressed import logits_from
+    from lissom.models.generation import end_ids
     from lissom.serving.language_modeling import continuations
 
     def step(tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:

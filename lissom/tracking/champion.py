@@ -65,7 +65,7 @@ def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path,
 
     from lissom.evaluate.latency import measure_latency
     from lissom.evaluate.variant import timed_batches
-    from lissom.export.exported import open_exported, split_answers
+    from lissom.export.exported import model_bytes, open_exported, split_answers
 
     exports = {"new": open_exported(new), "champion": open_exported(champion)}
     encoded = {
@@ -76,9 +76,9 @@ def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path,
     batches = {name: timed_batches(encoded[name], 1, exported.serving["pad_id"]) for name, exported in exports.items()}
     runners = {name: exported.runner(batches[name], threads=1) for name, exported in exports.items()}
     timing = measure_latency(runners, [1] * len(batches["new"]), threads=1, seconds=seconds)
-    sizes = {name: next(iter(exported.files.values())) for name, exported in exports.items()}
+    sizes = {name: model_bytes(exported.files) for name, exported in exports.items()}
     return Duel(
-        scores=compare_scores(task, logits["new"], logits["champion"], encoded["new"]),
+        scores=compare_scores(task, logits["new"], logits["champion"], encoded["new"].judged),
         speedup=timing.ratio("champion", "new"),
         conditions=timing.conditions,
         times_smaller=sizes["champion"] / sizes["new"],

@@ -15,6 +15,7 @@ _PIPELINES: dict[TaskKind, str] = {
     "regression": "text-classification",  # on the hub also the task of scores, as for stsb
     "token_classification": "token-classification",
     "language_modeling": "text-generation",
+    "translation": "translation",
 }
 _HUB_METRICS = {"pearson": "pearsonr", "entity_f1": "f1"}
 """Ids on hf.co/metrics that differ from ours."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lissom.console import track
 from lissom.data.batches import Batch, sorted_batches
 from lissom.data.encoding import Encoded
 from lissom.models.compressed import logits_of
+from lissom.models.generation import TorchModel
 from lissom.tasks.meter import Meter
 from lissom.tasks.metric import Metric
 from lissom.tasks.task import Task
@@ -72,16 +74,16 @@ def predict(
     return logits.cpu().clone()
 
 
-def score(network: nn.Module, data: Encoded, pad: int, task: Task, precision: torch.dtype | None = None) -> float:
+def score(network: PreTrainedModel, data: Encoded, pad: int, task: Task, precision: torch.dtype | None = None) -> float:
     """Return the task's metric over a fully labelled split; arguments as for `predict`."""
-    device, meter = next(network.parameters()).device, task.meter()
+    device, meter, judged = next(network.parameters()).device, task.meter(), data.judged
+    model = TorchModel(network, task.max_length)
     processes, rank = _processes()
     with _inference(network, precision):
         for number, batch in enumerate(sorted_batches(data, _BATCH_SIZE, pad)):
             if number % processes == rank:
-                batch = batch.to(device)
-                answers = task.condense(logits_of(network, batch).float(), batch.targets)
-                meter.add(answers.cpu().numpy(), batch.targets.cpu().numpy())
+                answers = task.answers(model, batch.to(device), data)
+                meter.add(answers, judged.targets[judged.rows_of(batch.indices.numpy())])
     if processes > 1:
         meters: list[Meter | None] = [None] * processes
         dist.all_gather_object(meters, meter)

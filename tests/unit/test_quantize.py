@@ -215,7 +215,7 @@ def test_ranges_follow_the_data_and_then_stand_still():
         schedule.before_step(step, 4)
         before = [float(layer.high) for layer in layers]
         batch = tiny.batch("bert", seed=step + 5)
-        set_real_tokens(layers, batch.mask)
+        set_real_tokens(layers, batch.inputs)
         logits_of(model.network, batch)
         assert [float(layer.high) for layer in layers] == before  # within a step they stand still
         update_ranges(layers, None)

@@ -10,7 +10,7 @@ from lissom.evaluate.floor import measure_floors
 from lissom.evaluate.paired import changed_answers, write_changes
 from lissom.evaluate.variant import Reference, Subject, evaluate_variant
 from lissom.export.baselines import open_baselines
-from lissom.export.exported import open_exported, split_answers
+from lissom.export.exported import model_bytes, open_exported, split_answers
 from lissom.models.exits import has_early_exits
 
 
@@ -28,10 +28,9 @@ def evaluate(stage: Stage) -> Outcome:
     evaluation, answers, teacher_answers = evaluate_variant(stage.variant, subject, reference, params, exits)
     task, tables = model.manifest.task, {split: load_table(stage.inputs["data"], split) for split in SPLITS}
     if stage.variant == TEACHER:
+        targets, bins = subject.test.judged.targets, params.calibration_bins
         qualities = {
-            name: task.quality(
-                split_answers(exported, subject.test, task), answers, subject.test.targets, params.calibration_bins
-            )
+            name: task.quality(split_answers(exported, subject.test, task), answers, targets, bins)
             for name, exported in reference.int8.items()
         }
         floors, absent = measure_floors(tables, teacher.model, params, stage.scratch)
@@ -39,13 +38,13 @@ def evaluate(stage: Stage) -> Outcome:
             "floors": floors,
             "absent_floors": absent,
             "plain_int8": tuple(
-                PlainInt8(name=name, quality=qualities[name], megabytes=next(iter(exported.files.values())) / 1e6)
+                PlainInt8(name=name, quality=qualities[name], megabytes=model_bytes(exported.files) / 1e6)
                 for name, exported in reference.int8.items()
             ),
         }
         evaluation = evaluation.model_copy(update=baselines)
     else:
-        rows = changed_answers(task, answers, teacher_answers, subject.test, tables["test"])
+        rows = changed_answers(task, answers, teacher_answers, subject.test.judged, tables["test"])
         write_changes(stage.outputs[METRICS_FOLDER] / CHANGES, rows, pair=task.pair)
     return Outcome(metrics=evaluation.model_dump(mode="json"))
 

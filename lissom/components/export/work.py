@@ -4,7 +4,7 @@ from lissom.artifacts import EXPORT_RECORD, TEACHER, write_json
 from lissom.components.stage import Outcome, Stage
 from lissom.evaluate.exits import try_speeds
 from lissom.export.baselines import write_baselines
-from lissom.export.exported import ExportRecord, TriedSpeed
+from lissom.export.exported import ExportRecord, TriedSpeed, model_bytes
 from lissom.export.onnx import export_onnx, set_speed
 from lissom.export.parity import check_parity
 from lissom.models.exits import has_early_exits
@@ -13,7 +13,7 @@ from lissom.models.exits import has_early_exits
 def export(stage: Stage) -> Outcome:
     """Export the model, check parity on the dev set, and write the export record; the teacher's baselines too."""
     model, folder, params = stage.load("model"), stage.outputs["export"], stage.params.export
-    onnx_file, dev = export_onnx(model, folder), stage.encode(model, "dev")
+    onnx_file, dev = export_onnx(model, folder, params.beams), stage.encode(model, "dev")
     parity = check_parity(model, onnx_file, dev, params)
     trials: list[TriedSpeed] = []
     if has_early_exits(model.network):
@@ -27,5 +27,5 @@ def export(stage: Stage) -> Outcome:
         tried_speeds=tuple(trials),
     )  # fmt: skip
     write_json(folder / EXPORT_RECORD, record.model_dump(mode="json"))
-    megabytes = next(iter(record.files.values())) / 1e6
+    megabytes = model_bytes(record.files) / 1e6
     return Outcome(metrics={"megabytes": megabytes, **record.model_dump(mode="json", exclude={"files", "cost"})})

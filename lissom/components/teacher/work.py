@@ -1,13 +1,15 @@
 """The work of the stage: make the teacher, then cache its logits of train and transfer texts."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from lissom.components.stage import Outcome, Stage
 from lissom.console import note
 from lissom.data.prepare import load_card
 from lissom.models.base import load_base
-from lissom.tasks.kinds import task_of
+from lissom.tasks.kinds import AnyTask, task_of
+from lissom.training.lesson import Lesson
 from lissom.training.loop import autocast_type, precision_name
 from lissom.training.losses import against_targets
 from lissom.training.teacher import cache_logits, save_logits
@@ -17,7 +19,9 @@ def make_teacher(stage: Stage) -> Outcome:
     """Fine-tune on the labels, or take the base model as it is; then cache the logits of train and transfer texts."""
     params, lesson = stage.params.teacher, stage.lesson()
     task, is_trained = task_of(load_card(stage.inputs["data"]), stage.params.base.max_length), params.method == "none"
-    model = load_base(stage.params.base, task, params.seed, note, needs_head=is_trained)
+    model = load_base(
+        stage.params.base, task, params.seed, note, needs_head=is_trained, texts=lambda: _texts(lesson, task)
+    )  # fmt: skip
     precision = autocast_type(params.precision)
     metrics: dict[str, Any] = {}
     history: list[dict[str, float]] = []
@@ -45,3 +49,11 @@ def make_teacher(stage: Stage) -> Outcome:
         **task.cache_metrics(logits),
     }
     return Outcome(metrics=metrics, history=history, model=model, method=params.method)
+
+
+def _texts(lesson: Lesson, task: AnyTask) -> Iterator[str]:
+    """Yield the training texts, and where answers are texts those too."""
+    train = lesson.tables["train"]
+    yield from (text for pair in train.texts() for text in pair if text is not None)
+    if task.writes_texts:
+        yield from (label for label in train.labels() if label is not None)

@@ -5,10 +5,10 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
+from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices
-from lissom.models.families import family_of
-from lissom.models.sites import blocks_of, exits_of, keep_layer_types, replace_module
+from lissom.models.sites import blocks_at, exits_of, keep_layer_types, replace_module, stack_of
 
 
 class KeepBlocks(StructureEdit):
@@ -17,11 +17,19 @@ class KeepBlocks(StructureEdit):
     kind: Literal["keep_blocks"] = "keep_blocks"
     kept: tuple[int, ...]
     """Numbers of the kept blocks, 0-based, ascending."""
+    stack: str = ""
+    """Title of the stack of blocks, of a network with several."""
 
     def apply(self, network: PreTrainedModel) -> None:
-        """Perform the edit in place; raises `InputError` for blocks that the network does not have."""
-        stack, blocks = family_of(network).stack, blocks_of(network)
+        """Perform the edit in place; raises `InputError` for blocks that the network does not have, or cannot lose."""
+        stack = stack_of(network, self.stack)
+        blocks = blocks_at(network, stack)
         check_indices("keep_blocks", self.kept, len(blocks))
+        if stack.first_block_read and self.kept[0] != 0:
+            raise InputError(
+                f"keep_blocks: kept {list(self.kept)}; block 0 of a {network.config.model_type} holds the positions "
+                "that all blocks use, keep it"
+            )
         new_blocks = nn.ModuleList(blocks[index] for index in self.kept)
         for index, block in enumerate(new_blocks):
             for module in block.modules():
@@ -35,8 +43,8 @@ class KeepBlocks(StructureEdit):
 
     def is_plain(self, network: PreTrainedModel) -> bool:
         """Return whether a config can express it: the first block stays first where it differs from the others."""
-        return not family_of(network).stack.first_block_differs or self.kept[0] == 0
+        return not stack_of(network, self.stack).first_block_differs or self.kept[0] == 0
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        return f"kept blocks {', '.join(map(str, self.kept))}"
+        return f"kept {self.stack} blocks {', '.join(map(str, self.kept))}".replace("  ", " ")

@@ -5,6 +5,7 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.capabilities import check_technique
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices, slice_linear
 from lissom.models.sites import attention_sites, head_groups, head_size, replace_module
@@ -19,6 +20,7 @@ class KeepHeads(StructureEdit):
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; raises `InputError` where it does not fit the network."""
+        check_technique(network, "heads", self.kind)
         sites, width, group_size = attention_sites(network), head_size(network), head_groups(network)
         if len(self.kept) != len(sites):
             raise InputError(f"keep_heads: {len(self.kept)} sites in the edit, {len(sites)} in the network")

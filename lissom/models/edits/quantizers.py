@@ -19,7 +19,7 @@ from lissom.models.families import classifier_of, family_of
 from lissom.models.grid import ACTIVATION_HIGH, TABLE_HIGH, affine_range, fake_quantize_rows, weight_high
 from lissom.models.integers import IntegerEmbedding, IntegerLinear
 from lissom.models.layers import Indivisible
-from lissom.models.sites import replace_module, tied_head
+from lissom.models.sites import attention_sites, replace_module, tied_head
 
 _MOMENTUM = 0.01
 
@@ -31,10 +31,11 @@ class FakeQuantLinear(nn.Linear, Indivisible):
     high: Tensor
     observed: Tensor
 
-    def __init__(self, linear: nn.Linear, weight_bits: int) -> None:
+    def __init__(self, linear: nn.Linear, weight_bits: int, mask_name: str = "attention_mask") -> None:
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         self.weight_high = weight_high(weight_bits)
+        self.mask_name = mask_name
         self.observer_enabled = False
         self.real_tokens: Tensor | None = None
         self.pending_range: tuple[Tensor, Tensor] | None = None
@@ -103,15 +104,28 @@ class FakeQuantize(StructureEdit):
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place; the input ranges must be observed, or loaded, afterwards."""
         family, outputs = family_of(network), (classifier_of(network), tied_head(network))
-        table = rows_of(network, family.word_table)
+        table = network.get_submodule(rows_of(network, family.word_table))
+        written = _reading_targets(network)
         for path, module in list(network.named_modules()):
             # A tied head returns logits, and uses the floats of the word table.
             is_output = path in outputs or (path.startswith("exits.") and path.endswith(".classifier"))
             if type(module) is nn.Linear and not is_output:
-                replace_module(network, path, FakeQuantLinear(module, self.weight_bits).train(module.training))
-            elif type(module) is nn.Embedding and path == table:  # positions and segments are a few rows
+                mask = "decoder_attention_mask" if path in written else "attention_mask"
+                replace_module(network, path, FakeQuantLinear(module, self.weight_bits, mask).train(module.training))
+            # Positions and segments are a few rows. Encoder and decoder may share the rows of words.
+            elif type(module) is nn.Embedding and module.weight is table.weight:
                 replace_module(network, path, FakeQuantEmbedding(module))
 
     def describe(self) -> str:
         """Return the edit in a few words."""
         return f"{self.weight_bits}-bit weights, uint8 inputs, int8 word table (simulated in torch, real in the export)"
+
+
+def _reading_targets(network: PreTrainedModel) -> set[str]:
+    """Return the paths of a decoder's layers whose inputs belong to the tokens that it writes, not to the text's."""
+    family = family_of(network)
+    if not family.has_encoder_and_decoder:
+        return set()
+    blocks = f"{family.stacks[-1].blocks}."
+    of_text = {path for site in attention_sites(network) if site.kind == "cross" for path in (site.key, site.value)}
+    return {path for path, _ in network.named_modules() if path.startswith(blocks) and path not in of_text}

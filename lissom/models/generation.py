@@ -1,0 +1,54 @@
+"""A network in torch as a model that answers batches: its logits, or the texts that it writes, by transformers."""
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from lissom.data.batches import Batch
+from lissom.models.compressed import logits_of
+
+
+class TorchModel:
+    """Implements `lissom.tasks.task.Answering`.
+
+    Args:
+        network: the network.
+        most: the most tokens of a written answer.
+        beams: hypotheses of the beam search that writes; 1 takes the most likely token every time.
+    """
+
+    def __init__(self, network: PreTrainedModel, most: int, beams: int = 1) -> None:
+        self.network, self._most, self._beams = network, most, beams
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch's rows, `[rows, outputs]`."""
+        return logits_of(self.network, batch)
+
+    def generate(self, batch: Batch) -> list[list[int]]:
+        """Return the tokens that an encoder-decoder writes for every text, without the first and the last one."""
+        config = self.network.config
+        ends = end_ids(self.network)
+        settings = GenerationConfig(
+            max_new_tokens=self._most, num_beams=self._beams, do_sample=False, length_penalty=1.0,
+            decoder_start_token_id=config.decoder_start_token_id, eos_token_id=ends, pad_token_id=config.pad_token_id,
+            suppress_tokens=None if config.pad_token_id in ends else [config.pad_token_id], use_cache=True,
+        )  # fmt: skip
+        cached = self.network.config.use_cache
+        self.network.config.use_cache = True
+        try:
+            with torch.no_grad():
+                written = self.network.generate(batch.ids, attention_mask=batch.mask, generation_config=settings)
+        finally:
+            self.network.config.use_cache = cached
+        return [_until_end(row, ends) for row in written[:, 1:].tolist()]
+
+
+def end_ids(network: PreTrainedModel) -> list[int]:
+    """Return the tokens that end a text."""
+    ends = network.config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+def _until_end(tokens: list[int], ends: list[int]) -> list[int]:
+    last = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:last]
