@@ -39,7 +39,8 @@ from lissom.models.manifest import Manifest
 from lissom.models.students import config_values, take_blocks
 from lissom.report.ledger import Ledger
 from lissom.serving.classifier import OnnxClassifier
-from lissom.tasks.language_modeling import LanguageModeling, from_cache
+from lissom.tasks.language_modeling import LanguageModeling
+from lissom.tasks.next_token import from_cache
 from lissom.training.config import CACHED_TOKENS, TrainingParams
 from lissom.training.lesson import Lesson
 from lissom.training.losses import against_targets

@@ -88,8 +88,8 @@ class Params(Section):
         if not self.data.predicts_tokens:
             if self.distill.method == "sequence":
                 raise ValueError(
-                    f"distill.method: sequence learns texts that the teacher writes, and data.task: {self.data.task} has "
-                    "none; take another method"
+                    f"distill.method: sequence learns texts that the teacher writes, and data.task: {self.data.task} "
+                    "has none; take another method"
                 )
             return self
         allowed = _OF_TOKENS[self.data.task]

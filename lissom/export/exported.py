@@ -133,7 +133,7 @@ def logits_by_batch(exported: Exported, data: "Encoded") -> Iterator[tuple["Batc
 
 
 def split_answers(exported: Exported, data: "Encoded", task: "Task") -> NDArray[Any]:
-    """Return what the task's metrics need of the answers to all examples, in the order of `data.judged`, `[rows, ...]`."""
+    """Return what the task's metrics need of all answers, in the order of `data.judged`, `[rows, ...]`."""
     from lissom.data.batches import sorted_batches
 
     model, judged = _Answering(exported), data.judged

@@ -1,8 +1,8 @@
 """A base model that does not exist yet: random weights, and a vocabulary of pieces learnt from the training texts.
 
-The tokenizer is that of sentencepiece (Kudo and Richardson 2018, arXiv:1808.06226) with byte-pair encoding and bytes for
-unknown characters, as Llama has it. Its training is deterministic, which that of a unigram model in `tokenizers` is not:
-a stage that was killed must find the same model again.
+The tokenizer is that of sentencepiece (Kudo and Richardson 2018, arXiv:1808.06226) with byte-pair encoding, and bytes
+for unknown characters, as Llama has it. Its training is deterministic, which that of a unigram model in `tokenizers` is
+not: a stage that was killed must find the same model again.
 """
 
 import json

@@ -93,7 +93,7 @@ def search(step: Step, texts: int, serving: Mapping[str, Any]) -> list[list[int]
         first = 0
         for text, hypotheses in running.items():
             part = sums[first : first + len(hypotheses)]
-            nexts = []
+            nexts: list[Hypothesis] = []
             for rank, (beam, token, score) in enumerate(_best(part, max(2, 1 + len(ends)) * beams)):
                 written = hypotheses[beam].tokens
                 if token in ends or length == most:

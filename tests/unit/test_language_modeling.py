@@ -26,7 +26,8 @@ from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, Ke
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.language_modeling import continuations
-from lissom.tasks.language_modeling import LanguageModeling, from_cache, log_rest
+from lissom.tasks.language_modeling import LanguageModeling
+from lissom.tasks.next_token import from_cache, log_rest
 from lissom.tasks.perplexity import PerplexityMeter
 from lissom.tracking.answering import answer
 from lissom.training.config import RecoveryParams
