@@ -34,6 +34,7 @@ _EXTRAS = {
     "matplotlib": "report",
     "jinja2": "report",
     "textblob": "augment",
+    "sacrebleu": "translation",
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",

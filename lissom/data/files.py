@@ -27,10 +27,15 @@ def find_split(folder: Path, split: str) -> Path | None:
     Raises:
         DataError: the folder is missing, or several files claim the split.
     """
-    paths = [path for path in _tables(folder) if _stem(path) in _NAMES.get(split, (split,))]
+    paths = [path for path in _tables(folder) if _stem(path) in names_of(split)]
     if len(paths) > 1:
         raise DataError(f"{folder}: {', '.join(path.name for path in paths)} all claim to be {split}; keep one")
     return paths[0] if paths else None
+
+
+def names_of(split: str) -> tuple[str, ...]:
+    """Return what the files of a split may be called."""
+    return _NAMES.get(split, (split,))
 
 
 def unread(folder: Path, read: Sequence[Path]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lissom.artifacts import DATA_CARD, SPLITS, TRANSFER, read_json, write_json
-from lissom.data import files, hub, python_docs, python_reference, splits
+from lissom.data import files, hub, parallel_text, python_docs, python_reference, splits
 from lissom.data.cleaning import Cleaner
 from lissom.data.config import EMBEDDED, DataParams, TaskKind
 from lissom.data.labels import Scale
@@ -84,6 +84,8 @@ def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str
             found = {split: files.find_split(Path(place), split) for split in SPLITS}
             paths = {split: path for split, path in found.items() if path}
             sources = {split: files.read_rows(path, cleaners[split]) for split, path in paths.items()}
+            if params.is_written:
+                sources = _parallel(params, cleaners) | sources
             read = [*paths.values(), *([Path(params.transfer)] if params.transfer else [])]
             notes += [
                 f"{name} is not read: its name is none of train, dev (validation, valid, val) and test"
@@ -99,6 +101,13 @@ def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str
                 + "".join(f"; {note}" for note in notes)
             )
     return sources, notes
+
+
+def _parallel(params: DataParams, cleaners: Mapping[str, Cleaner]) -> dict[str, Iterator[Row]]:
+    """Return the rows of splits that are two files with a line for every text."""
+    folder, columns = Path(params.source.partition(":")[2]), [params.text, params.label]
+    pairs = {split: parallel_text.find_pair(folder, files.names_of(split), columns) for split in SPLITS}
+    return {split: parallel_text.read_pair(paths, columns, cleaners[split]) for split, paths in pairs.items() if paths}
 
 
 def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list[str]) -> DataCard:

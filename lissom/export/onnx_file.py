@@ -71,10 +71,7 @@ class OnnxFile:
         inputs = [self._inputs(batch) for batch in batches]
 
         def run(number: int) -> None:
-            if self.serving["kind"] == "translation":
-                session.write(inputs[number])
-            else:
-                session.logits(inputs[number])
+            session.run(inputs[number])
 
         return run
 

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from lissom.artifacts import MANIFEST, TOKENIZER, WEIGHTS
 from lissom.errors import InputError
-from lissom.models.capabilities import Technique, check_family
+from lissom.models.capabilities import check_family, technique_of
 from lissom.models.checks import check_positions, check_tokens, fit_head
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
@@ -165,15 +165,6 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
     return language_model
 
 
-def technique_of(task: AnyTask) -> Technique:
-    """Return what a family must be able to do for a task."""
-    if task.writes_texts:
-        return "translation"
-    if task.continues_texts:
-        return "language"
-    return "words" if task.is_per_token else "texts"
-
-
 def _make_new(
     params: BaseParams, task: AnyTask, seed: int, texts: Callable[[], Iterable[str]] | None, *, needs_head: bool
 ) -> CompressedModel:
@@ -184,7 +175,6 @@ def _make_new(
             "set teacher.method: fine_tune, or another method"
         )
     model = new_model(params, task, seed, texts())
-    check_family(model.network.config.model_type, technique_of(task), f"base.model {params.model}")
     model.manifest = model.manifest.model_copy(update={"task": _with_start(task, model.network.config)})
     return model
 

@@ -1,13 +1,16 @@
 """What can be done with each family of models, derived from the table of families."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.families import FAMILIES
 from lissom.models.family import Family
+
+if TYPE_CHECKING:
+    from lissom.tasks.task import Task
 
 Technique = Literal[
     "blocks",
@@ -93,6 +96,15 @@ def limit_of(family: Family, technique: Technique) -> Limit | None:
             return Limit("its feed-forward networks are whole on every process", partly=True)
         case _:
             return None
+
+
+def technique_of(task: "Task") -> Technique:
+    """Return what a family must be able to do for a task."""
+    if task.writes_texts:
+        return "translation"
+    if task.continues_texts:
+        return "language"
+    return "words" if task.is_per_token else "texts"
 
 
 def check_technique(network: PreTrainedModel, technique: Technique, subject: str) -> None:

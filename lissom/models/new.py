@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BartConfig, GPT2Config, LlamaConfig, MarianConfig, PreTrainedConfig, T5Config
 
 from lissom.errors import InputError
+from lissom.models.capabilities import check_family, technique_of
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import NEW, BaseParams, NewModelParams
 from lissom.models.fused import separate
@@ -41,9 +42,9 @@ def new_model(params: BaseParams, task: AnyTask, seed: int, texts: Iterable[str]
     """
     family, shape = params.model.removeprefix(NEW), params.shape or NewModelParams()
     if family not in CONFIGS:
-        raise InputError(
-            f"base.model {params.model}: no such family to start from; allowed: {', '.join(sorted(CONFIGS))}"
-        )
+        known = ", ".join(f"{NEW}{name}" for name in sorted(CONFIGS))
+        raise InputError(f"base.model {params.model}: no such family can be made; allowed: {known}")
+    check_family(family, technique_of(task), f"base.model {params.model}")
     tokenizer = learn_tokenizer(texts, shape.vocabulary, ends=task.writes_texts)
     config = CONFIGS[family](shape, tokenizer.get_vocab_size(), params.max_length)
     torch.manual_seed(seed)

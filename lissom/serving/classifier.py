@@ -108,6 +108,13 @@ class OnnxClassifier:
         """Tokenise texts (or pairs) into the graph's input tensors, `[batch, n]`."""
         return self._inputs(self._tokenized(texts, pairs))
 
+    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> None:
+        """Compute what input tensors `[batch, n]` are answered with: logits, or the tokens of an encoder-decoder."""
+        if self._decoder is None:
+            self.logits(inputs)
+        else:
+            self.write(inputs)
+
     def write(self, inputs: Mapping[str, NDArray[np.int64]]) -> list[list[int]]:
         """Return the tokens that an encoder-decoder writes, given the encoder's inputs, each `[batch, n]`."""
         decoder = self._started(inputs)

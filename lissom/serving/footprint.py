@@ -15,7 +15,7 @@ def main(folder: str) -> None:
     text = " ".join(_WORDS * 3)
     for size in (1, 8):
         texts = [text] * size
-        classifier.predict(texts, texts if classifier.serving["pair"] else None)
+        classifier.run(classifier.encode(texts, texts if classifier.serving["pair"] else None))
     print(peak_bytes() / 1e6)
 
 

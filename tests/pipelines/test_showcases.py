@@ -13,6 +13,7 @@ from tests.pipelines.conftest import PARAMS, ROOT, Workspace, read
 from tests.unit import tiny
 from tests.unit.test_language_modeling import text
 from tests.unit.test_token_classification import TAGS, tagged
+from tests.unit.test_translation import pairs_of
 
 SHORT = {"epochs": 3, "learning_rate": 2e-3, "freeze_word_table": False, "precision": "float32"}
 
@@ -118,3 +119,38 @@ def test_a_language_model(tmp_path):
         and champion == result.run("lissom", "predict", prompt, "--model", "artifacts/export/quantize").stdout
     )
     assert "continuation" in result.run("lissom", "predict", prompt, "--model", "artifacts/teacher").stdout
+
+
+@pytest.mark.slow
+def test_a_translator_from_scratch(tmp_path):
+    params = yaml.safe_load((ROOT / "params" / "translation.yaml").read_text())
+    result = Workspace(tmp_path)
+    params["base"] |= {
+        "shape": {"vocabulary": 512, "width": 32, "blocks": 3, "heads": 4, "neurons": 48},
+        "max_length": 16,
+    }
+    params["data"]["source"] = "files:made"
+    for section in ("teacher", "distill", "prune", "quantize"):
+        training = params[section] if section == "teacher" else params[section]["training"]
+        training |= SHORT | {"epochs": 10 if section == "teacher" else 4, "batch_size": 16, "learning_rate": 5e-3}
+    params |= {name: PARAMS[name] for name in ("evaluate", "emissions", "tracking")}
+    params["export"] = {"beams": 2, "label_agreement": 0.9, "int8_tolerance": 2.0}
+    params["variants"] = ["teacher", "quantize"]
+    params["gates"] = {"max_score_drop": 0.5, "min_speedup": {}, "max_megabytes": 1}
+    result.write_params(params)
+    (tmp_path / "made").mkdir()
+    for seed, (split, count) in enumerate((("train", 200), ("dev", 24), ("test", 30))):
+        lines = [{"en": row.text, "de": row.label} for row in pairs_of(count, seed)]
+        (tmp_path / "made" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result.run("lissom", "compress")
+    ledger = Ledger.model_validate(read(result, "artifacts/report/ledger.json"))
+    assert ledger.metric.name == "bleu" and ledger.rows[0].score > 0.6 and ledger.rows[-1].score > 0.3
+    page = (tmp_path / "artifacts/report/report.html").read_text()
+    assert "chrf" in page.lower() and "test bleu" in page.lower()
+    text = "the red dog sees a house"
+    champion = result.run("lissom", "predict", text).stdout
+    assert (
+        "das" in champion
+        and champion == result.run("lissom", "predict", text, "--model", "artifacts/export/quantize").stdout
+    )
+    assert "das" in result.run("lissom", "predict", text, "--model", "artifacts/teacher").stdout

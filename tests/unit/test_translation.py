@@ -1,0 +1,525 @@
+"""Translation: BLEU, decoder inputs, edits of encoder and decoder, two graphs that write as torch does, and new models."""
+
+import dataclasses
+import gzip
+import itertools
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from sacrebleu.metrics.bleu import BLEU
+from torch.nn import functional as F
+from transformers import AutoModelForSeq2SeqLM
+
+import lissom
+from lissom.components.preflight import preflight
+from lissom.data.batches import collate
+from lissom.data.config import DataParams
+from lissom.data.prepare import load_table, prepare
+from lissom.data.tables import Row, write_table
+from lissom.distill.material import Material
+from lissom.distill.offline_config import SequenceDistillation
+from lissom.distill.run import distill
+from lissom.distill.sequence import written_by_teacher
+from lissom.errors import DataError, InputError, ParamsError
+from lissom.evaluate.paired import changed_answers, compare_scores
+from lissom.export.baselines import open_baselines, write_baselines
+from lissom.export.config import ExportParams
+from lissom.export.exported import model_bytes, split_answers
+from lissom.export.onnx import export_onnx
+from lissom.export.onnx_file import OnnxFile
+from lissom.export.parity import check_parity
+from lissom.models.base import load_base
+from lissom.models.compressed import logits_of
+from lissom.models.config import BaseParams, NewModelParams
+from lissom.models.edits import FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.models.generation import TorchModel, end_ids
+from lissom.models.layers import observers_of
+from lissom.models.new import CONFIGS, learn_tokenizer
+from lissom.models.sites import attention_sites, ffn_sites
+from lissom.params import check_params
+from lissom.prune.importance import gated
+from lissom.quantize.int8 import calibrate
+from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
+from lissom.serving.folder import DECODER, DamagedFolderError
+from lissom.serving.translation import search
+from lissom.tasks.bleu import BleuMeter, chrf
+from lissom.tasks.classification import Classification
+from lissom.tasks.translation import LABEL_SMOOTHING, Translation
+from lissom.tracking.answering import answer
+from lissom.training.config import TrainingParams
+from lissom.training.lesson import Lesson
+from lissom.training.losses import against_targets
+
+TASK = Translation(name="colours", pair=False, max_length=12)
+FAMILIES = ("bart", "marian", "t5")
+SHAPE = NewModelParams(vocabulary=512, width=32, blocks=3, heads=4, neurons=48, dropout=0.1)
+WORDS = {
+    "the": "das",
+    "red": "rote",
+    "blue": "blaue",
+    "old": "alte",
+    "dog": "Tier",
+    "house": "Haus",
+    "sees": "sieht",
+    "a": "ein",
+}
+NOUNS = ("dog", "house")
+TRAINING = {"epochs": 12, "batch_size": 8, "learning_rate": 5e-3, "freeze_word_table": False, "precision": "float32"}
+
+
+def pairs_of(count, seed=0):
+    """Sentences of three or six words."""
+    generator = random.Random(seed)
+    for _ in range(count):
+        adjective, subject, noun = (generator.choice(names) for names in (("red", "blue", "old"), NOUNS, NOUNS))
+        words = ["the", adjective, subject, *(["sees", "a", noun] if generator.random() < 0.7 else [])]
+        yield Row(" ".join(words), None, " ".join(WORDS[word] for word in words))
+
+
+def tables_of(folder, sizes=(("train", 80), ("transfer", 0), ("dev", 16), ("test", 16))):
+    return {
+        name: write_table(folder / f"{name}.arrow", pairs_of(count, seed)) for seed, (name, count) in enumerate(sizes)
+    }
+
+
+def model_of(family, seed=0):
+    params = BaseParams(model=f"new:{family}", shape=SHAPE, max_length=12)
+    model = load_base(
+        params, TASK, seed, texts=lambda: [text for row in pairs_of(80) for text in (row.text, row.label)]
+    )
+    for parameter in model.network.parameters():  # biases and norms other than 0 and 1, so that losing one shows
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    model.network.tie_weights()
+    return model
+
+
+def batch_of(model, folder, count=6):
+    data = model.manifest.task.encode(
+        [write_table(folder / "batch.arrow", pairs_of(count, 9))], model.tokenizer, folder / "batch"
+    )
+    return collate(data, np.arange(count), model.pad_id)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model that has learnt to translate a little, and its lesson."""
+    folder = tmp_path_factory.mktemp("trained")
+    lesson = Lesson(tables=tables_of(folder), scratch=folder)
+    params = BaseParams(model="new:t5", shape=SHAPE, max_length=12)
+    model = load_base(params, TASK, 0, texts=lambda: [text for row in pairs_of(80) for text in (row.text, row.label)])
+    training = TrainingParams(**TRAINING)
+    lesson.train(
+        "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(model.manifest.task), training,
+        identity="", score=lesson.scorer(model, training),
+    )  # fmt: skip
+    return model, lesson
+
+
+def test_bleu_is_sacrebleus_however_the_texts_are_divided():
+    generator = random.Random(0)
+    references = [row.label for row in pairs_of(60)]
+    answers = [
+        " ".join(generator.sample(text.split(), k=len(text.split()) - generator.randint(0, 1))) + "."
+        for text in references
+    ]
+    expected = BLEU().corpus_score(answers, [references]).score / 100
+    given, truth = np.asarray(answers, dtype=object), np.asarray(references, dtype=object)
+    whole, part = BleuMeter(), BleuMeter()
+    whole.add(given[:25], truth[:25])
+    part.add(given[25:], truth[25:])
+    whole.merge(part)
+    assert whole.result() == pytest.approx(expected, rel=1e-9) and 0 < expected < 1
+    perfect = BleuMeter()
+    perfect.add(truth, truth)
+    assert perfect.result() == pytest.approx(1) and chrf(truth, truth) == pytest.approx(1) and BleuMeter().result() == 0
+    assert TASK.metric.show(0.3512) == "35.1" and TASK.metric.show_change(0.30, 0.35) == "+5.0"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_decoder_reads_what_transformers_gives_it(family, tmp_path):
+    """All tokens but the last, behind the first token; the rows of targets are the tokens of the labels, end included."""
+    model = model_of(family)
+    batch = batch_of(model, tmp_path)
+    counts = batch.inputs["decoder_attention_mask"].sum(1)
+    labels = torch.full(batch.inputs["decoder_input_ids"].shape, -100)
+    labels[batch.inputs["decoder_attention_mask"].bool()] = batch.targets
+    assert all(batch.targets[count - 1] == model.network.config.eos_token_id for count in counts.cumsum(0))
+    with torch.no_grad():
+        theirs = model.network(input_ids=batch.ids, attention_mask=batch.mask, labels=labels)
+        ours = logits_of(model.network, batch)
+    assert torch.allclose(ours, theirs.logits[labels >= 0], atol=1e-5)
+    assert float(F.cross_entropy(ours, batch.targets)) == pytest.approx(float(theirs.loss), rel=1e-5)
+    smoothed = F.cross_entropy(ours, batch.targets, label_smoothing=LABEL_SMOOTHING)
+    assert float(TASK.loss(ours, batch.targets)) == pytest.approx(float(smoothed), rel=1e-6)
+
+
+def test_a_text_without_a_translation_has_no_targets_and_every_text_is_judged(tmp_path):
+    model = model_of("t5")
+    rows = [Row("the dog", None, "das Tier"), Row("a house", None, None), Row("red " * 40, None, "rote " * 40)]
+    table = write_table(tmp_path / "t.arrow", rows)
+    data = TASK.encode([table], model.tokenizer, tmp_path / "tokens")
+    assert data.row_counts(np.arange(3)).tolist()[1:] == [0, 12] and TASK.count_rows([table], model.tokenizer) == len(
+        data.targets
+    )
+    assert data.lengths.max() == 12 and data.judged.targets.tolist() == ["das Tier", "", "rote " * 40]
+    batch = collate(data, np.asarray([0, 1, 2]), model.pad_id)
+    assert logits_of(model.network, batch).shape[0] == len(batch.targets) == len(data.targets)
+
+
+def test_a_vocabulary_is_learnt_alike_twice_and_holds_every_text():
+    texts = [row.text for row in pairs_of(50)] + ["Schöne Grüße"]
+    first, second = (learn_tokenizer(texts, 512, ends=True) for _ in range(2))
+    assert first.to_str() == second.to_str() and first.get_vocab_size() <= 512
+    for text in ("the red dog", "ein Haus 猫 🐈", "Grüße, the"):
+        ids = first.encode(text).ids
+        assert ids[-1] == 1 and first.token_to_id("<unk>") not in ids and first.decode(ids) == text
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_a_new_model_is_the_same_for_a_seed(family):
+    task = TASK if family in FAMILIES else tiny_language_task()
+    params = BaseParams(model=f"new:{family}", shape=SHAPE, max_length=12)
+    texts = [row.text for row in pairs_of(40)]
+    first, again, other = (
+        load_base(params, task, seed, texts=lambda: texts).network.state_dict() for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def tiny_language_task():
+    from tests.unit.test_language_modeling import TASK as LANGUAGE
+
+    return LANGUAGE
+
+
+def test_what_a_new_model_cannot_be():
+    with pytest.raises(InputError, match="allowed: new:bart, new:gpt2"):
+        load_base(BaseParams(model="new:bert"), TASK, 0, texts=lambda: ["a"])
+    with pytest.raises(InputError, match="knows nothing yet"):
+        load_base(BaseParams(model="new:t5"), TASK, 0, needs_head=True, texts=lambda: ["a"])
+    with pytest.raises(InputError, match="knows nothing yet"):
+        load_base(BaseParams(model="new:t5"), TASK, 0)
+    with pytest.raises(InputError, match="no encoder with a decoder"):
+        load_base(BaseParams(model="new:llama", shape=SHAPE), TASK, 0, texts=lambda: ["a b"])
+    with pytest.raises(ValueError, match="does not divide the width"):
+        NewModelParams(width=64, heads=5)
+    with pytest.raises(ValueError, match="set shape to null"):
+        BaseParams(model="dir:x", shape=SHAPE)
+
+
+def test_an_encoder_decoder_labels_no_texts(tmp_path):
+    model = model_of("bart")
+    lissom.save(model, tmp_path / "model")
+    labels = Classification(name="x", labels=("a", "b"), pair=False, max_length=12)
+    with pytest.raises(InputError, match="made for the translation of a text"):
+        load_base(BaseParams(model=f"dir:{tmp_path / 'model'}", max_length=12), labels, 0)
+    (tmp_path / "model" / "lissom.json").unlink()
+    with pytest.raises(InputError, match=r"label texts.*two stacks"):
+        load_base(BaseParams(model=f"dir:{tmp_path / 'model'}", max_length=12), labels, 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_model_is_the_same_and_loads_in_transformers(family, tmp_path):
+    model = model_of(family)
+    model.edit([KeepBlocks(kept=(0, 2), stack="encoder"), KeepBlocks(kept=(0,), stack="decoder")])
+    model.edit([KeepNeurons(kept=tuple(tuple(range(8, 40)) for _ in ffn_sites(model.network)))])
+    batch = batch_of(model, tmp_path)
+    lissom.save(model, tmp_path / "model")
+    again, plain = lissom.load(tmp_path / "model"), AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    expected = logits_of(model.network, batch)
+    assert torch.equal(logits_of(again.network, batch), expected)
+    assert torch.allclose(logits_of(plain.eval(), batch), expected, atol=1e-5)
+    assert again.network.lm_head.weight is again.network.get_input_embeddings().weight
+    assert TorchModel(again.network, 12).generate(batch) == TorchModel(plain, 12).generate(batch)
+
+
+@pytest.mark.parametrize("family", ("bart", "marian"))
+def test_a_gate_of_zero_is_a_removed_head(family, tmp_path):
+    """In every attention of encoder and decoder, and of the decoder to the encoder."""
+    model, reference = model_of(family), model_of(family)
+    batch, sites = batch_of(model, tmp_path), attention_sites(model.network)
+    kept = tuple((0, 2, 3) if number % 2 else (1, 2) for number in range(len(sites)))
+    gates = [torch.tensor([[float(head in heads) for head in range(4)]]) for heads in kept]
+    with gated([reference.network.get_submodule(site.output) for site in sites], gates, 8):
+        expected = logits_of(reference.network, batch)
+    model.edit([KeepHeads(kept=kept)])
+    assert torch.allclose(logits_of(model.network, batch), expected, atol=1e-5)
+    assert not torch.allclose(logits_of(reference.network, batch), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gate_of_zero_is_a_removed_neuron(family, tmp_path):
+    model, reference = model_of(family), model_of(family)
+    batch, sites = batch_of(model, tmp_path), ffn_sites(model.network)
+    kept = tuple(tuple(range(number, 40)) for number in range(len(sites)))
+    gates = [torch.tensor([[float(neuron in neurons) for neuron in range(48)]]) for neurons in kept]
+    with gated([reference.network.get_submodule(site.output) for site in sites], gates, 1):
+        expected = logits_of(reference.network, batch)
+    model.edit([KeepNeurons(kept=kept)])
+    assert torch.allclose(logits_of(model.network, batch), expected, atol=1e-5)
+
+
+def test_what_a_t5_cannot_lose():
+    model = model_of("t5")
+    with pytest.raises(InputError, match="bias of relative positions"):
+        KeepHeads(kept=((0,),) * 9).apply(model.network)
+    with pytest.raises(InputError, match="block 0 of a t5"):
+        KeepBlocks(kept=(1, 2), stack="decoder").apply(model.network)
+    with pytest.raises(InputError, match="this one has 2"):
+        KeepBlocks(kept=(0,)).apply(model.network)
+
+
+def quantized(model, folder):
+    model.edit([FakeQuantize()])
+    calibrate(model.network, [batch_of(model, folder, 32)])
+    return model
+
+
+@pytest.mark.parametrize("form", ["float", "smaller", "int8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_graphs_score_and_write_as_torch_does(family, form, tmp_path):
+    model = model_of(family)
+    if form != "float":
+        heads = [] if family == "t5" else [KeepHeads(kept=((0, 3),) * len(attention_sites(model.network)))]
+        model.edit([KeepBlocks(kept=(0, 2), stack="decoder"), KeepBlocks(kept=(0, 1), stack="encoder")])
+        heads = [edit.model_copy(update={"kept": edit.kept[: len(attention_sites(model.network))]}) for edit in heads]
+        model.edit([*heads, KeepNeurons(kept=(tuple(range(32)),) * len(ffn_sites(model.network)))])
+    if form == "int8":
+        quantized(model, tmp_path)
+    file = export_onnx(model, tmp_path / "export") if (tmp_path / "export").mkdir() is None else None
+    data = TASK.encode([write_table(tmp_path / "d.arrow", pairs_of(20, 5))], model.tokenizer, tmp_path / "d")
+    parity = check_parity(model, file, data, ExportParams(int8_tolerance=2.0, label_agreement=0.9))
+    assert parity.max_logit_difference < (1e-4 if form != "int8" else 2.0)
+    assert (file.kernels() > 0) == (form == "int8") and model_bytes(file.files) == sum(
+        (tmp_path / "export" / name).stat().st_size for name in ("model.onnx", DECODER)
+    )
+    batch = collate(data, np.arange(20), model.pad_id)
+    for beams in (1, 3):
+        export_again(tmp_path / "export", beams=beams)
+        written = OnnxFile(tmp_path / "export").generate(batch)
+        expected = TorchModel(model.network, 12, beams).generate(batch)
+        share = np.mean([ours == theirs for ours, theirs in zip(written, expected, strict=True)])
+        assert share >= (0.5 if form == "int8" else 0.9)  # the probabilities of an untrained model are near ties
+        assert max(map(len, written)) <= 12 and all(model.pad_id not in tokens for tokens in written)
+
+
+def export_again(folder, **changes):
+    serving = json.loads((folder / "serving.json").read_text())
+    (folder / "serving.json").write_text(json.dumps(serving | changes))
+
+
+def logits_by_prefix(seed):
+    """A model of five tokens: the logits of the next one depend on all before it; padding, token 0, has no share."""
+
+    def of(prefix):
+        logits = np.random.default_rng([seed, *prefix]).normal(size=5).astype(np.float32) * 2
+        logits[0] = -1e9
+        return logits
+
+    return of
+
+
+def stepping(of, starts=((),)):
+    """The step of a search in such a model, for texts that differ in what comes before their answers."""
+    state = list(starts)
+
+    def step(tokens, origins):
+        nonlocal state
+        before = state if origins is None else [state[origin] for origin in origins]
+        state = [(*prefix, int(token)) for prefix, token in zip(before, tokens, strict=True)]
+        return np.stack([of(prefix) for prefix in state])
+
+    return step
+
+
+def mean_log_probability(of, text, start):
+    total = 0.0
+    for place, token in enumerate(text):
+        logits = of((start, *text[:place]))
+        total += float(logits[token] - np.log(np.exp(logits).sum()))
+    return total / len(text)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_wide_beam_finds_the_most_likely_text(seed):
+    """Among all texts of at most four tokens; a greedy search takes the most likely token every time."""
+    of, end, start = logits_by_prefix(seed), 1, 2
+    serving = {"beams": 400, "max_length": 4, "start_id": start, "end_ids": [end], "pad_id": 0}
+    texts = [(*begin, end) for length in range(4) for begin in itertools.product((2, 3, 4), repeat=length)]
+    texts += list(itertools.product((2, 3, 4), repeat=4))
+    best = max(texts, key=lambda text: mean_log_probability(of, text, start))
+    assert search(stepping(of), 1, serving) == [[token for token in best if token != end]]
+    (greedy,) = search(stepping(of), 1, serving | {"beams": 1})
+    for place, token in enumerate(greedy):
+        assert token == of((start, *greedy[:place])).argmax()
+    assert len(greedy) == 4 or of((start, *greedy)).argmax() == end
+
+
+def test_the_answers_of_a_batch_are_those_of_its_texts_alone():
+    of = logits_by_prefix(3)
+    serving = {"beams": 3, "max_length": 6, "start_id": 2, "end_ids": [1], "pad_id": 0}
+    starts = [(7, 1), (8, 2), (9, 3)]
+    together = search(stepping(of, starts), 3, serving)
+    assert together == [search(stepping(of, [start]), 1, serving)[0] for start in starts]
+
+
+def test_padding_of_what_a_decoder_reads_is_not_observed(tmp_path):
+    """Ranges do not depend on how long the other answers of a batch are."""
+    model = model_of("marian")
+    model.edit([FakeQuantize()])
+    batch = batch_of(model, tmp_path, 4)
+    calibrate(model.network, [batch])
+    expected = [(float(layer.low), float(layer.high)) for layer in observers_of(model.network)]
+    longer = {name: F.pad(tensor, (0, 3)) for name, tensor in batch.inputs.items()}
+    longer["decoder_input_ids"][:, -3:] = 77
+    again = model_of("marian")
+    again.edit([FakeQuantize()])
+    calibrate(again.network, [dataclasses.replace(batch, inputs=longer)])
+    assert {layer.mask_name for layer in observers_of(again.network)} == {"attention_mask", "decoder_attention_mask"}
+    for layer, ranges in zip(observers_of(again.network), expected, strict=True):
+        assert (float(layer.low), float(layer.high)) == pytest.approx(ranges, abs=1e-5)
+
+
+def test_a_trained_model_translates_from_every_place(trained, tmp_path):
+    model, lesson = trained
+    training = TrainingParams(**TRAINING)
+    assert lesson.scorer(model, training)() > 0.5
+    lissom.save(model, tmp_path / "model")
+    folder = tmp_path / "export"
+    folder.mkdir()
+    file = export_onnx(model, folder)
+    write_baselines(model, folder)
+    test = lesson.encode(model, "test")
+    answers = split_answers(file, test, model.manifest.task)
+    texts = [row.text for row in lesson.tables["test"].rows()]
+    served = [one["translation"] for one in OnnxClassifier(folder).predict(texts)]
+    assert served == answers.tolist() == [one["translation"] for one in answer(texts, None, str(tmp_path / "model"))[1]]
+    quality = model.manifest.task.quality(answers, answers, test.judged.targets, 10)
+    assert (
+        quality.agreement == 1
+        and quality.score == quality.figures["bleu"] > 0.5
+        and 0.5 < quality.figures["length_ratio"] < 1.5
+    )
+    paired = compare_scores(model.manifest.task, answers, answers, test.judged)
+    assert paired.drop.value == paired.drop.low == paired.drop.high == 0
+    (int8,) = open_baselines(folder).values()
+    others = split_answers(int8, test, model.manifest.task)
+    rows = changed_answers(model.manifest.task, others, answers, test.judged, lesson.tables["test"])
+    assert len(rows) == int((others != answers).sum()) and all(row["variant"] != row["teacher"] for row in rows)
+
+
+def test_a_student_learns_what_its_teacher_writes(trained, tmp_path):
+    model, lesson = trained
+    material = Material(**(vars(lesson) | {"scratch": tmp_path}), teacher=model)
+    rows = list(written_by_teacher(2, material))
+    texts = [row.text for row in lesson.tables["train"].rows()]
+    assert [row.text for row in rows] == texts
+    data = lesson.encode(model, "train")
+    batch = collate(data, np.arange(8), model.pad_id)
+    assert [row.label for row in rows[:8]] == [
+        text.strip() or None for text in data.written.decode(TorchModel(model.network, 12, 2).generate(batch))
+    ]
+    params = SequenceDistillation(
+        method="sequence", blocks=(0, 2), decoder_blocks=(0,), beams=2, training=TrainingParams(**TRAINING)
+    )
+    result = distill(params, material)
+    config = result.model.network.config
+    assert (config.num_layers, config.num_decoder_layers) == (2, 1) and result.metrics == {"written_texts": len(rows)}
+    assert lesson.scorer(result.model, TrainingParams(**TRAINING))() > 0.3
+    wrong = params.model_copy(update={"decoder_blocks": (0, 7)})
+    with pytest.raises(
+        InputError, match=r"distill.decoder_blocks: \[7\] do not exist; the teacher's decoder has blocks 0 to 2"
+    ):
+        distill(wrong, material)
+
+
+def test_a_damaged_decoder_is_told(trained, tmp_path):
+    model, _ = trained
+    export_onnx(model, tmp_path)
+    content = (tmp_path / DECODER).read_bytes()
+    (tmp_path / DECODER).write_bytes(content[:-10])
+    with pytest.raises(DamagedFolderError, match=r"decoder\.onnx"):
+        OnnxClassifier(tmp_path)
+    (tmp_path / DECODER).unlink()
+    with pytest.raises(DamagedFolderError, match=r"decoder\.onnx"):
+        OnnxClassifier(tmp_path)
+    (tmp_path / DECODER).write_bytes(content)
+    export_again(tmp_path, beams=0)
+    with pytest.raises(DamagedFolderError, match="beams must be"):
+        OnnxClassifier(tmp_path)
+
+
+def test_a_diverged_model_gives_an_error(tmp_path):
+    model = model_of("marian")
+    model.network.model.decoder.layers[0].fc1.weight.data[:] = float("nan")
+    export_onnx(model, tmp_path)
+    with pytest.raises(NonFiniteOutputError):
+        OnnxClassifier(tmp_path).predict(["the dog"])
+
+
+def params_with(**sections):
+    base = {"base": {"model": "new:t5"}, "data": {"source": "files:x", "task": "translation"}}
+    return check_params({**base, **sections})
+
+
+def test_params_of_translation(tmp_path, monkeypatch):
+    assert params_with(distill={"method": "sequence", "blocks": [0, 1]}).data.predicts_tokens
+    for sections, message in (
+        ({"distill": {"method": "lstm"}}, "not made for data.task: translation; allowed: none, logits, sequence"),
+        ({"factorize": {"method": "word_table", "min_count": 1}}, "changes the tokens that are predicted"),
+        ({"distill": {"method": "logits", "blocks": [0]}}, "exact at temperature 1 only"),
+        ({"data": {"source": "files:x", "task": "translation", "text_pair": "b"}}, "translation is for single texts"),
+        (
+            {"data": {"source": "files:x"}, "distill": {"method": "sequence", "blocks": [0]}},
+            "learns texts that the teacher writes",
+        ),
+    ):
+        with pytest.raises(ParamsError, match=message):
+            params_with(**sections)
+    monkeypatch.chdir(tmp_path)
+    preflight(params_with())  # a new model has no folder that could be missing
+
+
+def test_the_models_end_is_known():
+    assert end_ids(model_of("bart").network) == [1]
+
+
+def test_parallel_texts_are_read_line_by_line(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, count in (("train", 6), ("valid", 3), ("test", 3)):
+        for language, word in (("en", "dog"), ("de", "Tier")):
+            lines = "".join(f"{word} {name} {number}\n" for number in range(count))
+            (folder / f"{name}.{language}.gz").write_bytes(gzip.compress(lines.encode()))
+    params = DataParams(source=f"files:{folder}", task="translation", text="en", label="de")
+    out = tmp_path / "out"
+    out.mkdir()
+    card = prepare(params, out)
+    assert (
+        card.rows == {"train": 6, "dev": 3, "test": 3, "transfer": 0} and card.labels == () and card.label_counts == {}
+    )
+    assert next(load_table(out, "train").rows()) == Row("dog train 0", None, "Tier train 0")
+    (folder / "test.de.gz").write_bytes(gzip.compress(b"one\n"))
+    with pytest.raises(DataError, match=r"test\.de\.gz: ends after line 1"):
+        prepare(params, out)
+    (folder / "test.de.gz").unlink()
+    with pytest.raises(DataError, match=r"one file test\.de is needed"):
+        prepare(params, out)
+
+
+def test_rows_without_a_translation_are_left_out(tmp_path):
+    for name in ("train", "dev", "test"):
+        rows = [
+            {"text": "a dog", "label": "ein Tier"},
+            {"text": "a house", "label": " "},
+            {"text": "red", "label": None},
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    out.mkdir()
+    card = prepare(DataParams(source=f"files:{tmp_path}", task="translation"), out)
+    assert card.rows["train"] == 1 and any("2 rows without a label" in note for note in card.notes)
