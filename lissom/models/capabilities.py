@@ -160,6 +160,11 @@ def families_page() -> str:
         for model_type, family in sorted(FAMILIES.items())
         if family.unsupported
     ]
+    needed = [
+        f"- `{model_type}`: {', '.join(f'`{name}`' for name in family.needed)}"
+        for model_type, family in sorted(FAMILIES.items())
+        if family.needed
+    ]
     return "\n".join([
         "# Families",
         "",
@@ -171,4 +176,8 @@ def families_page() -> str:
         "A model is refused when it is loaded if its config sets one of these:",
         "",
         *refused,
+        "",
+        "And if its config does not set these:",
+        "",
+        *needed,
     ])  # fmt: skip
