@@ -10,8 +10,7 @@ from lissom.console import note
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import LogitsDistillation
 from lissom.models.compressed import CompressedModel
-from lissom.models.families import family_of
-from lissom.models.sites import blocks_at
+from lissom.models.sites import first_blocks
 from lissom.models.students import evenly_spaced, randomized, take_stacks
 from lissom.training.loop import TrainingResult
 from lissom.training.losses import against_teacher
@@ -25,8 +24,7 @@ def distill(params: LogitsDistillation, material: Material) -> DistillationResul
     metric, teacher = material.task.metric, material.teacher
     reference = None if params.max_dev_drop is None else material.scorer(teacher, params.training)()
     trainings: dict[str, TrainingResult] = {}
-    stack = family_of(teacher.network).stacks[0]
-    for blocks in attempts(params.blocks, len(blocks_at(teacher.network, stack))):
+    for blocks in attempts(params.blocks, len(first_blocks(teacher.network))):
         phase = f"training-{len(blocks)}-blocks" if trainings else "training"
         student, trainings[phase] = _train(params, material, blocks, phase)
         if reference is None or params.max_dev_drop is None:

@@ -23,6 +23,16 @@ def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
     return blocks_at(network, family.stack)
 
 
+def first_blocks(network: PreTrainedModel) -> nn.ModuleList:
+    """Return the blocks of the only stack, or of the encoder where there is a decoder too.
+
+    Raises:
+        InputError: the network is no Transformer.
+    """
+    family = family_of(network)
+    return blocks_at(network, family.stacks[0]) if family.has_encoder_and_decoder else blocks_of(network)
+
+
 def blocks_at(network: PreTrainedModel, stack: Stack) -> nn.ModuleList:
     """Return the blocks of one stack."""
     blocks = network.get_submodule(stack.blocks)

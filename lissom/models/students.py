@@ -77,16 +77,16 @@ def take_stacks(model: CompressedModel, blocks: Sequence[int], decoder_blocks: S
     Raises:
         InputError: there is no such block, or there are numbers for a decoder that the model does not have.
     """
-    stacks = family_of(model.network).stacks
-    if len(stacks) == 1:
+    family = family_of(model.network)
+    if not family.has_encoder_and_decoder:
         if decoder_blocks is not None:
             raise InputError("distill.decoder_blocks: the teacher has one stack of blocks; set it to null")
         return take_blocks(model, blocks)
-    available = len(blocks_at(model.network, stacks[1]))
+    available = len(blocks_at(model.network, family.stacks[1]))
     if decoder_blocks is None:
         decoder_blocks = evenly_spaced(min(len(blocks), available), available)
     student = copy.deepcopy(model)
-    for stack, kept in zip(stacks, (blocks, decoder_blocks), strict=True):
+    for stack, kept in zip(family.stacks, (blocks, decoder_blocks), strict=True):
         count = len(blocks_at(model.network, stack))
         (edit,) = block_student(count, kept, stack.title)
         student.edit([edit])

@@ -8,11 +8,17 @@ from lissom.components.stage import Outcome, Stage
 from lissom.console import note
 from lissom.data.prepare import load_card
 from lissom.models.base import load_base
+from lissom.models.capabilities import check_family
+from lissom.models.compressed import CompressedModel
+from lissom.params import Params
 from lissom.tasks.kinds import AnyTask, task_of
 from lissom.training.lesson import Lesson
 from lissom.training.loop import autocast_type, precision_name
 from lissom.training.losses import against_targets
 from lissom.training.teacher import cache_logits, save_logits
+
+_OF_ANOTHER_FAMILY = ("distilbert", "tinybert", "mobilebert", "lstm", "static")
+"""Methods of distillation whose students may be of another family than the teacher."""
 
 
 def make_teacher(stage: Stage) -> Outcome:
@@ -22,6 +28,7 @@ def make_teacher(stage: Stage) -> Outcome:
     model = load_base(
         stage.params.base, task, params.seed, note, needs_head=is_trained, texts=lambda: _texts(lesson, task)
     )  # fmt: skip
+    check_later_stages(stage.params, model)
     precision = autocast_type(params.precision)
     metrics: dict[str, Any] = {}
     history: list[dict[str, float]] = []
@@ -49,6 +56,17 @@ def make_teacher(stage: Stage) -> Outcome:
         **task.cache_metrics(logits),
     }
     return Outcome(metrics=metrics, history=history, model=model, method=params.method)
+
+
+def check_later_stages(params: Params, model: CompressedModel) -> None:
+    """Raise `InputError`, before hours of training, if the model's family cannot have what a later stage does to it."""
+    if params.distill.method in _OF_ANOTHER_FAMILY:
+        return
+    family = model.network.config.model_type
+    if any(method.heads < 1 for method in params.prune):
+        check_family(family, "heads", "prune.heads below 1")
+    if params.factorize:
+        check_family(family, "word_table", "factorize")
 
 
 def _texts(lesson: Lesson, task: AnyTask) -> Iterator[str]:
