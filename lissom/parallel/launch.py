@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lissom.artifacts import write_text
 from lissom.errors import InputError
 from lissom.parallel.config import ParallelParams
 from lissom.serving.cores import usable_cores
+from lissom.storage import scratch_folder
 
 _FOLDER = "LISSOM_LAUNCH"
 """Environment variable: a folder that a launch shares with its processes."""
@@ -48,10 +48,10 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
         InputError: a process reported an error by `report_error`, or they failed too often.
         SystemExit: the launch received SIGTERM or SIGINT.
     """
-    with tempfile.TemporaryDirectory(prefix="lissom-launch-") as folder:
-        environment = os.environ | _defaults(params) | _OWN_STORE | {_FOLDER: folder}
+    with scratch_folder() as folder:
+        environment = os.environ | _defaults(params) | _OWN_STORE | {_FOLDER: str(folder)}
         process = psutil.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
-        message = Path(folder) / _MESSAGE
+        message = folder / _MESSAGE
         signals = _forward_signals(process)
         last_alive, timed_out = time.monotonic(), False
         while process.poll() is None:

@@ -6,7 +6,6 @@ so that a machine with two cores can simulate eight devices. Started by `lissom 
 
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lissom.parallel.config import ParallelParams
 from lissom.parallel.launch import launch
 from lissom.parallel.schedules import Kind, Operation, Schedule
 from lissom.parallel.simulator import Costs, Event, Timeline
+from lissom.storage import scratch_folder
 
 _WARM_UPS = 2
 
@@ -41,8 +41,8 @@ def rehearse(schedule: Schedule, costs: Costs, unit_seconds: float) -> Timeline:
         {"pipeline": devices, "microbatches": schedule.microbatches, "schedule": schedule.name, "restarts": 0, **more}
     )
     spec = {"params": params.model_dump(exclude_unset=True), "costs": vars(costs), "unit": unit_seconds}
-    with tempfile.TemporaryDirectory(prefix="lissom-rehearsal-") as folder:
-        target = Path(folder) / "events.json"
+    with scratch_folder() as folder:
+        target = folder / "events.json"
         launch("lissom.parallel.rehearsal", [json.dumps(spec), str(target)], params)
         events = [
             Event(Operation(*operation), device, start, end) for operation, device, start, end in read_json(target)

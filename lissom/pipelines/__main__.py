@@ -3,7 +3,6 @@
 Kubeflow's packages are imported by the commands that need them: `python -m lissom.pipelines dvc` does not.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from lissom.ending import finish_with_message
 from lissom.errors import InputError
 from lissom.params import load_params
 from lissom.pipelines.images import NAME, Images
+from lissom.storage import scratch_folder
 
 if TYPE_CHECKING:
     from lissom.params import Params as Values
@@ -158,8 +158,8 @@ def _compiled(params: "Values", images: Images) -> Iterator[Path]:
     """Yield the pipeline, compiled into a temporary file."""
     from lissom.pipelines.compiling import compile_pipeline
 
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "compression.yaml"
+    with scratch_folder() as folder:
+        package = folder / "compression.yaml"
         compile_pipeline(params, images, package)
         yield package
 

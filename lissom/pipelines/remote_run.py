@@ -1,7 +1,6 @@
 """Running the pipeline on Kubeflow and fetching its report from MLflow."""
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lissom.params import Params
 from lissom.redaction import STORE, redacted
 from lissom.report.ledger import Ledger
 from lissom.report.tables import markdown
+from lissom.storage import scratch_folder
 from lissom.tracking.runs import PIPELINE_RUN_TAG, STAGE_TAG, use_store
 from lissom.tracking.store import store_errors
 
@@ -46,8 +46,8 @@ def run_on_kubeflow(params: Params, train_image: str, export_image: str) -> Resu
         raise InputError("cluster.tracking_uri is null: name the MLflow server that the cluster logs to")
     os.environ.setdefault(STORE, params.cluster.tracking_uri)
     server = Server(None, os.environ.get("KF_PIPELINES_NAMESPACE"), os.environ.get("KF_PIPELINES_TOKEN"))
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "compression.yaml"
+    with scratch_folder() as folder:
+        package = folder / "compression.yaml"
         compile_pipeline(params, Images(train_image, export_image), package)
         run = server.submit(package, params.tracking.experiment, NAME)
     print(f"run {run}", flush=True)
@@ -74,7 +74,7 @@ def fetch_report(run: str, experiment: str, error: str = "") -> Result:
         )  # fmt: skip
     if not runs:
         raise InputError(error or f"run {run}: MLflow at {redacted(os.environ[STORE])} has no report of it")
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, dst_path=folder))
+    with scratch_folder() as folder:
+        files = Path(mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, dst_path=str(folder)))
         ledger = Ledger.model_validate(read_json(files / LEDGER_JSON))
         return Result(read_json(files / METRICS), ledger, markdown(ledger), error)

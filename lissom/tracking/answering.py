@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lissom.artifacts import MANIFEST
 from lissom.errors import InputError
 from lissom.serving.classifier import Answer, OnnxClassifier, to_answers
+from lissom.storage import scratch_folder
 from lissom.tracking.fetching import exported_folder
 from lissom.tracking.naming import champion
 
@@ -44,7 +45,6 @@ def answer(
 
 
 def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, speed: float | None) -> list[Answer]:
-    import tempfile
 
     from lissom.data.tables import Row, write_table
     from lissom.models.directory import load
@@ -58,11 +58,11 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, 
         raise InputError(f"this model classifies {'pairs of texts: give --pair' if task.pair else 'single texts'}")
     if task.continues_texts:
         return _continue(model, texts)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
-        table = write_table(Path(scratch) / "texts.arrow", rows)
-        data = task.encode([table], model.tokenizer, Path(scratch) / "tokens")
+        table = write_table(scratch / "texts.arrow", rows)
+        data = task.encode([table], model.tokenizer, scratch / "tokens")
         if data.written is not None:
             return _translate(model, data, data.written)
         return to_answers(predict(model.network, data, model.pad_id).numpy(), task.serving(), texts)
