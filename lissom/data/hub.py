@@ -35,6 +35,8 @@ def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner])
             f"data.source hub:{name}: {type(error).__name__}: {error}\nWithout network, export the data set to "
             "files once and set data.source to files:FOLDER, or use embedded:python-docs"
         ) from None
+    if columns.is_written:
+        dataset = dataset.flatten()  # a column `translation` with texts of several languages becomes translation.en ...
     splits: dict[str, Any] = {}
     for split, names in _SPLIT_NAMES.items():
         for candidate in names:

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -533,3 +534,19 @@ def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
             params_with(factorize={"method": "word_table", "rank": 8, "min_count": None, "training": COLD}), model
         )
     check_later_stages(params_with(prune={"method": "first_order", "heads": 1, "training": COLD}), model)
+
+
+def test_nested_columns_of_the_hub(tmp_path, monkeypatch):
+    features = datasets.Features({"translation": datasets.Translation(["en", "de"])})
+    rows = [{"translation": {"en": f"dog {number}", "de": f"Tier {number}"}} for number in range(4)]
+    split = datasets.Dataset.from_list(rows, features=features)
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *_, **__: datasets.DatasetDict({"train": split, "validation": split, "test": split}),
+    )
+    params = DataParams(source="hub:a/b", task="translation", text="translation.en", label="translation.de")
+    prepare(params, tmp_path)
+    assert next(load_table(tmp_path, "test").rows()) == Row("dog 0", None, "Tier 0")
+    with pytest.raises(DataError, match=r"no column \['translation.fr'\]"):
+        prepare(params.model_copy(update={"label": "translation.fr"}), tmp_path)
