@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from lissom.models.families import family_of
 from lissom.models.family import Stack
-from lissom.models.sites import blocks_at, head_groups, head_size, present
+from lissom.models.sites import block_name, blocks_at, head_groups, head_size, present
 from lissom.models.sizes import Anatomy, BlockAnatomy
 
 
@@ -13,8 +13,10 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
     """Count the parameters of a network by part."""
     family = family_of(network)
     blocks = [
-        _block(network, stack, block) for stack in family.stacks for block in blocks_at(network, stack)
-    ]  # fmt: skip
+        _block(network, stack, block, block_name(stack, number))
+        for stack in family.stacks
+        for number, block in enumerate(blocks_at(network, stack))
+    ]
     total = sum(parameter.numel() for parameter in network.parameters())  # parameters() yields tied ones once
     tables = [family.word_table, *([family.position_table] if family.position_table else [])]
     embeddings = sum(_size(network, path) for path in tables)
@@ -31,7 +33,7 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
     )
 
 
-def _block(network: PreTrainedModel, stack: Stack, block: nn.Module) -> BlockAnatomy:
+def _block(network: PreTrainedModel, stack: Stack, block: nn.Module, name: str) -> BlockAnatomy:
     projections = [
         path
         for site in stack.attention
@@ -40,6 +42,7 @@ def _block(network: PreTrainedModel, stack: Stack, block: nn.Module) -> BlockAna
     layers = [path for site in stack.ffn for path in (*present(block, site.inputs), site.output)]
     columns = sum(_width(block.get_submodule(site.output)) for site in stack.attention)
     return BlockAnatomy(
+        name=name,
         heads=columns // (head_size(network) * head_groups(network)),
         neurons=sum(_width(block.get_submodule(site.output)) for site in stack.ffn),
         attention=sum(_size(block, path) for path in projections),

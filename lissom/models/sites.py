@@ -87,7 +87,12 @@ def _block_paths(network: PreTrainedModel) -> Iterator[tuple[Stack, str, str]]:
     """Yield every block's stack, its path, and its name for messages."""
     for stack in family_of(network).stacks:
         for number in range(len(blocks_at(network, stack))):
-            yield stack, f"{stack.blocks}.{number}", f"{stack.title} block {number}".strip()
+            yield stack, f"{stack.blocks}.{number}", block_name(stack, number)
+
+
+def block_name(stack: Stack, number: int) -> str:
+    """Return the name of a block for readers."""
+    return f"{stack.title} block {number}".strip()
 
 
 def present(root: nn.Module, paths: Iterable[str]) -> list[str]:

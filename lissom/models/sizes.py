@@ -6,6 +6,8 @@ from lissom.section import Section
 class BlockAnatomy(Section):
     """Sizes of one Transformer block."""
 
+    name: str
+    """Such as `block 0`, or `decoder block 0` in a network with several stacks."""
     heads: int
     neurons: int
     attention: int

@@ -82,13 +82,11 @@ def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, floa
     """Return the table of bottlenecks: part, millions of parameters before and after."""
     before, after = teacher.anatomy, final.anatomy
     parts = [("word table and positions", before.embeddings, after.embeddings)]
-    for number in range(max(len(before.blocks), len(after.blocks))):
+    blocks = [{block.name: block for block in anatomy.blocks} for anatomy in (before, after)]
+    for name in dict.fromkeys([*blocks[0], *blocks[1]]):
         for part in ("attention", "ffn"):
-            sizes = [
-                getattr(anatomy.blocks[number], part) if number < len(anatomy.blocks) else 0
-                for anatomy in (before, after)
-            ]
-            parts.append((f"block {number}, {'FFN' if part == 'ffn' else part}", sizes[0], sizes[1]))
+            old, new = (getattr(of[name], part) if name in of else 0 for of in blocks)
+            parts.append((f"{name}, {'FFN' if part == 'ffn' else part}", old, new))
     parts += [("norms, pooler, classifier", before.other, after.other), ("all", before.total, after.total)]
     return [(name, old / 1e6, new / 1e6) for name, old, new in parts]
 

@@ -24,9 +24,7 @@ def _describe_folder(folder: Path) -> dict[str, str]:
         f"{parts.total:,} in all: {parts.embeddings:,} embeddings ({parts.vocabulary:,} tokens), "
         f"{parts.attention:,} attention, {parts.ffn:,} FFN, {parts.other:,} norms and head"
     ]
-    sizes += [
-        f"block {number}: {block.heads} heads, {block.neurons} neurons" for number, block in enumerate(parts.blocks)
-    ]
+    sizes += [f"{block.name}: {block.heads} heads, {block.neurons} neurons" for block in parts.blocks]
     return {
         "base": manifest.base,
         "task": f"{manifest.task.name}: {manifest.task.describe()}; at most {manifest.task.max_length} tokens",

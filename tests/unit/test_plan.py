@@ -11,7 +11,7 @@ GIGA = 1e9
 
 
 def work(width: int, blocks: int, heads: int, batch: int = 256, length: int = 512) -> Workload:
-    block = BlockAnatomy(heads=heads, neurons=4 * width, attention=4 * width**2, ffn=8 * width**2)
+    block = BlockAnatomy(name="block 0", heads=heads, neurons=4 * width, attention=4 * width**2, ffn=8 * width**2)
     matrices = 12 * width**2 * blocks
     anatomy = Anatomy(
         total=matrices + 30_000 * width, embeddings=30_000 * width, word_table=30_000 * width,
