@@ -41,6 +41,7 @@ from lissom.models.generation import TorchModel, end_ids
 from lissom.models.layers import observers_of
 from lissom.models.new import CONFIGS, learn_tokenizer
 from lissom.models.sites import attention_sites, ffn_sites
+from lissom.parallel.parts import split_batch
 from lissom.params import check_params
 from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
@@ -550,3 +551,19 @@ def test_nested_columns_of_the_hub(tmp_path, monkeypatch):
     assert next(load_table(tmp_path, "test").rows()) == Row("dog 0", None, "Tier 0")
     with pytest.raises(DataError, match=r"no column \['translation.fr'\]"):
         prepare(params.model_copy(update={"label": "translation.fr"}), tmp_path)
+
+
+def test_the_gradients_of_parts_of_a_batch_add_up(tmp_path):
+    """Parts have answers of other lengths, so that they are padded less."""
+    model = model_of("bart")
+    data = TASK.encode([write_table(tmp_path / "t.arrow", pairs_of(7, 2))], model.tokenizer, tmp_path / "t")
+    members, loss = np.arange(7), against_targets(TASK)
+    model.network.double()
+    table = model.network.get_input_embeddings().weight
+
+    def gradient(parts):
+        (result,) = torch.autograd.grad(sum(part.weight * loss(model.network, part.batch) for part in parts), table)
+        return result
+
+    whole = gradient(split_batch(data, members, model.pad_id, 1, [0]))
+    assert torch.allclose(gradient(split_batch(data, members, model.pad_id, 3, [0, 1, 2])), whole, atol=1e-6)
