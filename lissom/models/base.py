@@ -28,6 +28,7 @@ from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
 from lissom.models.new import new_model
+from lissom.models.sites import tied_head
 from lissom.models.source import locate
 from lissom.models.students import config_values
 from lissom.tasks.kinds import AnyTask
@@ -114,6 +115,11 @@ def load_base(
         raise InputError(_not_found(params.model, error)) from None
     fresh = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     _check_fresh(params.model, network, fresh)
+    if task.writes_texts and tied_head(network) is None:
+        raise InputError(
+            f"base.model {params.model}: its output projection is not tied to its word table (as in T5 1.1 and "
+            "Flan-T5), which lissom does not support in an encoder-decoder; take a model whose projection is tied"
+        )
     own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     check_tokens(params.model, network, own)
     check_positions(params.model, network, params.max_length)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch.nn import functional as F
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 import lissom
 from lissom.components.preflight import preflight
@@ -567,3 +567,39 @@ def test_the_gradients_of_parts_of_a_batch_add_up(tmp_path):
 
     whole = gradient(split_batch(data, members, model.pad_id, 1, [0]))
     assert torch.allclose(gradient(split_batch(data, members, model.pad_id, 3, [0, 1, 2])), whole, atol=1e-6)
+
+
+def saved_t5(folder, tied):
+    """A T5 with gated feed-forward networks, as transformers writes it."""
+    tokenizer = learn_tokenizer([row.text for row in pairs_of(40)], 512, ends=True)
+    config = CONFIGS["t5"](SHAPE, tokenizer.get_vocab_size(), 12)
+    config.feed_forward_proj, config.is_gated_act, config.dense_act_fn = "gated-gelu", True, "gelu_new"
+    torch.manual_seed(0)
+    network = AutoModelForSeq2SeqLM.from_config(config)
+    if not tied:
+        network.config.tie_word_embeddings = False
+        network.lm_head.weight = torch.nn.Parameter(torch.randn_like(network.lm_head.weight))
+    network.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
+    return BaseParams(model=f"dir:{folder}", max_length=12)
+
+
+def test_a_downloaded_t5_with_gated_neurons(tmp_path):
+    model, reference = (load_base(saved_t5(tmp_path / "base", tied=True), TASK, 0) for _ in range(2))
+    assert model.manifest.task.start_id == 0
+    batch, sites = batch_of(model, tmp_path), ffn_sites(model.network)
+    assert all(len(site.inputs) == 2 for site in sites)
+    kept = tuple(tuple(range(number, 40)) for number in range(len(sites)))
+    gates = [torch.tensor([[float(neuron in neurons) for neuron in range(48)]]) for neurons in kept]
+    with gated([reference.network.get_submodule(site.output) for site in sites], gates, 1):
+        expected = logits_of(reference.network, batch)
+    model.edit([KeepNeurons(kept=kept)])
+    assert torch.allclose(logits_of(model.network, batch), expected, atol=1e-5)
+    lissom.save(model, tmp_path / "model")
+    assert torch.equal(logits_of(lissom.load(tmp_path / "model").network, batch), logits_of(model.network, batch))
+
+
+def test_a_t5_with_a_head_of_its_own_is_refused(tmp_path):
+    """transformers 5.23 takes the configs of T5 1.1 for tied ones, and unties on loading what differs."""
+    with pytest.raises(InputError, match="not tied to its word table"):
+        load_base(saved_t5(tmp_path / "base", tied=False), TASK, 0)
