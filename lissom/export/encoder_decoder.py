@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, EncoderDeco
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from lissom.models.families import family_of
+from lissom.models.family import AttentionSite
 from lissom.models.sites import attention_sites, head_size
 
 NAME = "lissom_onnx_encoder_decoder"
@@ -48,7 +50,11 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Writes: the decoder with its caches as inputs and outputs. Arguments as for `EncoderGraph`, and of both kinds."""
+    """Writes: the decoder with its caches as inputs and outputs.
+
+    Args:
+        network: the network, its layers converted; its attention function is exchanged.
+    """
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()
@@ -73,12 +79,14 @@ class DecoderGraph(nn.Module):
 
 def cross_shapes(network: PreTrainedModel) -> list[tuple[int, int]]:
     """Return heads and their width of every cross-attention of a network before its conversion."""
-    return _shapes(network, "cross", last=False)
+    return _shapes(network, [site for site in attention_sites(network) if site.kind == "cross"])
 
 
 def past_shapes(network: PreTrainedModel) -> list[tuple[int, int]]:
     """Return heads and their width of every self-attention of the decoder of a network before its conversion."""
-    return _shapes(network, "self", last=True)
+    blocks = f"{family_of(network).stacks[-1].blocks}."
+    sites = [site for site in attention_sites(network) if site.kind == "self" and site.module.startswith(blocks)]
+    return _shapes(network, sites)
 
 
 def names(prefix: str, blocks: int) -> list[str]:
@@ -86,11 +94,8 @@ def names(prefix: str, blocks: int) -> list[str]:
     return [f"{prefix}_{part}_{block}" for block in range(blocks) for part in ("key", "value")]
 
 
-def _shapes(network: PreTrainedModel, kind: str, *, last: bool) -> list[tuple[int, int]]:
+def _shapes(network: PreTrainedModel, sites: Sequence[AttentionSite]) -> list[tuple[int, int]]:
     width, shapes = head_size(network), []
-    sites = [site for site in attention_sites(network) if site.kind == kind]
-    if last:
-        sites = [site for site in sites if site.name.startswith("decoder")]
     for site in sites:
         key = network.get_submodule(site.key)
         assert isinstance(key, nn.Linear)

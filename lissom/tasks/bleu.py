@@ -4,7 +4,7 @@ BLEU: Papineni et al. 2002, with sacrebleu's tokenizer 13a and smoothing of orde
 arXiv:1804.08771); chrF2: Popovic 2015. Both are shares in [0, 1] here.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -46,10 +46,15 @@ class BleuMeter:
 @lru_cache(maxsize=2**17)
 def _counts_of(answer: str, reference: str) -> NDArray[np.int64]:
     """Return matches and counts of n-grams of every order, and both lengths, `[10]`."""
+    score = _sentence_bleu().sentence_score(answer, [reference])
+    return np.asarray([*score.counts, *score.totals, score.sys_len, score.ref_len], dtype=np.int64)
+
+
+@cache
+def _sentence_bleu() -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    score = BLEU(effective_order=True).sentence_score(answer, [reference])
-    return np.asarray([*score.counts, *score.totals, score.sys_len, score.ref_len], dtype=np.int64)
+    return BLEU(effective_order=True)
 
 
 def chrf(answers: NDArray[Any], references: NDArray[Any]) -> float:
