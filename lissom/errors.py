@@ -35,6 +35,8 @@ _EXTRAS = {
     "jinja2": "report",
     "textblob": "augment",
     "sacrebleu": "translation",
+    "gguf": "gguf",
+    "accelerate": "gguf",
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",

@@ -13,7 +13,7 @@ from typing import Any
 
 from lissom.artifacts import CONFIG, MANIFEST
 from lissom.errors import InputError, advice_for
-from lissom.models.source import locate
+from lissom.models.source import GGUF, locate
 from lissom.params import Params
 from lissom.storage import followed
 
@@ -44,7 +44,7 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     folder = source if isinstance(source, Path) else None  # None: new, on the hub, or on the other machines
     problems = [] if elsewhere else [*_missing_packages(params), *_lacking_space(folder)]
     # A folder of lissom's has edits of its own, which its config does not show.
-    if folder and not (folder / MANIFEST).is_file():
+    if folder and folder.is_dir() and not (folder / MANIFEST).is_file():
         problems += _misfits(params, _config_of(params.base.model, folder))
     if problems:
         count = f"{len(problems)} problem{'s'[: len(problems) != 1]}"
@@ -54,6 +54,7 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
 def _missing_packages(params: Params) -> Iterator[str]:
     needed = [*_PACKAGES, *(["textblob"] if params.distill.method == "lstm" else [])]
     needed += ["sacrebleu"] if params.data.is_written else []
+    needed += ["gguf", "accelerate"] if params.base.model.endswith(GGUF) else []
     for name in needed:
         if importlib.util.find_spec(name) is None:
             yield f"  {advice_for(ModuleNotFoundError(name=name))}"

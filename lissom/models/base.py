@@ -26,10 +26,11 @@ from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
+from lissom.models.gguf_file import forget_quantization, pretrained
 from lissom.models.manifest import Manifest
 from lissom.models.new import new_model
 from lissom.models.sites import tied_head
-from lissom.models.source import locate
+from lissom.models.source import is_gguf, locate
 from lissom.models.students import config_values
 from lissom.tasks.kinds import AnyTask
 from lissom.tasks.labels import LabelTask
@@ -72,8 +73,9 @@ def load_base(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        place, how = pretrained(source)
+        config = AutoConfig.from_pretrained(place, revision=revision, **how)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, **how)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(_not_found(params.model, error)) from None
     if config.model_type not in FAMILIES:
@@ -104,15 +106,17 @@ def load_base(
     torch.manual_seed(seed)
     try:
         network, info = task.auto_class.from_pretrained(
-            source,
+            place,
             revision=revision,
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
+            **how,
             ignore_mismatched_sizes=True,  # a head for other labels is replaced; anything else is refused below
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
+    network = forget_quantization(network)
     fresh = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     _check_fresh(params.model, network, fresh)
     if task.writes_texts and tied_head(network) is None:
@@ -156,10 +160,13 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        place, how = pretrained(source)
+        config = AutoConfig.from_pretrained(place, revision=revision, **how)
         decoder = config.model_type in FAMILIES and FAMILIES[config.model_type].decoder
         loader = AutoModelForCausalLM if decoder else AutoModelForMaskedLM
-        network, info = loader.from_pretrained(source, revision=revision, dtype=torch.float32, output_loading_info=True)
+        network, info = loader.from_pretrained(
+            place, revision=revision, dtype=torch.float32, output_loading_info=True, **how
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
     if info["missing_keys"]:
@@ -167,7 +174,7 @@ def load_language_model(params: BaseParams) -> PreTrainedModel:
             f"base.model {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
             "a teacher that was trained for something else cannot show how to predict words"
         )
-    language_model: PreTrainedModel = separate(network).eval()
+    language_model: PreTrainedModel = separate(forget_quantization(network)).eval()
     return language_model
 
 
@@ -210,12 +217,13 @@ def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> Compresse
 def _check_digest(source: Path | str, params: BaseParams) -> None:
     if not isinstance(source, Path):
         raise InputError(f"base.sha256 is set, but {params.model} is no file; pin a hub model by its @revision instead")
-    if not (source / WEIGHTS).is_file():
+    weights = source if is_gguf(source) else source / WEIGHTS
+    if not weights.is_file():
         raise InputError(f"base.model {params.model}: there is no {WEIGHTS} in {source}")
-    digest = file_sha256(source / WEIGHTS)
+    digest = file_sha256(weights)
     if digest != params.sha256:
         raise InputError(
-            f"base.model {params.model}: {WEIGHTS} has sha256 {digest}, base.sha256 expects {params.sha256}"
+            f"base.model {params.model}: {weights.name} has sha256 {digest}, base.sha256 expects {params.sha256}"
         )
 
 
@@ -241,6 +249,8 @@ def _own_tokenizer(source: Path | str, revision: str | None) -> Tokenizer | None
 
     transformers builds some tokenizers anew from the vocabulary, with default rules in place of the file's.
     """
+    if is_gguf(source):
+        return None
     path = cached_file(source, TOKENIZER, revision=revision, _raise_exceptions_for_missing_entries=False)
     if path is None:
         return None

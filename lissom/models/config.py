@@ -43,14 +43,15 @@ class BaseParams(Section):
     """Which Transformer to compress."""
 
     model: BaseModelSource
-    """`package:module/folder` (files carried by a Python package), `hub:owner/name[@revision]`, `dir:path`; or
-    `new:family` (bart, gpt2, llama, marian, t5): random weights, and a vocabulary learnt from the training texts."""
+    """`package:module/folder` (files carried by a Python package), `hub:owner/name[@revision]`, or `dir:path` of a
+    folder; instead of a folder also a GGUF file; or `new:family` (bart, gpt2, llama, marian, t5): random weights, and a
+    vocabulary learnt from the training texts."""
 
     shape: NewModelParams | None = None
     """Sizes of a new base model; null takes the defaults."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Digest that `model.safetensors` must have; null accepts any."""
+    """Digest that `model.safetensors`, or the GGUF file, must have; null accepts any."""
 
     max_length: int = Field(default=128, ge=8)
     """Longest input in tokens, special tokens included; longer texts are cut."""

@@ -1,13 +1,19 @@
-"""Where a base model lies: a folder, files carried by a Python package, or a name on the hub. Imports no torch."""
+"""Where a base model lies: a folder or GGUF file, carried by a Python package or not, or a name on the hub.
+
+Imports no torch.
+"""
 
 import importlib.util
 from pathlib import Path
 
 from lissom.errors import InputError
 
+GGUF = ".gguf"
+"""Suffix of a model in one file, as llama.cpp and Ollama run it."""
+
 
 def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]:
-    """Return the location of a model source: `(folder, None)` or `(hub name, revision)`.
+    """Return the location of a model source: `(folder or GGUF file, None)` or `(hub name, revision)`.
 
     Args:
         model: the source, as in params: `dir:...`, `package:...` or `hub:...`.
@@ -19,10 +25,10 @@ def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]
     kind, _, place = model.partition(":")
     match kind:
         case "dir":
-            folder = Path(place)
-            if not folder.is_dir():
-                raise InputError(f"{key} {model}: no folder {folder.resolve()}")
-            return folder, None
+            path = Path(place)
+            if not path.is_dir() and not is_gguf(path):
+                raise InputError(f"{key} {model}: no folder {path.resolve()}, and no file of type {GGUF}")
+            return path, None
         case "new":
             raise InputError(f"{key} {model}: a new model has no place; it is made in the stage teacher")
         case "package":
@@ -37,3 +43,8 @@ def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]
         case _:
             name, _, revision = place.partition("@")
             return name, revision or None
+
+
+def is_gguf(source: Path | str) -> bool:
+    """Return whether a location is a GGUF file."""
+    return isinstance(source, Path) and source.suffix == GGUF and source.is_file()

@@ -12,6 +12,7 @@ from lissom.artifacts import write_text
 from lissom.data import files
 from lissom.data.config import PER_TOKEN
 from lissom.errors import InputError
+from lissom.models.source import is_gguf, locate
 from lissom.params import apply_override, check_params
 from lissom.pipelines.columns import Columns, assume_columns
 from lissom.pipelines.init import template
@@ -80,11 +81,13 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
 def _model_source(model: str) -> str:
     if model.partition(":")[0] in ("package", "hub", "dir"):
         return model
-    if Path(model).is_dir():
+    if Path(model).is_dir() or is_gguf(Path(model)):
         return f"dir:{model}"
     if model.count("/") == 1 and not Path(model).exists():
         return f"hub:{model}"
-    raise InputError(f"model {model}: no such folder, and no name on the hub (owner/name); package:... is allowed, too")
+    raise InputError(
+        f"model {model}: no such folder or GGUF file, and no name on the hub (owner/name); package:... is allowed, too"
+    )
 
 
 def _data_source(data: str) -> str:
@@ -124,12 +127,13 @@ def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple["PreTrainedCo
     """Return the config of a model, and the lengths of texts in its tokens."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from lissom.models.source import locate
+    from lissom.models.gguf_file import pretrained
 
     source, revision = locate(base)
+    source, more = pretrained(source)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision).backend_tokenizer
+        config = AutoConfig.from_pretrained(source, revision=revision, **more)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **more).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"model {base}: cannot be read: {str(error).splitlines()[0]}") from None
     tokenizer.no_truncation()

@@ -78,7 +78,7 @@ def test_the_written_params_are_valid_and_kept(place):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        ("nowhere", "data", "no such folder, and no name on the hub"),
+        ("nowhere", "data", "no such folder or GGUF file, and no name on the hub"),
         ("base", "nothing", "no such folder; hub:owner/name"),
         ("base", "data/test.jsonl", "a file; name a folder that holds train and test"),
         ("base", "base", "no train file"),

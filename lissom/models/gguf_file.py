@@ -1,0 +1,35 @@
+"""A base model in a GGUF file, dequantised on loading by transformers: weights, config, tokenizer and chat template."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError, advice_for
+from lissom.models.source import is_gguf
+
+_NEEDED = ("gguf", "accelerate")
+
+
+def pretrained(source: Path | str) -> tuple[Path | str, dict[str, Any]]:
+    """Return the first argument of transformers' `from_pretrained` for a source, and further ones.
+
+    Raises:
+        InputError: it is a GGUF file, and a package that reads it is missing.
+    """
+    if not is_gguf(source):
+        return source, {}
+    for name in _NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"{source}: {advice_for(ModuleNotFoundError(name=name))}")
+    assert isinstance(source, Path)
+    return source.parent, {"gguf_file": source.name}
+
+
+def forget_quantization(network: PreTrainedModel) -> PreTrainedModel:
+    """Remove, in place, what transformers keeps of a GGUF file's types, since the weights are floats now; return it."""
+    network.hf_quantizer, network.is_quantized = None, False
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    return network
