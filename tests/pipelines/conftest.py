@@ -46,8 +46,10 @@ PARAMS = {
 class Workspace:
     """A folder with the repository's files in which commands are run."""
 
-    def __init__(self, folder: Path, starts_warm: bool = True) -> None:
+    def __init__(self, folder: Path, starts_warm: bool = True, threads: int | None = None) -> None:
         self.open(folder)
+        if threads is not None:  # one is enough for tiny networks, and faster where tests share the cores
+            self.env["OMP_NUM_THREADS"] = str(threads)
         files = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,

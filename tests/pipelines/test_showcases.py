@@ -33,7 +33,7 @@ def shortened(section):
 def workspace_of(name, family, folder):
     """A workspace with the showcase's params, as far as a tiny model can have them."""
     params = yaml.safe_load((ROOT / "params" / name).read_text())
-    result = Workspace(folder)
+    result = Workspace(folder, threads=1)
     config = tiny.CONFIGS[family]()
     auto_class = AutoModelForCausalLM if family == "llama" else AutoModelForSequenceClassification
     auto_class.from_config(config).save_pretrained(folder / "base")
@@ -124,7 +124,7 @@ def test_a_language_model(tmp_path):
 @pytest.mark.slow
 def test_a_translator_from_scratch(tmp_path):
     params = yaml.safe_load((ROOT / "params" / "translation.yaml").read_text())
-    result = Workspace(tmp_path)
+    result = Workspace(tmp_path, threads=1)
     params["base"] |= {
         "shape": {"vocabulary": 512, "width": 32, "blocks": 3, "heads": 4, "neurons": 48},
         "max_length": 16,

@@ -17,7 +17,7 @@ VARIANTS = ["teacher", "distill", "quantize"]
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A workspace with what comes before every variation: data, a teacher, and what is measured of it."""
-    result = Workspace(tmp_path_factory.mktemp("taught"))
+    result = Workspace(tmp_path_factory.mktemp("taught"), threads=1)
     result.run("dvc", "repro", "export@teacher", "evaluate@teacher")
     return result
 
@@ -97,7 +97,7 @@ def test_a_student_without_blocks_goes_all_the_way(taught, tmp_path):
 @pytest.mark.slow
 def test_a_number_is_predicted_all_the_way(tmp_path):
     """Teacher, distilled, pruned, factorised and quantised student, page, registry and prediction, in the data's unit."""
-    other = Workspace(tmp_path)
+    other = Workspace(tmp_path, threads=1)
     for path in (other.folder / "data").glob("t*.tsv"):
         path.write_text(path.read_text().replace("\tmatch", "\t450.5").replace("\tmismatch", "\t125"))
     (other.folder / "data" / "dev.tsv").unlink()  # held out of train, by deciles
