@@ -22,7 +22,7 @@ from lissom.data.config import DataParams
 from lissom.data.prepare import load_table, prepare
 from lissom.data.tables import Row, write_table
 from lissom.distill.material import Material
-from lissom.distill.offline_config import SequenceDistillation
+from lissom.distill.offline_config import LogitsDistillation, SequenceDistillation
 from lissom.distill.run import distill
 from lissom.distill.sequence import written_by_teacher
 from lissom.errors import DataError, InputError, ParamsError
@@ -436,6 +436,17 @@ def test_a_student_learns_what_its_teacher_writes(trained, tmp_path):
         InputError, match=r"distill.decoder_blocks: \[7\] do not exist; the teacher's decoder has blocks 0 to 2"
     ):
         distill(wrong, material)
+
+
+def test_a_student_learns_the_probabilities_of_its_teacher(trained, tmp_path):
+    """From the cache of the most likely tokens, for blocks of the encoder and as many of the decoder."""
+    model, lesson = trained
+    material = Material(**(vars(lesson) | {"scratch": tmp_path}), teacher=model)
+    params = LogitsDistillation.model_validate({"method": "logits", "blocks": (0, 2), "training": TRAINING | COLD})
+    result = distill(params, material)
+    config = result.model.network.config
+    assert (config.num_layers, config.num_decoder_layers) == (2, 2)
+    assert lesson.scorer(result.model, TrainingParams(**TRAINING))() > 0.3
 
 
 def test_a_damaged_decoder_is_told(trained, tmp_path):
