@@ -167,14 +167,14 @@ def collate(data: Encoded, indices: NDArray[np.int64], pad: int, multiple: int =
 
 def _decoder_inputs(data: Encoded, indices: NDArray[np.int64], pad: int) -> dict[str, NDArray[np.int64]]:
     """Return examples' targets, shifted by one token, and their mask, each `[batch, m]`; empty without a decoder."""
-    if data.start_id is None:
+    if data.start_id is None or data.row_offsets is None:
         return {}
     counts = data.row_counts(np.asarray(indices, dtype=np.int64))
     ids = np.full((len(indices), max(1, int(counts.max()))), pad, dtype=np.int64)
     ids[:, 0] = data.start_id
     for row, index in enumerate(indices):
-        tokens = data.targets[data.rows_of(np.asarray([index]))][:-1]
-        ids[row, 1 : 1 + len(tokens)] = tokens
+        first = data.row_offsets[index]
+        ids[row, 1 : counts[row]] = data.targets[first : first + counts[row] - 1] if counts[row] else ()
     return {"decoder_input_ids": ids, "decoder_attention_mask": (np.arange(ids.shape[1]) < counts[:, None]).astype(int)}
 
 

@@ -33,13 +33,8 @@ class TorchModel:
             decoder_start_token_id=config.decoder_start_token_id, eos_token_id=ends, pad_token_id=config.pad_token_id,
             suppress_tokens=None if config.pad_token_id in ends else [config.pad_token_id], use_cache=True,
         )  # fmt: skip
-        cached = self.network.config.use_cache
-        self.network.config.use_cache = True
-        try:
-            with torch.no_grad():
-                written = self.network.generate(batch.ids, attention_mask=batch.mask, generation_config=settings)
-        finally:
-            self.network.config.use_cache = cached
+        with torch.no_grad():
+            written = self.network.generate(batch.ids, attention_mask=batch.mask, generation_config=settings)
         return [_until_end(row, ends) for row in written[:, 1:].tolist()]
 
 

@@ -69,7 +69,8 @@ class OnnxClassifier:
         self._session, *others = (_open(folder / name, options) for name in graphs)
         self._decoder = next(iter(others), None)
         # A language model's graph also takes the keys and values of the tokens before: `[batch, heads, past, d_h]`.
-        self._past = {node.name: node.shape for node in self._session.get_inputs() if node.name.startswith("past_")}
+        self._past = _pasts(self._session)
+        self._written = {} if self._decoder is None else _pasts(self._decoder)
         self._outputs = [node.name for node in self._session.get_outputs()]
         with parsing(folder / TOKENIZER, "tokenizers"):
             self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
@@ -124,9 +125,7 @@ class OnnxClassifier:
         """Run the encoder; return the decoder that answers the texts."""
         decoder = self._decoder
         assert decoder is not None
-        read = [node.name for node in self._session.get_inputs()]
-        cross = self._run({name: inputs[name] for name in read}, None)
-        past = {node.name: node.shape for node in decoder.get_inputs() if node.name.startswith("past_")}
+        cross = self._run({name: inputs[name] for name in self.serving["inputs"]}, None)
 
         def run(feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
             with parsing(self._folder / DECODER, "onnxruntime", "run"):
@@ -138,7 +137,9 @@ class OnnxClassifier:
                 )
             return outputs
 
-        return translation.Decoder(run, past, inputs["attention_mask"], dict(zip(self._outputs, cross, strict=True)))
+        return translation.Decoder(
+            run, self._written, inputs["attention_mask"], dict(zip(self._outputs, cross, strict=True))
+        )
 
     def step(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
         """Read further tokens of a text with a language model.
@@ -249,6 +250,11 @@ class OnnxClassifier:
 def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     with parsing(path, "onnxruntime"):
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _pasts(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    """Return the shapes of the inputs that are keys and values of earlier tokens, by name."""
+    return {node.name: node.shape for node in session.get_inputs() if node.name.startswith("past_")}
 
 
 def _rows_of_words(

@@ -1,12 +1,9 @@
 """Translation: BLEU, decoder inputs, edits of encoder and decoder, two graphs that write as torch does, and new models."""
 
 import dataclasses
-import gzip
-import itertools
 import json
 import random
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,14 +15,12 @@ import lissom
 from lissom.components.preflight import preflight
 from lissom.components.teacher.work import check_later_stages
 from lissom.data.batches import collate
-from lissom.data.config import DataParams
-from lissom.data.prepare import load_table, prepare
 from lissom.data.tables import Row, write_table
 from lissom.distill.material import Material
 from lissom.distill.offline_config import LogitsDistillation, SequenceDistillation
 from lissom.distill.run import distill
 from lissom.distill.sequence import written_by_teacher
-from lissom.errors import DataError, InputError, ParamsError
+from lissom.errors import InputError, ParamsError
 from lissom.evaluate.paired import changed_answers, compare_scores
 from lissom.export.baselines import open_baselines, write_baselines
 from lissom.export.config import ExportParams
@@ -47,7 +42,6 @@ from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
 from lissom.serving.folder import DECODER, DamagedFolderError
-from lissom.serving.translation import search
 from lissom.tasks.bleu import BleuMeter, chrf
 from lissom.tasks.classification import Classification
 from lissom.tasks.translation import LABEL_SMOOTHING, Translation
@@ -55,7 +49,6 @@ from lissom.tracking.answering import answer
 from lissom.training.config import TrainingParams
 from lissom.training.lesson import Lesson
 from lissom.training.losses import against_targets
-from tests.unit.test_language_modeling import TASK as LANGUAGE
 
 COLD = {"loss": {"temperature": 1.0}}
 TASK = Translation(name="colours", pair=False, max_length=12)
@@ -174,42 +167,6 @@ def test_a_text_without_a_translation_has_no_targets_and_every_text_is_judged(tm
     assert logits_of(model.network, batch).shape[0] == len(batch.targets) == len(data.targets)
 
 
-def test_a_vocabulary_is_learnt_alike_twice_and_holds_every_text():
-    texts = [row.text for row in pairs_of(50)] + ["Schöne Grüße"]
-    first, second = (learn_tokenizer(texts, 512, ends=True) for _ in range(2))
-    assert first.to_str() == second.to_str() and first.get_vocab_size() <= 512
-    for text in ("the red dog", "ein Haus 猫 🐈", "Grüße, the"):
-        ids = first.encode(text).ids
-        assert ids[-1] == 1 and first.token_to_id("<unk>") not in ids and first.decode(ids) == text
-
-
-@pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_a_new_model_is_the_same_for_a_seed(family):
-    task = TASK if family in FAMILIES else LANGUAGE
-    params = BaseParams(model=f"new:{family}", shape=SHAPE, max_length=12)
-    texts = [row.text for row in pairs_of(40)]
-    first, again, other = (
-        load_base(params, task, seed, texts=lambda: texts).network.state_dict() for seed in (0, 0, 1)
-    )
-    assert all(torch.equal(value, again[name]) for name, value in first.items())
-    assert not all(torch.equal(value, other[name]) for name, value in first.items())
-
-
-def test_what_a_new_model_cannot_be():
-    with pytest.raises(InputError, match="allowed: new:bart, new:gpt2"):
-        load_base(BaseParams(model="new:bert"), TASK, 0, texts=lambda: ["a"])
-    with pytest.raises(InputError, match="knows nothing yet"):
-        load_base(BaseParams(model="new:t5"), TASK, 0, needs_head=True, texts=lambda: ["a"])
-    with pytest.raises(InputError, match="knows nothing yet"):
-        load_base(BaseParams(model="new:t5"), TASK, 0)
-    with pytest.raises(InputError, match="no encoder with a decoder"):
-        load_base(BaseParams(model="new:llama", shape=SHAPE), TASK, 0, texts=lambda: ["a b"])
-    with pytest.raises(ValueError, match="does not divide the width"):
-        NewModelParams(width=64, heads=5)
-    with pytest.raises(ValueError, match="set shape to null"):
-        BaseParams(model="dir:x", shape=SHAPE)
-
-
 def test_an_encoder_decoder_labels_no_texts(tmp_path):
     model = model_of("bart")
     lissom.save(model, tmp_path / "model")
@@ -311,61 +268,6 @@ def test_the_graphs_score_and_write_as_torch_does(family, form, tmp_path):
 def export_again(folder, **changes):
     serving = json.loads((folder / "serving.json").read_text())
     (folder / "serving.json").write_text(json.dumps(serving | changes))
-
-
-def logits_by_prefix(seed):
-    """A model of five tokens: the logits of the next one depend on all before it; padding, token 0, has no share."""
-
-    def of(prefix):
-        logits = np.random.default_rng([seed, *prefix]).normal(size=5).astype(np.float32) * 2
-        logits[0] = -1e9
-        return logits
-
-    return of
-
-
-def stepping(of, starts=((),)):
-    """The step of a search in such a model, for texts that differ in what comes before their answers."""
-    state = list(starts)
-
-    def step(tokens, origins):
-        nonlocal state
-        before = state if origins is None else [state[origin] for origin in origins]
-        state = [(*prefix, int(token)) for prefix, token in zip(before, tokens, strict=True)]
-        return np.stack([of(prefix) for prefix in state])
-
-    return step
-
-
-def mean_log_probability(of, text, start):
-    total = 0.0
-    for place, token in enumerate(text):
-        logits = of((start, *text[:place]))
-        total += float(logits[token] - np.log(np.exp(logits).sum()))
-    return total / len(text)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_a_wide_beam_finds_the_most_likely_text(seed):
-    """Among all texts of at most four tokens; a greedy search takes the most likely token every time."""
-    of, end, start = logits_by_prefix(seed), 1, 2
-    serving = {"beams": 400, "max_length": 4, "start_id": start, "end_ids": [end], "pad_id": 0}
-    texts = [(*begin, end) for length in range(4) for begin in itertools.product((2, 3, 4), repeat=length)]
-    texts += list(itertools.product((2, 3, 4), repeat=4))
-    best = max(texts, key=lambda text: mean_log_probability(of, text, start))
-    assert search(stepping(of), 1, serving) == [[token for token in best if token != end]]
-    (greedy,) = search(stepping(of), 1, serving | {"beams": 1})
-    for place, token in enumerate(greedy):
-        assert token == of((start, *greedy[:place])).argmax()
-    assert len(greedy) == 4 or of((start, *greedy)).argmax() == end
-
-
-def test_the_answers_of_a_batch_are_those_of_its_texts_alone():
-    of = logits_by_prefix(3)
-    serving = {"beams": 3, "max_length": 6, "start_id": 2, "end_ids": [1], "pad_id": 0}
-    starts = [(7, 1), (8, 2), (9, 3)]
-    together = search(stepping(of, starts), 3, serving)
-    assert together == [search(stepping(of, [start]), 1, serving)[0] for start in starts]
 
 
 def test_padding_of_what_a_decoder_reads_is_not_observed(tmp_path):
@@ -500,43 +402,6 @@ def test_the_models_end_is_known():
     assert end_ids(model_of("bart").network) == [1]
 
 
-def test_parallel_texts_are_read_line_by_line(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for name, count in (("train", 6), ("valid", 3), ("test", 3)):
-        for language, word in (("en", "dog"), ("de", "Tier")):
-            lines = "".join(f"{word} {name} {number}\n" for number in range(count))
-            (folder / f"{name}.{language}.gz").write_bytes(gzip.compress(lines.encode()))
-    params = DataParams(source=f"files:{folder}", task="translation", text="en", label="de")
-    out = tmp_path / "out"
-    out.mkdir()
-    card = prepare(params, out)
-    assert (
-        card.rows == {"train": 6, "dev": 3, "test": 3, "transfer": 0} and card.labels == () and card.label_counts == {}
-    )
-    assert next(load_table(out, "train").rows()) == Row("dog train 0", None, "Tier train 0")
-    (folder / "test.de.gz").write_bytes(gzip.compress(b"one\n"))
-    with pytest.raises(DataError, match=r"test\.de\.gz: ends after line 1"):
-        prepare(params, out)
-    (folder / "test.de.gz").unlink()
-    with pytest.raises(DataError, match=r"one file test\.de is needed"):
-        prepare(params, out)
-
-
-def test_rows_without_a_translation_are_left_out(tmp_path):
-    for name in ("train", "dev", "test"):
-        rows = [
-            {"text": "a dog", "label": "ein Tier"},
-            {"text": "a house", "label": " "},
-            {"text": "red", "label": None},
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out = tmp_path / "out"
-    out.mkdir()
-    card = prepare(DataParams(source=f"files:{tmp_path}", task="translation"), out)
-    assert card.rows["train"] == 1 and any("2 rows without a label" in note for note in card.notes)
-
-
 def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
     model = model_of("t5")
     with pytest.raises(InputError, match=r"prune.heads below 1: not possible with a t5 .*bias of relative positions"):
@@ -546,22 +411,6 @@ def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
             params_with(factorize={"method": "word_table", "rank": 8, "min_count": None, "training": COLD}), model
         )
     check_later_stages(params_with(prune={"method": "first_order", "heads": 1, "training": COLD}), model)
-
-
-def test_nested_columns_of_the_hub(tmp_path, monkeypatch):
-    features = datasets.Features({"translation": datasets.Translation(["en", "de"])})
-    rows = [{"translation": {"en": f"dog {number}", "de": f"Tier {number}"}} for number in range(4)]
-    split = datasets.Dataset.from_list(rows, features=features)
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda *_, **__: datasets.DatasetDict({"train": split, "validation": split, "test": split}),
-    )
-    params = DataParams(source="hub:a/b", task="translation", text="translation.en", label="translation.de")
-    prepare(params, tmp_path)
-    assert next(load_table(tmp_path, "test").rows()) == Row("dog 0", None, "Tier 0")
-    with pytest.raises(DataError, match=r"no column \['translation.fr'\]"):
-        prepare(params.model_copy(update={"label": "translation.fr"}), tmp_path)
 
 
 def test_the_gradients_of_parts_of_a_batch_add_up(tmp_path):
