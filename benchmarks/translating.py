@@ -13,8 +13,8 @@ from lissom.artifacts import write_text
 from lissom.data.config import DataParams
 from lissom.data.prepare import load_table, prepare
 from lissom.distill.material import Material
-from lissom.distill.offline_config import SequenceDistillation
 from lissom.distill.run import distill
+from lissom.distill.sequence_config import SequenceDistillation
 from lissom.export.exported import split_answers
 from lissom.export.onnx import export_onnx
 from lissom.models.base import load_base

@@ -15,7 +15,6 @@ from lissom.distill.offline_config import (
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
-    SequenceDistillation,
     StaticDistillation,
     TinyBertDistillation,
 )
@@ -26,6 +25,7 @@ from lissom.distill.self_config import (
     EmaDistillation,
     FastBertDistillation,
 )
+from lissom.distill.sequence_config import SequenceDistillation
 
 DistillParams = Annotated[
     NoDistillation

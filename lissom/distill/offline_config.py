@@ -46,23 +46,6 @@ class LogitsDistillation(Section):
     training: RecoveryParams = RecoveryParams()
 
 
-class SequenceDistillation(Section):
-    """A student made of some of the teacher's blocks learns the texts that the teacher writes (Kim and Rush 2016)."""
-
-    method: Literal["sequence"]
-
-    blocks: Blocks
-    """The teacher's encoder blocks (0-based, ascending) that the student starts from."""
-
-    decoder_blocks: Blocks | None = None
-    """The same for the decoder; null takes as many as `blocks`, evenly spaced."""
-
-    beams: int = Field(default=4, ge=1, le=64)
-    """Hypotheses of the beam search by which the teacher writes."""
-
-    training: TrainingParams = TrainingParams()
-
-
 class SignalsParams(Section):
     """Source of a teacher's hidden states and attention scores during the training of a student."""
 

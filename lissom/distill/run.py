@@ -25,7 +25,6 @@ from lissom.distill.offline_config import (
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
-    SequenceDistillation,
     StaticDistillation,
     TinyBertDistillation,
 )
@@ -36,6 +35,7 @@ from lissom.distill.self_config import (
     EmaDistillation,
     FastBertDistillation,
 )
+from lissom.distill.sequence_config import SequenceDistillation
 
 
 def distill(params: DistillParams, material: Material) -> DistillationResult:

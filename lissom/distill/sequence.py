@@ -16,7 +16,7 @@ from lissom.console import track
 from lissom.data.batches import sorted_batches
 from lissom.data.tables import Row, write_table
 from lissom.distill.material import DistillationResult, Material
-from lissom.distill.offline_config import SequenceDistillation
+from lissom.distill.sequence_config import SequenceDistillation
 from lissom.models.generation import TorchModel
 from lissom.models.students import take_stacks
 from lissom.training.losses import against_targets

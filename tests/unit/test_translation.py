@@ -17,9 +17,10 @@ from lissom.components.teacher.work import check_later_stages
 from lissom.data.batches import collate
 from lissom.data.tables import Row, write_table
 from lissom.distill.material import Material
-from lissom.distill.offline_config import LogitsDistillation, SequenceDistillation
+from lissom.distill.offline_config import LogitsDistillation
 from lissom.distill.run import distill
 from lissom.distill.sequence import written_by_teacher
+from lissom.distill.sequence_config import SequenceDistillation
 from lissom.errors import InputError, ParamsError
 from lissom.evaluate.paired import changed_answers, compare_scores
 from lissom.export.baselines import open_baselines, write_baselines
