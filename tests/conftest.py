@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import gc
 import os
 
 from hypothesis import settings
@@ -9,6 +10,8 @@ from tests import warm
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Several processes share the cores: threads that spin while they wait take them from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The collector looks at torch's and sympy's objects again and again: a tenth of the time of tests that trace graphs.
+gc.set_threshold(100_000, 20, 20)
 settings.register_profile("shared_machine", deadline=None, max_examples=50)
 settings.load_profile("shared_machine")
 
