@@ -37,6 +37,8 @@ _EXTRAS = {
     "sacrebleu": "translation",
     "gguf": "gguf",
     "accelerate": "gguf",
+    "cyllama": "gguf",
+    "xllamacpp": "gguf",
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",

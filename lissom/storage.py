@@ -28,6 +28,17 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises:
         OSError: the place cannot be written; the old content is unchanged and no temporary file is left.
     """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside a file; what is written there replaces the file at the end, atomically.
+
+    Raises:
+        OSError: the place cannot be written; the old content is unchanged and no temporary file is left.
+    """
     path = followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -36,10 +47,8 @@ def write_durably(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{owner()}.tmp")
     try:
         with naming(path):
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            sync(temporary)
             temporary.replace(path)
             sync(path.parent)
     finally:

@@ -1,5 +1,7 @@
 """A network in torch as a model that answers batches: its logits, or the texts that it writes, by transformers."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
@@ -40,8 +42,12 @@ class TorchModel:
 
 def end_ids(network: PreTrainedModel) -> list[int]:
     """Return the tokens that end a text."""
-    ends = network.config.eos_token_id
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return listed(network.config.eos_token_id)
+
+
+def listed(token_ids: int | Sequence[int] | None) -> list[int]:
+    """Return the tokens that an entry of a config names: none, one or several."""
+    return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
 
 
 def _until_end(tokens: list[int], ends: list[int]) -> list[int]:

@@ -1,0 +1,64 @@
+"""Encoding of tensors in llama.cpp's block formats, by llama.cpp's own function.
+
+`ggml_quantize_chunk` is a function of ggml's public C interface; the package xllamacpp carries a build of it. It takes
+the importance of every column, and it is the encoder of K-quants, which the package gguf only decodes.
+"""
+
+import ctypes
+import importlib.util
+from functools import cache
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
+
+from lissom.errors import InputError, advice_for
+
+_ENGINE = "xllamacpp"
+
+
+def encode(
+    tensor: NDArray[np.float32], kind: Kind, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.generic]:
+    """Return a tensor `[..., in]` in a format: floats, or bytes `[..., bytes per row]`.
+
+    Args:
+        tensor: the tensor; `in` is a multiple of the format's block size.
+        kind: the format.
+        importance: non-negative weights of the squared errors of the columns, `[in]`.
+
+    Raises:
+        InputError: the package that encodes is missing, or the tensor has values that are not finite.
+    """
+    if kind == Kind.F32:
+        return tensor
+    if not np.isfinite(tensor).all():
+        raise InputError("export.formats gguf: a tensor has values that are not finite")
+    if kind == Kind.F16:
+        return tensor.astype(np.float16)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    rows = np.ascontiguousarray(tensor.reshape(-1, tensor.shape[-1]), dtype=np.float32)
+    result = np.empty((*tensor.shape[:-1], tensor.shape[-1] // block * size), dtype=np.uint8)
+    weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
+    assert weights is None or weights.shape == (rows.shape[1],)
+    written = _quantize_chunk()(
+        int(kind), rows.ctypes.data, result.ctypes.data, 0, rows.shape[0], rows.shape[1],
+        None if weights is None else weights.ctypes.data,
+    )  # fmt: skip
+    assert written == result.nbytes
+    return result
+
+
+@cache
+def _quantize_chunk() -> "ctypes._FuncPointer":
+    """Return ggml's function, with the types of its arguments."""
+    spec = importlib.util.find_spec(f"{_ENGINE}.{_ENGINE}") if importlib.util.find_spec(_ENGINE) else None
+    if spec is None or spec.origin is None:
+        raise InputError(f"export.formats gguf: {advice_for(ModuleNotFoundError(name=_ENGINE))}")
+    function = ctypes.CDLL(spec.origin).ggml_quantize_chunk
+    function.restype = ctypes.c_size_t
+    function.argtypes = [
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+    ]  # fmt: skip
+    return function

@@ -1,0 +1,109 @@
+"""Writing GGUF files, the format of llama.cpp and Ollama."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from lissom.errors import InputError
+from lissom.export.gguf.architecture import Architecture, Shapes, architecture_of, shapes_of, target_shapes
+from lissom.export.gguf.encode import encode
+from lissom.export.gguf.file_types import FileType, Importance, type_of
+from lissom.export.gguf.settings import write_settings
+from lissom.export.gguf.tensors import tensors_of
+from lissom.export.gguf.vocabulary import Vocabulary, vocabulary_of, write_vocabulary
+from lissom.models.compressed import CompressedModel
+from lissom.storage import replacing
+from lissom.tasks.language_modeling import LanguageModeling
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """A language model in llama.cpp's terms, from which files of any type are written."""
+
+    model: CompressedModel
+    architecture: Architecture
+    shapes: Shapes
+    """Sizes of the blocks in the file."""
+    vocabulary: Vocabulary
+    tensors: Mapping[str, NDArray[np.float32]]
+
+    @cached_property
+    def parameters(self) -> int:
+        """Return the number of parameters in the file."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+
+def gguf_model(model: CompressedModel) -> GgufModel:
+    """Return a language model in llama.cpp's terms.
+
+    Blocks of different widths stay as they are where llama.cpp has an architecture for it; else they are padded with
+    zeros to the widest one, which changes no answer.
+
+    Raises:
+        InputError: llama.cpp has no architecture, no tokenizer or no positions for the model.
+    """
+    network, task = model.network, model.manifest.task
+    if not isinstance(task, LanguageModeling):
+        raise InputError(
+            f"export.formats gguf: llama.cpp and Ollama run language models; this model predicts {task.describe()}, "
+            "for which it has no output; take export.formats: [onnx]"
+        )
+    architecture = architecture_of(network)
+    shapes = target_shapes(shapes_of(network), architecture, network.config.hidden_size)
+    if not shapes.is_even and architecture.uneven is not None:
+        architecture = replace(architecture, name=architecture.uneven)
+    vocabulary = vocabulary_of(model.tokenizer, network.config)
+    return GgufModel(model, architecture, shapes, vocabulary, tensors_of(network, architecture, shapes))
+
+
+def write_gguf(
+    source: GgufModel, path: Path, file_type: FileType, importance: Importance | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, gguf.GGMLQuantizationType]:  # fmt: skip
+    """Write a file of a type, atomically, and return the type of every tensor.
+
+    Args:
+        source: the model.
+        path: path of the file.
+        file_type: the type, or mixture of types, of its tensors.
+        importance: weights of every tensor's columns, for types that quantise.
+        metadata: further entries, by key: where the model comes from, its licence.
+    """
+    task = source.model.manifest.task
+    assert isinstance(task, LanguageModeling)
+    with replacing(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, source.architecture.name)
+        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_file_type(file_type.number)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        writer.add_size_label(gguf.size_label(source.parameters, 0, 0, 0))
+        for key, value in (metadata or {}).items():
+            writer.add_string(key, value)
+        network = source.model.network
+        write_settings(writer, network, source.architecture, source.shapes, task.max_length)
+        write_vocabulary(writer, source.vocabulary, network.config, task.chat_template)
+        types = types_of(source, file_type, has_importance=importance is not None)
+        for name, tensor in source.tensors.items():
+            weights = None if importance is None else importance.get(name)
+            writer.add_tensor(name, encode(tensor, types[name], weights), raw_dtype=types[name])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return types
+
+
+def types_of(source: GgufModel, file_type: FileType, *, has_importance: bool) -> dict[str, gguf.GGMLQuantizationType]:
+    """Return the type of every tensor in a file of a type."""
+    return {
+        name: type_of(
+            name, tensor.shape, file_type, len(source.shapes.neurons), is_tied="output.weight" not in source.tensors,
+            gqa=source.shapes.group, has_importance=has_importance,
+        )
+        for name, tensor in source.tensors.items()
+    }  # fmt: skip

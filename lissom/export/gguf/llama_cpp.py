@@ -1,0 +1,56 @@
+"""A GGUF file run by llama.cpp: its tokens and its logits, for the proof."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lissom.errors import InputError, advice_for
+
+_F32 = 0
+
+
+class LlamaCpp:
+    """A GGUF file, open in llama.cpp with a key/value cache in float32.
+
+    Args:
+        path: path of the file.
+        context: the longest text, in tokens.
+        threads: number of threads.
+
+    Raises:
+        InputError: the file is damaged, llama.cpp does not know what is in it, or its package is missing.
+    """
+
+    def __init__(self, path: Path, context: int, threads: int) -> None:
+        try:
+            from cyllama.llama import llama_cpp
+        except ModuleNotFoundError as error:
+            raise InputError(f"export.formats gguf: {advice_for(error)}") from None
+        llama_cpp.disable_logging()
+        try:
+            self._model = type("Model", (llama_cpp.LlamaModel,), {"n_vocab": 0})(path_model=str(path), verbose=False)
+            self._vocabulary = self._model.get_vocab()
+            self._model.n_vocab = self._vocabulary.n_vocab  # which `get_logits_ith` of cyllama 0.2 looks for
+            params = llama_cpp.LlamaContextParams()
+            params.n_ctx = params.n_batch = params.n_ubatch = context
+            params.n_threads = params.n_threads_batch = threads
+            params.type_k = params.type_v = _F32
+            params.flash_attn_type = 0
+            self._context = llama_cpp.LlamaContext(model=self._model, params=params, verbose=False)
+            self._batch = llama_cpp.LlamaBatch(n_tokens=context, embd=0, n_seq_max=1)
+        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+            raise InputError(f"{path}: llama.cpp cannot load it: {error}") from None
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the tokens of a text, with those that begin or end one, and special tokens where it names them."""
+        return list(self._vocabulary.tokenize(text, True, True))
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits of the next token after every token of a text, `[n, vocabulary]`."""
+        self._context.kv_cache_clear(True)
+        self._batch.set_batch(list(tokens), 0, True)
+        if self._context.decode(self._batch) != 0:
+            raise InputError(f"llama.cpp cannot read a text of {len(tokens)} tokens")
+        return np.asarray([self._context.get_logits_ith(place) for place in range(len(tokens))], dtype=np.float32)

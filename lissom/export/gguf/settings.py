@@ -1,0 +1,52 @@
+"""Settings of a GGUF file: what llama.cpp must know of the network besides its tensors."""
+
+import gguf
+from transformers import PreTrainedModel
+
+from lissom.export.gguf.architecture import Architecture, Shapes
+
+
+def write_settings(
+    writer: gguf.GGUFWriter, network: PreTrainedModel, architecture: Architecture, shapes: Shapes, max_length: int
+) -> None:
+    """Write the sizes, the positions and the numerics of a network.
+
+    Args:
+        writer: writer of the file.
+        network: the network.
+        architecture: how llama.cpp holds it.
+        shapes: sizes of the blocks in the file.
+        max_length: the longest text that the model was evaluated with, if its config names none.
+    """
+    config, even = network.config, shapes.is_even
+    heads = [groups * shapes.group for groups in shapes.groups]
+    writer.add_context_length(_context(network, architecture, max_length))
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(len(shapes.neurons))
+    writer.add_feed_forward_length(shapes.neurons[0] if even else list(shapes.neurons))
+    writer.add_head_count(heads[0] if even else heads)
+    if architecture.name == "gpt2":  # learnt positions, one head per key
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+        return
+    writer.add_head_count_kv(shapes.groups[0] if even else list(shapes.groups))
+    writer.add_key_length(shapes.head_size)  # which pruning keeps, while it changes the number of heads
+    writer.add_value_length(shapes.head_size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(shapes.head_size)
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope["full_attention"]["rope_theta"] if "full_attention" in rope else rope["rope_theta"])
+    if architecture.local_blocks:
+        writer.add_sliding_window(config.sliding_window)
+    if (cap := getattr(config, "attn_logit_softcapping", None)) is not None:
+        writer.add_attn_logit_softcapping(cap)
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        writer.add_final_logit_softcapping(cap)
+
+
+def _context(network: PreTrainedModel, architecture: Architecture, max_length: int) -> int:
+    """Return the longest text; no longer than a window that llama.cpp does not know of."""
+    config = network.config
+    length = int(getattr(config, "max_position_embeddings", max_length))
+    window = getattr(config, "sliding_window", None)
+    return length if architecture.local_blocks or window is None else min(length, int(window))

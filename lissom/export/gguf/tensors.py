@@ -1,0 +1,123 @@
+"""The tensors of a GGUF file: transformers' ones under llama.cpp's names and in its layout."""
+
+from collections.abc import Mapping
+
+import gguf
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError
+from lissom.export.gguf.architecture import Architecture, Shapes, interleave, padded
+from lissom.models.edits.word_table import FactorizedEmbedding
+from lissom.models.families import family_of
+from lissom.models.fused import fused_state
+from lissom.models.sites import attention_sites, blocks_of, ffn_sites
+from lissom.models.tied import untied_state
+
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+def tensors_of(network: PreTrainedModel, architecture: Architecture, target: Shapes) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors by llama.cpp's names, in float32.
+
+    Args:
+        network: the network.
+        architecture: how llama.cpp holds it.
+        target: sizes of the blocks in the file; where they are larger than the network's, zeros are added.
+
+    Raises:
+        InputError: there is a tensor that llama.cpp has no name for.
+    """
+    family = family_of(network)
+    state = {name: tensor.detach().float().cpu() for name, tensor in _merged_state(network).items()}
+    _change_attention(network, architecture, target, state)
+    for site, neurons in zip(ffn_sites(network), target.neurons, strict=True):
+        for path in site.inputs:
+            _pad(state, path, neurons)
+        state[f"{site.output}.weight"] = padded(state[f"{site.output}.weight"], neurons, axis=1)
+    plain = fused_state(state, family)
+    names = gguf.get_tensor_name_map(_member(architecture.name), len(blocks_of(network)))
+    result: dict[str, NDArray[np.float32]] = {}
+    for name, tensor in plain.items():
+        target_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if target_name is None:
+            raise InputError(f"export.formats gguf: llama.cpp's {architecture.name} has no tensor for {name}")
+        if name.endswith(tuple(f".{layer}.weight" for layer in family.transposed)):
+            tensor = tensor.t()
+        if target_name.endswith("norm.weight"):
+            tensor = tensor + architecture.norm_offset
+        result[target_name] = np.ascontiguousarray(tensor.numpy())
+    return result | rope_factors(network)
+
+
+def rope_factors(network: PreTrainedModel) -> dict[str, NDArray[np.float32]]:
+    """Return what the frequencies of Llama 3's rotary positions are divided by, `[d_h / 2]`; nothing for others.
+
+    Raises:
+        InputError: the positions are scaled in a way that is not known here.
+    """
+    rope = getattr(network.config, "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type", "default")} if "rope_type" in rope else {
+        values.get("rope_type", "default") for values in rope.values() if isinstance(values, Mapping)
+    }  # fmt: skip
+    if kinds <= {"default"}:
+        return {}
+    if kinds != {"llama3"}:
+        raise InputError(f"export.formats gguf: rotary positions of type {', '.join(sorted(kinds))} are not supported")
+    width = network.config.head_dim
+    frequencies = rope["rope_theta"] ** -(torch.arange(0, width, 2).double() / width)
+    module = next(module for module in network.modules() if hasattr(module, "inv_freq"))
+    return {ROPE_FACTORS: (frequencies / module.inv_freq.double().cpu()).float().numpy()}
+
+
+def _merged_state(network: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the network's state with the product of a factorised word table in place of its factors."""
+    state = untied_state(network)
+    path = family_of(network).word_table
+    table = network.get_submodule(path)
+    if isinstance(table, FactorizedEmbedding):
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{path}.")}
+        state[f"{path}.weight"] = table.table.weight @ table.projection.weight.T
+    return state
+
+
+def _change_attention(
+    network: PreTrainedModel, architecture: Architecture, target: Shapes, state: dict[str, Tensor]
+) -> None:
+    """Pad the heads of every site, scale its queries and reorder their entries, in place."""
+    width, scale = target.head_size, query_scale(network)
+    for site, groups in zip(attention_sites(network), target.groups, strict=True):
+        heads = {site.query: groups * target.group, site.key: groups, site.value: groups}
+        for path, count in heads.items():
+            _pad(state, path, count * width)
+        state[f"{site.output}.weight"] = padded(state[f"{site.output}.weight"], groups * target.group * width, axis=1)
+        for kind in ("weight", "bias"):
+            for path in (site.query, site.key):
+                if architecture.interleaved and f"{path}.{kind}" in state:
+                    state[f"{path}.{kind}"] = interleave(state[f"{path}.{kind}"], heads[path])
+        if scale == 1:
+            continue
+        if site.norms:  # the query's norm, whose weight is stored without the architecture's offset
+            name, offset = f"{site.norms[0]}.weight", architecture.norm_offset
+            state[name] = (state[name] + offset) * scale - offset
+        else:
+            state[f"{site.query}.weight"] = state[f"{site.query}.weight"] * scale
+
+
+def query_scale(network: PreTrainedModel) -> float:
+    """Return by what queries are multiplied here and not in llama.cpp, which divides products by sqrt(d_h)."""
+    scalar = getattr(network.config, "query_pre_attn_scalar", None)
+    return 1.0 if scalar is None else float((network.config.head_dim / scalar) ** 0.5)
+
+
+def _pad(state: dict[str, Tensor], path: str, rows: int) -> None:
+    for kind in ("weight", "bias"):
+        if f"{path}.{kind}" in state:
+            state[f"{path}.{kind}"] = padded(state[f"{path}.{kind}"], rows)
+
+
+def _member(name: str) -> gguf.MODEL_ARCH:
+    return next(member for member, value in gguf.MODEL_ARCH_NAMES.items() if value == name)

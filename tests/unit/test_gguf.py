@@ -1,0 +1,256 @@
+"""GGUF files: llama.cpp gives torch's logits for every family and every shape, and reads what was written."""
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from transformers import AutoModelForCausalLM
+
+from lissom.errors import InputError
+from lissom.export.gguf.architecture import ARCHITECTURES, interleave
+from lissom.export.gguf.encode import encode
+from lissom.export.gguf.file import gguf_model, write_gguf
+from lissom.export.gguf.file_types import FILE_TYPES
+from lissom.export.gguf.llama_cpp import LlamaCpp
+from lissom.models.compressed import CompressedModel
+from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.models.fused import separate
+from lissom.models.manifest import Manifest
+from lissom.tasks.language_modeling import LanguageModeling
+from tests.unit import tiny
+
+TASK = LanguageModeling(name="texts", pair=False, max_length=24)
+TEXTS = ("the good film was not bad", "a very dull story", "xyz the  film 1234 \u00e9\u4e2d")
+families = pytest.mark.parametrize("family", sorted(ARCHITECTURES))
+
+
+def model_of(family, tied=True, **changes):
+    """A small language model with a byte-level tokenizer, and weights of a size at which mistakes show."""
+    tokenizer = tiny.byte_level_tokenizer()
+    config = tiny.CONFIGS[family]()
+    changes = {
+        "vocab_size": tokenizer.get_vocab_size() + 3,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    } | changes
+    if family == "gemma3_text":  # llama.cpp's Gemma 3 has a global block after five local ones
+        changes |= {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}
+    config = type(config)(**(config.to_dict() | changes | {"tie_word_embeddings": tied}))
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in network.named_parameters():
+        torch.nn.init.normal_(parameter, 1.0 if "norm" in name or "ln_" in name else 0.0, 0.2)
+    manifest = Manifest(base="tiny", base_sha256=None, base_config=config.to_dict(), task=TASK)
+    return CompressedModel(separate(network), tokenizer, {}, manifest)
+
+
+def torch_logits(model, ids):
+    with torch.no_grad():
+        return model.network(input_ids=torch.tensor([ids])).logits[0].numpy()
+
+
+def difference(model, folder, length=20):
+    """The largest difference of any logit between torch and llama.cpp, in units of torch's largest."""
+    write_gguf(gguf_model(model), folder / "model.gguf", FILE_TYPES["f32"])
+    opened = LlamaCpp(folder / "model.gguf", context=24, threads=1)
+    ids = np.random.default_rng(0).integers(0, model.network.config.vocab_size, length).tolist()
+    expected = torch_logits(model, ids)
+    return np.abs(opened.logits(ids) - expected).max() / np.abs(expected).max()
+
+
+def bound(family):
+    """llama.cpp looks GELU up in a table of half precision."""
+    return 3e-3 if family.startswith(("gemma", "gpt2")) else 1e-5
+
+
+def length_for(family):
+    """The window of attention bounds the context of architectures that know none."""
+    return 4 if family in ("mistral", "qwen2") else 20
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@families
+def test_llama_cpp_gives_torchs_logits(family, tied, tmp_path):
+    model = model_of(family, tied)
+    if family == "gemma2" and not tied:
+        with pytest.raises(InputError, match=r"gemma2 has no tensor for lm_head\.weight"):
+            gguf_model(model)
+        return
+    assert difference(model, tmp_path, length_for(family)) < bound(family)
+
+
+@pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
+@families
+def test_pruned_shapes_load_and_answer(family, uneven, tmp_path):
+    """Fewer blocks, heads and neurons; different ones in every block where llama.cpp can hold them, else padded."""
+    model = model_of(family)
+    blocks, units = (
+        len(model.network.base_model.layers if family != "gpt2" else model.network.transformer.h),
+        4 if family == "gpt2" else 2,
+    )
+    kept = tuple(range(blocks)) if family.startswith("gemma") else (0, 2, 3)
+    heads = [(0,) if uneven and block % 2 else tuple(range(units - (family == "gpt2"))) for block in range(len(kept))]
+    neurons = [tuple(range(1, 17 if uneven and block == 1 else 33)) for block in range(len(kept))]
+    model.edit([KeepBlocks(kept=kept), KeepHeads(kept=tuple(heads)), KeepNeurons(kept=tuple(neurons))])
+    assert difference(model, tmp_path, length_for(family)) < bound(family)
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    name = ARCHITECTURES[family].uneven if uneven and ARCHITECTURES[family].uneven else ARCHITECTURES[family].name
+    assert reader.get_field("general.architecture").contents() == name
+    if name == "deci":
+        assert reader.get_field("deci.feed_forward_length").contents() == [32, 16, 32]
+        assert reader.get_field("deci.attention.head_count_kv").contents() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_factorised_word_table_is_merged(family, tmp_path):
+    model = model_of(family)
+    model.edit([FactorizeWordTable(rank=8)])
+    assert difference(model, tmp_path) < bound(family)
+
+
+def test_llama_3s_positions(tmp_path):
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8,
+    }
+    model = model_of("llama", rope_parameters=rope)
+    assert difference(model, tmp_path) < 1e-5
+    with pytest.raises(InputError, match="positions of type yarn"):
+        gguf_model(model_of("llama", rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}))
+
+
+def test_biases_of_llamas(tmp_path):
+    assert difference(model_of("llama", attention_bias=True, mlp_bias=True), tmp_path) < 1e-5
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_interleaving_is_a_permutation_of_rows(heads):
+    weight = torch.randn(heads * 8, 5)
+    rows = interleave(torch.arange(heads * 8.0), heads)
+    assert torch.equal(interleave(weight, heads), weight[rows.long()])
+    assert rows[:8].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+def test_what_llama_cpp_cannot_hold_is_refused():
+    with pytest.raises(InputError, match="run language models; this model predicts"):
+        gguf_model(tiny.model("bert"))
+    quantised = model_of("llama")
+    quantised.edit([FakeQuantize()])
+    with pytest.raises(InputError, match=r"quantize\.method: none"):
+        gguf_model(quantised)
+    gemma = model_of("gemma2")
+    gemma.edit([KeepBlocks(kept=(0, 2, 3))])
+    with pytest.raises(InputError, match="last of every 2 blocks of gemma2 for a global one"):
+        gguf_model(gemma)
+
+
+def test_the_reader_finds_what_was_written(tmp_path):
+    model = model_of("llama")
+    write_gguf(
+        gguf_model(model),
+        tmp_path / "model.gguf",
+        FILE_TYPES["f32"],
+        metadata={"general.name": "tiny", "general.license": "apache-2.0"},
+    )
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.name"] == "tiny" and fields["general.license"] == "apache-2.0"
+    assert fields["general.quantization_version"] == 2 and fields["general.file_type"] == 0
+    assert fields["tokenizer.ggml.eos_token_id"] == 2 and fields["tokenizer.ggml.padding_token_id"] == 1
+    assert all(tensor.data_offset % 32 == 0 for tensor in reader.tensors)
+    ends = [tensor.data_offset + tensor.n_bytes for tensor in reader.tensors]
+    assert all(end <= tensor.data_offset for end, tensor in zip(ends, reader.tensors[1:], strict=False))
+    assert 0 <= (tmp_path / "model.gguf").stat().st_size - ends[-1] < 32
+    assert list(tmp_path.iterdir()) == [tmp_path / "model.gguf"]
+    unpermuted = interleave(model.network.model.layers[1].self_attn.k_proj.weight, 2)
+    stored = next(tensor for tensor in reader.tensors if tensor.name == "blk.1.attn_k.weight")
+    assert np.array_equal(stored.data, unpermuted.detach().numpy()) and list(stored.shape) == [32, 16]
+
+
+@pytest.mark.parametrize("name", [name for name, file_type in FILE_TYPES.items() if not file_type.is_float])
+@pytest.mark.parametrize("width", [256, 96])
+def test_types_and_bytes_are_those_of_llama_cpps_own_quantiser(name, width, tmp_path):
+    """Also for rows that 256 does not divide, and for grouped heads."""
+    from cyllama.llama import llama_cpp
+
+    llama_cpp.disable_logging()
+    model = model_of(
+        "llama",
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=16,
+        head_dim=8,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+    )
+    source, number = gguf_model(model), FILE_TYPES[name].number
+    write_gguf(source, tmp_path / "f32.gguf", FILE_TYPES["f32"])
+    write_gguf(source, tmp_path / "ours.gguf", FILE_TYPES[name])
+    params = llama_cpp.LlamaModelQuantizeParams()
+    params.ftype, params.nthread = int(number), 1
+    llama_cpp.model_quantize(str(tmp_path / "f32.gguf"), str(tmp_path / "theirs.gguf"), params)
+    ours, theirs = (
+        {t.name: t for t in gguf.GGUFReader(tmp_path / f"{who}.gguf").tensors} for who in ("ours", "theirs")
+    )
+    types = [{name: tensor.tensor_type.name for name, tensor in tensors.items()} for tensors in (ours, theirs)]
+    assert types[0] == types[1]
+    assert all(np.array_equal(ours[name].data, theirs[name].data) for name in ours)
+
+
+def test_rows_that_no_block_divides_stay_halves_and_load(tmp_path):
+    model = model_of("llama", hidden_size=48, intermediate_size=96)
+    types = write_gguf(gguf_model(model), tmp_path / "model.gguf", FILE_TYPES["q4_k_m"])
+    assert types["blk.0.ffn_up.weight"].name == "F16" and types["blk.3.ffn_down.weight"].name == "Q8_0"
+    ids = list(range(5, 20))
+    actual = LlamaCpp(tmp_path / "model.gguf", 24, 1).logits(ids)
+    assert np.abs(actual - torch_logits(model, ids)).max() < 0.1 * np.abs(actual).max()
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q5_0", "q5_1", "q4_0", "q4_1"])
+@pytest.mark.parametrize("rows", ["normal", "zeros", "spike", "constant", "denormal", "equal maxima"])
+def test_blocks_are_those_of_the_reference_encoder(name, rows):
+    generator = np.random.default_rng(0)
+    values = {
+        "normal": generator.normal(size=(4, 64)), "zeros": np.zeros((4, 64)), "spike": np.where(np.eye(4, 64), -7.5, 0.0), "constant": np.full((4, 64), 0.37),
+        "denormal": generator.normal(size=(4, 64)) * 1e-42, "equal maxima": np.where(np.arange(64) % 2, 1.0, -1.0) * np.ones((4, 1)),
+    }[rows].astype(np.float32)  # fmt: skip
+    kind = FILE_TYPES[name].kind
+    blocks = encode(values, kind)
+    assert np.array_equal(blocks, gguf.quants.quantize(values, kind))
+    decoded = gguf.quants.dequantize(blocks, kind)
+    largest, spread = (
+        np.abs(values).reshape(4, 2, 32).max(-1, keepdims=True),
+        np.ptp(values.reshape(4, 2, 32), axis=-1, keepdims=True),
+    )
+    of_half = 2.0**-11 * (largest + spread) + 2.0**-24
+    limit = {
+        "q8_0": largest / 254,
+        "q5_0": largest / 16,
+        "q4_0": largest / 8,
+        "q4_1": spread / 30,
+        "q5_1": spread / 62,
+    }[name]
+    assert (np.abs(decoded - values).reshape(4, 2, 32) <= limit + of_half * 2).all()
+    if name in ("q8_0", "q4_0") and rows != "denormal":
+        assert np.array_equal(encode(decoded, kind), blocks)  # a fixed point
+
+
+def test_importance_moves_the_error_to_columns_that_matter_less():
+    values = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)
+    importance = np.where(np.arange(512) % 4 == 0, 100.0, 1.0).astype(np.float32)
+    for kind in (Kind.Q4_0, Kind.Q4_K, Kind.Q2_K, Kind.Q6_K):
+        plain, weighted = (
+            gguf.quants.dequantize(encode(values, kind, weights), kind) - values for weights in (None, importance)
+        )
+        assert (weighted[:, ::4] ** 2).mean() < (plain[:, ::4] ** 2).mean()
+
+
+def test_weights_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="not finite"):
+        encode(np.full((1, 32), np.nan, dtype=np.float32), Kind.Q8_0)
