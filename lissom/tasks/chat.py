@@ -36,18 +36,18 @@ def render(text: str, template: str | None, tokens: Mapping[str, str]) -> tuple[
     for number, message in enumerate(messages):
         if message["role"] != ASSISTANT:
             continue
-        before = _text(messages[:number], template, tokens, reply=True)
-        after = _text(messages[: number + 1], template, tokens, reply=False)
+        before = as_text(messages[:number], template, tokens, reply=True)
+        after = as_text(messages[: number + 1], template, tokens, reply=False)
         if not after.startswith(before):
             raise DataError(
                 f"data: the base model's chat_template writes a conversation anew with every message, so that what the "
                 f"assistant says cannot be found; the text begins {after[:60]!r}"
             )
         spans.append((len(before), len(after)))
-    return _text(messages, template, tokens, reply=False), spans
+    return as_text(messages, template, tokens, reply=False), spans
 
 
-def _text(messages: Sequence[Mapping[str, Any]], template: str, tokens: Mapping[str, str], *, reply: bool) -> str:
+def as_text(messages: Sequence[Mapping[str, Any]], template: str, tokens: Mapping[str, str], *, reply: bool) -> str:
     """Return some messages as a text, with the beginning of a reply if `reply`."""
     from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -6,20 +6,16 @@ output projection, the values of attention, and the second product of the feed-f
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
+from lissom.export.config import FileTypeName
+
 Importance = Mapping[str, NDArray[np.float32]]
 """Weights of the columns of tensors, `[in]`: the mean squares of the inputs that they are multiplied with."""
-
-FileTypeName = Literal[
-    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
-    "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
-]  # fmt: skip
 
 _FALLBACKS = {
     Kind.Q2_K: Kind.Q4_0, Kind.Q3_K: Kind.Q4_0, Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0,

@@ -20,7 +20,7 @@ def write_settings(
     """
     config, even = network.config, shapes.is_even
     heads = [groups * shapes.group for groups in shapes.groups]
-    writer.add_context_length(_context(network, architecture, max_length))
+    writer.add_context_length(context_of(network, architecture, max_length))
     writer.add_vocab_size(config.vocab_size)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(len(shapes.neurons))
@@ -44,7 +44,7 @@ def write_settings(
         writer.add_final_logit_softcapping(cap)
 
 
-def _context(network: PreTrainedModel, architecture: Architecture, max_length: int) -> int:
+def context_of(network: PreTrainedModel, architecture: Architecture, max_length: int) -> int:
     """Return the longest text; no longer than a window that llama.cpp does not know of."""
     config = network.config
     length = int(getattr(config, "max_position_embeddings", max_length))

@@ -39,7 +39,7 @@ def tensors_of(network: PreTrainedModel, architecture: Architecture, target: Sha
             _pad(state, path, neurons)
         state[f"{site.output}.weight"] = padded(state[f"{site.output}.weight"], neurons, axis=1)
     plain = fused_state(state, family)
-    names = gguf.get_tensor_name_map(_member(architecture.name), len(blocks_of(network)))
+    names = name_map(architecture, len(blocks_of(network)))
     result: dict[str, NDArray[np.float32]] = {}
     for name, tensor in plain.items():
         target_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -119,5 +119,7 @@ def _pad(state: dict[str, Tensor], path: str, rows: int) -> None:
             state[f"{path}.{kind}"] = padded(state[f"{path}.{kind}"], rows)
 
 
-def _member(name: str) -> gguf.MODEL_ARCH:
-    return next(member for member, value in gguf.MODEL_ARCH_NAMES.items() if value == name)
+def name_map(architecture: Architecture, blocks: int) -> gguf.TensorNameMap:
+    """Return the map from transformers' names of tensors to llama.cpp's."""
+    members = {name: member for member, name in gguf.MODEL_ARCH_NAMES.items()}
+    return gguf.get_tensor_name_map(members[architecture.name], blocks)

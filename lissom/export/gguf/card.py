@@ -1,0 +1,84 @@
+"""The card of GGUF files: what was compared with torch, and how it came out."""
+
+from lissom.export.gguf.proof import Agreement
+from lissom.section import Section
+
+CARD_JSON, CARD_MARKDOWN = "card.json", "card.md"
+
+
+class GgufFile(Section):
+    """A file of one type with its comparison."""
+
+    type: str
+    file: str
+    bytes: int
+    sha256: str
+    bits_per_weight: float
+    agreement: Agreement
+    bound: float | None
+    """Largest mean KL divergence; None for floats, whose logits are bounded instead."""
+
+
+class Card(Section):
+    """card.json: the proof of the files beside it."""
+
+    name: str
+    base: str
+    """Source of the base model."""
+    architecture: str
+    """llama.cpp's name of it."""
+    parameters: int
+    """In the file; where blocks were padded, more than in the network."""
+    network_parameters: int
+    heads: tuple[int, ...]
+    """Query heads of every block in the file."""
+    neurons: tuple[int, ...]
+    """Feed-forward neurons of every block in the file."""
+    context: int
+    f32: Agreement
+    """The comparison with all weights in float32: what differs there is llama.cpp's arithmetic alone."""
+    f32_tolerance: float
+    files: tuple[GgufFile, ...]
+    texts_tokenized: int
+    """Texts whose tokens were compared, all of them equal."""
+    conversations_rendered: int
+    """Conversations whose text by the chat template was compared, all of them equal."""
+    calibration_tokens: int
+
+    def markdown(self) -> str:
+        """Return the card for people."""
+        rows = [
+            "| type | MB | bits per weight | KL divergence | 99.9 % | bound | same top token | perplexity ratio |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for file in self.files:
+            found = file.agreement
+            rows.append(
+                f"| {file.type} | {file.bytes / 1e6:.1f} | {file.bits_per_weight:.2f} | {found.mean_kl_divergence:.4f} "
+                f"| {found.kl_divergence_999:.3f} | {'-' if file.bound is None else f'{file.bound:g}'} "
+                f"| {found.same_top:.1%} | {found.perplexity_ratio:.4f} |"
+            )
+        rendered = (
+            f", and {self.conversations_rendered} conversations the same text" if self.conversations_rendered else ""
+        )
+        padded = self.parameters - self.network_parameters
+        lines = [
+            f"# {self.name}",
+            "",
+            f"From {self.base}; {len(self.neurons)} blocks, {self.parameters:,} parameters"
+            + (f", {padded:,} of which are zeros that make all blocks equally wide." if padded > 0 else "."),
+            "",
+            f"llama.cpp was compared with torch on {self.f32.tokens:,} tokens of the test texts. With all weights in "
+            f"float32 their logits differ by up to {self.f32.max_logit_difference:.2g} "
+            f"(allowed: {self.f32_tolerance:g}).",
+            "",
+            *rows,
+            "",
+            f"KL divergences are from torch's distributions, in nats. {self.texts_tokenized} texts have the same "
+            f"tokens in llama.cpp{rendered}.",
+            "",
+            "Digests (SHA-256):",
+            "",
+            *(f"- {file.file}: {file.sha256}" for file in self.files),
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
