@@ -23,6 +23,7 @@ DATA_CARD = "data.json"
 ONNX = "model.onnx"
 SERVING = "serving.json"
 EXPORT_RECORD = "export.json"
+OLLAMA = "ollama"
 TEACHER_OUTPUTS = "logits.safetensors"
 
 METRICS = "metrics.json"

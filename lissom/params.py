@@ -116,6 +116,22 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _gguf_holds_the_model(self) -> "Params":
+        if "gguf" not in self.export.formats:
+            return self
+        if self.data.task != "language_modeling":
+            raise ValueError(
+                f"export.formats: gguf is for llama.cpp and Ollama, which run language models, and data.task is "
+                f"{self.data.task}; set export.formats: [onnx]"
+            )
+        if self.quantize:
+            raise ValueError(
+                f"quantize.method: {self.quantize[0].method} quantises activations, which a GGUF file cannot express; "
+                "set quantize.method: none, the types of export.gguf.types quantise the weights"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit_the_student(self) -> "Params":
         if self.distill.method in ("lstm", "static") and self.prune:
             raise ValueError(

@@ -55,7 +55,8 @@ def _missing_packages(params: Params) -> Iterator[str]:
     needed = [*_PACKAGES, *(["textblob"] if params.distill.method == "lstm" else [])]
     needed += ["sacrebleu"] if params.data.is_written else []
     needed += ["gguf", "accelerate"] if params.base.model.endswith(GGUF) else []
-    for name in needed:
+    needed += ["gguf", "cyllama", "xllamacpp"] if "gguf" in params.export.formats else []
+    for name in dict.fromkeys(needed):
         if importlib.util.find_spec(name) is None:
             yield f"  {advice_for(ModuleNotFoundError(name=name))}"
 

@@ -10,6 +10,8 @@ from lissom.params import Params
 from lissom.tracking.runs import Run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lissom.data.encoding import Encoded
     from lissom.models.compressed import CompressedModel
     from lissom.parallel.world import World
@@ -73,6 +75,16 @@ class Stage:
         task = model.manifest.task
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         return task.encode([load_table(self.inputs["data"], split) for split in splits], model.tokenizer, folder)
+
+    def texts(self, split: str) -> "Iterator[str]":
+        """Yield the first texts of a split of the input `data`, conversations left out."""
+        from lissom.data.prepare import load_table
+        from lissom.data.tables import CONVERSATION
+
+        table = load_table(self.inputs["data"], split)
+        yield from (
+            text for (text, _), label in zip(table.texts(), table.labels(), strict=True) if label != CONVERSATION
+        )
 
     def lesson(self) -> "Lesson":
         """Return what the stage's trainings share; they report to its run and to the terminal."""

@@ -1,13 +1,20 @@
 """The work of the stage: export the model, check parity with torch, and choose the speed of a model with exits."""
 
-from lissom.artifacts import EXPORT_RECORD, TEACHER, write_json
+from itertools import islice
+
+from lissom.artifacts import EXPORT_RECORD, FINAL, OLLAMA, TEACHER, write_json
 from lissom.components.stage import Outcome, Stage
 from lissom.evaluate.exits import try_speeds
 from lissom.export.baselines import write_baselines
 from lissom.export.exported import ExportRecord, TriedSpeed, model_bytes
+from lissom.export.gguf.card import Card
 from lissom.export.onnx import export_onnx, set_speed
 from lissom.export.parity import check_parity
+from lissom.models.compressed import CompressedModel
 from lissom.models.exits import has_early_exits
+
+_TEXTS, _LONGEST_TEXT = 100, 5000
+"""Texts whose tokens are compared, and how many characters of them."""
 
 
 def export(stage: Stage) -> Outcome:
@@ -24,8 +31,21 @@ def export(stage: Stage) -> Outcome:
         write_baselines(model, folder)
     record = ExportRecord(
         format="onnx", files=dict(onnx_file.files), integer_kernels=onnx_file.kernels(), parity=parity,
-        tried_speeds=tuple(trials),
+        tried_speeds=tuple(trials), gguf=_export_gguf(stage, model),
     )  # fmt: skip
     write_json(folder / EXPORT_RECORD, record.model_dump(mode="json"))
     megabytes = model_bytes(record.files) / 1e6
     return Outcome(metrics={"megabytes": megabytes, **record.model_dump(mode="json", exclude={"files", "cost"})})
+
+
+def _export_gguf(stage: Stage, model: CompressedModel) -> Card | None:
+    """Write the folder for Ollama beside the final model's graph, if it is wanted; return its proof."""
+    params = stage.params.export
+    if stage.variant != FINAL or "gguf" not in params.formats:
+        return None
+    from lissom.export.gguf.ollama import write_ollama  # needs packages that only this format needs
+
+    folder = stage.outputs["export"] / OLLAMA
+    folder.mkdir()
+    texts = [text[:_LONGEST_TEXT] for text in islice(stage.texts("test"), _TEXTS)]
+    return write_ollama(model, folder, stage.encode(model, "train"), stage.encode(model, "test"), texts, params.gguf)

@@ -67,6 +67,10 @@ def check_later_stages(params: Params, model: CompressedModel) -> None:
         check_family(family, "heads", "prune.heads below 1")
     if params.factorize:
         check_family(family, "word_table", "factorize")
+    if "gguf" in params.export.formats:
+        from lissom.export.gguf.file import check_gguf  # needs packages that only this format needs
+
+        check_gguf(model)
 
 
 def _texts(lesson: Lesson, task: AnyTask) -> Iterator[str]:

@@ -1,9 +1,27 @@
 """The card of GGUF files: what was compared with torch, and how it came out."""
 
-from lissom.export.gguf.proof import Agreement
 from lissom.section import Section
 
 CARD_JSON, CARD_MARKDOWN = "card.json", "card.md"
+
+
+class Agreement(Section):
+    """How far llama.cpp's distributions of the next token are from torch's."""
+
+    tokens: int
+    """Number of predicted tokens."""
+    max_logit_difference: float
+    mean_kl_divergence: float
+    """In nats."""
+    kl_divergence_999: float
+    """The 99.9th percentile."""
+    same_top: float
+    """Share of positions with the same most likely token."""
+    perplexity: float
+    perplexity_ratio: float
+    """llama.cpp's perplexity over torch's."""
+    probability_rms: float
+    """Root mean square of the change of the right token's probability."""
 
 
 class GgufFile(Section):
@@ -58,9 +76,8 @@ class Card(Section):
                 f"| {found.kl_divergence_999:.3f} | {'-' if file.bound is None else f'{file.bound:g}'} "
                 f"| {found.same_top:.1%} | {found.perplexity_ratio:.4f} |"
             )
-        rendered = (
-            f", and {self.conversations_rendered} conversations the same text" if self.conversations_rendered else ""
-        )
+        count = self.conversations_rendered
+        rendered = f", and {count} conversations the same text" if count else ""
         padded = self.parameters - self.network_parameters
         lines = [
             f"# {self.name}",

@@ -24,7 +24,7 @@ CONVERSATIONS = (
 
 
 def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str], context: int) -> None:
-    """Compare the tokens of texts.
+    """Compare the tokens of texts, and of every special token between two letters.
 
     Raises:
         InputError: a text has other tokens in llama.cpp.
@@ -32,7 +32,14 @@ def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str], context
     opened = LlamaCpp(path, min(context, _CONTEXT), threads=1)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    for text, encoding in zip(texts, tokenizer.encode_batch(list(texts)), strict=True):
+    # A token that takes the space beside it with it is no part of a conversation.
+    special = [
+        token.content
+        for token in tokenizer.get_added_tokens_decoder().values()
+        if not token.lstrip and not token.rstrip
+    ]
+    all_texts = [*texts, *(f"a{token}b" for token in special)]
+    for text, encoding in zip(all_texts, tokenizer.encode_batch(all_texts), strict=True):
         tokens = opened.tokenize(text)
         if tokens != encoding.ids:
             pairs = zip([*tokens, None], [*encoding.ids, None], strict=False)

@@ -38,6 +38,17 @@ class GgufModel:
         return sum(tensor.size for tensor in self.tensors.values())
 
 
+def check_gguf(model: CompressedModel) -> None:
+    """Raise `InputError` if llama.cpp has no architecture or no tokenizer for a model, or it is no language model."""
+    if not isinstance(model.manifest.task, LanguageModeling):
+        raise InputError(
+            f"export.formats gguf: llama.cpp and Ollama run language models; this model predicts "
+            f"{model.manifest.task.describe()}, for which it has no output; take export.formats: [onnx]"
+        )
+    architecture_of(model.network)
+    vocabulary_of(model.tokenizer, model.network.config)
+
+
 def gguf_model(model: CompressedModel) -> GgufModel:
     """Return a language model in llama.cpp's terms.
 
@@ -47,12 +58,8 @@ def gguf_model(model: CompressedModel) -> GgufModel:
     Raises:
         InputError: llama.cpp has no architecture, no tokenizer or no positions for the model.
     """
-    network, task = model.network, model.manifest.task
-    if not isinstance(task, LanguageModeling):
-        raise InputError(
-            f"export.formats gguf: llama.cpp and Ollama run language models; this model predicts {task.describe()}, "
-            "for which it has no output; take export.formats: [onnx]"
-        )
+    check_gguf(model)
+    network = model.network
     architecture = architecture_of(network)
     shapes = target_shapes(shapes_of(network), architecture, network.config.hidden_size)
     if not shapes.is_even and architecture.uneven is not None:

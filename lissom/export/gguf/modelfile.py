@@ -7,6 +7,7 @@ from typing import Literal
 
 from lissom.errors import InputError
 
+MODELFILE = "Modelfile"
 Kind = Literal["int", "float", "string"]
 PARAMETERS: dict[str, Kind] = {
     "num_ctx": "int", "repeat_last_n": "int", "repeat_penalty": "float", "temperature": "float", "seed": "int",

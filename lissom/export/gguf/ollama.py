@@ -10,13 +10,13 @@ from lissom.data.batches import collate
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.export.config import FileTypeName, GgufParams
-from lissom.export.gguf.card import CARD_JSON, CARD_MARKDOWN, Card, GgufFile
+from lissom.export.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
 from lissom.export.gguf.checks import check_templates, check_tokens
 from lissom.export.gguf.file import GgufModel, gguf_model, write_gguf
 from lissom.export.gguf.file_types import FILE_TYPES, Importance
 from lissom.export.gguf.importance import importance_of
-from lissom.export.gguf.modelfile import Modelfile
-from lissom.export.gguf.proof import Agreement, compare, torch_windows, windows_of
+from lissom.export.gguf.modelfile import MODELFILE, Modelfile
+from lissom.export.gguf.proof import compare, torch_windows, windows_of
 from lissom.export.gguf.settings import context_of
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import file_sha256
@@ -24,7 +24,7 @@ from lissom.models.generation import listed
 from lissom.serving.cores import usable_cores
 from lissom.tasks.language_modeling import LanguageModeling
 
-MODELFILE, README = "Modelfile", "README.md"
+README = "README.md"
 _F32 = "f32"
 _BATCH_SIZE = 8
 
