@@ -11,6 +11,7 @@ from lissom.params import load_params
 from lissom.report.ledger import Ledger
 from tests.pipelines.conftest import PARAMS, ROOT, Workspace, read
 from tests.unit import tiny
+from tests.unit.test_gguf_base import TEMPLATE
 from tests.unit.test_language_modeling import text
 from tests.unit.test_token_classification import TAGS, tagged
 from tests.unit.test_translation import pairs_of
@@ -119,6 +120,45 @@ def test_a_language_model(tmp_path):
         and champion == result.run("lissom", "predict", prompt, "--model", "artifacts/export/quantize").stdout
     )
     assert "continuation" in result.run("lissom", "predict", prompt, "--model", "artifacts/teacher").stdout
+
+
+@pytest.mark.slow
+def test_a_language_model_for_ollama(tmp_path):
+    """Fewer blocks and neurons, GGUF files with their proof in the report, and answers of llama.cpp on the command line."""
+    result, generator = workspace_of("smollm2.yaml", "llama", tmp_path), random.Random(0)
+    tokenizer = tiny.byte_level_tokenizer()
+    config = tiny.CONFIGS["llama"]()
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    AutoModelForCausalLM.from_config(type(config)(**(config.to_dict() | sizes))).save_pretrained(tmp_path / "base")
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=TEMPLATE, **names).save_pretrained(
+        tmp_path / "base"
+    )
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    gguf = {
+        "types": ["q8_0", "q4_0"],
+        "proof_tokens": 500,
+        "calibration_tokens": 300,
+        "name": "tiny",
+        "max_kl_divergence": {"q4_0": 2},
+    }
+    params["export"] |= {"formats": ["onnx", "gguf"], "gguf": gguf}
+    result.write_params(params)
+    for split, count in (("train", 300), ("dev", 30), ("test", 40)):
+        texts = [text(generator, generator.randint(10, 40)) for _ in range(count)]
+        (tmp_path / "made" / f"{split}.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
+    result.run("lissom", "compress")
+    folder = tmp_path / "artifacts/export/quantize/ollama"
+    card = read(result, "artifacts/export/quantize/ollama/card.json")
+    assert card["f32"]["max_logit_difference"] < 1e-3 and [file["type"] for file in card["files"]] == ["q8_0", "q4_0"]
+    assert len(card["neurons"]) == 2 and card["conversations_rendered"] == 3
+    assert (folder / "Modelfile").read_text().startswith("FROM ./tiny-q8_0.gguf")
+    page = (tmp_path / "artifacts/report/report.html").read_text()
+    assert "Files for llama.cpp and Ollama" in page and "q4_0" in page
+    assert read(result, "artifacts/export/quantize/export.json")["gguf"] == card
+    prompt = ("the film good movie", "--tokens", "5")
+    assert result.run("lissom", "generate", *prompt).stdout.strip()
+    assert result.run("lissom", "chat", *prompt, "--model", str(folder)).returncode == 0
 
 
 @pytest.mark.slow

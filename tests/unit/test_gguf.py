@@ -210,7 +210,7 @@ def test_rows_that_no_block_divides_stay_halves_and_load(tmp_path):
     assert types["blk.0.ffn_up.weight"].name == "F16" and types["blk.0.ffn_down.weight"].name == "Q8_0"
     ids = list(range(5, 20))
     actual = LlamaCpp(tmp_path / "model.gguf", 24, 1).logits(ids)
-    assert np.abs(actual - torch_logits(model, ids)).max() < 0.05 * np.abs(actual).max()
+    assert np.abs(actual - torch_logits(model, ids)).mean() < 0.01 * np.abs(actual).max()
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q5_0", "q5_1", "q4_0", "q4_1"])

@@ -36,7 +36,9 @@ PARAMS = GgufParams(
 
 
 def chat_model(**changes):
-    model = model_of("llama", hidden_size=256, intermediate_size=256, head_dim=64, max_position_embeddings=64, **changes)
+    model = model_of(
+        "llama", hidden_size=256, intermediate_size=256, head_dim=64, max_position_embeddings=64, **changes
+    )
     task = model.manifest.task.model_copy(update={"chat_template": TEMPLATE})
     model.manifest = model.manifest.model_copy(update={"task": task})
     return model
