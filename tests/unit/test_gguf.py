@@ -92,13 +92,17 @@ def test_pruned_shapes_load_and_answer(family, uneven, tmp_path):
         4 if family == "gpt2" else 2,
     )
     kept = tuple(range(blocks)) if family.startswith("gemma") else (0, 2, 3)
-    heads = [(0,) if uneven and block % 2 else tuple(range(units - (family == "gpt2"))) for block in range(len(kept))]
+    heads = [(0,) if not uneven or block % 2 else tuple(range(units)) for block in range(len(kept))]
     neurons = [tuple(range(1, 17 if uneven and block == 1 else 33)) for block in range(len(kept))]
     model.edit([KeepBlocks(kept=kept), KeepHeads(kept=tuple(heads)), KeepNeurons(kept=tuple(neurons))])
     assert difference(model, tmp_path, length_for(family)) < bound(family)
     reader = gguf.GGUFReader(tmp_path / "model.gguf")
     name = ARCHITECTURES[family].uneven if uneven and ARCHITECTURES[family].uneven else ARCHITECTURES[family].name
     assert reader.get_field("general.architecture").contents() == name
+    if not uneven:  # where llama.cpp needs heads as wide as the hidden size, they are padded with zeros
+        whole = units if ARCHITECTURES[family].all_heads else 1
+        per_unit = 1 if family == "gpt2" else 2
+        assert reader.get_field(f"{name}.attention.head_count").contents() == whole * per_unit
     if name == "deci":
         assert reader.get_field("deci.feed_forward_length").contents() == [32, 16, 32]
         assert reader.get_field("deci.attention.head_count_kv").contents() == [2, 1, 2]

@@ -30,15 +30,17 @@ class Architecture:
     """Whether some blocks see a window of tokens only; without, the context is limited to the window."""
     all_heads: bool = False
     """Whether the heads must be as wide together as the hidden size."""
+    own_scale: bool = False
+    """Whether the config tells by what products of queries and keys are divided, in place of sqrt(d_h)."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture("llama", uneven="deci", interleaved=True),
     "mistral": Architecture("llama", uneven="deci", interleaved=True),
-    "qwen2": Architecture("qwen2"),
+    "qwen2": Architecture("qwen2", all_heads=True),
     "qwen3": Architecture("qwen3"),
-    "gemma2": Architecture("gemma2", norm_offset=1.0, local_blocks=True),
-    "gemma3_text": Architecture("gemma3", norm_offset=1.0, local_blocks=True),
+    "gemma2": Architecture("gemma2", norm_offset=1.0, local_blocks=True, own_scale=True),
+    "gemma3_text": Architecture("gemma3", norm_offset=1.0, local_blocks=True, own_scale=True),
     "gpt2": Architecture("gpt2", all_heads=True),
 }
 """By model type of transformers."""
@@ -83,7 +85,7 @@ def target_shapes(shapes: Shapes, architecture: Architecture, width: int) -> Sha
     """
     count = len(shapes.neurons)
     if architecture.all_heads:
-        shapes = replace(shapes, groups=(width // shapes.head_size,) * count)
+        shapes = replace(shapes, groups=(width // shapes.head_size // shapes.group,) * count)
     if shapes.is_even or architecture.uneven is not None:
         return shapes
     return replace(shapes, groups=(max(shapes.groups),) * count, neurons=(max(shapes.neurons),) * count)

