@@ -23,10 +23,10 @@ from lissom.data.batches import collate
 from lissom.data.encoding import Encoded
 from lissom.data.tables import Row, write_table
 from lissom.export.config import FileTypeName
-from lissom.export.gguf.file import gguf_model, write_gguf
-from lissom.export.gguf.file_types import FILE_TYPES
-from lissom.export.gguf.importance import importance_of
-from lissom.export.gguf.proof import compare, torch_windows, windows_of
+from lissom.gguf.file import gguf_model, write_gguf
+from lissom.gguf.file_types import FILE_TYPES
+from lissom.gguf.importance import importance_of
+from lissom.gguf.proof import compare, torch_windows, windows_of
 from lissom.models.base import load_base
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams

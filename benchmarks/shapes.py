@@ -8,10 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lissom.errors import InputError
-from lissom.export.gguf.architecture import ARCHITECTURES
-from lissom.export.gguf.file import gguf_model, write_gguf
-from lissom.export.gguf.file_types import FILE_TYPES
-from lissom.export.gguf.llama_cpp import LlamaCpp
+from lissom.gguf.architecture import ARCHITECTURES
+from lissom.gguf.file import gguf_model, write_gguf
+from lissom.gguf.file_types import FILE_TYPES
+from lissom.gguf.llama_cpp import LlamaCpp
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks, KeepHeads, KeepNeurons
 from lissom.models.fused import separate

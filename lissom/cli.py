@@ -17,7 +17,7 @@ from lissom.errors import InputError
 from lissom.machine import limit_threads
 
 if TYPE_CHECKING:
-    from lissom.export.gguf.running import Runnable
+    from lissom.gguf.running import Runnable
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
 params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
@@ -160,7 +160,7 @@ def serve(
     A GGUF file, or a folder for Ollama, is served by llama.cpp, as OpenAI's: /v1/chat/completions, /v1/completions.
     """
     if model is not None:
-        from lissom.export.gguf.running import find, is_gguf_model
+        from lissom.gguf.running import find, is_gguf_model
 
         if is_gguf_model(model):
             _serve_gguf(find(model), threads, host, port)
@@ -201,7 +201,7 @@ def generate(
     tokens: _MOST_TOKENS = 128,
 ) -> None:
     """Continue a text with a language model in llama.cpp, with the settings of its Modelfile."""
-    from lissom.export.gguf.running import find
+    from lissom.gguf.running import find
 
     runnable = find(model)
     server = runnable.start()
@@ -218,7 +218,7 @@ def chat(
     tokens: _MOST_TOKENS = None,
 ) -> None:
     """Talk to a language model in llama.cpp, with the settings of its Modelfile; an empty line ends it."""
-    from lissom.export.gguf.running import find
+    from lissom.gguf.running import find
 
     runnable = find(model)
     server = runnable.start()

@@ -117,17 +117,26 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _gguf_holds_the_model(self) -> "Params":
+        of_gguf = [method for method in self.quantize if method.method == "gguf"]
         if "gguf" not in self.export.formats:
+            if of_gguf:
+                raise ValueError("quantize.method: gguf trains for GGUF files; set export.formats: [onnx, gguf]")
             return self
         if self.data.task != "language_modeling":
             raise ValueError(
                 f"export.formats: gguf is for llama.cpp and Ollama, which run language models, and data.task is "
                 f"{self.data.task}; set export.formats: [onnx]"
             )
-        if self.quantize:
+        if len(of_gguf) < len(self.quantize):
             raise ValueError(
-                f"quantize.method: {self.quantize[0].method} quantises activations, which a GGUF file cannot express; "
-                "set quantize.method: none, the types of export.gguf.types quantise the weights"
+                "quantize.method: int8 quantises activations, which a GGUF file cannot express; set quantize.method to "
+                "gguf, or to none: the types of export.gguf.types quantise the weights anyway"
+            )
+        missing = [method.type for method in of_gguf if method.type not in self.export.gguf.types]
+        if missing:
+            raise ValueError(
+                f"quantize.type: {missing[0]} is not among export.gguf.types ({', '.join(self.export.gguf.types)}); "
+                "name it there"
             )
         return self
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lissom.artifacts import EXPORT_RECORD, SERVING, read_json
 from lissom.errors import InputError
-from lissom.export.gguf.card import Card
+from lissom.gguf.card import Card
 from lissom.section import Section
 from lissom.serving.folder import read_serving
 

@@ -1,9 +1,10 @@
 """Params of quantisation: a list of methods."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lissom.export.config import FileTypeName
 from lissom.section import Methods, Section
 from lissom.training.config import RecoveryParams
 
@@ -45,7 +46,32 @@ class Int8Training(Section):
     """Training of the fake-quantised model against the teacher; null quantises by calibration alone."""
 
 
-QuantizeMethod = Int8Training
-"""All methods; with more than one, a union discriminated by `method`."""
+class GgufTrainingParams(RecoveryParams):
+    """Training with weights rounded as in the file: short, with a small learning rate."""
+
+    epochs: float = Field(default=1, gt=0)
+    """Passes over the training set; a fraction stops within one."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak learning rate of AdamW."""
+
+    freeze_word_table: bool = True
+    """Freeze the word embeddings, which the file holds with 6 bits or more."""
+
+
+class GgufTraining(Section):
+    """Quantisation-aware training for a type of GGUF file (export.formats: [onnx, gguf])."""
+
+    method: Literal["gguf"]
+
+    type: FileTypeName = "q4_0"
+    """Type of the file, one of export.gguf.types."""
+
+    training: GgufTrainingParams | None = GgufTrainingParams()
+    """Training of the rounded model against the teacher; null rounds alone."""
+
+
+QuantizeMethod = Annotated[Int8Training | GgufTraining, Field(discriminator="method")]
+"""All methods."""
 
 QuantizeParams = Methods[QuantizeMethod]

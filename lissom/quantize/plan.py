@@ -2,7 +2,7 @@
 
 from lissom.models.compressed import CompressedModel
 from lissom.quantize import int8
-from lissom.quantize.config import Int8Training, QuantizeMethod
+from lissom.quantize.config import GgufTraining, Int8Training, QuantizeMethod
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -12,3 +12,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: QuantizeMethod) -> Reci
     match params:
         case Int8Training():
             return int8.plan(model, lesson, params)
+        case GgufTraining():
+            from lissom.quantize import gguf_grid  # needs a package that only this method needs
+
+            return gguf_grid.plan(model, lesson, params)

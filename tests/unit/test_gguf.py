@@ -8,11 +8,11 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM
 
 from lissom.errors import InputError
-from lissom.export.gguf.architecture import ARCHITECTURES, interleave
-from lissom.export.gguf.encode import encode
-from lissom.export.gguf.file import gguf_model, write_gguf
-from lissom.export.gguf.file_types import FILE_TYPES
-from lissom.export.gguf.llama_cpp import LlamaCpp
+from lissom.gguf.architecture import ARCHITECTURES, interleave
+from lissom.gguf.encode import encode
+from lissom.gguf.file import gguf_model, write_gguf
+from lissom.gguf.file_types import FILE_TYPES
+from lissom.gguf.llama_cpp import LlamaCpp
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
 from lissom.models.fused import separate
@@ -147,7 +147,7 @@ def test_what_llama_cpp_cannot_hold_is_refused():
         gguf_model(tiny.model("bert"))
     quantised = model_of("llama")
     quantised.edit([FakeQuantize()])
-    with pytest.raises(InputError, match=r"quantize\.method: none"):
+    with pytest.raises(InputError, match=r"quantize\.method: gguf or none"):
         gguf_model(quantised)
     gemma = model_of("gemma2")
     gemma.edit([KeepBlocks(kept=(0, 2, 3))])

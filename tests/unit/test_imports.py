@@ -38,6 +38,7 @@ LAYERS = [
     ["data"],
     ["tasks"],
     ["models"],
+    ["gguf"],
     ["parallel"],
     ["training"],
     ["distill"],

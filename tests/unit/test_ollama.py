@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
 from lissom.export.config import GgufParams
-from lissom.export.gguf.card import Card
-from lissom.export.gguf.checks import check_templates, check_tokens
-from lissom.export.gguf.file import gguf_model, write_gguf
-from lissom.export.gguf.file_types import FILE_TYPES
-from lissom.export.gguf.modelfile import PARAMETERS, Modelfile, parse
-from lissom.export.gguf.ollama import BOUNDS, write_ollama
-from lissom.export.gguf.proof import Window, compare, torch_windows
-from lissom.export.gguf.running import find
+from lissom.gguf.card import Card
+from lissom.gguf.checks import check_templates, check_tokens
+from lissom.gguf.file import gguf_model, write_gguf
+from lissom.gguf.file_types import FILE_TYPES
+from lissom.gguf.modelfile import PARAMETERS, Modelfile, parse
+from lissom.gguf.ollama import BOUNDS, write_ollama
+from lissom.gguf.proof import Window, compare, torch_windows
+from lissom.gguf.running import find
 from lissom.models.edits import KeepNeurons
 from tests.unit import tiny
 from tests.unit.test_gguf import TEXTS, model_of

@@ -7,9 +7,9 @@ from lissom.components.stage import Outcome, Stage
 from lissom.evaluate.exits import try_speeds
 from lissom.export.baselines import write_baselines
 from lissom.export.exported import ExportRecord, TriedSpeed, model_bytes
-from lissom.export.gguf.card import Card
 from lissom.export.onnx import export_onnx, set_speed
 from lissom.export.parity import check_parity
+from lissom.gguf.card import Card
 from lissom.models.compressed import CompressedModel
 from lissom.models.exits import has_early_exits
 
@@ -43,7 +43,7 @@ def _export_gguf(stage: Stage, model: CompressedModel) -> Card | None:
     params = stage.params.export
     if stage.variant != FINAL or "gguf" not in params.formats:
         return None
-    from lissom.export.gguf.ollama import write_ollama  # needs packages that only this format needs
+    from lissom.gguf.ollama import write_ollama  # needs packages that only this format needs
 
     folder = stage.outputs["export"] / OLLAMA
     folder.mkdir()

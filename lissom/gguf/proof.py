@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from lissom.data.encoding import Encoded
-from lissom.export.gguf.card import Agreement
-from lissom.export.gguf.llama_cpp import LlamaCpp
+from lissom.gguf.card import Agreement
+from lissom.gguf.llama_cpp import LlamaCpp
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import gguf
 from transformers import PreTrainedModel
 
-from lissom.export.gguf.architecture import Architecture, Shapes
+from lissom.gguf.architecture import Architecture, Shapes
 
 
 def write_settings(

@@ -10,14 +10,14 @@ from lissom.data.batches import collate
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.export.config import FileTypeName, GgufParams
-from lissom.export.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
-from lissom.export.gguf.checks import check_templates, check_tokens
-from lissom.export.gguf.file import GgufModel, gguf_model, write_gguf
-from lissom.export.gguf.file_types import FILE_TYPES, Importance
-from lissom.export.gguf.importance import importance_of
-from lissom.export.gguf.modelfile import MODELFILE, Modelfile
-from lissom.export.gguf.proof import compare, torch_windows, windows_of
-from lissom.export.gguf.settings import context_of
+from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
+from lissom.gguf.checks import check_templates, check_tokens
+from lissom.gguf.file import GgufModel, gguf_model, write_gguf
+from lissom.gguf.file_types import FILE_TYPES, Importance
+from lissom.gguf.importance import importance_of
+from lissom.gguf.modelfile import MODELFILE, Modelfile
+from lissom.gguf.proof import compare, torch_windows, windows_of
+from lissom.gguf.settings import context_of
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import file_sha256
 from lissom.models.generation import listed

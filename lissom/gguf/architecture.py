@@ -106,7 +106,7 @@ def architecture_of(network: PreTrainedModel) -> Architecture:
     if is_convertible(network):
         raise InputError(
             "export.formats gguf: activations are quantised to int8, which a GGUF file cannot express; set "
-            "quantize.method: none, the types of export.gguf.types quantise the weights"
+            "quantize.method: gguf or none"
         )
     architecture = ARCHITECTURES[model_type]
     _check_windows(network, architecture)

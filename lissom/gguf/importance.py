@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lissom.data.batches import Batch
-from lissom.export.gguf.file import GgufModel
-from lissom.export.gguf.tensors import name_map
+from lissom.gguf.file import GgufModel
+from lissom.gguf.tensors import name_map
 from lissom.models.compressed import logits_of
 
 

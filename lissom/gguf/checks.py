@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from lissom.errors import InputError
-from lissom.export.gguf.llama_cpp import LlamaCpp
+from lissom.gguf.llama_cpp import LlamaCpp
 from lissom.serving.llama_server import LlamaServer
 from lissom.tasks.chat import as_text
 from lissom.tasks.language_modeling import LanguageModeling

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lissom.errors import InputError
-from lissom.export.gguf.architecture import Architecture, Shapes, architecture_of, shapes_of, target_shapes
-from lissom.export.gguf.encode import encode
-from lissom.export.gguf.file_types import FileType, Importance, type_of
-from lissom.export.gguf.settings import write_settings
-from lissom.export.gguf.tensors import tensors_of
-from lissom.export.gguf.vocabulary import Vocabulary, vocabulary_of, write_vocabulary
+from lissom.gguf.architecture import Architecture, Shapes, architecture_of, shapes_of, target_shapes
+from lissom.gguf.encode import encode
+from lissom.gguf.file_types import FileType, Importance, type_of
+from lissom.gguf.grid import is_on_grid
+from lissom.gguf.settings import write_settings
+from lissom.gguf.tensors import tensors_of
+from lissom.gguf.vocabulary import Vocabulary, vocabulary_of, write_vocabulary
 from lissom.models.compressed import CompressedModel
 from lissom.storage import replacing
 from lissom.tasks.language_modeling import LanguageModeling
@@ -97,6 +98,8 @@ def write_gguf(
         types = types_of(source, file_type, has_importance=importance is not None)
         for name, tensor in source.tensors.items():
             weights = None if importance is None else importance.get(name)
+            if weights is not None and is_on_grid(tensor, types[name]):
+                weights = None  # trained for this format: there is no error to move
             writer.add_tensor(name, encode(tensor, types[name], weights), raw_dtype=types[name])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

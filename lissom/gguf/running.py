@@ -7,7 +7,7 @@ from typing import Any
 
 from lissom.artifacts import OLLAMA
 from lissom.errors import InputError, advice_for
-from lissom.export.gguf.modelfile import MODELFILE, Modelfile, parse
+from lissom.gguf.modelfile import MODELFILE, Modelfile, parse
 from lissom.models.source import GGUF
 from lissom.serving.cores import usable_cores
 from lissom.serving.llama_server import LlamaServer

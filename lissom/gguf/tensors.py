@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.export.gguf.architecture import Architecture, Shapes, interleave, padded
+from lissom.gguf.architecture import Architecture, Shapes, interleave, padded
 from lissom.models.edits.word_table import FactorizedEmbedding
 from lissom.models.families import family_of
 from lissom.models.fused import fused_state

@@ -1,0 +1,50 @@
+"""The grid of a block format: weights as llama.cpp reads them after they were encoded."""
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.gguf.architecture import architecture_of
+from lissom.gguf.encode import encode
+from lissom.gguf.file_types import FileType, type_of
+from lissom.gguf.tensors import name_map
+from lissom.models.sites import blocks_of, head_groups
+
+
+def on_grid(weight: Tensor, kind: Kind) -> Tensor:
+    """Return a weight `[out, in]` rounded to a format's grid, on the weight's device."""
+    blocks = encode(weight.detach().float().cpu().numpy(), kind)
+    values: NDArray[np.float32] = gguf.quants.dequantize(blocks, kind)
+    return torch.from_numpy(values).to(weight.device, weight.dtype)
+
+
+def is_on_grid(weight: NDArray[np.float32], kind: Kind) -> bool:
+    """Return whether encoding a weight loses nothing."""
+    return bool(np.array_equal(gguf.quants.dequantize(encode(weight, kind), kind), weight))
+
+
+def block_types(network: PreTrainedModel, file_type: FileType) -> dict[str, Kind]:
+    """Return the format of every Linear layer inside the blocks, by its path, in a file of a type.
+
+    Raises:
+        InputError: llama.cpp has no architecture for the network.
+    """
+    architecture, count = architecture_of(network), len(blocks_of(network))
+    names = name_map(architecture, count)
+    result = {}
+    for path, module in network.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        places = (path, path.rpartition(".")[0])  # a fused product has one tensor for several layers
+        found = (names.get_name(f"{place}.weight", (".weight",)) for place in places)
+        name = next((name for name in found if name is not None), "")
+        if name.startswith("blk."):
+            result[path] = type_of(
+                name, tuple(module.weight.shape), file_type, count, is_tied=False, gqa=head_groups(network),
+                has_importance=False,
+            )  # fmt: skip
+    return result
