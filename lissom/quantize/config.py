@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lissom.export.config import FileTypeName
 from lissom.section import Methods, Section
-from lissom.training.config import RecoveryParams
+from lissom.training.config import LogitsLossParams, RecoveryParams
 
 
 class Int8TrainingParams(RecoveryParams):
@@ -57,6 +57,9 @@ class GgufTrainingParams(RecoveryParams):
 
     freeze_word_table: bool = True
     """Freeze the word embeddings, which the file holds with 6 bits or more."""
+
+    loss: LogitsLossParams = LogitsLossParams(temperature=1, alpha=1, mixing="convex")
+    """The loss; by default the teacher's distribution alone."""
 
 
 class GgufTraining(Section):

@@ -92,9 +92,9 @@ def test_the_file_holds_the_weights_that_were_trained(importance, tmp_path):
 
 
 def test_trained_for_its_type_a_model_loses_less_than_by_rounding(tmp_path):
-    lesson = lesson_in(tmp_path)
-    teacher = model_of("llama", hidden_size=64, intermediate_size=96, head_dim=16)
-    training = RecoveryParams(**TRAINING)
+    lesson = Lesson(tables=tables_of(tmp_path, (("train", 200), ("transfer", 0), ("dev", 24))), scratch=tmp_path)
+    teacher = model_of("llama", hidden_size=256, intermediate_size=256, head_dim=64, num_hidden_layers=2)
+    training = RecoveryParams(**TRAINING | {"epochs": 3, "learning_rate": 2e-3})
     lesson.train(
         "teacher", teacher.network, lesson.encode(teacher, "train"), teacher.pad_id, against_targets(TASK), training, identity="",
     )  # fmt: skip
@@ -103,29 +103,31 @@ def test_trained_for_its_type_a_model_loses_less_than_by_rounding(tmp_path):
     reference = list(torch_windows(teacher.network, windows))
     student = copy.deepcopy(teacher)
     params = GgufTraining(
-        method="gguf", type="q2_k" if False else "q4_0",
-        training=GgufTrainingParams(epochs=4, batch_size=8, learning_rate=1e-3, precision="float32", loss={"temperature": 1, "alpha": 1}),
-    )  # fmt: skip
+        method="gguf",
+        type="q2_k",
+        training=GgufTrainingParams(epochs=2, batch_size=8, learning_rate=1e-4, precision="float32"),
+    )
     compress(student, plan(student, lesson, params), lesson, LiveTeacher(teacher.network), params.training)
     for name, model in (("rounded", teacher), ("trained", student)):
-        write_gguf(gguf_model(model), tmp_path / f"{name}.gguf", FILE_TYPES["q4_0"])
+        write_gguf(gguf_model(model), tmp_path / f"{name}.gguf", FILE_TYPES["q2_k"])
     found = compare({name: tmp_path / f"{name}.gguf" for name in ("rounded", "trained")}, reference, 24, 1)
     assert found["trained"].mean_kl_divergence < 0.5 * found["rounded"].mean_kl_divergence
 
 
 def test_params_that_do_not_go_together_are_refused():
-    language = {
-        "data": {"task": "language_modeling"},
-        "distill": {"method": "none"},
-        "factorize": {"method": "none"},
-        "prune": {"method": "none"},
-    }
+    base = {"base": {"model": "dir:base", "max_length": 16}, "data": {"source": "files:data"}}
+    none = {"method": "none"}
+    language = {**base, "distill": none, "prune": none, "factorize": none}
+    language["data"] = base["data"] | {"task": "language_modeling"}
     gguf_only = language | {"export": {"formats": ["onnx", "gguf"]}}
     for params, message in (
-        ({"export": {"formats": ["onnx", "gguf"]}}, "data.task is classification"),
-        (gguf_only | {"quantize": {"method": "int8"}}, "which a GGUF file cannot express"),
-        (gguf_only | {"quantize": {"method": "gguf", "type": "q4_0"}}, "q4_0 is not among export.gguf.types"),
-        (language | {"quantize": {"method": "gguf"}}, r"set export.formats: \[onnx, gguf\]"),
+        (base | {"export": {"formats": ["onnx", "gguf"]}}, r"data\.task is classification"),
+        (
+            gguf_only | {"quantize": {"method": "int8", "training": {"loss": {"temperature": 1}}}},
+            "which a GGUF file cannot express",
+        ),
+        (gguf_only | {"quantize": {"method": "gguf", "type": "q4_0"}}, r"q4_0 is not among export\.gguf\.types"),
+        (language | {"quantize": {"method": "gguf"}}, r"set export\.formats: \[onnx, gguf\]"),
         (language | {"export": {"formats": ["gguf"]}, "quantize": {"method": "none"}}, "onnx comes first"),
     ):
         with pytest.raises(ParamsError, match=message):
