@@ -29,6 +29,10 @@ SPLITS: dict[tuple[str, ...], str] = {
 }
 """llama.cpp's names of splits, by the regular expressions that a text is split with in turn."""
 
+_NORMALIZERS = {True: ("NFC",), False: ("Prepend", "Replace")}
+"""What may be done to a text before it is tokenised: of byte-level BPE, Qwen composes characters, which most texts are
+already; of BPE with byte fallback, spaces become a mark."""
+
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -65,6 +69,12 @@ def vocabulary_of(tokenizer: Tokenizer, config: PreTrainedConfig) -> Vocabulary:
     if model["type"] != "BPE":
         raise InputError(f"export.formats gguf: a language model's tokenizer must be BPE; this one is {model['type']}")
     by_bytes = _uses_bytes(content["pre_tokenizer"])
+    changing = [part["type"] for part in _parts(content["normalizer"]) if part["type"] not in _NORMALIZERS[by_bytes]]
+    if changing:
+        raise InputError(
+            f"export.formats gguf: llama.cpp tokenises a text as it is; this tokenizer changes it first "
+            f"({', '.join(changing)})"
+        )
     split, prefix = (_split_name(content["pre_tokenizer"]), False) if by_bytes else ("default", _prefixes(content))
     ids = tokenizer.get_vocab(with_added_tokens=True)
     by_id = {number: token for token, number in ids.items()}

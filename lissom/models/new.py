@@ -1,8 +1,10 @@
 """A base model that does not exist yet: random weights, and a vocabulary of pieces learnt from the training texts.
 
-The tokenizer is that of sentencepiece (Kudo and Richardson 2018, arXiv:1808.06226) with byte-pair encoding, and bytes
-for unknown characters, as Llama has it. Its training is deterministic, which that of a unigram model in `tokenizers` is
-not: a stage that was killed must find the same model again.
+The tokenizer of a translator is that of sentencepiece (Kudo and Richardson 2018, arXiv:1808.06226) with byte-pair
+encoding, and bytes for unknown characters. A language model's is byte-pair encoding of bytes, as GPT-2 has it, since
+spaces and line ends are part of what it continues; llama.cpp reads the same tokens. The training of both is
+deterministic, which that of a unigram model in `tokenizers` is not: a stage that was killed must find the same model
+again.
 """
 
 import json
@@ -66,8 +68,25 @@ def learn_tokenizer(texts: Iterable[str], size: int, *, ends: bool) -> Tokenizer
     Args:
         texts: the texts.
         size: the most tokens, of which 259 are special tokens and bytes.
-        ends: whether every text is encoded with an end token.
+        ends: whether every text is encoded with an end token; without, it is continued.
     """
+    return _learn_pieces(texts, size) if ends else _learn_bytes(texts, size)
+
+
+def _learn_bytes(texts: Iterable[str], size: int) -> Tokenizer:
+    """Return a tokenizer like GPT-2's: every text comes back as it was, spaces and line ends too."""
+    result = Tokenizer(models.BPE())
+    result.pre_tokenizer, result.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(len(_SPECIALS) + len(_BYTES), size), special_tokens=_SPECIALS, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    result.train_from_iterator(texts, trainer)
+    return result
+
+
+def _learn_pieces(texts: Iterable[str], size: int) -> Tokenizer:
+    """Return a tokenizer like sentencepiece's, with bytes for characters that the texts lack."""
     learner = Tokenizer(models.BPE(unk_token=_UNKNOWN))
     learner.normalizer, learner.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(
@@ -84,8 +103,7 @@ def learn_tokenizer(texts: Iterable[str], size: int, *, ends: bool) -> Tokenizer
         decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
     ])  # fmt: skip
     result.add_special_tokens(_SPECIALS)
-    if ends:
-        result.post_processor = processors.TemplateProcessing(single=f"$A {_END}", special_tokens=[(_END, 1)])
+    result.post_processor = processors.TemplateProcessing(single=f"$A {_END}", special_tokens=[(_END, 1)])
     return result
 
 
