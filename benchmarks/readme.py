@@ -15,6 +15,7 @@ from benchmarks import (
     distillation,
     early_exit,
     headline,
+    language_models,
     parallel,
     pipeline,
     shape,
@@ -40,6 +41,7 @@ BENCHMARKS = tuple(
         shape,
         static,
         tasks,
+        language_models,
         trust,
         anywhere,
     )
@@ -53,7 +55,12 @@ def figures(folder: Path = FOLDER) -> str:
     """Return the block of the README that tells figures, each with its interval, machine and age."""
     results = {
         item.name: load(item, folder)["claims"]
-        for item in (headline.BENCHMARK, pipeline.BENCHMARK, training.BENCHMARK, trust.BENCHMARK)
+        for item in (
+            headline.BENCHMARK,
+            pipeline.BENCHMARK,
+            training.BENCHMARK,
+            trust.BENCHMARK,
+        )
     }
     first, run, loop, default = (results[name] for name in ("headline", "pipeline", "training", "trust"))
     lines = [
