@@ -23,7 +23,7 @@ from benchmarks.workspace import WORK
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.data.tables import Row, write_table
-from lissom.export.config import FileTypeName
+from lissom.gguf.config import FileTypeName
 from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.importance import importance_of
@@ -132,8 +132,7 @@ def _types(
     windows = windows_of(_encode(model, test, folder / "test"), tokens, length)
     found = compare(paths, torch_windows(model.network, windows), length, usable_cores())
     for name, agreement in found.items():
-        figures = agreement.model_dump()
-        yield name, {"megabytes": paths[name].stat().st_size / 1e6, **{key: figures[key] for key in figures}}
+        yield name, {"megabytes": paths[name].stat().st_size / 1e6, **agreement.model_dump()}
 
 
 def _qat(folder: Path, seed: int, tokens: int, *, rehearse: bool) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,24 +4,23 @@ import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lissom import __version__
+from lissom import __version__, cli_language
 from lissom.ending import finish_with_message
 from lissom.errors import InputError
 from lissom.machine import limit_threads
 
-if TYPE_CHECKING:
-    from lissom.gguf.running import Runnable
-
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
 params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
 app.add_typer(params_app, name="params")
+app.command()(cli_language.generate)
+app.command()(cli_language.chat)
 
 out = Console(markup=False, emoji=False, highlight=False)
 """Texts from outside are printed as they are: brackets and colons are no markup."""
@@ -160,10 +159,10 @@ def serve(
     A GGUF file, or a folder for Ollama, is served by llama.cpp, as OpenAI's: /v1/chat/completions, /v1/completions.
     """
     if model is not None:
-        from lissom.gguf.running import find, is_gguf_model
+        from lissom.gguf.running import is_gguf_model
 
         if is_gguf_model(model):
-            _serve_gguf(find(model), threads, host, port)
+            cli_language.serve(model, threads, host, port)
             return
     from lissom.serving.classifier import OnnxClassifier
     from lissom.serving.cores import usable_cores
@@ -174,74 +173,6 @@ def serve(
     name, folder = exported_folder(model)
     limits = Limits(running=parallel or max(1, usable_cores() // max(1, threads)), waiting=queue)
     run_server(OnnxClassifier(folder, threads, spin=False), name, host, port, limits)
-
-
-def _serve_gguf(runnable: "Runnable", threads: int, host: str, port: int) -> None:
-    """Run llama.cpp's server until the process is asked to end."""
-    import signal
-
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # in the server's threads, too
-    server = runnable.start(threads, host, port)
-    out.print(f"{runnable.path.name}: {server.address}/v1", soft_wrap=True)
-    signal.sigwait(ends)
-    server.close()
-
-
-_GGUF_MODEL = Annotated[
-    str, typer.Option(help="A GGUF file, a folder for Ollama, or the exported folder that holds one.")
-]
-_MOST_TOKENS = Annotated[int | None, typer.Option(min=1, help="The most tokens of an answer.")]
-
-
-@app.command()
-def generate(
-    text: Annotated[str, typer.Argument(help="The text to continue; '-' reads it from standard input.")],
-    model: _GGUF_MODEL = "artifacts/export/quantize",
-    tokens: _MOST_TOKENS = 128,
-) -> None:
-    """Continue a text with a language model in llama.cpp, with the settings of its Modelfile."""
-    from lissom.gguf.running import find
-
-    runnable = find(model)
-    server = runnable.start()
-    for piece in runnable.continuation(server, sys.stdin.read() if text == "-" else text, tokens):
-        print(piece, end="", flush=True)
-    print()
-    server.close()
-
-
-@app.command()
-def chat(
-    text: Annotated[str | None, typer.Argument(help="One message to answer; without it, a conversation.")] = None,
-    model: _GGUF_MODEL = "artifacts/export/quantize",
-    tokens: _MOST_TOKENS = None,
-) -> None:
-    """Talk to a language model in llama.cpp, with the settings of its Modelfile; an empty line ends it."""
-    from lissom.gguf.running import find
-
-    runnable = find(model)
-    server = runnable.start()
-    messages: list[dict[str, str]] = []
-    while message := text or _ask():
-        messages.append({"role": "user", "content": message})
-        answer = ""
-        for piece in runnable.reply(server, messages, tokens):
-            print(piece, end="", flush=True)
-            answer += piece
-        print()
-        messages.append({"role": "assistant", "content": answer})
-        if text is not None:
-            break
-    server.close()
-
-
-def _ask() -> str:
-    """Return the next message from the terminal; empty at its end."""
-    try:
-        return input("> " if sys.stdin.isatty() else "")
-    except EOFError:
-        return ""
 
 
 @app.command()

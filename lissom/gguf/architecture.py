@@ -26,8 +26,9 @@ class Architecture:
     """Whether rotary positions turn neighbouring entries of a head, where transformers turns its two halves."""
     norm_offset: float = 0.0
     """What is added to the weights of all norms."""
-    local_blocks: bool = False
-    """Whether some blocks see a window of tokens only; without, the context is limited to the window."""
+    period: int | None = None
+    """Of so many blocks, the last one sees the whole text and the others a window; None if llama.cpp knows no window,
+    which then limits the context."""
     all_heads: bool = False
     """Whether the heads must be as wide together as the hidden size."""
     own_scale: bool = False
@@ -39,8 +40,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mistral": Architecture("llama", uneven="deci", interleaved=True),
     "qwen2": Architecture("qwen2", all_heads=True),
     "qwen3": Architecture("qwen3"),
-    "gemma2": Architecture("gemma2", norm_offset=1.0, local_blocks=True, own_scale=True),
-    "gemma3_text": Architecture("gemma3", norm_offset=1.0, local_blocks=True, own_scale=True),
+    "gemma2": Architecture("gemma2", norm_offset=1.0, period=2, own_scale=True),
+    "gemma3_text": Architecture("gemma3", norm_offset=1.0, period=6, own_scale=True),
     "gpt2": Architecture("gpt2", all_heads=True),
 }
 """By model type of transformers."""
@@ -115,10 +116,9 @@ def architecture_of(network: PreTrainedModel) -> Architecture:
 
 def _check_windows(network: PreTrainedModel, architecture: Architecture) -> None:
     """Refuse a Gemma whose local and global blocks no longer alternate as llama.cpp assumes."""
-    if not architecture.local_blocks:
+    config, period = network.config, architecture.period
+    if period is None:
         return
-    config = network.config
-    period = 2 if architecture.name == "gemma2" else 6
     expected = [
         "full_attention" if (number + 1) % period == 0 else "sliding_attention"
         for number in range(len(blocks_of(network)))

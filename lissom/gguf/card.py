@@ -34,7 +34,7 @@ class GgufFile(Section):
     bits_per_weight: float
     agreement: Agreement
     bound: float | None
-    """Largest mean KL divergence; None for floats, whose logits are bounded instead."""
+    """Largest mean KL divergence; None for F32, whose logits are bounded instead."""
 
 
 class Card(Section):
@@ -46,7 +46,7 @@ class Card(Section):
     architecture: str
     """llama.cpp's name of it."""
     parameters: int
-    """In the file; where blocks were padded, more than in the network."""
+    """In the file: more than in the network where blocks were padded or a factorised word table was multiplied out."""
     network_parameters: int
     heads: tuple[int, ...]
     """Query heads of every block in the file."""
@@ -78,12 +78,12 @@ class Card(Section):
             )
         count = self.conversations_rendered
         rendered = f", and {count} conversations the same text" if count else ""
-        padded = self.parameters - self.network_parameters
+        own = self.network_parameters
+        more = f" ({own:,} in the network, before padding and multiplying out)" if own < self.parameters else ""
         lines = [
             f"# {self.name}",
             "",
-            f"From {self.base}; {len(self.neurons)} blocks, {self.parameters:,} parameters"
-            + (f", {padded:,} of which are zeros that make all blocks equally wide." if padded > 0 else "."),
+            f"From {self.base}; {len(self.neurons)} blocks, {self.parameters:,} parameters{more}.",
             "",
             f"llama.cpp was compared with torch on {self.f32.tokens:,} tokens of the test texts. With all weights in "
             f"float32 their logits differ by up to {self.f32.max_logit_difference:.2g} "

@@ -23,13 +23,13 @@ CONVERSATIONS = (
 )
 
 
-def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str], context: int) -> None:
+def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
     """Compare the tokens of texts, and of every special token between two letters.
 
     Raises:
         InputError: a text has other tokens in llama.cpp.
     """
-    opened = LlamaCpp(path, min(context, _CONTEXT), threads=1)
+    opened = LlamaCpp(path, _CONTEXT, threads=1)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     # A token that takes the space beside it with it is no part of a conversation.

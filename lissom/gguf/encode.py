@@ -56,7 +56,13 @@ def _quantize_chunk() -> "ctypes._FuncPointer":
     spec = importlib.util.find_spec(f"{_ENGINE}.{_ENGINE}") if importlib.util.find_spec(_ENGINE) else None
     if spec is None or spec.origin is None:
         raise InputError(f"export.formats gguf: {advice_for(ModuleNotFoundError(name=_ENGINE))}")
-    function = ctypes.CDLL(spec.origin).ggml_quantize_chunk
+    try:
+        function = ctypes.CDLL(spec.origin).ggml_quantize_chunk
+    except AttributeError:
+        raise InputError(
+            f"export.formats gguf: the package {_ENGINE} for this system does not hand out ggml's encoder; "
+            "export on Linux"
+        ) from None
     function.restype = ctypes.c_size_t
     function.argtypes = [
         ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,

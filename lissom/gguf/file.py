@@ -15,7 +15,7 @@ from lissom.gguf.encode import encode
 from lissom.gguf.file_types import FileType, Importance, type_of
 from lissom.gguf.grid import is_on_grid
 from lissom.gguf.settings import write_settings
-from lissom.gguf.tensors import tensors_of
+from lissom.gguf.tensors import rope_factors, tensors_of
 from lissom.gguf.vocabulary import Vocabulary, vocabulary_of, write_vocabulary
 from lissom.models.compressed import CompressedModel
 from lissom.storage import replacing
@@ -39,15 +39,20 @@ class GgufModel:
         return sum(tensor.size for tensor in self.tensors.values())
 
 
-def check_gguf(model: CompressedModel) -> None:
-    """Raise `InputError` if llama.cpp has no architecture or no tokenizer for a model, or it is no language model."""
-    if not isinstance(model.manifest.task, LanguageModeling):
+def described(model: CompressedModel) -> tuple[Architecture, Vocabulary]:
+    """Return how llama.cpp holds a model's family and its tokenizer, without a look at its weights.
+
+    Raises:
+        InputError: llama.cpp has no architecture, no tokenizer or no positions for it, or it is no language model.
+    """
+    network, task = model.network, model.manifest.task
+    if not isinstance(task, LanguageModeling):
         raise InputError(
-            f"export.formats gguf: llama.cpp and Ollama run language models; this model predicts "
-            f"{model.manifest.task.describe()}, for which it has no output; take export.formats: [onnx]"
+            f"export.formats gguf: llama.cpp and Ollama run language models; this model predicts {task.describe()}, "
+            "for which it has no output; take export.formats: [onnx]"
         )
-    architecture_of(model.network)
-    vocabulary_of(model.tokenizer, model.network.config)
+    rope_factors(network)
+    return architecture_of(network), vocabulary_of(model.tokenizer, network.config)
 
 
 def gguf_model(model: CompressedModel) -> GgufModel:
@@ -57,15 +62,12 @@ def gguf_model(model: CompressedModel) -> GgufModel:
     zeros to the widest one, which changes no answer.
 
     Raises:
-        InputError: llama.cpp has no architecture, no tokenizer or no positions for the model.
+        InputError: as of `described`, or llama.cpp has no name for a tensor.
     """
-    check_gguf(model)
-    network = model.network
-    architecture = architecture_of(network)
+    network, (architecture, vocabulary) = model.network, described(model)
     shapes = target_shapes(shapes_of(network), architecture, network.config.hidden_size)
     if not shapes.is_even and architecture.uneven is not None:
         architecture = replace(architecture, name=architecture.uneven)
-    vocabulary = vocabulary_of(model.tokenizer, network.config)
     return GgufModel(model, architecture, shapes, vocabulary, tensors_of(network, architecture, shapes))
 
 
@@ -95,11 +97,12 @@ def write_gguf(
         network = source.model.network
         write_settings(writer, network, source.architecture, source.shapes, task.max_length)
         write_vocabulary(writer, source.vocabulary, network.config, task.chat_template)
-        types = types_of(source, file_type, has_importance=importance is not None)
+        plain = types_of(source, file_type, has_importance=False)
+        types = plain if importance is None else types_of(source, file_type, has_importance=True)
         for name, tensor in source.tensors.items():
             weights = None if importance is None else importance.get(name)
-            if weights is not None and is_on_grid(tensor, types[name]):
-                weights = None  # trained for this format: there is no error to move
+            if weights is not None and is_on_grid(tensor, plain[name]):  # trained for this format: no error to move
+                types[name], weights = plain[name], None
             writer.add_tensor(name, encode(tensor, types[name], weights), raw_dtype=types[name])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -12,7 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from lissom.export.config import FileTypeName
+from lissom.gguf.config import FileTypeName
 
 Importance = Mapping[str, NDArray[np.float32]]
 """Weights of the columns of tensors, `[in]`: the mean squares of the inputs that they are multiplied with."""

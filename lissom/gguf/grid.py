@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from lissom.gguf.architecture import architecture_of
 from lissom.gguf.encode import encode
 from lissom.gguf.file_types import FileType, type_of
-from lissom.gguf.tensors import name_map
+from lissom.gguf.tensors import layer_tensor, name_map
 from lissom.models.sites import blocks_of, head_groups
 
 
@@ -37,12 +37,8 @@ def block_types(network: PreTrainedModel, file_type: FileType) -> dict[str, Kind
     names = name_map(architecture, count)
     result = {}
     for path, module in network.named_modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        places = (path, path.rpartition(".")[0])  # a fused product has one tensor for several layers
-        found = (names.get_name(f"{place}.weight", (".weight",)) for place in places)
-        name = next((name for name in found if name is not None), "")
-        if name.startswith("blk."):
+        name = layer_tensor(names, path) if isinstance(module, nn.Linear) else None
+        if name is not None and name.startswith("blk."):
             result[path] = type_of(
                 name, tuple(module.weight.shape), file_type, count, is_tied=False, gqa=head_groups(network),
                 has_importance=False,

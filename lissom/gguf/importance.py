@@ -6,7 +6,6 @@ weights; llama.cpp calls the collection an importance matrix (imatrix).
 
 from collections.abc import Iterable
 
-import gguf
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lissom.data.batches import Batch
 from lissom.gguf.file import GgufModel
-from lissom.gguf.tensors import name_map
+from lissom.gguf.tensors import layer_tensor, name_map
 from lissom.models.compressed import logits_of
 
 
@@ -57,16 +56,13 @@ def importance_of(source: GgufModel, batches: Iterable[Batch]) -> dict[str, NDAr
 
 def _by_tensor(source: GgufModel, means: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """Return the means under llama.cpp's names, with zeros for the columns that were padded."""
-    names: gguf.TensorNameMap = name_map(source.architecture, len(source.shapes.neurons))
+    names = name_map(source.architecture, len(source.shapes.neurons))
     result = {}
     for path, mean in means.items():
-        # A fused product, such as GPT-2's, has one tensor for several layers with the same input.
-        places = (path, path.rpartition(".")[0])
-        found = (names.get_name(f"{place}.weight", (".weight",)) for place in places)
-        name = next((name for name in found if name is not None), "")
+        name = layer_tensor(names, path)
         if name == "output.weight" and name not in source.tensors:
             name = "token_embd.weight"  # a tied head
-        if name in source.tensors:
+        if name is not None and name in source.tensors:
             width = source.tensors[name].shape[-1]
             result[name] = np.pad(mean, (0, width - len(mean))).astype(np.float32)
     return result

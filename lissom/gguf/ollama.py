@@ -1,6 +1,7 @@
 """A folder that `ollama create` takes as it is: GGUF files with their proof, Modelfiles and a README."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ from lissom.artifacts import write_json, write_text
 from lissom.data.batches import collate
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
-from lissom.export.config import FileTypeName, GgufParams
 from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
 from lissom.gguf.checks import check_templates, check_tokens
+from lissom.gguf.config import FileTypeName, GgufParams
 from lissom.gguf.file import GgufModel, gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES, Importance
 from lissom.gguf.importance import importance_of
@@ -25,7 +26,7 @@ from lissom.serving.cores import usable_cores
 from lissom.tasks.language_modeling import LanguageModeling
 
 README = "README.md"
-_F32 = "f32"
+_F32: FileTypeName = "f32"
 _BATCH_SIZE = 8
 
 BOUNDS: dict[FileTypeName, float] = {
@@ -54,18 +55,18 @@ def write_ollama(
     """
     source, task = gguf_model(model), model.manifest.task
     assert isinstance(task, LanguageModeling)
-    name = params.name or task.name.lower()
+    name = params.name or re.sub(r"[^a-z0-9._-]+", "-", task.name.lower())
     importance = _importance(source, train, params.calibration_tokens)
     metadata = {"general.name": name, "general.base_model.0.name": model.manifest.base}
     metadata |= {"general.license": params.license} if params.license else {}
     metadata |= {"lissom.edits": "; ".join(edit.describe() for edit in model.manifest.edits)}
     paths: dict[str, Path] = {}
-    for kind in (_F32, *params.types):
-        file_type = FILE_TYPES[kind]  # type: ignore[index]  # f32 is a type, too
+    for kind in dict.fromkeys((_F32, *params.types)):
+        file_type = FILE_TYPES[kind]
         paths[kind] = folder / f"{name}-{kind}.gguf"
         write_gguf(source, paths[kind], file_type, None if file_type.is_float else importance, metadata)
     context = context_of(model.network, source.architecture, task.max_length)
-    check_tokens(paths[_F32], model.tokenizer, texts, context)
+    check_tokens(paths[_F32], model.tokenizer, texts)
     conversations = check_templates(paths[_F32], task, context)
     longest = min(context, task.max_length)
     windows = torch_windows(model.network, windows_of(test, params.proof_tokens, longest))
@@ -107,7 +108,7 @@ def _importance(source: GgufModel, train: Encoded, tokens: int) -> Importance | 
     return importance_of(source, (collate(train, batch, source.model.pad_id) for batch in batches))
 
 
-def _check(found: dict[str, Agreement], params: GgufParams) -> None:
+def _check(found: Mapping[str, Agreement], params: GgufParams) -> None:
     """Raise `InputError` for what is worse than allowed."""
     difference = found[_F32].max_logit_difference
     if difference > params.f32_tolerance:

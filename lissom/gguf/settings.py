@@ -36,7 +36,7 @@ def write_settings(
     writer.add_rope_dimension_count(shapes.head_size)
     rope = config.rope_parameters
     writer.add_rope_freq_base(rope["full_attention"]["rope_theta"] if "full_attention" in rope else rope["rope_theta"])
-    if architecture.local_blocks:
+    if architecture.period is not None:
         writer.add_sliding_window(config.sliding_window)
     if (cap := getattr(config, "attn_logit_softcapping", None)) is not None:
         writer.add_attn_logit_softcapping(cap)
@@ -49,4 +49,4 @@ def context_of(network: PreTrainedModel, architecture: Architecture, max_length:
     config = network.config
     length = int(getattr(config, "max_position_embeddings", max_length))
     window = getattr(config, "sliding_window", None)
-    return length if architecture.local_blocks or window is None else min(length, int(window))
+    return length if architecture.period is not None or window is None else min(length, int(window))

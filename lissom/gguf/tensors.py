@@ -118,6 +118,12 @@ def _pad(state: dict[str, Tensor], path: str, rows: int) -> None:
             state[f"{path}.{kind}"] = padded(state[f"{path}.{kind}"], rows)
 
 
+def layer_tensor(names: gguf.TensorNameMap, path: str) -> str | None:
+    """Return llama.cpp's name of the weight of a Linear layer; layers that transformers fuses have one together."""
+    found = (names.get_name(f"{place}.weight", (".weight",)) for place in (path, path.rpartition(".")[0]))
+    return next((name for name in found if name is not None), None)
+
+
 def name_map(architecture: Architecture, blocks: int) -> gguf.TensorNameMap:
     """Return the map from transformers' names of tensors to llama.cpp's."""
     members = {name: member for member, name in gguf.MODEL_ARCH_NAMES.items()}

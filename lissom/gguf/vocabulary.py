@@ -108,7 +108,10 @@ def write_vocabulary(
     if config.bos_token_id is not None:
         writer.add_bos_token_id(config.bos_token_id)
     ends = listed(config.eos_token_id)
-    for token_id, add in zip(ends, (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)):  # noqa: B905
+    # llama.cpp has three entries for tokens that end an answer; it knows the common ones by their text besides.
+    for token_id, add in zip(
+        ends, (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), strict=False
+    ):
         add(token_id)
     if config.pad_token_id is not None:
         writer.add_pad_token_id(config.pad_token_id)

@@ -13,7 +13,8 @@ from lissom.data import files
 from lissom.data.config import PER_TOKEN
 from lissom.errors import InputError
 from lissom.models.source import is_gguf, locate
-from lissom.params import apply_override, check_params
+from lissom.overrides import apply_override
+from lissom.params import check_params
 from lissom.pipelines.columns import Columns, assume_columns
 from lissom.pipelines.init import template
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from lissom.artifacts import LEDGER_JSON, read_json
 from lissom.ending import finish_with_message
 from lissom.errors import GateError, InputError
-from lissom.params import apply_override, load_params
+from lissom.overrides import apply_override
+from lissom.params import load_params
 from lissom.pipelines.comparison import FIGURES, figures_at, metric_and_value, table
 from lissom.pipelines.dvc import code_root, write_dvc
 from lissom.pipelines.remote_run import Result, run_on_kubeflow

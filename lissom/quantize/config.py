@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lissom.export.config import FileTypeName
+from lissom.gguf.config import FileTypeName
 from lissom.section import Methods, Section
 from lissom.training.config import LogitsLossParams, RecoveryParams
 

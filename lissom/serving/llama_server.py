@@ -40,7 +40,6 @@ class LlamaServer:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.hostnames, params.port = [host], port
         params.use_jinja, params.warmup, params.verbosity = True, False, 0
-        params.n_gpu_layers = 0 if not xllamacpp.get_device_info() else params.n_gpu_layers
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError:

@@ -111,7 +111,8 @@ def mend_export(folder):
 
 def trials(kind, model, exported, scratch, chance):
     """Return a function that makes one damaged input of a kind and tries to load it."""
-    from lissom.params import apply_override, check_params, load_params
+    from lissom.overrides import apply_override
+    from lissom.params import check_params, load_params
     from lissom.serving.classifier import OnnxClassifier
 
     originals = {path: path.read_bytes() for folder in (model, exported) for path in folder.iterdir() if path.is_file()}

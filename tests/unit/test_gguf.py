@@ -4,23 +4,17 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType as Kind
-from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from lissom.errors import InputError
 from lissom.gguf.architecture import ARCHITECTURES, interleave
-from lissom.gguf.checks import check_tokens
-from lissom.gguf.encode import encode
 from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.llama_cpp import LlamaCpp
-from lissom.gguf.vocabulary import SPLITS
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
-from lissom.models.new import learn_tokenizer
 from lissom.tasks.language_modeling import LanguageModeling
 from tests.unit import tiny
 
@@ -146,62 +140,6 @@ def test_interleaving_is_a_permutation_of_rows(heads):
     assert rows[:8].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
 
 
-@pytest.mark.parametrize("steps", SPLITS, ids=SPLITS.values())
-def test_every_split_gives_the_tokenizers_tokens(steps, tmp_path):
-    """On spaces, digits, contractions, scripts and emoji; the name in the file is the only thing that differs."""
-    parts = {
-        "gpt-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
-        "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
-    }.get(
-        SPLITS[steps],
-        [
-            *(pre_tokenizers.Split(Regex(step), "isolated") for step in steps),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ],
-    )
-    model = model_of("llama")
-    model.tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
-    write_gguf(gguf_model(model), tmp_path / "model.gguf", FILE_TYPES["f32"])
-    texts = [
-        "  two  spaces\n\nlines\t tabs \n x",
-        "1234.5 don't WE'LL x1 12345",
-        "\u00e9\u4e2d\U0001f642 \ufb01 \u2082\u00bd",
-        " ",
-        "The film, good!?",
-        *TEXTS,
-    ]
-    check_tokens(tmp_path / "model.gguf", model.tokenizer, texts, 24)
-    assert gguf.GGUFReader(tmp_path / "model.gguf").get_field("tokenizer.ggml.pre").contents() == SPLITS[steps]
-
-
-def test_a_new_models_tokens_are_llama_cpps(tmp_path):
-    """The vocabulary that `new:llama` learns keeps every space and line end."""
-    tokenizer = learn_tokenizer([" ".join(tiny.WORDS)] * 20 + ["def f(x):\n    return x\n"] * 20, 300, ends=False)
-    model = model_of("llama", vocab_size=tokenizer.get_vocab_size(), pad_token_id=0, bos_token_id=1, eos_token_id=1)
-    model.tokenizer = tokenizer
-    write_gguf(gguf_model(model), tmp_path / "model.gguf", FILE_TYPES["f32"])
-    texts = ["def g(y):\n\n        return  y\n", *TEXTS]
-    check_tokens(tmp_path / "model.gguf", tokenizer, texts, 24)
-    assert [tokenizer.decode(tokenizer.encode(text).ids) for text in texts] == texts
-
-
-def test_tokenizers_that_llama_cpp_lacks_are_refused():
-    pieces = model_of("llama")
-    pieces.tokenizer = learn_tokenizer(["the film"], 300, ends=True)
-    with pytest.raises(InputError, match=r"changes it first \(NFKC\)"):
-        gguf_model(pieces)
-    words = model_of("llama")
-    words.tokenizer = tiny.tokenizer()
-    with pytest.raises(InputError, match="this one is WordPiece"):
-        gguf_model(words)
-    other = model_of("llama")
-    other.tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(use_regex=False, add_prefix_space=False)]
-    )
-    with pytest.raises(InputError, match="no split like"):
-        gguf_model(other)
-
-
 def test_what_llama_cpp_cannot_hold_is_refused():
     with pytest.raises(InputError, match="run language models; this model predicts"):
         gguf_model(tiny.model("bert"))
@@ -236,86 +174,3 @@ def test_the_reader_finds_what_was_written(tmp_path):
     unpermuted = interleave(model.network.model.layers[1].self_attn.k_proj.weight, 2)
     stored = next(tensor for tensor in reader.tensors if tensor.name == "blk.1.attn_k.weight")
     assert np.array_equal(stored.data, unpermuted.detach().numpy()) and list(stored.shape) == [32, 16]
-
-
-@pytest.mark.parametrize("name", [name for name, file_type in FILE_TYPES.items() if not file_type.is_float])
-@pytest.mark.parametrize("width", [256, 96])
-def test_types_and_bytes_are_those_of_llama_cpps_own_quantiser(name, width, tmp_path):
-    """Also for rows that 256 does not divide, and for grouped heads."""
-    from cyllama.llama import llama_cpp
-
-    llama_cpp.disable_logging()
-    model = model_of(
-        "llama",
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=16,
-        head_dim=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-    )
-    source, number = gguf_model(model), FILE_TYPES[name].number
-    write_gguf(source, tmp_path / "f32.gguf", FILE_TYPES["f32"])
-    write_gguf(source, tmp_path / "ours.gguf", FILE_TYPES[name])
-    params = llama_cpp.LlamaModelQuantizeParams()
-    params.ftype, params.nthread = int(number), 1
-    llama_cpp.model_quantize(str(tmp_path / "f32.gguf"), str(tmp_path / "theirs.gguf"), params)
-    ours, theirs = (
-        {t.name: t for t in gguf.GGUFReader(tmp_path / f"{who}.gguf").tensors} for who in ("ours", "theirs")
-    )
-    types = [{name: tensor.tensor_type.name for name, tensor in tensors.items()} for tensors in (ours, theirs)]
-    assert types[0] == types[1]
-    assert all(np.array_equal(ours[name].data, theirs[name].data) for name in ours)
-
-
-def test_rows_that_no_block_divides_stay_halves_and_load(tmp_path):
-    model = model_of("llama", hidden_size=48, intermediate_size=96)
-    types = write_gguf(gguf_model(model), tmp_path / "model.gguf", FILE_TYPES["q8_0"])
-    assert types["blk.0.ffn_up.weight"].name == "F16" and types["blk.0.ffn_down.weight"].name == "Q8_0"
-    ids = list(range(5, 20))
-    actual = LlamaCpp(tmp_path / "model.gguf", 24, 1).logits(ids)
-    assert np.abs(actual - torch_logits(model, ids)).mean() < 0.01 * np.abs(actual).max()
-
-
-@pytest.mark.parametrize("name", ["q8_0", "q5_0", "q5_1", "q4_0", "q4_1"])
-@pytest.mark.parametrize("rows", ["normal", "zeros", "spike", "constant", "denormal", "equal maxima"])
-def test_blocks_are_those_of_the_reference_encoder(name, rows):
-    generator = np.random.default_rng(0)
-    values = {
-        "normal": generator.normal(size=(4, 64)), "zeros": np.zeros((4, 64)), "spike": np.where(np.eye(4, 64), -7.5, 0.0), "constant": np.full((4, 64), 0.37),
-        "denormal": generator.normal(size=(4, 64)) * 1e-42, "equal maxima": np.where(np.arange(64) % 2, 1.0, -1.0) * np.ones((4, 1)),
-    }[rows].astype(np.float32)  # fmt: skip
-    kind = FILE_TYPES[name].kind
-    blocks = encode(values, kind)
-    assert np.array_equal(blocks, gguf.quants.quantize(values, kind))
-    decoded = gguf.quants.dequantize(blocks, kind)
-    largest, spread = (
-        np.abs(values).reshape(4, 2, 32).max(-1, keepdims=True),
-        np.ptp(values.reshape(4, 2, 32), axis=-1, keepdims=True),
-    )
-    of_half = 2.0**-11 * (largest + spread) + 2.0**-24
-    limit = {
-        "q8_0": largest / 254,
-        "q5_0": largest / 16,
-        "q4_0": largest / 8,
-        "q4_1": spread / 30,
-        "q5_1": spread / 62,
-    }[name]
-    assert (np.abs(decoded - values).reshape(4, 2, 32) <= limit + of_half * 2).all()
-    if name in ("q8_0", "q4_0") and rows != "denormal":
-        assert np.array_equal(encode(decoded, kind), blocks)  # a fixed point
-
-
-def test_importance_moves_the_error_to_columns_that_matter_less():
-    values = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)
-    importance = np.where(np.arange(512) % 4 == 0, 100.0, 1.0).astype(np.float32)
-    for kind in (Kind.Q4_0, Kind.Q4_K, Kind.Q2_K, Kind.Q6_K):
-        plain, weighted = (
-            gguf.quants.dequantize(encode(values, kind, weights), kind) - values for weights in (None, importance)
-        )
-        assert (weighted[:, ::4] ** 2).mean() < (plain[:, ::4] ** 2).mean()
-
-
-def test_weights_that_are_not_finite_are_refused():
-    with pytest.raises(InputError, match="not finite"):
-        encode(np.full((1, 32), np.nan, dtype=np.float32), Kind.Q8_0)

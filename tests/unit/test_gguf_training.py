@@ -91,6 +91,21 @@ def test_the_file_holds_the_weights_that_were_trained(importance, tmp_path):
     )
 
 
+def test_importances_change_no_format_that_was_trained_for(tmp_path):
+    """With importances, llama.cpp's mixture gives the first eighth of the blocks another format."""
+    model, lesson = model_of("llama", hidden_size=64, intermediate_size=96, head_dim=16, num_hidden_layers=8), None
+    recipe = plan(model, lesson, GgufTraining(method="gguf", type="q4_0", training=None))
+    weights = {name: np.ones(tensor.shape[-1], dtype=np.float32) for name, tensor in gguf_model(model).tensors.items()}
+    name = "blk.0.ffn_down.weight"
+    assert write_gguf(gguf_model(model), tmp_path / "m.gguf", FILE_TYPES["q4_0"], weights)[name] == Kind.Q4_1
+    recipe.calibrate(model)
+    recipe.finish(model)
+    assert write_gguf(gguf_model(model), tmp_path / "m.gguf", FILE_TYPES["q4_0"], weights)[name] == Kind.Q4_0
+    stored = next(tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors if tensor.name == name)
+    trained = model.network.model.layers[0].mlp.down_proj.weight.detach().numpy()
+    assert np.array_equal(gguf.quants.dequantize(stored.data, Kind.Q4_0), trained)
+
+
 def test_trained_for_its_type_a_model_loses_less_than_by_rounding(tmp_path):
     lesson = Lesson(tables=tables_of(tmp_path, (("train", 200), ("transfer", 0), ("dev", 24))), scratch=tmp_path)
     teacher = model_of("llama", hidden_size=256, intermediate_size=256, head_dim=64, num_hidden_layers=2)

@@ -50,10 +50,10 @@ LAYERS = [
     ["emissions"],
     ["report"],
     ["tracking"],
-    ["params", "reference"],
+    ["params", "overrides", "reference"],
     ["components"],
     ["pipelines"],
-    ["cli"],
+    ["cli", "cli_language"],
 ]
 SIDE_BY_SIDE = ("distill", "prune", "factorize", "quantize")
 """None of these imports another."""

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
-from lissom.export.config import GgufParams
 from lissom.gguf.card import Card
 from lissom.gguf.checks import check_templates, check_tokens
+from lissom.gguf.config import GgufParams
 from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.modelfile import PARAMETERS, Modelfile, parse
@@ -180,7 +180,7 @@ def test_a_damaged_file_fails_the_proof(damage, tmp_path, monkeypatch):
                 check_templates(path, chat_model().manifest.task, 24)
         case _:
             with pytest.raises(InputError, match="tokens of a text differ"):
-                check_tokens(path, model.tokenizer, texts, 24)
+                check_tokens(path, model.tokenizer, texts)
 
 
 def test_the_measures_are_zero_for_equal_and_grow_with_the_difference(tmp_path):

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from lissom.errors import ParamsError
-from lissom.params import apply_override, check_params, load_params
+from lissom.overrides import apply_override
+from lissom.params import check_params, load_params
 from lissom.safe_yaml import parse
 
 ROOT = Path(__file__).parents[2]

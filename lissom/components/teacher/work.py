@@ -68,9 +68,9 @@ def check_later_stages(params: Params, model: CompressedModel) -> None:
     if params.factorize:
         check_family(family, "word_table", "factorize")
     if "gguf" in params.export.formats:
-        from lissom.gguf.file import check_gguf  # needs packages that only this format needs
+        from lissom.gguf.file import described  # needs packages that only this format needs
 
-        check_gguf(model)
+        described(model)
 
 
 def _texts(lesson: Lesson, task: AnyTask) -> Iterator[str]:

@@ -1,0 +1,74 @@
+"""Commands of language models in llama.cpp: `lissom generate`, `lissom chat`, and `lissom serve` of a GGUF file."""
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+
+def serve(model: str, threads: int, host: str, port: int) -> None:
+    """Run llama.cpp's server until the process is asked to end."""
+    from lissom.gguf.running import find
+
+    runnable = find(model)
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # in the server's threads, too
+    server = runnable.start(threads, host, port)
+    print(f"{runnable.path.name}: {server.address}/v1", flush=True)
+    signal.sigwait(ends)
+    server.close()
+
+
+_GGUF_MODEL = Annotated[
+    str, typer.Option(help="A GGUF file, a folder for Ollama, or the exported folder that holds one.")
+]
+_MOST_TOKENS = Annotated[int | None, typer.Option(min=1, help="The most tokens of an answer.")]
+
+
+def generate(
+    text: Annotated[str, typer.Argument(help="The text to continue; '-' reads it from standard input.")],
+    model: _GGUF_MODEL = "artifacts/export/quantize",
+    tokens: _MOST_TOKENS = 128,
+) -> None:
+    """Continue a text with a language model in llama.cpp, with the settings of its Modelfile."""
+    from lissom.gguf.running import find
+
+    runnable = find(model)
+    server = runnable.start()
+    for piece in runnable.continuation(server, sys.stdin.read() if text == "-" else text, tokens):
+        print(piece, end="", flush=True)
+    print()
+    server.close()
+
+
+def chat(
+    text: Annotated[str | None, typer.Argument(help="One message to answer; without it, a conversation.")] = None,
+    model: _GGUF_MODEL = "artifacts/export/quantize",
+    tokens: _MOST_TOKENS = None,
+) -> None:
+    """Talk to a language model in llama.cpp, with the settings of its Modelfile; an empty line ends it."""
+    from lissom.gguf.running import find
+
+    runnable = find(model)
+    server = runnable.start()
+    messages: list[dict[str, str]] = []
+    while message := text or _ask():
+        messages.append({"role": "user", "content": message})
+        answer = ""
+        for piece in runnable.reply(server, messages, tokens):
+            print(piece, end="", flush=True)
+            answer += piece
+        print()
+        messages.append({"role": "assistant", "content": answer})
+        if text is not None:
+            break
+    server.close()
+
+
+def _ask() -> str:
+    """Return the next message from the terminal; empty at its end."""
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return ""
