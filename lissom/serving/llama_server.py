@@ -1,9 +1,17 @@
 """llama.cpp's server, the engine that Ollama runs: an OpenAI-compatible endpoint for a GGUF file.
 
-Needs the package xllamacpp alone: no torch, no transformers.
+Needs the package xllamacpp alone: no torch, no transformers. The server has a process of its own
+(`python -m lissom.serving.llama_server SETTINGS`), which can be ended at any time: inside of this one, ending it while
+it still starts would wait forever.
 """
 
+import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +21,7 @@ from typing import Any
 class LlamaServer:
     """A GGUF file behind HTTP: /v1/chat/completions, /v1/completions, /apply-template, /tokenize, /health.
 
-    It runs in this process until `close`, or until the process ends.
+    It runs until `close`, or until this process ends.
 
     Args:
         path: path of the file.
@@ -22,6 +30,7 @@ class LlamaServer:
         host: address to listen on.
         port: port; 0 takes a free one.
         name: the model's name in answers.
+        embeds: whether it answers texts with embeddings, at /v1/embeddings; the file says how they are pooled.
 
     Raises:
         ValueError: llama.cpp cannot load the file, or the port is taken.
@@ -29,29 +38,31 @@ class LlamaServer:
     """
 
     def __init__(
-        self, path: Path, context: int, threads: int, host: str = "127.0.0.1", port: int = 0, name: str = ""
-    ) -> None:
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.model_alias = {name or path.stem}
-        params.n_ctx, params.n_parallel = context, 1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        params.hostnames, params.port = [host], port
-        params.use_jinja, params.warmup, params.verbosity = True, False, 0
-        try:
-            self._server = xllamacpp.Server(params)
-        except RuntimeError:
+        self, path: Path, context: int, threads: int, host: str = "127.0.0.1", port: int = 0, name: str = "",
+        embeds: bool = False,
+    ) -> None:  # fmt: skip
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise ModuleNotFoundError("No module named 'xllamacpp'", name="xllamacpp")
+        settings = {
+            "path": str(path), "context": context, "threads": threads, "host": host, "port": port,
+            "name": name or path.stem, "embeds": embeds,
+        }  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lissom.serving.llama_server", json.dumps(settings)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        self.address: str = self._process.stdout.readline().strip()
+        if not self.address:
+            self.close()
             where = f", or {host}:{port} is taken" if port else ""
-            raise ValueError(f"{path}: llama.cpp cannot load it{where}") from None
-        self.address: str = self._server.listening_address
+            raise ValueError(f"{path}: llama.cpp cannot load it{where}")
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the answer in JSON to a request in JSON.
 
         Raises:
-            ValueError: the server refuses the request; the message is its own.
+            ValueError: the server refuses the request, with its own message, or has ended.
         """
         with self._open(path, body) as answer:
             return json.load(answer)
@@ -66,7 +77,8 @@ class LlamaServer:
 
     def close(self) -> None:
         """End the server."""
-        del self._server
+        self._process.kill()
+        self._process.communicate()
 
     def _open(self, path: str, body: Mapping[str, Any]) -> Any:
         request = urllib.request.Request(
@@ -76,3 +88,33 @@ class LlamaServer:
             return urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
             raise ValueError(f"llama.cpp refuses the request: {error.read().decode()[:500]}") from None
+        except OSError as error:
+            raise ValueError(f"llama.cpp's server does not answer: {error}") from None
+
+
+def main(settings: Mapping[str, Any]) -> None:
+    """Serve until standard input ends, as it does when the parent process ends; print the address first."""
+    import xllamacpp
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what llama.cpp prints is no address
+    params = xllamacpp.CommonParams()
+    params.model.path, params.model_alias = settings["path"], {settings["name"]}
+    params.n_ctx, params.n_parallel = settings["context"], 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
+    params.hostnames, params.port = [settings["host"]], settings["port"]
+    params.use_jinja, params.warmup, params.verbosity = True, False, 0
+    if settings["embeds"]:
+        params.embedding, params.n_batch, params.n_ubatch = True, settings["context"], settings["context"]
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError:
+        os._exit(1)
+    print(server.listening_address, file=answer, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
