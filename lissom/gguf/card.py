@@ -1,5 +1,11 @@
 """The card of GGUF files: what was compared with torch, and how it came out."""
 
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lissom.gguf.config import FileTypeName, Pooling
 from lissom.section import Section
 
 CARD_JSON, CARD_MARKDOWN = "card.json", "card.md"
@@ -24,22 +30,44 @@ class Agreement(Section):
     """Root mean square of the change of the right token's probability."""
 
 
-class GgufFile(Section):
-    """A file of one type with its comparison."""
+class Closeness(Section):
+    """How far llama.cpp's embeddings are from torch's."""
 
-    type: str
+    texts: int
+    cosine_min: float
+    cosine_mean: float
+
+
+class _File(Section):
+    """A file of one type."""
+
+    type: FileTypeName
     file: str
     bytes: int
     sha256: str
     bits_per_weight: float
+
+
+class GgufFile(_File):
+    """A file of a language model with its comparison."""
+
     agreement: Agreement
     bound: float | None
     """Largest mean KL divergence; None for F32, whose logits are bounded instead."""
 
 
-class Card(Section):
-    """card.json: the proof of the files beside it."""
+class EmbeddingFile(_File):
+    """A file of an encoder with its comparison."""
 
+    agreement: Closeness
+    bound: float
+    """Smallest cosine of any text."""
+
+
+class Card(Section):
+    """card.json of a language model: the proof of the files beside it."""
+
+    kind: Literal["language_model"] = "language_model"
     name: str
     base: str
     """Source of the base model."""
@@ -94,8 +122,59 @@ class Card(Section):
             f"KL divergences are from torch's distributions, in nats. {self.texts_tokenized} texts have the same "
             f"tokens in llama.cpp{rendered}.",
             "",
-            "Digests (SHA-256):",
-            "",
-            *(f"- {file.file}: {file.sha256}" for file in self.files),
-        ]  # fmt: skip
+            *_digests(self.files),
+        ]
         return "\n".join(lines) + "\n"
+
+
+class EmbeddingCard(Section):
+    """card.json of an encoder: the proof of the files beside it."""
+
+    kind: Literal["embeddings"] = "embeddings"
+    name: str
+    base: str
+    """Source of the base model."""
+    architecture: str
+    """llama.cpp's name of it."""
+    parameters: int
+    pooling: Pooling
+    width: int
+    """Of an embedding."""
+    context: int
+    f32: Closeness
+    """The comparison with all weights in float32."""
+    files: tuple[EmbeddingFile, ...]
+    texts_tokenized: int
+    """Texts whose tokens were compared, all of them equal."""
+    calibration_tokens: int
+
+    def markdown(self) -> str:
+        """Return the card for people."""
+        rows = ["| type | MB | bits per weight | smallest cosine | mean cosine | bound |", "|---|---|---|---|---|---|"]
+        rows += [
+            f"| {file.type} | {file.bytes / 1e6:.1f} | {file.bits_per_weight:.2f} | {file.agreement.cosine_min:.5f} "
+            f"| {file.agreement.cosine_mean:.5f} | {file.bound:g} |"
+            for file in self.files
+        ]
+        pooled = "the mean over all tokens" if self.pooling == "mean" else "the vector of the first token"
+        lines = [
+            f"# {self.name}",
+            "",
+            f"The encoder of a model from {self.base}, without its head: {self.parameters:,} parameters. An embedding "
+            f"has {self.width} numbers: {pooled}.",
+            "",
+            f"llama.cpp's embeddings were compared with torch's on {self.f32.texts} test texts, which have the same "
+            f"tokens in both. With all weights in float32 the smallest cosine is {self.f32.cosine_min:.6f}.",
+            "",
+            *rows,
+            "",
+            *_digests(self.files),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _digests(files: Sequence[_File]) -> list[str]:
+    return ["Digests (SHA-256):", "", *(f"- {file.file}: {file.sha256}" for file in files)]
+
+
+AnyCard = Annotated[Card | EmbeddingCard, Field(discriminator="kind")]

@@ -11,9 +11,14 @@ FileTypeName = Literal[
     "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
 ]  # fmt: skip
 
+Pooling = Literal["mean", "cls"]
+
 
 class GgufParams(Section):
-    """Files of a language model for llama.cpp and Ollama (export.formats: [onnx, gguf]), and what they must prove."""
+    """Files for llama.cpp and Ollama (export.formats: [onnx, gguf]), and what they must prove.
+
+    Language models continue texts; of BERT and ModernBERT, the encoder without its head gives embeddings.
+    """
 
     types: tuple[FileTypeName, ...] = Field(default=("q8_0", "q4_k_m"), min_length=1)
     """Types of the files; the first one is the Modelfile's."""
@@ -29,6 +34,13 @@ class GgufParams(Section):
 
     max_kl_divergence: dict[FileTypeName, float] = Field(default_factory=dict)
     """Largest mean KL divergence from torch's distributions, by type, in place of the bounds of docs/gguf.md."""
+
+    min_cosine: dict[FileTypeName, float] = Field(default_factory=dict)
+    """Embeddings: smallest cosine of any text's embedding with torch's, by type, in place of the bounds of
+    docs/gguf.md."""
+
+    pooling: Pooling = "mean"
+    """Embeddings: the mean over all tokens, or the vector of the first one."""
 
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     """Name of the model in Ollama; null takes the task's."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lissom.errors import InputError
 from lissom.gguf.architecture import Architecture, Shapes, architecture_of, shapes_of, target_shapes
+from lissom.gguf.config import Pooling
 from lissom.gguf.encode import encode
 from lissom.gguf.file_types import FileType, Importance, type_of
 from lissom.gguf.grid import is_on_grid
@@ -24,7 +25,7 @@ from lissom.tasks.language_modeling import LanguageModeling
 
 @dataclass(frozen=True)
 class GgufModel:
-    """A language model in llama.cpp's terms, from which files of any type are written."""
+    """A language model or an encoder in llama.cpp's terms, from which files of any type are written."""
 
     model: CompressedModel
     architecture: Architecture
@@ -32,6 +33,7 @@ class GgufModel:
     """Sizes of the blocks in the file."""
     vocabulary: Vocabulary
     tensors: Mapping[str, NDArray[np.float32]]
+    pooling: Pooling
 
     @cached_property
     def parameters(self) -> int:
@@ -43,20 +45,22 @@ def described(model: CompressedModel) -> tuple[Architecture, Vocabulary]:
     """Return how llama.cpp holds a model's family and its tokenizer, without a look at its weights.
 
     Raises:
-        InputError: llama.cpp has no architecture, no tokenizer or no positions for it, or it is no language model.
+        InputError: llama.cpp has no architecture, no tokenizer or no positions for it, or Ollama has no use for it.
     """
     network, task = model.network, model.manifest.task
-    if not isinstance(task, LanguageModeling):
+    architecture = architecture_of(network)
+    if not (architecture.encoder or isinstance(task, LanguageModeling)):
         raise InputError(
-            f"export.formats gguf: llama.cpp and Ollama run language models; this model predicts {task.describe()}, "
-            "for which it has no output; take export.formats: [onnx]"
+            f"export.formats gguf: Ollama runs language models, and encoders for embeddings; this {architecture.name} "
+            f"predicts {task.describe()}; take export.formats: [onnx]"
         )
-    rope_factors(network)
-    return architecture_of(network), vocabulary_of(model.tokenizer, network.config)
+    if not architecture.encoder:
+        rope_factors(network)
+    return architecture, vocabulary_of(model.tokenizer, network.config)
 
 
-def gguf_model(model: CompressedModel) -> GgufModel:
-    """Return a language model in llama.cpp's terms.
+def gguf_model(model: CompressedModel, pooling: Pooling = "mean") -> GgufModel:
+    """Return a language model, or the encoder of another model, in llama.cpp's terms.
 
     Blocks of different widths stay as they are where llama.cpp has an architecture for it; else they are padded with
     zeros to the widest one, which changes no answer.
@@ -68,7 +72,7 @@ def gguf_model(model: CompressedModel) -> GgufModel:
     shapes = target_shapes(shapes_of(network), architecture, network.config.hidden_size)
     if not shapes.is_even and architecture.uneven is not None:
         architecture = replace(architecture, name=architecture.uneven)
-    return GgufModel(model, architecture, shapes, vocabulary, tensors_of(network, architecture, shapes))
+    return GgufModel(model, architecture, shapes, vocabulary, tensors_of(network, architecture, shapes), pooling)
 
 
 def write_gguf(
@@ -85,7 +89,6 @@ def write_gguf(
         metadata: further entries, by key: where the model comes from, its licence.
     """
     task = source.model.manifest.task
-    assert isinstance(task, LanguageModeling)
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, source.architecture.name)
         writer.add_type(gguf.GGUFType.MODEL)
@@ -95,8 +98,9 @@ def write_gguf(
         for key, value in (metadata or {}).items():
             writer.add_string(key, value)
         network = source.model.network
-        write_settings(writer, network, source.architecture, source.shapes, task.max_length)
-        write_vocabulary(writer, source.vocabulary, network.config, task.chat_template)
+        write_settings(writer, network, source.architecture, source.shapes, task.max_length, source.pooling)
+        template = task.chat_template if isinstance(task, LanguageModeling) else None
+        write_vocabulary(writer, source.vocabulary, network.config, template)
         plain = types_of(source, file_type, has_importance=False)
         types = plain if importance is None else types_of(source, file_type, has_importance=True)
         for name, tensor in source.tensors.items():

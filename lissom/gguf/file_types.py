@@ -109,6 +109,5 @@ def _mixed(name: str, file_type: FileType, blocks: int, *, is_tied: bool, gqa: i
             **({"q4_0": Kind.Q4_1, "q5_0": Kind.Q5_1} if is_first and has_importance else {}),
         },
         "attn_output": {"q2_k": Kind.Q3_K, "q3_k_m": Kind.Q4_K, "q3_k_l": Kind.Q5_K},
-        "attn_qkv": {"q3_k_m": Kind.Q4_K, "q3_k_l": Kind.Q4_K, "q4_k_m": Kind.Q5_K, "q5_k_m": Kind.Q6_K},
     }  # fmt: skip
-    return of_part.get(parts[2], {}).get(kind, default)
+    return of_part.get("attn_v" if parts[2] == "attn_qkv" else parts[2], {}).get(kind, default)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from lissom.gguf.architecture import architecture_of
 from lissom.gguf.encode import encode
 from lissom.gguf.file_types import FileType, type_of
-from lissom.gguf.tensors import layer_tensor, name_map
+from lissom.gguf.tensors import TensorNames
 from lissom.models.sites import blocks_of, head_groups
 
 
@@ -34,10 +34,10 @@ def block_types(network: PreTrainedModel, file_type: FileType) -> dict[str, Kind
         InputError: llama.cpp has no architecture for the network.
     """
     architecture, count = architecture_of(network), len(blocks_of(network))
-    names = name_map(architecture, count)
+    names = TensorNames(network, architecture)
     result = {}
     for path, module in network.named_modules():
-        name = layer_tensor(names, path) if isinstance(module, nn.Linear) else None
+        name = names.of_layer(path) if isinstance(module, nn.Linear) else None
         if name is not None and name.startswith("blk."):
             result[path] = type_of(
                 name, tuple(module.weight.shape), file_type, count, is_tied=False, gqa=head_groups(network),

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lissom.data.batches import Batch
 from lissom.gguf.file import GgufModel
-from lissom.gguf.tensors import layer_tensor, name_map
+from lissom.gguf.tensors import TensorNames
 from lissom.models.compressed import logits_of
 
 
@@ -39,7 +39,8 @@ def importance_of(source: GgufModel, batches: Iterable[Batch]) -> dict[str, NDAr
         handle: RemovableHandle = network.get_submodule(path).register_forward_pre_hook(hook)
         return handle
 
-    handles = [observe(path) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    names = _layer_names(source)
+    handles = [observe(path) for path in names]
     tokens = 0
     try:
         with torch.inference_mode():
@@ -51,18 +52,20 @@ def importance_of(source: GgufModel, batches: Iterable[Batch]) -> dict[str, NDAr
     finally:
         for handle in handles:
             handle.remove()
-    return _by_tensor(source, {path: (total / tokens).cpu().numpy() for path, total in sums.items()})
+    # With zeros for the columns that were padded.
+    return {
+        names[path]: np.pad((total / tokens).cpu().numpy(), (0, source.tensors[names[path]].shape[-1] - len(total)))
+        for path, total in sums.items()
+    }
 
 
-def _by_tensor(source: GgufModel, means: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Return the means under llama.cpp's names, with zeros for the columns that were padded."""
-    names = name_map(source.architecture, len(source.shapes.neurons))
-    result = {}
-    for path, mean in means.items():
-        name = layer_tensor(names, path)
+def _layer_names(source: GgufModel) -> dict[str, str]:
+    """Return the tensors that hold the weights of Linear layers, by the layers' paths."""
+    names, result = TensorNames(source.model.network, source.architecture), {}
+    for path, module in source.model.network.named_modules():
+        name = names.of_layer(path) if isinstance(module, nn.Linear) else None
         if name == "output.weight" and name not in source.tensors:
             name = "token_embd.weight"  # a tied head
         if name is not None and name in source.tensors:
-            width = source.tensors[name].shape[-1]
-            result[name] = np.pad(mean, (0, width - len(mean))).astype(np.float32)
+            result[path] = name
     return result

@@ -7,6 +7,7 @@ equal most likely tokens, and the ratio of the perplexities.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from transformers import PreTrainedModel
 from lissom.data.encoding import Encoded
 from lissom.gguf.card import Agreement
 from lissom.gguf.llama_cpp import LlamaCpp
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def torch_windows(network: PreTrainedModel, windows: Iterable[Sequence[int]]) ->
             yield Window(list(tokens), network(input_ids=ids).logits[0].float().cpu().numpy())
 
 
-def compare(paths: Mapping[str, Path], windows: Iterable[Window], context: int, threads: int) -> dict[str, Agreement]:
+def compare(paths: Mapping[Name, Path], windows: Iterable[Window], context: int, threads: int) -> dict[Name, Agreement]:
     """Run GGUF files on windows and compare them with torch.
 
     Args:
@@ -62,7 +65,7 @@ def compare(paths: Mapping[str, Path], windows: Iterable[Window], context: int, 
         InputError: llama.cpp cannot load a file.
     """
     opened = {name: LlamaCpp(path, context, threads) for name, path in paths.items()}
-    rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in paths}
+    rows: dict[Name, list[NDArray[np.float64]]] = {name: [] for name in paths}
     largest = dict.fromkeys(paths, 0.0)
     for window in windows:
         for name, engine in opened.items():

@@ -4,11 +4,15 @@ import gguf
 from transformers import PreTrainedModel
 
 from lissom.gguf.architecture import Architecture, Shapes
+from lissom.gguf.config import Pooling
+
+_POOLING = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS}
 
 
 def write_settings(
-    writer: gguf.GGUFWriter, network: PreTrainedModel, architecture: Architecture, shapes: Shapes, max_length: int
-) -> None:
+    writer: gguf.GGUFWriter, network: PreTrainedModel, architecture: Architecture, shapes: Shapes, max_length: int,
+    pooling: Pooling,
+) -> None:  # fmt: skip
     """Write the sizes, the positions and the numerics of a network.
 
     Args:
@@ -17,6 +21,7 @@ def write_settings(
         architecture: how llama.cpp holds it.
         shapes: sizes of the blocks in the file.
         max_length: the longest text that the model was evaluated with, if its config names none.
+        pooling: how an encoder makes one vector of those of all tokens.
     """
     config, even = network.config, shapes.is_even
     heads = [groups * shapes.group for groups in shapes.groups]
@@ -26,6 +31,9 @@ def write_settings(
     writer.add_block_count(len(shapes.neurons))
     writer.add_feed_forward_length(shapes.neurons[0] if even else list(shapes.neurons))
     writer.add_head_count(heads[0] if even else heads)
+    if architecture.encoder:
+        _write_encoder(writer, network, architecture, pooling)
+        return
     if architecture.name == "gpt2":  # learnt positions, one head per key
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         return
@@ -42,6 +50,23 @@ def write_settings(
         writer.add_attn_logit_softcapping(cap)
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
         writer.add_final_logit_softcapping(cap)
+
+
+def _write_encoder(
+    writer: gguf.GGUFWriter, network: PreTrainedModel, architecture: Architecture, pooling: Pooling
+) -> None:
+    config = network.config
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(_POOLING[pooling])
+    writer.add_layer_norm_eps(config.norm_eps if architecture.period is not None else config.layer_norm_eps)
+    if architecture.period is None:
+        writer.add_token_type_count(config.type_vocab_size)
+        return
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope["full_attention"]["rope_theta"])
+    writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+    writer.add_sliding_window(config.local_attention)
+    writer.add_sliding_window_pattern(architecture.period)
 
 
 def context_of(network: PreTrainedModel, architecture: Architecture, max_length: int) -> int:

@@ -39,10 +39,12 @@ def tensors_of(network: PreTrainedModel, architecture: Architecture, target: Sha
             _pad(state, path, neurons)
         state[f"{site.output}.weight"] = padded(state[f"{site.output}.weight"], neurons, axis=1)
     plain = fused_state(state, family)
-    names = name_map(architecture, len(blocks_of(network)))
+    if architecture.encoder:  # without its head, and without what a classifier reads of the first token
+        plain = {name: tensor for name, tensor in plain.items() if _is_of_encoder(name, network)}
+    names = TensorNames(network, architecture)
     result: dict[str, NDArray[np.float32]] = {}
     for name, tensor in plain.items():
-        target_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        target_name = names.of(name)
         if target_name is None:
             raise InputError(f"export.formats gguf: llama.cpp's {architecture.name} has no tensor for {name}")
         if name.endswith(tuple(f".{layer}.weight" for layer in family.transposed)):
@@ -50,7 +52,7 @@ def tensors_of(network: PreTrainedModel, architecture: Architecture, target: Sha
         if target_name.endswith("norm.weight"):
             tensor = tensor + architecture.norm_offset
         result[target_name] = np.ascontiguousarray(tensor.numpy())
-    return result | rope_factors(network)
+    return result if architecture.encoder else result | rope_factors(network)
 
 
 def rope_factors(network: PreTrainedModel) -> dict[str, NDArray[np.float32]]:
@@ -118,13 +120,26 @@ def _pad(state: dict[str, Tensor], path: str, rows: int) -> None:
             state[f"{path}.{kind}"] = padded(state[f"{path}.{kind}"], rows)
 
 
-def layer_tensor(names: gguf.TensorNameMap, path: str) -> str | None:
-    """Return llama.cpp's name of the weight of a Linear layer; layers that transformers fuses have one together."""
-    found = (names.get_name(f"{place}.weight", (".weight",)) for place in (path, path.rpartition(".")[0]))
-    return next((name for name in found if name is not None), None)
+def _is_of_encoder(name: str, network: PreTrainedModel) -> bool:
+    prefix = f"{network.base_model_prefix}."
+    return name.startswith(prefix) and not name.startswith(f"{prefix}pooler.")
 
 
-def name_map(architecture: Architecture, blocks: int) -> gguf.TensorNameMap:
-    """Return the map from transformers' names of tensors to llama.cpp's."""
-    members = {name: member for member, name in gguf.MODEL_ARCH_NAMES.items()}
-    return gguf.get_tensor_name_map(members[architecture.name], blocks)
+class TensorNames:
+    """llama.cpp's names of a network's tensors."""
+
+    def __init__(self, network: PreTrainedModel, architecture: Architecture) -> None:
+        members = {name: member for member, name in gguf.MODEL_ARCH_NAMES.items()}
+        self._map = gguf.get_tensor_name_map(members[architecture.name], len(blocks_of(network)))
+        # The names of encoders are known as those of a network without a head.
+        self._prefix = f"{network.base_model_prefix}." if architecture.encoder else ""
+
+    def of(self, name: str) -> str | None:
+        """Return the name of a parameter; None if llama.cpp has no such tensor."""
+        found: str | None = self._map.get_name(name.removeprefix(self._prefix), (".weight", ".bias"))
+        return found
+
+    def of_layer(self, path: str) -> str | None:
+        """Return the name of a Linear layer's weight; layers that transformers fuses have one together."""
+        found = (self.of(f"{place}.weight") for place in (path, path.rpartition(".")[0]))
+        return next((name for name in found if name is not None), None)

@@ -1,6 +1,7 @@
 """The vocabulary of a GGUF file: a tokenizer as llama.cpp reads it.
 
-llama.cpp knows byte-level BPE (`gpt2`), and BPE with byte fallback as in SentencePiece (`llama`). How a text is split
+llama.cpp knows byte-level BPE (`gpt2`), BPE with byte fallback as in SentencePiece (`llama`), and WordPiece as uncased
+BERTs have it (`bert`). How a text is split
 before BPE is a name in the file, for a list of splits that llama.cpp has built in: the tokenizer's own split is looked
 up here, and the proof compares the tokens of real texts.
 """
@@ -8,7 +9,7 @@ up here, and the proof compares the tokens of real texts.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gguf
@@ -41,7 +42,7 @@ class Vocabulary:
     """What llama.cpp needs to know of a tokenizer."""
 
     model: str
-    """`gpt2` or `llama`."""
+    """`gpt2`, `llama` or `bert`."""
     split: str
     """llama.cpp's name of the split before BPE."""
     tokens: list[str]
@@ -56,6 +57,8 @@ class Vocabulary:
     """Whether the first token of a text is the one that begins texts."""
     ends: bool
     """The same for its end."""
+    marks: Mapping[str, int] = field(default_factory=dict)
+    """Of a `bert` model: the numbers of its special tokens, by llama.cpp's names; others are those of the config."""
 
 
 def vocabulary_of(tokenizer: Tokenizer, config: PreTrainedConfig) -> Vocabulary:
@@ -66,8 +69,10 @@ def vocabulary_of(tokenizer: Tokenizer, config: PreTrainedConfig) -> Vocabulary:
     """
     content = json.loads(tokenizer.to_str())
     model, added = content["model"], {token["content"]: token for token in content["added_tokens"]}
+    if model["type"] == "WordPiece":
+        return _pieces(tokenizer, config, content)
     if model["type"] != "BPE":
-        raise InputError(f"export.formats gguf: a language model's tokenizer must be BPE; this one is {model['type']}")
+        raise InputError(f"export.formats gguf: the tokenizer must be BPE or WordPiece; this one is {model['type']}")
     by_bytes = _uses_bytes(content["pre_tokenizer"])
     changing = [part["type"] for part in _parts(content["normalizer"]) if part["type"] not in _NORMALIZERS[by_bytes]]
     if changing:
@@ -76,9 +81,7 @@ def vocabulary_of(tokenizer: Tokenizer, config: PreTrainedConfig) -> Vocabulary:
             f"({', '.join(changing)})"
         )
     split, prefix = (_split_name(content["pre_tokenizer"]), False) if by_bytes else ("default", _prefixes(content))
-    ids = tokenizer.get_vocab(with_added_tokens=True)
-    by_id = {number: token for token, number in ids.items()}
-    tokens = [by_id.get(number, f"[PAD{number}]") for number in range(config.vocab_size)]
+    tokens, by_id = _listed_tokens(tokenizer, config)
     kinds = [_kind(token, number in by_id, added, model) for number, token in enumerate(tokens)]
     pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     probe = tokenizer.encode("a").ids
@@ -105,7 +108,12 @@ def write_vocabulary(
     writer.add_add_space_prefix(vocabulary.space_prefix)
     writer.add_add_bos_token(vocabulary.starts)
     writer.add_add_eos_token(vocabulary.ends)
-    if config.bos_token_id is not None:
+    if vocabulary.marks:
+        writer.add_bos_token_id(vocabulary.marks["bos"])
+        writer.add_sep_token_id(vocabulary.marks["sep"])
+        writer.add_unk_token_id(vocabulary.marks["unk"])
+        writer.add_mask_token_id(vocabulary.marks["mask"])
+    elif config.bos_token_id is not None:
         writer.add_bos_token_id(config.bos_token_id)
     ends = listed(config.eos_token_id)
     # llama.cpp has three entries for tokens that end an answer; it knows the common ones by their text besides.
@@ -117,6 +125,42 @@ def write_vocabulary(
         writer.add_pad_token_id(config.pad_token_id)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
+
+
+def _listed_tokens(tokenizer: Tokenizer, config: PreTrainedConfig) -> tuple[list[str], Mapping[int, str]]:
+    """Return a text for every row of the word table, and the tokenizer's tokens by their number."""
+    by_id = {number: token for token, number in tokenizer.get_vocab(with_added_tokens=True).items()}
+    return [by_id.get(number, f"[PAD{number}]") for number in range(config.vocab_size)], by_id
+
+
+def _pieces(tokenizer: Tokenizer, config: PreTrainedConfig, content: Mapping[str, Any]) -> Vocabulary:
+    """Return a WordPiece vocabulary: llama.cpp marks beginnings of words, where BERT marks their continuations."""
+    normalizer, prefix = content["normalizer"] or {}, content["model"]["continuing_subword_prefix"]
+    if normalizer.get("type") != "BertNormalizer" or not normalizer["lowercase"]:
+        raise InputError(
+            "export.formats gguf: llama.cpp lowercases texts and removes accents before WordPiece; this tokenizer does "
+            "not"
+        )
+    tokens, by_id = _listed_tokens(tokenizer, config)
+    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    kinds = [
+        gguf.TokenType.UNUSED if number not in by_id
+        else gguf.TokenType.UNKNOWN if token == content["model"]["unk_token"]
+        else gguf.TokenType.CONTROL if token in special
+        else gguf.TokenType.NORMAL
+        for number, token in enumerate(tokens)
+    ]  # fmt: skip
+    marked = [
+        token if kind != gguf.TokenType.NORMAL
+        else token.removeprefix(prefix) if token.startswith(prefix)
+        else f"\u2581{token}"
+        for token, kind in zip(tokens, kinds, strict=True)
+    ]  # fmt: skip
+    probe = tokenizer.encode("a").ids
+    marks = {"bos": probe[0], "sep": probe[-1], "unk": kinds.index(gguf.TokenType.UNKNOWN)}
+    # Without an entry llama.cpp looks for [MASK] where BERT has it, in a vocabulary that may have been trimmed.
+    marks["mask"] = tokens.index("[MASK]") if "[MASK]" in tokens else marks["unk"]
+    return Vocabulary("bert", "default", marked, kinds, None, None, False, starts=True, ends=True, marks=marks)
 
 
 def _kind(token: str, is_known: bool, added: Mapping[str, Any], model: Mapping[str, Any]) -> gguf.TokenType:

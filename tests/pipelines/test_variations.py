@@ -117,10 +117,15 @@ def test_a_number_is_predicted_all_the_way(tmp_path):
 
 @pytest.mark.slow
 def test_method_none_passes_models_on(taught, tmp_path):
+    """The encoder of what comes out is exported for embeddings, too."""
     other = taught.copied_to(tmp_path)
     none = {"method": "none"}
-    other.write_params(PARAMS | {"distill": none, "prune": none, "factorize": none, "quantize": none})
-    other.run("dvc", "repro", "quantize")
+    export = PARAMS["export"] | {"formats": ["onnx", "gguf"], "gguf": {"types": ["q8_0"]}}
+    other.write_params(PARAMS | {"distill": none, "prune": none, "factorize": none, "quantize": none, "export": export})
+    other.run("dvc", "repro", "export@quantize")
     weights = [(other.folder / "artifacts" / stage / "model.safetensors").read_bytes() for stage in STEPS]
     assert len(set(weights)) == 1
     assert lissom.load(other.folder / "artifacts/quantize").manifest.edits == ()
+    card = read(other, "artifacts/export/quantize/export.json")["gguf"]
+    assert card["kind"] == "embeddings" and card["f32"]["cosine_min"] > 0.99999
+    assert (other.folder / "artifacts/export/quantize/ollama" / card["files"][0]["file"]).is_file()

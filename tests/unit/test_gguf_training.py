@@ -135,8 +135,16 @@ def test_params_that_do_not_go_together_are_refused():
     language = {**base, "distill": none, "prune": none, "factorize": none}
     language["data"] = base["data"] | {"task": "language_modeling"}
     gguf_only = language | {"export": {"formats": ["onnx", "gguf"]}}
+    translation = base | {"data": base["data"] | {"task": "translation"}, "distill": none, "prune": none}
     for params, message in (
-        (base | {"export": {"formats": ["onnx", "gguf"]}}, r"data\.task is classification"),
+        (
+            translation | {"factorize": none, "quantize": none, "export": {"formats": ["onnx", "gguf"]}},
+            r"data\.task is translation",
+        ),
+        (
+            base | {"quantize": {"method": "int8"}, "export": {"formats": ["onnx", "gguf"]}},
+            "which a GGUF file cannot express",
+        ),
         (
             gguf_only | {"quantize": {"method": "int8", "training": {"loss": {"temperature": 1}}}},
             "which a GGUF file cannot express",
@@ -148,3 +156,4 @@ def test_params_that_do_not_go_together_are_refused():
         with pytest.raises(ParamsError, match=message):
             check_params(params)
     check_params(gguf_only | {"quantize": {"method": "gguf", "type": "q8_0"}})
+    check_params(base | {"quantize": none, "export": {"formats": ["onnx", "gguf"]}})

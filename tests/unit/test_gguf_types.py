@@ -13,34 +13,31 @@ from lissom.gguf.llama_cpp import LlamaCpp
 from tests.unit.test_gguf import model_of, torch_logits
 
 
-@pytest.mark.parametrize("name", [name for name, file_type in FILE_TYPES.items() if not file_type.is_float])
-@pytest.mark.parametrize("width", [256, 96])
-def test_types_and_bytes_are_those_of_llama_cpps_own_quantiser(name, width, tmp_path):
-    """Also for rows that 256 does not divide, and for grouped heads."""
+def assert_quantised_as_by_llama_cpp(model, name, folder):
+    """Compare the type and the bytes of every tensor with those of llama.cpp's own quantiser."""
     from cyllama.llama import llama_cpp
 
     llama_cpp.disable_logging()
-    model = model_of(
-        "llama",
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=16,
-        head_dim=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-    )
     source, number = gguf_model(model), FILE_TYPES[name].number
-    write_gguf(source, tmp_path / "f32.gguf", FILE_TYPES["f32"])
-    write_gguf(source, tmp_path / "ours.gguf", FILE_TYPES[name])
+    write_gguf(source, folder / "f32.gguf", FILE_TYPES["f32"])
+    write_gguf(source, folder / "ours.gguf", FILE_TYPES[name])
     params = llama_cpp.LlamaModelQuantizeParams()
     params.ftype, params.nthread = int(number), 1
-    llama_cpp.model_quantize(str(tmp_path / "f32.gguf"), str(tmp_path / "theirs.gguf"), params)
-    ours, theirs = (
-        {t.name: t for t in gguf.GGUFReader(tmp_path / f"{who}.gguf").tensors} for who in ("ours", "theirs")
-    )
+    llama_cpp.model_quantize(str(folder / "f32.gguf"), str(folder / "theirs.gguf"), params)
+    ours, theirs = ({t.name: t for t in gguf.GGUFReader(folder / f"{who}.gguf").tensors} for who in ("ours", "theirs"))
     types = [{name: tensor.tensor_type.name for name, tensor in tensors.items()} for tensors in (ours, theirs)]
     assert types[0] == types[1]
     assert all(np.array_equal(ours[name].data, theirs[name].data) for name in ours)
+
+
+@pytest.mark.parametrize("name", [name for name, file_type in FILE_TYPES.items() if not file_type.is_float])
+@pytest.mark.parametrize("width", [256, 96])
+def test_types_and_bytes_are_those_of_llama_cpps_own_quantiser(name, width, tmp_path):
+    """Also for rows that 256 does not divide, for grouped heads, and for fused projections."""
+    blocks = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 16, "num_attention_heads": 8}
+    llama = model_of("llama", head_dim=8, num_key_value_heads=2, **blocks)
+    for model in (llama, model_of("gpt2", n_embd=width, n_inner=2 * width, n_layer=16, n_head=8)):
+        assert_quantised_as_by_llama_cpp(model, name, tmp_path)
 
 
 def test_rows_that_no_block_divides_stay_halves_and_load(tmp_path):

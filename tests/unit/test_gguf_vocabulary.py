@@ -58,10 +58,10 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused():
     pieces.tokenizer = learn_tokenizer(["the film"], 300, ends=True)
     with pytest.raises(InputError, match=r"changes it first \(NFKC\)"):
         gguf_model(pieces)
-    words = model_of("llama")
-    words.tokenizer = tiny.tokenizer()
-    with pytest.raises(InputError, match="this one is WordPiece"):
-        gguf_model(words)
+    scored = model_of("llama")
+    scored.tokenizer = tiny.unigram_tokenizer()
+    with pytest.raises(InputError, match="this one is Unigram"):
+        gguf_model(scored)
     other = model_of("llama")
     other.tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(use_regex=False, add_prefix_space=False)]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -187,10 +188,10 @@ def unigram_tokenizer() -> Tokenizer:
     return result
 
 
-def model(family: str, seed: int = 0, task: Task = TASK) -> CompressedModel:
+def model(family: str, seed: int = 0, task: Task = TASK, **changes: Any) -> CompressedModel:
     torch.manual_seed(seed)
     config = CONFIGS[family]()
-    for name, value in task.head_config().items():
+    for name, value in {**task.head_config(), **changes}.items():
         setattr(config, name, value)
     network: PreTrainedModel = separate(task.auto_class.from_config(config)).eval()
     for parameter in network.parameters():  # biases and norms other than 0 and 1, so that losing one shows

@@ -9,9 +9,10 @@ from lissom.export.baselines import write_baselines
 from lissom.export.exported import ExportRecord, TriedSpeed, model_bytes
 from lissom.export.onnx import export_onnx, set_speed
 from lissom.export.parity import check_parity
-from lissom.gguf.card import Card
+from lissom.gguf.card import AnyCard
 from lissom.models.compressed import CompressedModel
 from lissom.models.exits import has_early_exits
+from lissom.tasks.language_modeling import LanguageModeling
 
 _TEXTS, _LONGEST_TEXT = 100, 5000
 """Texts whose tokens are compared, and how many characters of them."""
@@ -38,14 +39,18 @@ def export(stage: Stage) -> Outcome:
     return Outcome(metrics={"megabytes": megabytes, **record.model_dump(mode="json", exclude={"files", "cost"})})
 
 
-def _export_gguf(stage: Stage, model: CompressedModel) -> Card | None:
+def _export_gguf(stage: Stage, model: CompressedModel) -> AnyCard | None:
     """Write the folder for Ollama beside the final model's graph, if it is wanted; return its proof."""
     params = stage.params.export
     if stage.variant != FINAL or "gguf" not in params.formats:
         return None
-    from lissom.gguf.ollama import write_ollama  # needs packages that only this format needs
+    from lissom.gguf.embeddings import write_embeddings  # needs packages that only this format needs
+    from lissom.gguf.ollama import write_ollama
 
     folder = stage.outputs["export"] / OLLAMA
     folder.mkdir()
     texts = [text[:_LONGEST_TEXT] for text in islice(stage.texts("test"), _TEXTS)]
-    return write_ollama(model, folder, stage.encode(model, "train"), stage.encode(model, "test"), texts, params.gguf)
+    train = stage.encode(model, "train")
+    if isinstance(model.manifest.task, LanguageModeling):
+        return write_ollama(model, folder, train, stage.encode(model, "test"), texts, params.gguf)
+    return write_embeddings(model, folder, train, texts, params.gguf)
