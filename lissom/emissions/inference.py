@@ -44,6 +44,16 @@ class InferenceEnergy(Section):
     """Of the latencies."""
 
 
+class TokenEnergy(Section):
+    """Joules of 1,000 tokens that are written one by one."""
+
+    joules: dict[str, Interval]
+    """By engine."""
+    power: dict[str, Power]
+    conditions: Conditions
+    """Of the times."""
+
+
 def measure_inference_energy(
     runners: Mapping[str, Runner],
     batches: int,
@@ -68,19 +78,32 @@ def measure_inference_energy(
         InputError: the country is not known.
     """
     timing = measure_latency(runners, [1] * batches, threads=1, seconds=repeats * seconds)
-    readings = {
-        name: list(_power_blocks(runner, batches, repeats, seconds, country)) for name, runner in runners.items()
-    }
-    watts = {name: np.asarray([_watts(reading) for reading in blocks]) for name, blocks in readings.items()}
-    joules = {name: _energy(timing, watts, (name,)) for name in runners}
-    methods = {name: blocks[0].method for name, blocks in readings.items()}
+    watts, power = _power_of(runners, batches, repeats, seconds, country)
     return InferenceEnergy(
-        teacher=joules["teacher"],
-        artifact=joules["artifact"],
+        teacher=_energy(timing, watts, ("teacher",)),
+        artifact=_energy(timing, watts, ("artifact",)),
         saved=_energy(timing, watts, ("teacher", "artifact")),
-        power={name: Power(watts=_mean_interval(watts[name]), method=methods[name]) for name in runners},
+        power=power,
         conditions=compared_with(timing, expected),
     )
+
+
+def measure_token_energy(runners: Mapping[str, Runner], *, repeats: int, seconds: float, country: str) -> TokenEnergy:
+    """Measure the energy of a token that is written, in the same way.
+
+    Args:
+        runners: functions that write one token, by engine, on one thread.
+        repeats: number of blocks over which the power is measured, for each runner.
+        seconds: length of one block, and of each runner's share of the timing.
+        country: required by CodeCarbon.
+
+    Raises:
+        InputError: the country is not known.
+    """
+    timing = measure_latency(runners, [1], threads=1, seconds=len(runners) * seconds)
+    watts, power = _power_of(runners, 1, repeats, seconds, country)
+    joules = {name: _energy(timing, watts, (name,)) for name in runners}
+    return TokenEnergy(joules=joules, power=power, conditions=timing.conditions)
 
 
 def compared_with(timing: Timing, expected: Mapping[str, float]) -> Conditions:
@@ -97,6 +120,18 @@ def compared_with(timing: Timing, expected: Mapping[str, float]) -> Conditions:
             reason = f"the {name}'s median latency is {ratio:.2f} times the one that `evaluate` measured"
             return conditions.model_copy(update={"disturbed": reason})
     return conditions
+
+
+def _power_of(
+    runners: Mapping[str, Runner], batches: int, repeats: int, seconds: float, country: str
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, Power]]:
+    """Return the watts of every runner's blocks, `[repeats]`, and their mean with its interval."""
+    readings = {
+        name: list(_power_blocks(runner, batches, repeats, seconds, country)) for name, runner in runners.items()
+    }
+    watts = {name: np.asarray([_watts(reading) for reading in blocks]) for name, blocks in readings.items()}
+    methods = {name: blocks[0].method for name, blocks in readings.items()}
+    return watts, {name: Power(watts=_mean_interval(watts[name]), method=methods[name]) for name in runners}
 
 
 def _power_blocks(runner: Runner, batches: int, repeats: int, seconds: float, country: str) -> Iterator[EnergyReading]:

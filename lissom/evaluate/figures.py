@@ -99,6 +99,30 @@ class PlainInt8(Section):
     megabytes: float
 
 
+class EngineSpeed(Section):
+    """Speed of one engine that writes texts, on one pinned thread."""
+
+    prompt: Latency
+    """Of reading a prompt, which is the time to the first token; `examples_per_second` counts tokens."""
+    token: Latency
+    """Of a token after the prompt."""
+    prompt_speedup: Interval
+    """Over the teacher in eager torch."""
+    token_speedup: Interval
+    peak_rss_megabytes: float | None
+    """Of llama.cpp's server with the file; of the ONNX graph it is `Evaluation.peak_rss_megabytes`."""
+
+
+class Writing(Section):
+    """Speed of writing by all engines, in turn in one process."""
+
+    prompt_tokens: int
+    engines: dict[str, EngineSpeed]
+    """`eager` is the teacher in torch; the final model's are `onnx` and the types of its GGUF files."""
+    prompt_conditions: Conditions
+    token_conditions: Conditions
+
+
 class Evaluation(Section):
     """Results of one variant."""
 
@@ -116,6 +140,8 @@ class Evaluation(Section):
     anatomy: Anatomy
     settings: tuple[Setting, ...]
     edits: tuple[str, ...]
+    writing: Writing | None = None
+    """Only for the final variant of a language model."""
     exits: ExitSweep | None = None
     """Only for models with exits."""
     floors: tuple[Floor, ...] = ()

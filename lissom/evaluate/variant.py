@@ -15,14 +15,16 @@ from lissom.artifacts import FINAL, TOKENIZER
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import Baseline, EvaluateParams
-from lissom.evaluate.figures import EAGER, ONNX_FLOAT, VARIANT, Evaluation, ExitSweep, Setting
+from lissom.evaluate.figures import EAGER, ONNX_FLOAT, VARIANT, Evaluation, ExitSweep, Setting, Writing
 from lissom.evaluate.latency import Timing, measure_latency
 from lissom.evaluate.paired import compare_scores
+from lissom.evaluate.writing import measure_writing
 from lissom.export.exported import Exported, Runner, model_bytes, read_record, split_answers
 from lissom.machine import describe_machine, describe_versions
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import CompressedModel
 from lissom.models.generation import TorchModel
+from lissom.tasks.language_modeling import LanguageModeling
 
 _TEXTS_TIMED = 256
 
@@ -77,11 +79,18 @@ def evaluate_variant(
         anatomy=anatomy(subject.model.network),
         settings=measure_settings(subject, reference, params, is_final=variant == FINAL),
         edits=tuple(edit.describe() for edit in subject.model.manifest.edits),
+        writing=_writing(subject, reference, params) if variant == FINAL else None,
         exits=exits,
         machine=describe_machine(),
         versions=describe_versions(),
     )
     return evaluation, answers, teacher_answers
+
+
+def _writing(subject: Subject, reference: Reference, params: EvaluateParams) -> Writing | None:
+    if not isinstance(subject.model.manifest.task, LanguageModeling):
+        return None
+    return measure_writing(reference.teacher.model, subject.exported, subject.test, params)
 
 
 def measure_settings(

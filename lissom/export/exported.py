@@ -16,6 +16,7 @@ from lissom.errors import InputError
 from lissom.gguf.card import AnyCard
 from lissom.section import Section
 from lissom.serving.folder import read_serving
+from lissom.serving.language_modeling import Step
 
 if TYPE_CHECKING:  # the records are read where there is no torch
     from torch import Tensor
@@ -94,6 +95,10 @@ class Exported(Protocol):
 
     def generate(self, batch: "Batch") -> list[list[int]]:
         """Return the tokens that the model writes for every text of a batch, with the beam of serving.json."""
+        ...
+
+    def stepper(self, threads: int) -> Step:
+        """Return a language model's function that reads tokens and returns the logits of the next one."""
         ...
 
     def runner(self, batches: Sequence["Batch"], threads: int) -> Runner:

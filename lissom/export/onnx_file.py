@@ -16,6 +16,7 @@ from lissom.export.graph_file import files_of
 from lissom.export.kernels import integer_kernels
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.folder import DECODER
+from lissom.serving.language_modeling import Step
 
 
 class OnnxFile:
@@ -64,6 +65,10 @@ class OnnxFile:
     def generate(self, batch: Batch) -> list[list[int]]:
         """Return the tokens that an encoder-decoder writes for every text of a batch."""
         return self._session.write(self._inputs(batch))
+
+    def stepper(self, threads: int) -> Step:
+        """Return a language model's function that reads tokens and returns the logits of the next one."""
+        return OnnxClassifier(self.folder, threads, self._graph, spin=False).step
 
     def runner(self, batches: Sequence[Batch], threads: int) -> Runner:
         """Return a function that runs the i-th of `batches` with a number of threads; an encoder-decoder writes."""

@@ -23,8 +23,14 @@ CONVERSATIONS = (
 )
 
 
-def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str], ends: Sequence[int] = ()) -> None:
     """Compare the tokens of texts, and of every special token between two letters.
+
+    Args:
+        path: path of the file.
+        tokenizer: the model's tokenizer.
+        texts: the texts.
+        ends: tokens that the tokenizer adds at the end of a text and the file does not.
 
     Raises:
         InputError: a text has other tokens in llama.cpp.
@@ -41,12 +47,13 @@ def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None
     all_texts = [*texts, *(f"a{token}b" for token in special)]
     for text, encoding in zip(all_texts, tokenizer.encode_batch(all_texts), strict=True):
         tokens = opened.tokenize(text)
-        if tokens != encoding.ids:
-            pairs = zip([*tokens, None], [*encoding.ids, None], strict=False)
+        expected = encoding.ids[:-1] if encoding.ids and encoding.ids[-1] in ends else encoding.ids
+        if tokens != expected:
+            pairs = zip([*tokens, None], [*expected, None], strict=False)
             place = next(number for number, (theirs, ours) in enumerate(pairs) if theirs != ours)
             raise InputError(
                 f"export.gguf: llama.cpp's tokens of a text differ from the tokenizer's at token {place}: "
-                f"{tokens[place : place + 4]} for {encoding.ids[place : place + 4]}, in {text[:80]!r}"
+                f"{tokens[place : place + 4]} for {expected[place : place + 4]}, in {text[:80]!r}"
             )
 
 

@@ -56,7 +56,9 @@ def described(model: CompressedModel) -> tuple[Architecture, Vocabulary]:
         )
     if not architecture.encoder:
         rope_factors(network)
-    return architecture, vocabulary_of(model.tokenizer, network.config)
+    vocabulary = vocabulary_of(model.tokenizer, network.config)
+    # A language model writes on from a prompt: what ends texts must not be read after it.
+    return architecture, vocabulary if architecture.encoder else replace(vocabulary, ends=False)
 
 
 def gguf_model(model: CompressedModel, pooling: Pooling = "mean") -> GgufModel:

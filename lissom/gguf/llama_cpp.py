@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +13,19 @@ _F32 = 0
 
 
 class LlamaCpp:
-    """A GGUF file, open in llama.cpp with a key/value cache in float32.
+    """A GGUF file, open in llama.cpp.
 
     Args:
         path: path of the file.
         context: the longest text, in tokens.
         threads: number of threads.
+        exact: whether keys and values are kept in float32, to compare with torch; else as llama.cpp does by default.
 
     Raises:
         InputError: the file is damaged, llama.cpp does not know what is in it, or its package is missing.
     """
 
-    def __init__(self, path: Path, context: int, threads: int) -> None:
+    def __init__(self, path: Path, context: int, threads: int, *, exact: bool = True) -> None:
         try:
             from cyllama.llama import llama_cpp
         except ModuleNotFoundError as error:
@@ -36,8 +38,9 @@ class LlamaCpp:
             params = llama_cpp.LlamaContextParams()
             params.n_ctx = params.n_batch = params.n_ubatch = context
             params.n_threads = params.n_threads_batch = threads
-            params.type_k = params.type_v = _F32
-            params.flash_attn_type = 0
+            if exact:
+                params.type_k = params.type_v = _F32
+                params.flash_attn_type = 0
             self._context = llama_cpp.LlamaContext(model=self._model, params=params, verbose=False)
             self._batch = llama_cpp.LlamaBatch(n_tokens=context, embd=0, n_seq_max=1)
         except (RuntimeError, ValueError, OSError, MemoryError) as error:
@@ -49,8 +52,25 @@ class LlamaCpp:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits of the next token after every token of a text, `[n, vocabulary]`."""
-        self._context.kv_cache_clear(True)
-        self._batch.set_batch(list(tokens), 0, True)
-        if self._context.decode(self._batch) != 0:
-            raise InputError(f"llama.cpp cannot read a text of {len(tokens)} tokens")
+        self._read(tokens, 0, every=True)
         return np.asarray([self._context.get_logits_ith(place) for place in range(len(tokens))], dtype=np.float32)
+
+    def step(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
+        """Read further tokens of a text, as `lissom.serving.language_modeling.Step`; the state is their number.
+
+        Only the text that was read last is kept.
+        """
+        before = state or 0
+        self._read(tokens, before, every=False)
+        logits = np.asarray(self._context.get_logits_ith(len(tokens) - 1), dtype=np.float32)
+        return logits, before + len(tokens)
+
+    def _read(self, tokens: Sequence[int], before: int, *, every: bool) -> None:
+        """Read tokens after the first `before` ones that are kept; logits of all of them, or of the last one."""
+        if before:
+            self._context.memory_seq_rm(0, before, -1)
+        else:
+            self._context.kv_cache_clear(True)
+        self._batch.set_batch(list(tokens), before, every)
+        if self._context.decode(self._batch) != 0:
+            raise InputError(f"llama.cpp cannot read a text of {before + len(tokens)} tokens")

@@ -15,7 +15,7 @@ from lissom.gguf.modelfile import Value
 from lissom.gguf.proof import compare, torch_windows, windows_of
 from lissom.gguf.settings import context_of
 from lissom.models.compressed import CompressedModel
-from lissom.models.generation import listed
+from lissom.models.generation import end_ids
 from lissom.serving.cores import usable_cores
 from lissom.tasks.language_modeling import LanguageModeling
 
@@ -48,7 +48,7 @@ def write_ollama(
     name = model_name(task.name, params)
     paths = write_files(source, folder, name, train, params)
     context = context_of(model.network, source.architecture, task.max_length)
-    check_tokens(paths[F32], model.tokenizer, texts)
+    check_tokens(paths[F32], model.tokenizer, texts, end_ids(model.network))
     conversations = check_templates(paths[F32], task, context)
     longest = min(context, task.max_length)
     windows = torch_windows(model.network, windows_of(test, params.proof_tokens, longest))
@@ -103,7 +103,7 @@ def _write_texts(source: GgufModel, folder: Path, card: Card, params: GgufParams
     """Write the card, a Modelfile for every type and the README."""
     write_json(folder / CARD_JSON, card.model_dump(mode="json"))
     write_text(folder / CARD_MARKDOWN, card.markdown())
-    ends = [source.vocabulary.tokens[token] for token in listed(source.model.network.config.eos_token_id)]
+    ends = [source.vocabulary.tokens[token] for token in end_ids(source.model.network)]
     parameters: tuple[tuple[str, Value], ...] = (
         ("num_ctx", min(params.context, card.context)),
         ("temperature", params.temperature),

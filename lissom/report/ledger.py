@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lissom.artifacts import EMISSIONS, FINAL, METRICS, TEACHER, read_json
-from lissom.emissions.inference import InferenceEnergy
+from lissom.emissions.inference import InferenceEnergy, TokenEnergy
 from lissom.emissions.meter import interval_of_energy
 from lissom.emissions.payback import Payback
 from lissom.errors import InputError
@@ -97,6 +97,8 @@ class Ledger(Section):
     """Median latency of the eager fp32 teacher, in turn with the final file."""
     spent: EnergySpent
     inference: InferenceEnergy
+    writing: TokenEnergy | None
+    """Only of language models."""
     country: str
     intensity_g_per_kwh: float
     energy_method: str
@@ -166,6 +168,7 @@ def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], en
         eager_milliseconds=setting.runners[EAGER].p50,
         spent=EnergySpent.model_validate(energy["spent"]),
         inference=InferenceEnergy.model_validate(energy["inference"]),
+        writing=TokenEnergy.model_validate(energy["writing"]) if "writing" in energy else None,
         country=str(cost["country"]),
         intensity_g_per_kwh=float(cost["intensity_g_per_kwh"] or 0),
         energy_method=str(cost["method"]),

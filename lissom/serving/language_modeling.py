@@ -34,7 +34,10 @@ def continuations(
     count = min(serving["new_tokens"], serving["max_length"] - 1)
     answers = []
     for text in texts:
-        ids = tokenizer.encode(text).ids[-(serving["max_length"] - count) :]
+        ids = tokenizer.encode(text).ids
+        if len(ids) > 1 and ids[-1] in serving["end_ids"]:  # some tokenizers end every text
+            ids = ids[:-1]
+        ids = ids[-(serving["max_length"] - count) :]
         if not ids:
             raise ValueError("a text has no tokens; an empty text cannot be continued")
         new: list[int] = []

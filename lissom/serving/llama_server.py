@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lissom.serving.memory import peak_bytes
+
 
 class LlamaServer:
     """A GGUF file behind HTTP: /v1/chat/completions, /v1/completions, /apply-template, /tokenize, /health.
@@ -74,6 +76,10 @@ class LlamaServer:
                 text = line.decode().removeprefix("data:").strip()
                 if line.startswith(b"data:") and text != "[DONE]":
                     yield json.loads(text)
+
+    def peak_bytes(self) -> int:
+        """Return the peak resident set size of the server's process so far."""
+        return peak_bytes(self._process.pid)
 
     def close(self) -> None:
         """End the server."""

@@ -140,6 +140,7 @@ def test_a_language_model_for_ollama(tmp_path):
         "proof_tokens": 500,
         "calibration_tokens": 300,
         "name": "tiny",
+        "temperature": 0,
         "max_kl_divergence": {"q4_0": 2},
     }
     params["export"] |= {"formats": ["onnx", "gguf"], "gguf": gguf}
@@ -155,6 +156,11 @@ def test_a_language_model_for_ollama(tmp_path):
     assert (folder / "Modelfile").read_text().startswith("FROM ./tiny-q8_0.gguf")
     page = (tmp_path / "artifacts/report/report.html").read_text()
     assert "Files for llama.cpp and Ollama" in page and "q4_0" in page
+    writing = read(result, "metrics/evaluate/quantize/metrics.json")["writing"]
+    assert list(writing["engines"]) == ["eager", "onnx", "q8_0", "q4_0"]
+    assert writing["engines"]["q8_0"]["peak_rss_megabytes"] > 1 and "Speed of writing" in page
+    joules = read(result, "metrics/emissions/metrics.json")["writing"]["joules"]
+    assert joules.keys() == writing["engines"].keys() and all(joules[name]["value"] > 0 for name in joules)
     assert read(result, "artifacts/export/quantize/export.json")["gguf"] == card
     prompt = ("the film good movie", "--tokens", "5")
     assert result.run("lissom", "generate", *prompt).stdout.strip()

@@ -7,7 +7,7 @@ import lissom
 from lissom.errors import ModelFormatError
 from lissom.models.directory import file_sha256
 from lissom.models.edits import FactorizeWordTable
-from lissom.serving.footprint import peak_bytes
+from lissom.serving.memory import peak_bytes
 from tests.unit import tiny
 
 

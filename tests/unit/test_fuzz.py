@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lissom
 from lissom.serving.folder import file_digest
-from lissom.serving.footprint import peak_bytes
+from lissom.serving.memory import peak_bytes
 from tests.unit import tiny
 
 COUNTS = {

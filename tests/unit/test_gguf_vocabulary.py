@@ -38,7 +38,7 @@ def test_every_split_gives_the_tokenizers_tokens(steps, tmp_path):
         "The film, good!?",
         *TEXTS,
     ]
-    check_tokens(tmp_path / "model.gguf", model.tokenizer, texts)
+    check_tokens(tmp_path / "model.gguf", model.tokenizer, texts, ends=[2])
     assert gguf.GGUFReader(tmp_path / "model.gguf").get_field("tokenizer.ggml.pre").contents() == SPLITS[steps]
 
 

@@ -267,3 +267,14 @@ def test_a_text_without_tokens_is_refused():
     serving = {"max_length": 12, "new_tokens": 4, "end_ids": []}
     with pytest.raises(ValueError, match="cannot be continued"):
         continuations(lambda *_: (np.zeros(5), None), tokenizer, [""], serving)
+
+
+def test_what_ends_texts_is_not_read_before_a_continuation():
+    tokenizer, read = tiny.byte_level_tokenizer(), []
+
+    def step(tokens, _):
+        read.append(tokens)
+        return np.eye(5, dtype=np.float32)[2], None
+
+    continuations(step, tokenizer, ["good film"], {"max_length": 12, "new_tokens": 4, "end_ids": [2]})
+    assert tokenizer.encode("good film").ids == [*read[0], 2]

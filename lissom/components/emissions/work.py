@@ -4,13 +4,15 @@ import torch
 
 from lissom.artifacts import FINAL
 from lissom.components.stage import Outcome, Stage
-from lissom.emissions.inference import measure_inference_energy
+from lissom.emissions.inference import TokenEnergy, measure_inference_energy, measure_token_energy
 from lissom.emissions.meter import JOULES_PER_KWH
 from lissom.emissions.payback import payback
 from lissom.evaluate.figures import EAGER, VARIANT
 from lissom.evaluate.variant import eager_runner, timed_batches
-from lissom.export.exported import open_exported
+from lissom.evaluate.writing import engines, prompts_of, token_runner
+from lissom.export.exported import Exported, open_exported
 from lissom.interval import Interval
+from lissom.models.compressed import CompressedModel
 from lissom.report.ledger import energy_spent, read_evaluations
 
 _JOULES = 1000 * JOULES_PER_KWH
@@ -24,9 +26,10 @@ def measure_emissions(stage: Stage) -> Outcome:
     batches = timed_batches(stage.encode(teacher, "test"), 1, teacher.pad_id)
     final_batches = timed_batches(stage.encode(model, "test"), 1, model.pad_id)
     torch.set_num_threads(1)
+    exported = open_exported(stage.inputs["export"])
     runners = {
         "teacher": eager_runner(teacher, batches),
-        "artifact": open_exported(stage.inputs["export"]).runner(final_batches, threads=1),
+        "artifact": exported.runner(final_batches, threads=1),
     }
     measured = evaluations[FINAL].headline
     expected = {"teacher": measured.runners[EAGER].p50, "artifact": measured.runners[VARIANT].p50}
@@ -34,6 +37,7 @@ def measure_emissions(stage: Stage) -> Outcome:
         runners, len(batches), repeats=params.repeats, seconds=params.seconds, country=params.country,
         expected=expected if measured.conditions.disturbed is None else {},
     )  # fmt: skip
+    writing = _writing(stage, teacher, exported) if evaluations[FINAL].writing else None
     spent = energy_spent(model.manifest, evaluations)
     saved = Interval(**{name: value / _JOULES for name, value in energy.saved.model_dump().items()})
     return Outcome(
@@ -41,5 +45,14 @@ def measure_emissions(stage: Stage) -> Outcome:
             "inference": energy.model_dump(mode="json"),
             "spent": spent.model_dump(mode="json"),
             "payback": payback(spent.compressing, saved, params.requests_per_day).model_dump(mode="json"),
+            **({} if writing is None else {"writing": writing.model_dump(mode="json")}),
         }
     )
+
+
+def _writing(stage: Stage, teacher: CompressedModel, exported: Exported) -> TokenEnergy:
+    """Return the energy of a token that a language model's engines write."""
+    params, context = stage.params.emissions, int(exported.serving["max_length"])
+    prompt = prompts_of(stage.encode(teacher, "test"), context)[0]
+    runners = {name: token_runner(step, prompt) for name, step in engines(teacher, exported, context).items()}
+    return measure_token_energy(runners, repeats=params.repeats, seconds=params.seconds, country=params.country)
