@@ -1,6 +1,6 @@
 """Params of pruning: a list of methods."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,7 +32,29 @@ class FirstOrderPruning(Section):
     """Training of the pruned model against the teacher; null skips it."""
 
 
-PruneMethod = FirstOrderPruning
+class BlocksPruning(Section):
+    """Remove whole Transformer blocks (Men et al. 2024, arXiv:2403.03853; Sajjad et al. 2023, arXiv:2004.03844)."""
+
+    method: Literal["blocks"]
+
+    blocks: int = Field(ge=1)
+    """Number of blocks to keep; of an encoder-decoder, of the encoder's."""
+
+    decoder_blocks: int | None = Field(default=None, ge=1)
+    """Number of the decoder's blocks to keep, of an encoder-decoder; null keeps all."""
+
+    criterion: Literal["influence", "leave_one_out", "top", "bottom", "alternate"] = "influence"
+    """Which blocks go: those that turn the hidden states of tokens least, those without which the loss is lowest, the
+    top ones, the bottom ones, or evenly spaced ones between the first and the last."""
+
+    calibration_examples: int = Field(default=64, ge=1)
+    """Training examples on which the first two criteria are measured."""
+
+    training: RecoveryParams | None = RecoveryParams()
+    """Training of the model with fewer blocks against the teacher; null skips it."""
+
+
+PruneMethod = Annotated[FirstOrderPruning | BlocksPruning, Field(discriminator="method")]
 """All methods; with more than one, a union discriminated by `method`."""
 
 PruneParams = Methods[PruneMethod]

@@ -1,8 +1,8 @@
 """Pruning: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.prune import first_order
-from lissom.prune.config import FirstOrderPruning, PruneMethod
+from lissom.prune import blocks, first_order
+from lissom.prune.config import BlocksPruning, FirstOrderPruning, PruneMethod
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -12,3 +12,5 @@ def plan(model: CompressedModel, lesson: Lesson, params: PruneMethod) -> Recipe:
     match params:
         case FirstOrderPruning():
             return first_order.plan(model, lesson, params)
+        case BlocksPruning():
+            return blocks.plan(model, lesson, params)

@@ -63,7 +63,7 @@ def check_later_stages(params: Params, model: CompressedModel) -> None:
     if params.distill.method in _OF_ANOTHER_FAMILY:
         return
     family = model.network.config.model_type
-    if any(method.heads < 1 for method in params.prune):
+    if any(method.method == "first_order" and method.heads < 1 for method in params.prune):
         check_family(family, "heads", "prune.heads below 1")
     if params.factorize:
         check_family(family, "word_table", "factorize")
