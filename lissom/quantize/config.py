@@ -2,14 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lissom.gguf.config import FileTypeName
 from lissom.section import Methods, Section
 from lissom.training.config import LogitsLossParams, RecoveryParams
 
 
-class Int8TrainingParams(RecoveryParams):
+class _RoundedTrainingParams(RecoveryParams):
+    """A training with rounded weights."""
+
+    @model_validator(mode="after")
+    def _trains_the_weights(self) -> "_RoundedTrainingParams":
+        if self.lora is not None:
+            raise ValueError("lora: weights that are rounded in a training must be trained themselves; set it to null")
+        return self
+
+
+class Int8TrainingParams(_RoundedTrainingParams):
     """Training with fake quantisation: short, with a small learning rate, and in float32 for precise scales."""
 
     epochs: float = Field(default=1, gt=0)
@@ -46,7 +56,7 @@ class Int8Training(Section):
     """Training of the fake-quantised model against the teacher; null quantises by calibration alone."""
 
 
-class GgufTrainingParams(RecoveryParams):
+class GgufTrainingParams(_RoundedTrainingParams):
     """Training with weights rounded as in the file: short, with a small learning rate."""
 
     epochs: float = Field(default=1, gt=0)

@@ -7,6 +7,16 @@ from pydantic import Field, model_validator
 from lissom.section import Section
 
 
+class LoraParams(Section):
+    """Low-rank adapters beside frozen weights (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the matrix that is added to every weight of the blocks."""
+
+    alpha: float = Field(default=32, gt=0)
+    """The product of the two matrices is multiplied by `alpha` / `rank`."""
+
+
 class TrainingParams(Section):
     """One call of `fit`."""
 
@@ -46,6 +56,14 @@ class TrainingParams(Section):
 
     keep: Literal["best", "last"] = "best"
     """Which weights the training returns: the best by dev score (one look per epoch) or the last."""
+
+    lora: LoraParams | None = None
+    """Train low-rank adapters in place of the weights of the blocks, and merge them at the end: less memory, since
+    AdamW keeps no moments of frozen weights. They need a higher learning rate, such as 1e-3."""
+
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of blocks, and compute what is inside again for the gradients: less memory, a third more
+    time."""
 
     seed: int = 0
     """Seed of the data order, the dropout masks and new weights."""

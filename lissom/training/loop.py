@@ -81,6 +81,7 @@ def fit(
 
     Raises:
         DivergenceError: the loss is no longer finite.
+        InputError: the network does not support gradient checkpointing.
         Stopped: SIGTERM was received; a checkpoint is written first if there are `checkpoints`.
     """
     network.to(accelerator())
@@ -144,8 +145,8 @@ def fit(
             _save(checkpoints, identity, network, engine, optimizer, progress)
         engine.gather()
         engine.close()
-    if progress.best_weights:
-        network.load_state_dict(tied_state(network, progress.best_weights))
+        if progress.best_weights:
+            network.load_state_dict(tied_state(network, progress.best_weights))
     throughput = _examples(data, params, progress.step) / max(progress.seconds, 1e-9)
     return TrainingResult(progress.step, throughput, progress.best_score, progress.records)
 

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from lissom.errors import InputError
 from lissom.models.families import family_of
 from lissom.models.together import members_of
+from lissom.training.adapters import adapted
 from lissom.training.config import TrainingParams
 
 
@@ -16,10 +18,14 @@ def training_mode(network: nn.Module, params: TrainingParams) -> Iterator[None]:
     """Put a network into training mode within the context; afterwards it is in eval mode and has no gradients."""
     frozen = _freeze(network) if params.freeze_word_table else []
     configs = _stop_caching(network)
+    checkpointed = _checkpoint(network) if params.gradient_checkpointing else []
     network.train()
     try:
-        yield
+        with adapted(network, params.lora, params.seed):
+            yield
     finally:
+        for member in checkpointed:
+            member.activation_checkpointing_disable()
         for parameter in frozen:
             parameter.requires_grad_(True)
         for config in configs:
@@ -36,6 +42,18 @@ def _freeze(network: nn.Module) -> list[nn.Parameter]:
     for parameter in frozen:
         parameter.requires_grad_(False)
     return frozen
+
+
+def _checkpoint(network: nn.Module) -> list[PreTrainedModel]:
+    """Let the blocks keep nothing but their inputs; return the networks that do."""
+    networks = [member for member in members_of(network) if isinstance(member, PreTrainedModel)]
+    for member in networks:
+        if not member.supports_gradient_checkpointing:
+            raise InputError(
+                f"training.gradient_checkpointing: a {member.config.model_type} does not support it; set it to false"
+            )
+        member.activation_checkpointing_enable({"use_reentrant": False})
+    return networks
 
 
 def _stop_caching(network: nn.Module) -> list[PreTrainedConfig]:
