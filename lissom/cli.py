@@ -21,6 +21,7 @@ params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.
 app.add_typer(params_app, name="params")
 app.command()(cli_language.generate)
 app.command()(cli_language.chat)
+app.command()(cli_language.harness)
 
 out = Console(markup=False, emoji=False, highlight=False)
 """Texts from outside are printed as they are: brackets and colons are no markup."""

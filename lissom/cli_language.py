@@ -2,9 +2,12 @@
 
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 
 def serve(model: str, threads: int, host: str, port: int) -> None:
@@ -64,6 +67,32 @@ def chat(
         if text is not None:
             break
     server.close()
+
+
+def harness(
+    tasks: Annotated[list[str], typer.Argument(help="Names of tasks, or task files of your own (YAML).")],
+    model: Annotated[
+        list[str],
+        typer.Option(help="Model directory, exported folder, folder for Ollama or GGUF file; several are compared."),
+    ],
+    shots: Annotated[int | None, typer.Option(min=0, help="Examples before every question.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of every task; default: all.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the metrics here as JSON.")] = None,
+) -> None:
+    """Measure language models on tasks of lm-evaluation-harness, side by side."""
+    from lissom.artifacts import write_json
+    from lissom.evaluate.harness import run
+
+    results = run(model, tasks, shots, limit)
+    table = Table()
+    for name in ("task", "metric", *model):
+        table.add_column(name, overflow="fold")
+    for task in results[model[0]]:
+        for metric in results[model[0]][task]:
+            table.add_row(task, metric, *(f"{results[each][task][metric]:.4g}" for each in model))
+    Console(markup=False, emoji=False, highlight=False).print(table)
+    if output is not None:
+        write_json(output, results)
 
 
 def _ask() -> str:

@@ -39,6 +39,7 @@ _EXTRAS = {
     "accelerate": "gguf",
     "cyllama": "gguf",
     "xllamacpp": "gguf",
+    "lm_eval": "harness",
     "fastapi": "serve",
     "starlette": "serve",
     "uvicorn": "serve",

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from transformers import DynamicCache, PreTrainedModel
 
 from lissom.artifacts import OLLAMA
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
+from lissom.evaluate.engines import TorchSteps
 from lissom.evaluate.figures import EAGER, EngineSpeed, Writing
 from lissom.evaluate.latency import measure_latency
 from lissom.export.exported import Exported, Runner, read_record
@@ -27,23 +25,6 @@ from lissom.serving.llama_server import LlamaServer
 
 ONNX = "onnx"
 _PROMPT, _PROMPTS, _WRITTEN = 128, 8, 16
-
-
-class TorchSteps:
-    """A network in eager torch with a key/value cache; as `Step`, but a state may be used only by the next call."""
-
-    def __init__(self, network: PreTrainedModel) -> None:
-        self._network = network.eval()
-
-    def __call__(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
-        """Read tokens after those of the state; what was read after that state before is forgotten."""
-        cache, before = state or (DynamicCache(config=self._network.config), 0)
-        if cache.get_seq_length() > before:
-            cache.crop(before - cache.get_seq_length())
-        ids = torch.tensor([list(tokens)], device=next(self._network.parameters()).device)
-        with torch.inference_mode():
-            output = self._network(input_ids=ids, past_key_values=cache, use_cache=True)
-        return output.logits[0, -1].float().cpu().numpy(), (output.past_key_values, before + len(tokens))
 
 
 def prompts_of(data: Encoded, context: int) -> list[list[int]]:

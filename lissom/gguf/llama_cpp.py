@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lissom.errors import InputError, advice_for
 
 _F32 = 0
+_LONGEST_TOKEN = 64  # bytes
 
 
 class LlamaCpp:
@@ -17,7 +18,7 @@ class LlamaCpp:
 
     Args:
         path: path of the file.
-        context: the longest text, in tokens.
+        context: the longest text, in tokens; None takes the file's.
         threads: number of threads.
         exact: whether keys and values are kept in float32, to compare with torch; else as llama.cpp does by default.
 
@@ -25,7 +26,7 @@ class LlamaCpp:
         InputError: the file is damaged, llama.cpp does not know what is in it, or its package is missing.
     """
 
-    def __init__(self, path: Path, context: int, threads: int, *, exact: bool = True) -> None:
+    def __init__(self, path: Path, context: int | None, threads: int, *, exact: bool = True) -> None:
         try:
             from cyllama.llama import llama_cpp
         except ModuleNotFoundError as error:
@@ -35,20 +36,35 @@ class LlamaCpp:
             self._model = type("Model", (llama_cpp.LlamaModel,), {"n_vocab": 0})(path_model=str(path), verbose=False)
             self._vocabulary = self._model.get_vocab()
             self._model.n_vocab = self._vocabulary.n_vocab  # which `get_logits_ith` of cyllama 0.2 looks for
+            self.context: int = context or self._model.n_ctx_train
             params = llama_cpp.LlamaContextParams()
-            params.n_ctx = params.n_batch = params.n_ubatch = context
+            params.n_ctx = params.n_batch = params.n_ubatch = self.context
             params.n_threads = params.n_threads_batch = threads
             if exact:
                 params.type_k = params.type_v = _F32
                 params.flash_attn_type = 0
             self._context = llama_cpp.LlamaContext(model=self._model, params=params, verbose=False)
-            self._batch = llama_cpp.LlamaBatch(n_tokens=context, embd=0, n_seq_max=1)
+            self._batch = llama_cpp.LlamaBatch(n_tokens=self.context, embd=0, n_seq_max=1)
         except (RuntimeError, ValueError, OSError, MemoryError) as error:
             raise InputError(f"{path}: llama.cpp cannot load it: {error}") from None
 
-    def tokenize(self, text: str) -> list[int]:
+    @property
+    def start(self) -> int:
+        """Return the token that begins texts; -1 without one."""
+        return int(self._vocabulary.token_bos())
+
+    @property
+    def ends(self) -> list[int]:
+        """Return the tokens that end a text."""
+        return [token for token in range(self._vocabulary.n_vocab) if self._vocabulary.is_eog(token)]
+
+    def tokenize(self, text: str, begins: bool = True) -> list[int]:
         """Return the tokens of a text, with those that begin or end one, and special tokens where it names them."""
-        return list(self._vocabulary.tokenize(text, True, True))
+        return list(self._vocabulary.tokenize(text, begins, True))
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return str(self._vocabulary.detokenize(list(tokens), len(tokens) * _LONGEST_TOKEN, False, False))
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits of the next token after every token of a text, `[n, vocabulary]`."""

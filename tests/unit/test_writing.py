@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lissom.evaluate.writing import TorchSteps, prompt_runner, token_runner
+from lissom.evaluate.engines import TorchSteps
+from lissom.evaluate.writing import prompt_runner, token_runner
 from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.llama_cpp import LlamaCpp
