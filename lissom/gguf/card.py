@@ -48,10 +48,30 @@ class _File(Section):
     bits_per_weight: float
 
 
+class Changed(Section):
+    """A prompt that a file answers otherwise than torch."""
+
+    prompt: str
+    torch: str
+    file: str
+
+
+class Answers(Section):
+    """Greedy answers to the beginnings of test texts."""
+
+    prompts: int
+    equal: float
+    """Share of the prompts with torch's answer, token by token."""
+    changed: tuple[Changed, ...]
+    """The first of the others."""
+
+
 class GgufFile(_File):
     """A file of a language model with its comparison."""
 
     agreement: Agreement
+    answers: Answers | None
+    """None without prompts."""
     bound: float | None
     """Largest mean KL divergence; None for F32, whose logits are bounded instead."""
 
@@ -94,15 +114,17 @@ class Card(Section):
     def markdown(self) -> str:
         """Return the card for people."""
         rows = [
-            "| type | MB | bits per weight | KL divergence | 99.9 % | bound | same top token | perplexity ratio |",
-            "|---|---|---|---|---|---|---|---|",
+            "| type | MB | bits per weight | KL divergence | 99.9 % | bound | same top token | perplexity ratio "
+            "| same answers |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for file in self.files:
             found = file.agreement
             rows.append(
                 f"| {file.type} | {file.bytes / 1e6:.1f} | {file.bits_per_weight:.2f} | {found.mean_kl_divergence:.4f} "
                 f"| {found.kl_divergence_999:.3f} | {'-' if file.bound is None else f'{file.bound:g}'} "
-                f"| {found.same_top:.1%} | {found.perplexity_ratio:.4f} |"
+                f"| {found.same_top:.1%} | {found.perplexity_ratio:.4f} "
+                f"| {'-' if file.answers is None else f'{file.answers.equal:.0%} of {file.answers.prompts}'} |"
             )
         count = self.conversations_rendered
         rendered = f", and {count} conversations the same text" if count else ""
@@ -122,6 +144,7 @@ class Card(Section):
             f"KL divergences are from torch's distributions, in nats. {self.texts_tokenized} texts have the same "
             f"tokens in llama.cpp{rendered}.",
             "",
+            *_changes(self.files),
             *_digests(self.files),
         ]
         return "\n".join(lines) + "\n"
@@ -171,6 +194,16 @@ class EmbeddingCard(Section):
             *_digests(self.files),
         ]
         return "\n".join(lines) + "\n"
+
+
+def _changes(files: Sequence[GgufFile]) -> list[str]:
+    """Return the changed answers, a paragraph each."""
+    return [
+        line
+        for file in files
+        for change in (file.answers.changed if file.answers else ())
+        for line in (f"{file.type} answers {change.prompt!r} with {change.file!r}, torch with {change.torch!r}.", "")
+    ]
 
 
 def _digests(files: Sequence[_File]) -> list[str]:

@@ -29,6 +29,9 @@ class GgufParams(Section):
     proof_tokens: int = Field(default=4096, ge=64)
     """Tokens of the test texts on which llama.cpp is compared with torch."""
 
+    prompts: int = Field(default=16, ge=0)
+    """Beginnings of test texts whose greedy continuation by every file is compared with torch's; 0 compares none."""
+
     f32_tolerance: float = Field(default=0.01, gt=0)
     """Largest difference of any logit between torch and llama.cpp with the weights in float32."""
 
@@ -47,6 +50,9 @@ class GgufParams(Section):
 
     license: str | None = None
     """Licence of the model, for the file's metadata and the Modelfile."""
+
+    requires: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
+    """Oldest version of Ollama that may run the model (REQUIRES of the Modelfile)."""
 
     system: str | None = None
     """System prompt of the Modelfile."""

@@ -66,7 +66,9 @@ def write_modelfiles(
 ) -> None:
     """Write a Modelfile for the file of every type; the first one is also the folder's."""
     for number, (kind, file) in enumerate(files.items()):
-        text = Modelfile(f"./{file}", tuple(parameters), system=system, license=params.license).text()
+        text = Modelfile(
+            f"./{file}", tuple(parameters), system=system, license=params.license, requires=params.requires
+        ).text()
         for name in (f"{MODELFILE}.{kind}", *([MODELFILE] if number == 0 else [])):
             write_text(folder / name, text)
 

@@ -1,11 +1,13 @@
 """A folder that `ollama create` takes as it is: GGUF files with their proof, Modelfiles and a README."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from lissom.artifacts import write_json, write_text
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
+from lissom.gguf.answers import WRITTEN, compare_answers
 from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
 from lissom.gguf.checks import check_templates, check_tokens
 from lissom.gguf.config import FileTypeName, GgufParams
@@ -54,9 +56,12 @@ def write_ollama(
     windows = torch_windows(model.network, windows_of(test, params.proof_tokens, longest))
     found = compare(paths, windows, longest, usable_cores())
     _check(found, params)
+    prompts = _prompts(test, params.prompts, longest)
+    shipped = {kind: paths[kind] for kind in params.types}
+    answers = compare_answers(shipped, model, prompts, longest, usable_cores()) if prompts else {}
     files = tuple(
         GgufFile(
-            **file_facts(source, paths[kind]), type=kind, agreement=found[kind],
+            **file_facts(source, paths[kind]), type=kind, agreement=found[kind], answers=answers.get(kind),
             bound=None if kind == F32 else bound_of(kind, params),
         )
         for kind in params.types
@@ -77,6 +82,12 @@ def write_ollama(
 def bound_of(kind: FileTypeName, params: GgufParams) -> float:
     """Return the largest mean KL divergence of a type."""
     return params.max_kl_divergence.get(kind, BOUNDS[kind])
+
+
+def _prompts(test: Encoded, count: int, longest: int) -> list[list[int]]:
+    """Return the first halves of test texts that leave room for an answer."""
+    windows = windows_of(test, int(test.lengths.sum()), longest - WRITTEN)
+    return [window[: max(1, len(window) // 2)] for window in islice(windows, count)]
 
 
 def _check(found: Mapping[FileTypeName, Agreement], params: GgufParams) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
+from lissom.gguf.answers import compare_answers, torch_answer
 from lissom.gguf.card import Card
 from lissom.gguf.checks import check_templates, check_tokens
 from lissom.gguf.config import GgufParams
@@ -32,6 +33,7 @@ PARAMS = GgufParams(
     calibration_tokens=200,
     license="mit",
     system="Be brief.",
+    requires="0.12.0",
     max_kl_divergence={"q4_k_m": 3},
 )
 
@@ -74,7 +76,11 @@ def test_the_folder_holds_files_proof_and_commands(folder):
     assert card.f32.max_logit_difference < 1e-4 and card.f32.same_top == 1 and card.conversations_rendered == 3
     q8, q4 = (file.agreement for file in card.files)
     assert 0 < q8.mean_kl_divergence < q4.mean_kl_divergence and q8.perplexity_ratio == pytest.approx(1, abs=0.05)
+    answers = [file.answers for file in card.files]
+    assert [each.prompts for each in answers] == [16, 16] and answers[0].equal >= answers[1].equal
+    assert answers[1].equal == 1 - len(answers[1].changed) / 16 or len(answers[1].changed) == 3
     modelfile = parse((place / "Modelfile").read_text())
+    assert modelfile.requires == "0.12.0"
     assert modelfile.source == "./texts-q8_0.gguf" and ("stop", "</s>") in modelfile.parameters
     assert (modelfile.system, modelfile.license, modelfile.template) == ("Be brief.", "mit", None)
     assert dict(modelfile.parameters)["num_ctx"] == 64  # the model reads no more
@@ -137,6 +143,18 @@ def test_a_conversation_streams_with_the_modelfiles_settings(folder):
         server.close()
     with pytest.raises(InputError, match="no GGUF file, and no folder with a Modelfile"):
         find(str(place / "nothing"))
+
+
+def test_answers_are_torchs_and_changed_ones_are_shown(tmp_path):
+    model = chat_model()
+    source, prompts = gguf_model(model), [[9, 30, 12], [44, 27, 61, 8]]
+    for kind in ("f32", "q2_k"):
+        write_gguf(source, tmp_path / f"{kind}.gguf", FILE_TYPES[kind])
+    found = compare_answers({kind: tmp_path / f"{kind}.gguf" for kind in ("f32", "q2_k")}, model, prompts, 64, 1)
+    assert found["f32"].equal == 1 and found["f32"].changed == ()
+    assert found["q2_k"].equal < 1
+    change = found["q2_k"].changed[0]
+    assert change.file != change.torch == model.tokenizer.decode(torch_answer(model, prompts[found["q2_k"].equal > 0]))
 
 
 def test_a_type_above_its_bound_is_refused(tmp_path):
