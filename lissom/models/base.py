@@ -27,6 +27,7 @@ from lissom.models.directory import file_sha256, load
 from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
 from lissom.models.gguf_file import forget_quantization, pretrained
+from lissom.models.language_half import NOTE, has_language_half, language_config, load_language_half
 from lissom.models.manifest import Manifest
 from lissom.models.new import new_model
 from lissom.models.sites import tied_head
@@ -78,6 +79,10 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, **how)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(_not_found(params.model, error)) from None
+    is_half = has_language_half(config)
+    if is_half:
+        config = language_config(config, task)
+        tell(f"base.model {params.model}: {NOTE}")
     if config.model_type not in FAMILIES:
         raise InputError(
             f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}"
@@ -105,15 +110,18 @@ def load_base(
     task = _with_start(task, config)
     torch.manual_seed(seed)
     try:
-        network, info = task.auto_class.from_pretrained(
-            place,
-            revision=revision,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **how,
-            ignore_mismatched_sizes=True,  # a head for other labels is replaced; anything else is refused below
-        )
+        if is_half:
+            network, info = load_language_half(place, revision, config)
+        else:
+            network, info = task.auto_class.from_pretrained(
+                place,
+                revision=revision,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **how,
+                ignore_mismatched_sizes=True,  # a head for other labels is replaced; anything else is refused below
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
     network = forget_quantization(network)
