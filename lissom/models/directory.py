@@ -38,9 +38,11 @@ from lissom.models.checking import (
     read_tokenizer,
 )
 from lissom.models.compressed import CompressedModel
+from lissom.models.edits import SparseWeights
 from lissom.models.families import family_of
 from lissom.models.fused import fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
+from lissom.models.sparse_file import decoded, encoded
 from lissom.models.tensor_file import write_tensors
 from lissom.models.tied import assign, untied_state
 
@@ -82,7 +84,10 @@ def save(model: CompressedModel, path: str | Path) -> None:
 def write_model(model: CompressedModel, folder: Path) -> None:
     """Write the files of a model into an existing folder."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model.network).items()}
-    write_tensors(fused_state(state, family_of(model.network)), folder / WEIGHTS, metadata={"format": "pt"})
+    tensors = fused_state(state, family_of(model.network))
+    if any(isinstance(edit, SparseWeights) for edit in model.manifest.edits):
+        tensors = encoded(tensors)
+    write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     model.manifest = model.manifest.model_copy(update={"weights_sha256": file_sha256(folder / WEIGHTS)})
     write_json(folder / MANIFEST, model.manifest.model_dump(mode="json"))
     write_json(folder / CONFIG, _visible_config(model))
@@ -130,8 +135,8 @@ def _check_size(manifest: Manifest, weights: Path) -> None:
         separate(sketch)
     with torch.device("meta"):
         _apply_edits(manifest, sketch)
-    header = separated_state(header, family_of(sketch))
     target = untied_state(sketch)
+    header = separated_state(decoded(header, _shapes(sketch)), family_of(sketch))
     problems = [f"missing: {name}" for name in sorted(target.keys() - header.keys())]
     problems += [f"extra: {name[:100]}" for name in sorted(header.keys() - target.keys())]
     problems += [
@@ -153,6 +158,12 @@ def _apply_edits(manifest: Manifest, network: PreTrainedModel) -> None:
             raise ModelFormatError(f"{MANIFEST}: edit {edit.kind!r} does not fit: {reason}") from None
 
 
+def _shapes(network: PreTrainedModel) -> dict[str, torch.Size]:
+    """Return the shapes of the tensors in the file of a network on the meta device."""
+    state = {name: tensor.to("meta") for name, tensor in untied_state(network).items()}
+    return {name: tensor.shape for name, tensor in fused_state(state, family_of(network)).items()}
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 digest of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -161,7 +172,7 @@ def file_sha256(path: Path) -> str:
 
 def _load_weights(network: PreTrainedModel, weights: Path) -> None:
     try:
-        state = separated_state(load_file(weights), family_of(network))
+        state = separated_state(decoded(load_file(weights), _shapes(network)), family_of(network))
     except (SafetensorError, OSError) as error:
         raise ModelFormatError(f"{weights}: cannot be read: {error}; make or copy the model again") from None
     assign(network, state)

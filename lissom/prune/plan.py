@@ -1,8 +1,14 @@
 """Pruning: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.prune import blocks, first_order
-from lissom.prune.config import BlocksPruning, FirstOrderPruning, PruneMethod
+from lissom.prune import blocks, first_order, movement, unstructured
+from lissom.prune.config import (
+    BlocksPruning,
+    FirstOrderPruning,
+    MovementPruning,
+    PruneMethod,
+    UnstructuredPruning,
+)
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -14,3 +20,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: PruneMethod) -> Recipe:
             return first_order.plan(model, lesson, params)
         case BlocksPruning():
             return blocks.plan(model, lesson, params)
+        case UnstructuredPruning():
+            return unstructured.plan(model, lesson, params)
+        case MovementPruning():
+            return movement.plan(model, lesson, params)

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
+from lissom.models.edits import SparseWeights
 from lissom.training.config import RecoveryParams
+from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.loop import TrainingResult, precision_name
 from lissom.training.losses import against_teacher
 from lissom.training.recipe import Recipe
+from lissom.training.sparsity import KeepZeros
 from lissom.training.teacher import Teacher
 
 
@@ -43,7 +47,7 @@ def compress(
         identity: whatever else determines the training, such as the technique's params.
 
     Raises:
-        InputError: an edit does not fit the model.
+        InputError: an edit does not fit the model, or low-rank adapters would fill the zeros of its weights.
     """
     model.edit(recipe.edits)
     if recipe.calibrate is not None:
@@ -55,7 +59,7 @@ def compress(
         objective = against_teacher(teacher, training.loss, model.manifest.task).with_penalty(recipe.penalty)
         result = lesson.train(
             phase, model.network, lesson.texts(model), model.pad_id, objective, training,
-            identity=identity, score=scorer, hooks=recipe.hooks, rates=recipe.rates,
+            identity=identity, score=scorer, hooks=[*_kept_zeros(model, training), *recipe.hooks], rates=recipe.rates,
         )  # fmt: skip
         metrics |= {
             "steps": result.steps,
@@ -68,3 +72,12 @@ def compress(
         scorer = lesson.scorer(model, training or RecoveryParams())
     metrics["dev_score"] = scorer() if result is None or after else result.best_score
     return CompressionResult({**metrics, **recipe.facts}, result)
+
+
+def _kept_zeros(model: CompressedModel, training: RecoveryParams) -> list[Hook]:
+    """Return the hook that keeps the zeros of a sparse model."""
+    if not any(isinstance(edit, SparseWeights) for edit in model.manifest.edits):
+        return []
+    if training.lora is not None:
+        raise InputError("training.lora: adapters would fill the zeros of this sparse model's weights; set it to null")
+    return [KeepZeros()]

@@ -14,6 +14,7 @@ from lissom.models.edits.heads import KeepHeads
 from lissom.models.edits.neurons import KeepNeurons
 from lissom.models.edits.positions import KeepPositions
 from lissom.models.edits.quantizers import FakeQuantize
+from lissom.models.edits.sparse import SparseWeights
 from lissom.models.edits.vocabulary import KeepVocabulary
 from lissom.models.edits.word_table import FactorizeWordTable
 
@@ -26,7 +27,8 @@ Edit = Annotated[
     | FactorizeWordTable
     | AddExits
     | DropExits
-    | FakeQuantize,
+    | FakeQuantize
+    | SparseWeights,
     Field(discriminator="kind"),
 ]
 
@@ -41,4 +43,5 @@ __all__ = [
     "KeepNeurons",
     "KeepPositions",
     "KeepVocabulary",
+    "SparseWeights",
 ]

@@ -1,0 +1,83 @@
+"""Scores of single weights: the higher, the more a weight matters. All of them are zero for weights that are zero.
+
+magnitude: |w|. gradient: the mean of |dL/dw| over batches. taylor: |w dL/dw| of the mean loss, the loss that changes by
+w -> 0 to first order (Molchanov et al. 2017, arXiv:1611.06440, equation 5). snip: the same of a single batch, over its
+sum (Lee et al. 2019, arXiv:1810.02340, equation 6). magnitude_and_gradient: the larger of the ranks of |w| and of the
+gradient, so that only a weight goes for which both are small. random: a control.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lissom.data.batches import Batch
+from lissom.models.compressed import logits_of
+from lissom.prune.config import Criterion
+from lissom.prune.importance import Loss
+from lissom.prune.masks import Scope, divided, ranks
+
+
+def scores_of(
+    criterion: Criterion, network: PreTrainedModel, layers: Sequence[str], batches: Sequence[Batch], loss: Loss,
+    scope: Scope, seed: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return the scores of the weights of layers, `[out, in]` by layer.
+
+    Args:
+        criterion: the kind of score.
+        network: in eval mode, since dropout would blur gradients.
+        layers: paths of Linear layers.
+        batches: examples that all have a target; for `snip`, the first one is used.
+        loss: the loss whose gradient is taken.
+        scope: of the ranks of `magnitude_and_gradient`.
+        seed: of `random`.
+    """
+    weights = {path: network.get_submodule(path).get_parameter("weight").detach().cpu() for path in layers}
+    match criterion:
+        case "magnitude":
+            return {path: weight.abs() for path, weight in weights.items()}
+        case "random":
+            generator = torch.Generator().manual_seed(seed)
+            return {path: torch.rand(weight.shape, generator=generator) for path, weight in weights.items()}
+        case "gradient":
+            return gradients(network, layers, batches, loss, absolute=True)
+        case "taylor":
+            mean = gradients(network, layers, batches, loss, absolute=False)
+            return {path: (weights[path] * mean[path]).abs() for path in layers}
+        case "snip":
+            first = gradients(network, layers, batches[:1], loss, absolute=False)
+            products = {path: (weights[path] * first[path]).abs() for path in layers}
+            total = sum(float(product.double().sum()) for product in products.values())
+            return {path: product / total for path, product in products.items()}
+        case "magnitude_and_gradient":
+            small = gradients(network, layers, batches, loss, absolute=True)
+            return _larger_rank({path: weight.abs() for path, weight in weights.items()}, small, scope)
+
+
+def gradients(
+    network: PreTrainedModel, layers: Sequence[str], batches: Sequence[Batch], loss: Loss, *, absolute: bool
+) -> dict[str, Tensor]:
+    """Return the mean over batches of the gradients of weights, or of their absolute values, `[out, in]` by layer."""
+    assert not network.training, "dropout would blur the scores"
+    parameters = [network.get_submodule(path).get_parameter("weight") for path in layers]
+    totals = [torch.zeros(parameter.shape) for parameter in parameters]
+    device = parameters[0].device
+    for batch in batches:
+        batch = batch.to(device)
+        value = loss(logits_of(network, batch), batch.targets)
+        for total, gradient in zip(totals, torch.autograd.grad(value, parameters), strict=True):
+            total += (gradient.abs() if absolute else gradient).cpu()
+    return {path: total / len(batches) for path, total in zip(layers, totals, strict=True)}
+
+
+def _larger_rank(first: dict[str, Tensor], second: dict[str, Tensor], scope: Scope) -> dict[str, Tensor]:
+    """Return the larger of the ranks of two scores, among all weights or those of a layer."""
+    if scope == "layer":
+        return {
+            path: torch.maximum(ranks(first[path].flatten()), ranks(second[path].flatten())).view_as(first[path])
+            for path in first
+        }
+    flat = [torch.cat([score.flatten() for score in scores.values()]) for scores in (first, second)]
+    return divided(torch.maximum(ranks(flat[0]), ranks(flat[1])), first)

@@ -1,0 +1,306 @@
+"""Pruning of single weights: exact counts, scores by hand, zeros that stay, and a file that is smaller."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lissom.data.batches import sorted_batches
+from lissom.errors import InputError, ModelFormatError
+from lissom.models.compressed import logits_of
+from lissom.models.directory import load, save
+from lissom.models.edits import FakeQuantize, SparseWeights
+from lissom.models.sparse_file import decoded, encoded
+from lissom.prune.config import UnstructuredPruning
+from lissom.prune.criteria import scores_of
+from lissom.prune.masks import keep_highest, keep_pattern, prunable, ranks
+from lissom.prune.plan import plan
+from lissom.prune.unstructured import Gradual, scheduled
+from lissom.quantize.config import GgufTraining
+from lissom.quantize.plan import plan as plan_quantization
+from lissom.training.compress import compress
+from lissom.training.config import LoraParams
+from lissom.training.hooks import Hook
+from lissom.training.lesson import Lesson
+from lissom.training.loop import fit
+from lissom.training.recipe import Recipe
+from lissom.training.teacher import LiveTeacher
+from tests.unit import tiny
+from tests.unit.distill.recipes import SHORT, tables_in
+from tests.unit.test_loop import PARAMS as TRAINING
+from tests.unit.test_loop import examples
+
+CRITERIA = ["magnitude", "gradient", "taylor", "snip", "magnitude_and_gradient", "random"]
+families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+
+
+def params_of(**changes):
+    return UnstructuredPruning.model_validate({"method": "unstructured", "training": SHORT, **changes})
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    return Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path)
+
+
+def pruned(model, lesson, params):
+    """The model pruned and trained, and its zeros by layer."""
+    teacher = LiveTeacher(tiny.model(model.network.config.model_type, 1).network)
+    result = compress(model, plan(model, lesson, params), lesson, teacher, params.training)
+    return zeros_of(model), result
+
+
+def zeros_of(model):
+    return {path: model.network.get_submodule(path).weight == 0 for path in prunable(model.network)}
+
+
+def share(zeros):
+    return sum(int(zero.sum()) for zero in zeros.values()) / sum(zero.numel() for zero in zeros.values())
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("sparsity", [0, 0.3, 0.5, 0.77, 1])
+def test_counts_are_exact_also_with_ties(scope, sparsity):
+    generator = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(shape, generator=generator) for name, shape in (("a", (7, 5)), ("b", (4, 9)))}
+    scores["c"] = torch.ones(6, 6)
+    masks = keep_highest(scores, sparsity, scope)
+    groups = [[name] for name in masks] if scope == "layer" else [list(masks)]
+    for names in groups:
+        count = sum(masks[name].numel() for name in names)
+        removed = sum(int((~masks[name]).sum()) for name in names)
+        assert removed == -(-round(sparsity * count * 1000) // 1000)
+    lowest = min(scores["a"][masks["a"]], default=None)
+    if scope == "layer" and lowest is not None:
+        assert all(value <= lowest for value in scores["a"][~masks["a"]])
+
+
+def test_masks_are_nested_and_of_the_original_count():
+    scores = {"a": torch.rand(10, 10)}
+    kept = None
+    for sparsity in (0.1, 0.2, 0.5):
+        masks = keep_highest({"a": torch.rand(10, 10)}, sparsity, "global", kept)
+        assert int((~masks["a"]).sum()) == round(100 * sparsity)
+        assert kept is None or not (masks["a"] & ~kept["a"]).any()
+        kept = masks
+    assert torch.equal(keep_highest(scores, 0, "global")["a"], torch.ones(10, 10).bool())
+
+
+def test_patterns_keep_the_best_of_every_group():
+    scores = {"a": torch.tensor([[4.0, 1, 3, 2, 0, 0, 0, 0]])}
+    assert keep_pattern(scores, "2:4")["a"].tolist() == [[True, False, True, False, True, True, False, False]]
+
+
+def test_taylor_is_the_change_of_the_loss():
+    """For a loss that is linear in a weight; gradient and snip from the same derivative."""
+    model, batch = tiny.model("bert"), next(sorted_batches(examples(), 40, 0))
+    path = prunable(model.network)[-1]
+
+    def linear(logits, _):
+        return logits_weight.sum() + 0 * logits.sum()
+
+    weight = model.network.get_submodule(path).weight
+    factors = torch.randn_like(weight)
+    logits_weight = weight * factors
+    taylor = scores_of("taylor", model.network, [path], [batch], linear, "global", 0)[path]
+    assert torch.allclose(taylor, (weight * factors).abs().detach(), atol=1e-6)
+    logits_weight = weight * factors
+    snip = scores_of("snip", model.network, [path], [batch], linear, "global", 0)[path]
+    assert float(snip.sum()) == pytest.approx(1, abs=1e-5) and torch.allclose(snip, taylor / taylor.sum(), atol=1e-7)
+
+
+def test_taylor_does_not_see_a_rescaling_and_magnitude_does():
+    """Queries times 4 and keys over 4: the same network."""
+    model, batches = tiny.model("bert"), list(sorted_batches(examples(), 8, 0))
+    paths = [path for path in prunable(model.network) if path.endswith((".query", ".key"))][:2]
+    before = {
+        name: scores_of(name, model.network, paths, batches, model.manifest.task.loss, "global", 0)
+        for name in ("taylor", "magnitude")
+    }
+    with torch.no_grad():
+        for path, factor in zip(paths, (4.0, 0.25), strict=True):
+            layer = model.network.get_submodule(path)
+            layer.weight.mul_(factor), layer.bias.mul_(factor)
+    after = {
+        name: scores_of(name, model.network, paths, batches, model.manifest.task.loss, "global", 0)
+        for name in ("taylor", "magnitude")
+    }
+    for path in paths:
+        assert torch.allclose(before["taylor"][path], after["taylor"][path], rtol=1e-3, atol=1e-9)
+        assert not torch.allclose(before["magnitude"][path], after["magnitude"][path], rtol=0.1)
+
+
+def test_the_gradient_of_a_gate_is_weight_times_gradient():
+    model, batch = tiny.model("bert"), next(sorted_batches(examples(), 40, 0))
+    path = prunable(model.network)[0]
+    layer = model.network.get_submodule(path)
+    gate = torch.ones_like(layer.weight, requires_grad=True)
+    handle = layer.register_forward_hook(lambda _, args, __: F.linear(args[0], layer.weight * gate, layer.bias))
+    (gradient,) = torch.autograd.grad(model.manifest.task.loss(logits_of(model.network, batch), batch.targets), gate)
+    handle.remove()
+    taylor = scores_of("taylor", model.network, [path], [batch], model.manifest.task.loss, "global", 0)[path]
+    assert torch.allclose(taylor, gradient.abs(), atol=1e-6)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_both_must_be_small(scope):
+    """What is removed has both ranks at most that of the last one removed."""
+    model, batches = tiny.model("bert"), list(sorted_batches(examples(), 8, 0))
+    layers, loss = prunable(model.network), model.manifest.task.loss
+    both = scores_of("magnitude_and_gradient", model.network, layers, batches, loss, scope, 0)
+    masks = keep_highest(both, 0.4, scope)
+    single = [scores_of(name, model.network, layers, batches, loss, scope, 0) for name in ("magnitude", "gradient")]
+    for names in [[path] for path in layers] if scope == "layer" else [layers]:
+        values = [ranks(torch.cat([each[path].flatten() for path in names])) for each in single]
+        removed = torch.cat([~masks[path].flatten() for path in names])
+        threshold = torch.maximum(*values)[removed].max()
+        assert not ((values[0] > threshold) & (values[1] > threshold) & removed).any()
+
+
+@families
+def test_zeros_stay_through_the_training_and_the_file(family, lesson, tmp_path):
+    model = tiny.model(family)
+    zeros, result = pruned(model, lesson, params_of(sparsity=0.6))
+    assert share(zeros) == pytest.approx(0.6, abs=1e-3) and result.metrics["sparsity"] == share(zeros)
+    save(model, tmp_path / "sparse")
+    again, batch = load(tmp_path / "sparse"), tiny.batch(family)
+    with torch.no_grad():
+        assert torch.equal(logits_of(again.network, batch), logits_of(model.network.eval(), batch))
+    model.manifest = model.manifest.model_copy(update={"edits": ()})
+    save(model, tmp_path / "dense")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("sparse", "dense")]
+    assert sizes[0] < sizes[1]
+    assert "smaller on disk, not faster" in again.manifest.edits[-1].describe()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_removes_what_is_asked_for(criterion, lesson):
+    zeros, _ = pruned(
+        tiny.model("bert"), lesson, params_of(sparsity=0.5, criterion=criterion, scope="layer", training=None)
+    )
+    assert all(int(zero.sum()) == zero.numel() // 2 for zero in zeros.values())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "criterion"), [("linear", "taylor"), ("cubic", "magnitude"), ("cubic", "gradient")]
+)
+def test_rounds_end_at_the_sparsity(schedule, criterion, lesson):
+    params = params_of(schedule=schedule, criterion=criterion, sparsity=0.7, rounds=4, training=SHORT | {"epochs": 2})
+    model = tiny.model("bert")
+    zeros, _ = pruned(model, lesson, params)
+    assert share(zeros) == pytest.approx(0.7, abs=1e-3)
+    assert model.manifest.edits[-1] == SparseWeights(sparsity=share(zeros))
+
+
+class Watch(Hook):
+    """Looks at the zeros after every step."""
+
+    def __init__(self, model):
+        self.model, self.seen = model, []
+
+    def after_step(self, step, total):
+        self.seen.append({path: zero.clone() for path, zero in zeros_of(self.model).items()})
+
+
+def test_rounds_only_remove():
+    model, params = tiny.model("bert"), params_of(schedule="cubic", sparsity=0.8, rounds=5, ramp=0.8)
+    watch = Watch(model)
+    hooks = [Gradual(prunable(model.network), params), watch]
+    fit(model.network, examples(), 0, tiny.LOSS, TRAINING, hooks=hooks)
+    shares = [share(zeros) for zeros in watch.seen]
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(0.8, abs=1e-3) and len(set(shares)) >= 5
+    for before, after in zip(watch.seen, watch.seen[1:], strict=False):
+        assert all(not (before[path] & ~after[path]).any() for path in before)
+
+
+def test_schedules():
+    cubic, linear = params_of(schedule="cubic", sparsity=0.8), params_of(schedule="linear", sparsity=0.8)
+    assert [round(scheduled(cubic, x), 6) for x in (0, 0.5, 1)] == [0, 0.7, 0.8]
+    assert [round(scheduled(linear, x), 6) for x in (0, 0.5, 1)] == [0, 0.4, 0.8]
+
+
+def test_a_killed_round_goes_on_as_if_nothing_had_been(tmp_path):
+    from lissom.storage import remove_folder
+    from lissom.training.checkpoint import Checkpoints
+    from tests.unit.test_loop import KillAt, Killed, same, weights
+
+    def run(more=()):
+        model = tiny.model("bert")
+        params = params_of(schedule="cubic", criterion="taylor", sparsity=0.7, rounds=6)
+        checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
+        hooks = [Gradual(prunable(model.network), params), *more]
+        fit(model.network, examples(), 0, tiny.LOSS, TRAINING, hooks=hooks, checkpoints=checkpoints)
+        remove_folder(tmp_path / "checkpoint")
+        return weights(model.network)
+
+    expected = run()
+    with pytest.raises(Killed):
+        run([KillAt(8)])
+    assert same(expected, run([KillAt(0)]))  # step 0 does not come again
+
+
+def test_later_trainings_keep_the_zeros(lesson):
+    """Also those with fake quantisation or with weights on a grid, whose rounding keeps zeros."""
+    model = tiny.model("bert")
+    zeros, _ = pruned(model, lesson, params_of(sparsity=0.6))
+    teacher = LiveTeacher(tiny.model("bert", 1).network)
+    compress(model, Recipe(edits=[FakeQuantize()]), lesson, teacher, params_of().training)
+    later = zeros_of(model)
+    assert all(torch.equal(zeros[path], later[path]) for path in zeros)
+    rounded = tiny.model("bert")
+    zeros, _ = pruned(rounded, lesson, params_of(sparsity=0.6))
+    recipe = plan_quantization(rounded, lesson, GgufTraining(method="gguf", type="q4_0"))
+    compress(rounded, recipe, lesson, teacher, params_of().training)
+    assert all((zeros_of(rounded)[path] | ~zero).all() for path, zero in zeros.items())
+    lora = params_of().training.model_copy(update={"lora": LoraParams()})
+    with pytest.raises(InputError, match="adapters would fill the zeros"):
+        compress(model, Recipe(), lesson, teacher, lora)
+
+
+def test_magnitude_is_better_than_chance():
+    """On a toy model that has learnt its task: the loss after removing half of the weights."""
+    losses = {}
+    for criterion in ("magnitude", "random"):
+        model, data = tiny.model("bert"), examples(200)
+        fit(model.network, data, 0, tiny.LOSS, TRAINING.model_copy(update={"epochs": 12, "learning_rate": 5e-3}))
+        batches, layers = list(sorted_batches(data, 40, 0)), prunable(model.network)
+        scores = scores_of(criterion, model.network, layers, batches, model.manifest.task.loss, "global", 0)
+        with torch.no_grad():
+            for path, mask in keep_highest(scores, 0.5, "global").items():
+                model.network.get_submodule(path).weight.mul_(mask)
+            losses[criterion] = sum(float(tiny.LOSS(model.network, batch)) for batch in batches)
+    assert losses["magnitude"] < losses["random"]
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (8, 8), (1, 1)])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
+def test_sparse_tensors_are_read_as_they_were(shape, sparsity):
+    tensor = torch.randn(shape) * (torch.rand(shape) >= sparsity)
+    state = {"w": tensor, "bias": torch.zeros(40)}
+    written = encoded(state)
+    assert sum(t.numel() * t.element_size() for t in written.values()) <= tensor.numel() * 4 + 160
+    assert torch.equal(decoded(written, {"w": tensor.shape})["w"], tensor)
+
+
+@pytest.mark.parametrize("damage", ["bits", "values", "shape", "type"])
+def test_damaged_sparse_tensors_are_refused(damage):
+    written = encoded({"w": torch.eye(16)})
+    shape = torch.Size([16, 16])
+    if damage == "bits":
+        written["w.bits"][0] ^= 2
+    if damage == "values":
+        written["w.values"] = written["w.values"][:-1]
+    if damage == "shape":
+        shape = torch.Size([16, 17])
+    if damage == "type":
+        written["w.bits"] = written["w.bits"].view(torch.int8)
+    with pytest.raises(ModelFormatError):
+        decoded(written, {"w": shape})
+
+
+def test_patterns_that_do_not_fit_are_refused(lesson):
+    with pytest.raises(InputError, match=r"prune\.pattern 2:7: .* which 7 does not divide"):
+        plan(tiny.model("bert"), lesson, params_of(pattern="2:7"))
+    with pytest.raises(ValueError, match="N must be less than M"):
+        params_of(pattern="4:4")
+    with pytest.raises(ValueError, match="training is null"):
+        params_of(schedule="cubic", training=None)
