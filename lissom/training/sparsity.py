@@ -36,7 +36,7 @@ class KeepZeros(Hook):
 
 
 def _trained(layer: nn.Linear) -> Tensor:
-    """Return the weight that learns, also where a layer multiplies with a function of it, such as its rounded values."""
+    """Return the weight that learns, also where a layer multiplies with a function of it, such as rounded values."""
     if parametrize.is_parametrized(layer, "weight"):
         original: Tensor = layer.get_submodule("parametrizations.weight").get_parameter("original")
         return original
