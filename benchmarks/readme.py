@@ -18,6 +18,7 @@ from benchmarks import (
     language_models,
     parallel,
     pipeline,
+    pruning,
     shape,
     static,
     tasks,
@@ -42,6 +43,7 @@ BENCHMARKS = tuple(
         static,
         tasks,
         language_models,
+        pruning,
         trust,
         anywhere,
     )

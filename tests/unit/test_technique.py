@@ -29,13 +29,13 @@ def run(checkout, *command):
 
 def test_the_skeletons_of_every_family_are_sound(checkout):
     for family in ("distill", "prune", "factorize", "quantize"):
-        written = run(checkout, "scripts/technique.py", family, "soft_movement")
+        written = run(checkout, "scripts/technique.py", family, "hard_gates")
         assert written.returncode == 0, written.stderr
-        assert f"lissom/{family}/soft_movement.py" in written.stdout
+        assert f"lissom/{family}/hard_gates.py" in written.stdout
         if family != "distill":  # one test file per name: make room for the next family's
-            (checkout / "tests/unit/test_soft_movement.py").rename(checkout / f"tests/unit/test_{family}_movement.py")
+            (checkout / "tests/unit/test_hard_gates.py").rename(checkout / f"tests/unit/test_{family}_gates.py")
     reference = (checkout / "docs/params.md").read_text()
-    assert reference.count("### `method: soft_movement`") == 4
+    assert reference.count("### `method: hard_gates`") == 4
     assert "### `method: first_order`" in reference
     linted = run(checkout, "-m", "ruff", "check", "lissom", "scripts")
     assert linted.returncode == 0, linted.stdout
@@ -43,11 +43,11 @@ def test_the_skeletons_of_every_family_are_sound(checkout):
 
 
 def test_its_tests_fail_until_the_technique_is_written(checkout):
-    assert run(checkout, "scripts/technique.py", "prune", "movement").returncode == 0
-    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_movement.py", "-k", "[bert]")
+    assert run(checkout, "scripts/technique.py", "prune", "gates").returncode == 0
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_gates.py", "-k", "[bert]")
     failed = run(checkout, *tests)
-    assert failed.returncode == 1 and "NotImplementedError: movement" in failed.stdout
-    technique = checkout / "lissom/prune/movement.py"
+    assert failed.returncode == 1 and "NotImplementedError: gates" in failed.stdout
+    technique = checkout / "lissom/prune/gates.py"
     body = technique.read_text().partition("    raise NotImplementedError")[0]
     technique.write_text(body + "    return Recipe()\n")
     passed = run(checkout, *tests)
@@ -56,7 +56,7 @@ def test_its_tests_fail_until_the_technique_is_written(checkout):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("first_order", "is there already"), ("Movement", "small letters"), ("fused", "is there already")],
+    [("first_order", "is there already"), ("Gates", "small letters"), ("fused", "is there already")],
 )
 def test_names_that_cannot_be_used_change_nothing(checkout, name, reason):
     before = {path: path.read_bytes() for path in checkout.rglob("*.py")}
