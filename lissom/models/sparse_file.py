@@ -1,7 +1,7 @@
 """Sparse tensors in a file of weights: a bit for every weight, and the values that are not zero.
 
 A tensor NAME becomes NAME.bits (uint8, eight weights each, the lowest bit first, in the order of rows) and NAME.values.
-Its shape is that of the layer. Of float32, the pair is smaller than the tensor if more than 3.2 % are zeros.
+Its shape is that of the layer. Of float32, the pair is smaller than the tensor if more than 1 in 32 are zeros.
 """
 
 from collections.abc import Mapping

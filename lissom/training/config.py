@@ -59,11 +59,11 @@ class TrainingParams(Section):
 
     lora: LoraParams | None = None
     """Train low-rank adapters in place of the weights of the blocks, and merge them at the end: less memory, since
-    AdamW keeps no moments of frozen weights. They need a higher learning rate, such as 1e-3."""
+    AdamW keeps no moments of frozen weights. They need a higher learning rate than the weights."""
 
     gradient_checkpointing: bool = False
-    """Keep only the inputs of blocks, and compute what is inside again for the gradients: less memory, a third more
-    time."""
+    """Keep only the inputs of blocks, and compute what is inside again for the gradients: less memory, and a second
+    forward pass."""
 
     seed: int = 0
     """Seed of the data order, the dropout masks and new weights."""

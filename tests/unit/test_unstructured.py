@@ -5,11 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from lissom.data.batches import sorted_batches
-from lissom.errors import InputError, ModelFormatError
+from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import FakeQuantize, SparseWeights
-from lissom.models.sparse_file import decoded, encoded
 from lissom.prune.config import UnstructuredPruning
 from lissom.prune.criteria import scores_of
 from lissom.prune.masks import keep_highest, keep_pattern, prunable, ranks
@@ -269,32 +268,6 @@ def test_magnitude_is_better_than_chance():
                 model.network.get_submodule(path).weight.mul_(mask)
             losses[criterion] = sum(float(tiny.LOSS(model.network, batch)) for batch in batches)
     assert losses["magnitude"] < losses["random"]
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (8, 8), (1, 1)])
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
-def test_sparse_tensors_are_read_as_they_were(shape, sparsity):
-    tensor = torch.randn(shape) * (torch.rand(shape) >= sparsity)
-    state = {"w": tensor, "bias": torch.zeros(40)}
-    written = encoded(state)
-    assert sum(t.numel() * t.element_size() for t in written.values()) <= tensor.numel() * 4 + 160
-    assert torch.equal(decoded(written, {"w": tensor.shape})["w"], tensor)
-
-
-@pytest.mark.parametrize("damage", ["bits", "values", "shape", "type"])
-def test_damaged_sparse_tensors_are_refused(damage):
-    written = encoded({"w": torch.eye(16)})
-    shape = torch.Size([16, 16])
-    if damage == "bits":
-        written["w.bits"][0] ^= 2
-    if damage == "values":
-        written["w.values"] = written["w.values"][:-1]
-    if damage == "shape":
-        shape = torch.Size([16, 17])
-    if damage == "type":
-        written["w.bits"] = written["w.bits"].view(torch.int8)
-    with pytest.raises(ModelFormatError):
-        decoded(written, {"w": shape})
 
 
 def test_patterns_that_do_not_fit_are_refused(lesson):
