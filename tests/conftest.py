@@ -2,10 +2,12 @@
 
 import gc
 import os
+import sys
 
 from hypothesis import settings
 
 from tests import warm
+from tests.warm.onnx_operators import keep_operators
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Several processes share the cores: threads that spin while they wait take them from those that work.
@@ -26,3 +28,8 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         warm.close_session()
+
+
+def pytest_collection_finish():
+    if "torch" in sys.modules:  # some tests have imported it
+        keep_operators()

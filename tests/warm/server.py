@@ -167,6 +167,8 @@ def join_network(process: int) -> None:
 
 
 if __name__ == "__main__":
+    from onnx_operators import keep_operators
+
     path = sys.path[1:]  # without the folder of this file
     sys.path[:] = path
     for name in HEAVY:
@@ -174,6 +176,7 @@ if __name__ == "__main__":
     # ONNX Runtime has a thread from its import on, and waits for it at the end: forever in a child that lacks it.
     assert not {"lissom", "onnxruntime"} & sys.modules.keys()
     keep_processor()
+    keep_operators()
     gc.collect()
     gc.freeze()
     wanted = serve(Path(sys.argv[1]), int(sys.argv[2]))
