@@ -34,14 +34,14 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     Raises:
         InputError: something is missing or does not fit; the message lists all of it.
     """
-    source: Path | str | None = None
+    folder = None  # new, on the hub and not downloaded yet, or on the other machines
     try:
         if not params.base.is_new:
-            source, _ = locate(params.base.model)
+            source, revision = locate(params.base.model)
+            folder = source if isinstance(source, Path) else _downloaded(source, revision)
     except InputError:
         if not elsewhere:
             raise
-    folder = source if isinstance(source, Path) else None  # None: new, on the hub, or on the other machines
     problems = [] if elsewhere else [*_missing_packages(params), *_lacking_space(folder)]
     # A folder of lissom's has edits of its own, which its config does not show.
     if folder and folder.is_dir() and not (folder / MANIFEST).is_file():
@@ -49,6 +49,14 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     if problems:
         count = f"{len(problems)} problem{'s'[: len(problems) != 1]}"
         raise InputError("\n".join([f"{count} that a later stage would meet; nothing is computed yet", *problems]))
+
+
+def _downloaded(name: str, revision: str | None) -> Path | None:
+    """Return the folder of a model of the hub in the local cache; None if it was never downloaded."""
+    from huggingface_hub import try_to_load_from_cache  # a third of a second, for models of the hub alone
+
+    config = try_to_load_from_cache(name, CONFIG, revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _missing_packages(params: Params) -> Iterator[str]:
@@ -62,7 +70,7 @@ def _missing_packages(params: Params) -> Iterator[str]:
 
 
 def _lacking_space(model: Path | None) -> Iterator[str]:
-    """Compare the free space where stages write with an estimate from a base model's weights; 0 if it is elsewhere."""
+    """Compare the free space where stages write with an estimate from a base model's weights; 0 without the model."""
     needed = _COPIES * sum(file.stat().st_size for file in model.glob("*.safetensors")) if model else 0
     for place in _WRITTEN:
         existing = followed(place).absolute()

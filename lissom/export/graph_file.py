@@ -5,6 +5,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from lissom.storage import naming, write_durably
+
 LARGEST = 1_900_000_000
 """Bytes of a graph that is one file."""
 
@@ -23,9 +25,10 @@ def save_graph(model: ModelProto, path: Path) -> None:
     """Write a graph, its tensors into a file beside it if it is large."""
     data_file(path).unlink(missing_ok=True)
     if size_of(model) <= LARGEST:
-        onnx.save(model, path)
+        write_durably(path, model.SerializeToString())
         return
-    onnx.save(model, path, save_as_external_data=True, location=data_file(path).name, size_threshold=1024)
+    with naming(path):
+        onnx.save(model, path, save_as_external_data=True, location=data_file(path).name, size_threshold=1024)
 
 
 def size_of(model: ModelProto) -> int:

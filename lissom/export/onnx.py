@@ -31,6 +31,7 @@ from lissom.models.families import family_of
 from lissom.models.generation import end_ids
 from lissom.models.layers import converted, is_convertible
 from lissom.serving.folder import DECODER, file_digest
+from lissom.storage import naming
 from lissom.tasks.task import Task
 
 FULL_DEPTH = -1.0
@@ -222,7 +223,8 @@ def _export(
         )
     assert program is not None
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    program.save(str(path), external_data=size > graph_file.LARGEST)
+    with naming(path):
+        program.save(str(path), external_data=size > graph_file.LARGEST)
 
 
 @contextmanager

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from lissom.artifacts import LEDGER_JSON, read_json
+from lissom.artifacts import LEDGER_JSON, read_json, write_text
 from lissom.ending import finish_with_message
 from lissom.errors import GateError, InputError
 from lissom.overrides import apply_override
@@ -66,7 +67,7 @@ def retrain(
     result = run_on_kubeflow(params, train_image, export_image) if kubeflow else _run_here()
     failures = failed_gates(result.ledger, params.gates) + _against_base(before, result.figures, base, max_drop)
     text = _report(before, result, base, failures)
-    output.write_text(text, encoding="utf-8")
+    write_text(output, text)
     out.print(text)
     _comment(output, pull_request)
     if failures:
@@ -130,8 +131,9 @@ def _change_params(overrides: Sequence[str]) -> None:
     values = yaml.load(_PARAMS.read_text(encoding="utf-8"))
     for override in overrides:
         apply_override(values, override)
-    with _PARAMS.open("w", encoding="utf-8") as file:
-        yaml.dump(values, file)
+    text = StringIO()
+    yaml.dump(values, text)
+    write_text(_PARAMS, text.getvalue())
 
 
 def _commit(figures: Any) -> None:

@@ -94,6 +94,24 @@ def test_a_disk_that_is_too_small_is_told_with_the_missing_bytes(base, tmp_path,
         preflight(params())
 
 
+def test_a_downloaded_model_of_the_hub_is_looked_at(tmp_path, monkeypatch):
+    """In the cache as the hub's client lays it out: a folder per commit, and the names of branches beside."""
+    commit = "0" * 40
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(BERT))
+    (snapshot / "model.safetensors").write_bytes(bytes(1_000_000))
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2_000_000}))
+    preflight(params(base={"model": "hub:owner/other", "max_length": 99}))
+    hub = {"model": "hub:owner/name", "max_length": 25}
+    with pytest.raises(InputError, match=r"(?s)about 9 MB are needed.*base\.max_length: 25 is more than the base"):
+        preflight(params(base=hub))
+
+
 def test_a_base_model_of_another_machine_is_looked_at_there(base):
     preflight(params(base={"model": "dir:nowhere"}), elsewhere=True)
     with pytest.raises(InputError, match="does not exist"):

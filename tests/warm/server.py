@@ -167,8 +167,7 @@ def join_network(process: int) -> None:
 
 
 if __name__ == "__main__":
-    from onnx_operators import keep_operators
-
+    keep_operators = importlib.import_module("onnx_operators").keep_operators  # beside this file
     path = sys.path[1:]  # without the folder of this file
     sys.path[:] = path
     for name in HEAVY:
