@@ -18,9 +18,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A new technique's skeleton and test: make technique FAMILY=prune NAME=gates (see CONTRIBUTING.md).
+# A new technique's skeleton and test: make technique FAMILY=prune NAME=entropy (see CONTRIBUTING.md).
 technique: $(VENV)/.test
-	@test -n '$(FAMILY)' -a -n '$(NAME)' || { echo 'give FAMILY (distill, prune, factorize, quantize) and NAME: make technique FAMILY=prune NAME=gates' >&2; exit 2; }
+	@test -n '$(FAMILY)' -a -n '$(NAME)' || { echo 'give FAMILY (distill, prune, factorize, quantize) and NAME: make technique FAMILY=prune NAME=entropy' >&2; exit 2; }
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/technique.py '$(FAMILY)' '$(NAME)'
 
 $(VENV)/.pipeline $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt

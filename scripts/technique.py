@@ -1,6 +1,6 @@
 """Writes a new technique's skeleton and its test, and enters it where its family is listed.
 
-`make technique FAMILY=prune NAME=gates` runs it. What it writes passes ruff and mypy; its tests fail until the
+`make technique FAMILY=prune NAME=entropy` runs it. What it writes passes ruff and mypy; its tests fail until the
 function in the new file returns something.
 """
 
@@ -126,7 +126,7 @@ def main() -> None:
     """Write the files that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=FAMILIES)
-    parser.add_argument("name", help="as params.yaml names the method, such as gates or hard_gates")
+    parser.add_argument("name", help="as params.yaml names the method, such as entropy or head_entropy")
     arguments = parser.parse_args()
     try:
         paths = write(arguments.family, arguments.name)
@@ -154,7 +154,7 @@ def write(family: str, name: str) -> list[Path]:
     technique = folder / f"{name}.py"
     tests = ROOT / ("tests/unit" if plan else "tests/unit/distill") / (f"test_{name}.py" if plan else "recipes.py")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        raise InputError(f"NAME={name}: small letters, digits and single underscores make a name, as in hard_gates")
+        raise InputError(f"NAME={name}: small letters, digits and single underscores make a name, as in head_entropy")
     for path in (technique, tests) if plan else (technique,):
         if path.exists():
             raise InputError(f"{path.relative_to(ROOT)} is there already; take another NAME")

@@ -31,6 +31,10 @@ class AttentionSite:
     """Attribute in which the module keeps its number of heads, if it does not derive it from its projections."""
     name: str = ""
     """Description for messages; set by `attention_sites`."""
+    block: str = ""
+    """Path of the block; set by `attention_sites`."""
+    stack: str = ""
+    """Title of the block's stack; set by `attention_sites`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class FfnSite:
     """The projection whose input columns belong to neurons."""
     name: str = ""
     """Description for messages; set by `ffn_sites`."""
+    block: str = ""
+    """Path of the block; set by `ffn_sites`."""
 
 
 @dataclass(frozen=True)

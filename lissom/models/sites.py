@@ -64,10 +64,28 @@ def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:
             positions=tuple(f"{block}.{path}" for path in present(network.get_submodule(block), site.positions)),
             norms=tuple(f"{block}.{path}" for path in site.norms),
             name=place if site.kind == "self" else f"{place}, cross-attention",
+            block=block,
+            stack=stack.title,
         )
         for stack, block, place in _block_paths(network)
         for site in stack.attention
     ]
+
+
+def sites_of_kind(network: PreTrainedModel, attention: str) -> list[int]:
+    """Return the numbers of attention sites among `attention_sites`: `all`, `cross`, or the title of a stack.
+
+    Raises:
+        InputError: the network has none.
+    """
+    numbers = [
+        number
+        for number, site in enumerate(attention_sites(network))
+        if attention in ("all", "cross" if site.kind == "cross" else site.stack)
+    ]
+    if not numbers:
+        raise InputError(f"attention: {attention}: a {network.config.model_type} has no such attention")
+    return numbers
 
 
 def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
@@ -77,6 +95,7 @@ def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
             tuple(f"{block}.{path}" for path in present(network.get_submodule(block), site.inputs)),
             f"{block}.{site.output}",
             place,
+            block,
         )
         for stack, block, place in _block_paths(network)
         for site in stack.ffn

@@ -4,8 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lissom.prune.sparse_config import MovementPruning, SparseTrainingParams, UnstructuredPruning
 from lissom.section import Methods, Section
 from lissom.training.config import RecoveryParams
+
+AttentionKind = Literal["all", "encoder", "decoder", "cross"]
 
 
 class FirstOrderPruning(Section):
@@ -16,6 +19,9 @@ class FirstOrderPruning(Section):
     heads: float = Field(default=0.5, gt=0, le=1)
     """Share of all attention heads to keep, over all blocks; every block keeps at least one."""
 
+    attention: AttentionKind = "all"
+    """Which attention's heads are removed; the last three are of encoder-decoders."""
+
     neurons: float = Field(default=0.5, gt=0, le=1)
     """Share of all FFN neurons to keep, over all blocks; every block keeps at least `neuron_multiple`."""
 
@@ -24,6 +30,9 @@ class FirstOrderPruning(Section):
 
     uniform: bool = False
     """Keep the same counts in every block."""
+
+    rounds: int = Field(default=1, ge=1)
+    """Rounds of equal size before the training, each by importance that is measured anew."""
 
     calibration_examples: int = Field(default=512, ge=1)
     """Training examples over which importance is averaged."""
@@ -54,113 +63,58 @@ class BlocksPruning(Section):
     """Training of the model with fewer blocks against the teacher; null skips it."""
 
 
-Criterion = Literal["magnitude", "gradient", "taylor", "snip", "magnitude_and_gradient", "random"]
+GatedUnits = Literal["heads", "neurons", "blocks"]
 
 
-class SparseTrainingParams(RecoveryParams):
-    """Training of a model whose weights become zero on the way: the last weights are the sparse ones."""
+class GatesPruning(Section):
+    """Learn which heads, neurons and blocks to keep, by a gate on each (Voita et al. 2019, arXiv:1905.09418; together,
+    to a target size: Xia et al. 2022, arXiv:2204.00408)."""
 
-    keep: Literal["best", "last"] = "last"
-    """Which weights the training returns; with a schedule the last ones, since earlier ones are less sparse."""
+    method: Literal["gates"]
 
-    def refuse_early_weights(self, why: str) -> None:
-        """Raise `ValueError` if the training may return weights of before its end."""
-        if self.keep != "last" or self.patience is not None:
-            raise ValueError(f"{why}: earlier weights are less sparse; set training.keep: last and patience: null")
-        if self.lora is not None:
-            raise ValueError(f"{why}: adapters would fill the zeros; set training.lora: null")
+    units: tuple[GatedUnits, ...] = ("heads", "neurons", "blocks")
+    """What has gates; with several, they are chosen together."""
 
+    attention: AttentionKind = "all"
+    """Which attention's heads have gates; the last three are of encoder-decoders."""
 
-class UnstructuredPruning(Section):
-    """Set single weights of attentions and feed-forward networks to zero: smaller on disk, not faster."""
-
-    method: Literal["unstructured"]
-
-    criterion: Criterion = "magnitude"
-    """What tells how much a weight matters; `random` is a control."""
-
-    sparsity: float = Field(default=0.5, gt=0, lt=1)
-    """Share of these weights to remove."""
-
-    scope: Literal["global", "layer"] = "global"
-    """Whether the share is of all layers together, or the same in every one."""
-
-    schedule: Literal["one_shot", "linear", "cubic"] = "one_shot"
-    """Remove all at once before the training, or in rounds during it."""
-
-    ramp: float = Field(default=0.7, gt=0, le=1)
-    """Share of the training's steps over which a schedule removes weights."""
-
-    rounds: int = Field(default=20, ge=1)
-    """Rounds of a schedule."""
-
-    pattern: str | None = Field(default=None, pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")
-    """`N:M` keeps the N best of every M neighbouring inputs, such as `2:4`; in place of `sparsity`, at once."""
-
-    calibration_examples: int = Field(default=512, ge=1)
-    """Training examples from which gradients are taken."""
-
-    seed: int = 0
-    """Seed of the criterion `random`."""
-
-    training: SparseTrainingParams | None = SparseTrainingParams()
-    """Training of the sparse model against the teacher; null skips it."""
-
-    @model_validator(mode="after")
-    def _rounds_can_be_scored(self) -> "UnstructuredPruning":
-        if self.pattern is not None:
-            keep, group = (int(part) for part in self.pattern.split(":"))
-            if keep >= group or self.schedule != "one_shot":
-                raise ValueError(f"pattern {self.pattern}: N must be less than M, and the schedule one_shot")
-        if self.schedule != "one_shot" and self.training is None:
-            raise ValueError(f"schedule {self.schedule} removes weights during a training; training is null")
-        if self.schedule != "one_shot" and self.criterion not in ("magnitude", "gradient", "taylor"):
-            raise ValueError(f"schedule {self.schedule}: criterion must be magnitude, gradient or taylor")
-        if self.schedule != "one_shot" and self.training is not None:
-            self.training.refuse_early_weights(f"schedule {self.schedule}")
-        return self
-
-
-class MovementPruning(Section):
-    """Learn which weights to keep, by a score for each (Sanh et al. 2020, arXiv:2005.07683)."""
-
-    method: Literal["movement"]
-
-    variant: Literal["hard", "soft"] = "hard"
-    """`hard` keeps the highest share of every matrix's scores; `soft` those above a threshold, as many as `penalty`
-    leaves."""
-
-    sparsity: float = Field(default=0.85, gt=0, lt=1)
-    """hard: share of the weights of every matrix to remove."""
-
-    threshold: float = Field(default=0.1, gt=0, lt=0.5)
-    """soft: weights whose sigmoid(score) is above it are kept; at the start it is 0.5."""
+    keep: float | None = Field(default=0.5, gt=0, lt=1)
+    """Share of the parameters to keep, of those that gates can remove; null lets `penalty` decide."""
 
     penalty: float = Field(default=1.0, ge=0)
-    """soft: factor of the mean of sigmoid(score) in the loss."""
+    """Without `keep`: factor in the loss of the expected share of parameters behind open gates."""
 
-    score_learning_rate: float = Field(default=1e-2, gt=0)
-    """Learning rate of the scores, far above that of the weights."""
+    neuron_multiple: int = Field(default=32, ge=1)
+    """Every block keeps a multiple of this number of neurons, for efficient kernels."""
 
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    """hard: share of the steps before the first weight is removed."""
+    gate_learning_rate: float = Field(default=0.1, gt=0)
+    """Learning rate of the gates, far above that of the weights."""
 
-    cooldown: float = Field(default=0.3, ge=0, lt=1)
-    """hard: share of the steps after the last one."""
+    multiplier_learning_rate: float = Field(default=0.1, gt=0)
+    """Learning rate of the two Lagrange multipliers that hold the expected share at its target."""
+
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the steps over which the target falls from 1 to `keep`."""
+
+    cooldown: float = Field(default=0.4, ge=0, lt=1)
+    """Share of the steps, the last ones, that train what is left, with gates fixed at 0 or 1."""
 
     training: SparseTrainingParams = SparseTrainingParams()
-    """The training against the teacher in which scores and weights are learnt."""
+    """The training against the teacher in which gates and weights are learnt."""
 
     @model_validator(mode="after")
-    def _has_a_schedule(self) -> "MovementPruning":
+    def _has_a_schedule(self) -> "GatesPruning":
+        if not self.units or len(set(self.units)) < len(self.units):
+            raise ValueError(f"units {list(self.units)}: name heads, neurons and blocks at most once, and one of them")
         if self.warmup + self.cooldown >= 1:
             raise ValueError(f"warmup {self.warmup:g} + cooldown {self.cooldown:g}: together they must be below 1")
-        self.training.refuse_early_weights("movement")
+        self.training.refuse_early_weights("gates")
         return self
 
 
 PruneMethod = Annotated[
-    FirstOrderPruning | BlocksPruning | UnstructuredPruning | MovementPruning, Field(discriminator="method")
+    FirstOrderPruning | BlocksPruning | UnstructuredPruning | MovementPruning | GatesPruning,
+    Field(discriminator="method"),
 ]
 """All methods; with more than one, a union discriminated by `method`."""
 

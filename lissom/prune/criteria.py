@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import logits_of
-from lissom.prune.config import Criterion
 from lissom.prune.importance import Loss
 from lissom.prune.masks import Scope, divided, ranks
+from lissom.prune.sparse_config import Criterion
 
 
 def scores_of(

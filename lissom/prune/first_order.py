@@ -1,18 +1,22 @@
 """Remove the heads and FFN neurons with the least first-order importance, to a budget over all blocks.
 
 Scores are normalised by their block's L2 norm, since gradients differ in size between blocks (Molchanov et al. 2017),
-and ranked over all blocks together, so that blocks may keep different numbers of units.
+and ranked over all blocks together, so that blocks may keep different numbers of units. With several rounds, each
+removes an equal part, and importance is measured again in between, without training (Michel et al. 2019, section 4.1).
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lissom.data.batches import sorted_batches
+from lissom.data.batches import Batch, sorted_batches
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepHeads, KeepNeurons
+from lissom.models.sites import ffn_sites, sites_of_kind
 from lissom.prune.config import FirstOrderPruning
 from lissom.prune.importance import head_importance, neuron_importance
 from lissom.training.lesson import Lesson
@@ -27,19 +31,64 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
     Args:
         model: the model to prune; not changed.
         lesson: importance is averaged over `calibration_examples` of its labelled training examples.
-        params: budget and calibration.
+        params: budget, rounds and calibration.
+
+    Raises:
+        InputError: the model has no Transformer blocks, or no attention of the wanted kind.
     """
-    network, loss = model.network, model.manifest.task.loss
     data = lesson.texts(model)
     members = data.labelled(params.calibration_examples)
-    edits: list[Edit] = []
-    if params.heads < 1:
-        scores = head_importance(network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members), loss)
-        edits.append(KeepHeads(kept=select(scores, params.heads, 1, uniform=params.uniform)))
-    if params.neurons < 1:
-        scores = neuron_importance(network, sorted_batches(data, _BATCH_SIZE, model.pad_id, members), loss)
-        edits.append(KeepNeurons(kept=select(scores, params.neurons, params.neuron_multiple, uniform=params.uniform)))
+    batches = partial(sorted_batches, data, _BATCH_SIZE, model.pad_id, members)
+    pruned, edits, units = model, list[Edit](), dict[type[Edit], int]()
+    for number in range(1, params.rounds + 1):
+        removed = (1 - params.heads) * number / params.rounds, (1 - params.neurons) * number / params.rounds
+        added = _edits(pruned, batches, params, (1 - removed[0], 1 - removed[1]), units)
+        edits = [_composed(edit, edits) for edit in added] if edits else added
+        if number < params.rounds:
+            pruned = copy.deepcopy(pruned)
+            pruned.edit(added)
     return Recipe(edits=edits)
+
+
+def _edits(
+    model: CompressedModel,
+    batches: Callable[[], Iterable[Batch]],
+    params: FirstOrderPruning,
+    shares: tuple[float, float],
+    units: dict[type[Edit], int],
+) -> list[Edit]:
+    """Return the edits that leave shares of the heads and neurons that the first round found.
+
+    Args:
+        model: the model as earlier rounds have left it.
+        batches: returns the labelled examples.
+        params: what is pruned.
+        shares: of the heads and of the neurons.
+        units: their numbers; set in the first round.
+    """
+    network, loss, edits = model.network, model.manifest.task.loss, list[Edit]()
+    for kind, share, importance, sites, multiple in (
+        (KeepHeads, shares[0], head_importance, sites_of_kind(network, params.attention), 1),
+        (KeepNeurons, shares[1], neuron_importance, range(len(ffn_sites(network))), params.neuron_multiple),
+    ):
+        if share < 1:
+            scores = importance(network, batches(), loss)
+            kept = [tuple(range(len(score))) for score in scores]
+            left = sum(len(kept[site]) for site in sites)
+            share *= units.setdefault(kind, left) / left
+            selected = select([scores[site] for site in sites], min(1.0, share), multiple, uniform=params.uniform)
+            for site, of_site in zip(sites, selected, strict=True):
+                kept[site] = of_site
+            edits.append(kind(kept=tuple(kept)))
+    return edits
+
+
+def _composed(later: Edit, earlier: Sequence[Edit]) -> Edit:
+    """Return the edit that keeps what a later edit of its kind keeps of what an earlier one kept."""
+    assert isinstance(later, KeepHeads | KeepNeurons)
+    before = next(edit for edit in earlier if isinstance(edit, type(later)))
+    kept = (tuple(first[unit] for unit in second) for first, second in zip(before.kept, later.kept, strict=True))
+    return type(later)(kept=tuple(kept))
 
 
 def select(scores: Sequence[Tensor], share: float, multiple: int, *, uniform: bool) -> tuple[tuple[int, ...], ...]:

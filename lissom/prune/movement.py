@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.models.layers import Indivisible
-from lissom.prune.config import MovementPruning
 from lissom.prune.masks import prunable
+from lissom.prune.sparse_config import MovementPruning
 from lissom.prune.unstructured import sparse_edit
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson

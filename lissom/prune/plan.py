@@ -1,14 +1,14 @@
 """Pruning: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.prune import blocks, first_order, movement, unstructured
+from lissom.prune import blocks, first_order, gates, movement, unstructured
 from lissom.prune.config import (
     BlocksPruning,
     FirstOrderPruning,
-    MovementPruning,
+    GatesPruning,
     PruneMethod,
-    UnstructuredPruning,
 )
+from lissom.prune.sparse_config import MovementPruning, UnstructuredPruning
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -24,3 +24,5 @@ def plan(model: CompressedModel, lesson: Lesson, params: PruneMethod) -> Recipe:
             return unstructured.plan(model, lesson, params)
         case MovementPruning():
             return movement.plan(model, lesson, params)
+        case GatesPruning():
+            return gates.plan(model, lesson, params)

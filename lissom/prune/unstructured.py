@@ -15,9 +15,9 @@ from lissom.data.batches import sorted_batches
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, SparseWeights
-from lissom.prune.config import UnstructuredPruning
 from lissom.prune.criteria import scores_of
 from lissom.prune.masks import keep_highest, keep_pattern, prunable
+from lissom.prune.sparse_config import UnstructuredPruning
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe

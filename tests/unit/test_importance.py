@@ -5,15 +5,20 @@ import torch
 from torch.nn import functional as F
 
 from lissom.data.batches import sorted_batches
+from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.edits import KeepHeads, KeepNeurons
 from lissom.models.sites import attention_sites, blocks_of
-from lissom.prune.first_order import select
+from lissom.prune.config import FirstOrderPruning
+from lissom.prune.first_order import plan, select
 from lissom.prune.importance import gated, head_importance, neuron_importance
 from lissom.training.config import TrainingParams
+from lissom.training.lesson import Lesson
 from lissom.training.loop import fit
 from tests.unit import tiny
+from tests.unit.distill.recipes import tables_in
 from tests.unit.test_loop import examples
+from tests.unit.test_translation import model_of, tables_of
 
 LOSS = tiny.TASK.loss
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -142,3 +147,42 @@ def test_the_best_heads_of_a_block_stay():
         (1,),
         (0, 1),
     )
+
+
+@pytest.mark.parametrize("family", tiny.able("heads"))
+def test_rounds_measure_again_and_end_at_the_same_size(family, tmp_path):
+    lesson = Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path)
+    edits = {}
+    for rounds in (1, 2, 3):
+        params = FirstOrderPruning(method="first_order", heads=0.5, neurons=0.5, neuron_multiple=8, rounds=rounds)
+        model = tiny.model(family)
+        edits[rounds] = plan(model, lesson, params).edits
+        assert model.manifest.edits == ()
+        model.edit(edits[rounds])
+    for by_rounds in zip(*edits.values(), strict=True):
+        assert len({sum(map(len, edit.kept)) for edit in by_rounds}) == 1
+
+
+def test_the_second_round_is_by_the_importance_of_what_the_first_one_left(tmp_path):
+    lesson = Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path)
+    params = FirstOrderPruning(method="first_order", heads=0.5, neurons=1, rounds=2)
+    model = tiny.model("bert")
+    (actual,) = plan(model, lesson, params).edits
+    (first,) = plan(model, lesson, params.model_copy(update={"heads": 0.75, "rounds": 1})).edits
+    model.edit([first])
+    (second,) = plan(model, lesson, params.model_copy(update={"heads": 8 / 12, "rounds": 1})).edits
+    kept = tuple(tuple(heads[unit] for unit in units) for heads, units in zip(first.kept, second.kept, strict=True))
+    assert actual.kept == kept
+
+
+def test_only_one_kind_of_attention_is_pruned(tmp_path):
+    model = model_of("bart")
+    lesson = Lesson(tables=tables_of(tmp_path), scratch=tmp_path)
+    params = FirstOrderPruning(method="first_order", heads=0.5, neurons=1, attention="cross", calibration_examples=16)
+    (edit,) = plan(model, lesson, params).edits
+    names = [site.name for site in attention_sites(model.network)]
+    assert {len(kept) for kept, name in zip(edit.kept, names, strict=True) if "cross" not in name} == {4}
+    of_kind = [kept for kept, name in zip(edit.kept, names, strict=True) if "cross" in name]
+    assert sum(map(len, of_kind)) == 2 * len(of_kind)
+    with pytest.raises(InputError, match="has no such attention"):
+        plan(tiny.model("bert"), lesson, params)

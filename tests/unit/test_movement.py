@@ -10,10 +10,10 @@ from torch.nn.utils import parametrize
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import SparseWeights
-from lissom.prune.config import MovementPruning
 from lissom.prune.masks import prunable
 from lissom.prune.movement import Masked, kept_share
 from lissom.prune.plan import plan
+from lissom.prune.sparse_config import MovementPruning
 from lissom.training.compress import compress
 from lissom.training.lesson import Lesson
 from lissom.training.teacher import LiveTeacher

@@ -29,13 +29,13 @@ def run(checkout, *command):
 
 def test_the_skeletons_of_every_family_are_sound(checkout):
     for family in ("distill", "prune", "factorize", "quantize"):
-        written = run(checkout, "scripts/technique.py", family, "hard_gates")
+        written = run(checkout, "scripts/technique.py", family, "head_entropy")
         assert written.returncode == 0, written.stderr
-        assert f"lissom/{family}/hard_gates.py" in written.stdout
+        assert f"lissom/{family}/head_entropy.py" in written.stdout
         if family != "distill":  # one test file per name: make room for the next family's
-            (checkout / "tests/unit/test_hard_gates.py").rename(checkout / f"tests/unit/test_{family}_gates.py")
+            (checkout / "tests/unit/test_head_entropy.py").rename(checkout / f"tests/unit/test_{family}_entropy.py")
     reference = (checkout / "docs/params.md").read_text()
-    assert reference.count("### `method: hard_gates`") == 4
+    assert reference.count("### `method: head_entropy`") == 4
     assert "### `method: first_order`" in reference
     linted = run(checkout, "-m", "ruff", "check", "lissom", "scripts")
     assert linted.returncode == 0, linted.stdout
@@ -43,11 +43,11 @@ def test_the_skeletons_of_every_family_are_sound(checkout):
 
 
 def test_its_tests_fail_until_the_technique_is_written(checkout):
-    assert run(checkout, "scripts/technique.py", "prune", "gates").returncode == 0
-    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_gates.py", "-k", "[bert]")
+    assert run(checkout, "scripts/technique.py", "prune", "entropy").returncode == 0
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_entropy.py", "-k", "[bert]")
     failed = run(checkout, *tests)
-    assert failed.returncode == 1 and "NotImplementedError: gates" in failed.stdout
-    technique = checkout / "lissom/prune/gates.py"
+    assert failed.returncode == 1 and "NotImplementedError: entropy" in failed.stdout
+    technique = checkout / "lissom/prune/entropy.py"
     body = technique.read_text().partition("    raise NotImplementedError")[0]
     technique.write_text(body + "    return Recipe()\n")
     passed = run(checkout, *tests)

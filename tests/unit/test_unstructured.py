@@ -9,10 +9,10 @@ from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import FakeQuantize, SparseWeights
-from lissom.prune.config import UnstructuredPruning
 from lissom.prune.criteria import scores_of
 from lissom.prune.masks import keep_highest, keep_pattern, prunable, ranks
 from lissom.prune.plan import plan
+from lissom.prune.sparse_config import UnstructuredPruning
 from lissom.prune.unstructured import Gradual, scheduled
 from lissom.quantize.config import GgufTraining
 from lissom.quantize.plan import plan as plan_quantization

@@ -1,0 +1,225 @@
+"""Gates: learn which heads, neurons and blocks to keep while the model is trained, then remove the rest.
+
+A gate multiplies a head's output before the output projection (Voita et al. 2019, arXiv:1905.09418, section 5), a
+neuron's activation, or the change that a block makes to its input. The gates' probabilities of being open enter the
+loss: with a fixed factor, as in Voita et al., or with Lagrange multipliers that hold the expected size at a target,
+while fine and coarse units are chosen together (Xia et al. 2022, arXiv:2204.00408, section 3.2; here without gates on
+the hidden size). In the last part of the training, gates are fixed at 0 or 1, so that what stays is trained as it will
+be.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel
+from lissom.models.edits import Edit, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.models.families import family_of
+from lissom.models.layers import Indivisible
+from lissom.models.sites import blocks_at
+from lissom.prune.config import GatesPruning
+from lissom.prune.gate_groups import GateGroup, groups_of, open_units, smallest_share
+from lissom.prune.hard_concrete import expected_state, open_probability, sample
+from lissom.training.hooks import Hook
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
+
+_START = 2.5
+"""First log alpha: a gate is open with a probability of 0.96, and is 1 without noise."""
+
+
+def plan(model: CompressedModel, _: Lesson, params: GatesPruning) -> Recipe:
+    """Return the recipe: gates beside the weights, a schedule, and at the end the open units alone.
+
+    Raises:
+        InputError: the model has no such units, its heads cannot be removed, or `params.keep` cannot be reached.
+    """
+    groups = groups_of(model.network, params)
+    if params.keep is not None and params.keep < (least := smallest_share(groups)):
+        raise InputError(f"prune.method: gates: keep {params.keep:g} cannot be reached; the least here is {least:.3g}")
+    handles: list[RemovableHandle] = []
+    facts: dict[str, Any] = {}
+
+    def add_gates(trained: CompressedModel) -> None:
+        handles.extend(_add(trained.network.get_submodule(group.path), group) for group in groups if group.is_gated)
+        trained.network.register_module("constraint", Constraint())
+
+    def remove_closed(trained: CompressedModel) -> Sequence[Edit]:
+        gates = gates_of(trained.network)
+        for handle in handles:
+            handle.remove()
+        for group in groups:
+            if group.is_gated:
+                del trained.network.get_submodule(group.path).gate
+        del trained.network.constraint
+        kept = {path: gate.fixed.nonzero().flatten().tolist() for path, gate in gates.items()}
+        facts["kept"] = {kind: _count(groups, kept, kind) for kind in params.units}
+        return _edits(trained, groups, kept)
+
+    def penalty(network: nn.Module) -> Tensor:
+        constraint = next(module for module in network.modules() if isinstance(module, Constraint))
+        share = expected_share(groups, gates_of(network))
+        return share * params.penalty if params.keep is None else constraint(share)
+
+    factor = 1 / params.training.learning_rate
+    return Recipe(
+        calibrate=add_gates,
+        hooks=[Schedule(groups, params)],
+        rates={
+            r"gate\.log_alpha$": params.gate_learning_rate * factor,
+            r"constraint\.multipliers$": params.multiplier_learning_rate * factor,
+        },
+        penalty=penalty,
+        finish=remove_closed,
+        facts=facts,
+    )
+
+
+class Gate(nn.Module, Indivisible):
+    """The gates of one group of units.
+
+    Args:
+        group: the group.
+    """
+
+    def __init__(self, group: GateGroup) -> None:
+        super().__init__()
+        self.path = group.path
+        self.log_alpha = nn.Parameter(torch.full((group.units,), _START))
+        self.register_buffer("fixed", torch.full((group.units,), -1.0))  # in checkpoints: it cannot be derived again
+        self.fixed: Tensor
+        """0 (closed) or 1 (open) from when the gates are chosen; -1 before."""
+
+    def forward(self) -> Tensor:
+        """Return the gates, `[units]`: drawn while the network trains, without noise otherwise."""
+        values = sample(self.log_alpha) if self.training else expected_state(self.log_alpha)
+        return torch.where(self.fixed < 0, values, self.fixed)
+
+    def probability(self) -> Tensor:
+        """Return every gate's probability of being open, `[units]`."""
+        return torch.where(self.fixed < 0, open_probability(self.log_alpha), self.fixed)
+
+
+class Constraint(nn.Module):
+    """Lagrange multipliers for an expected share of the parameters (Xia et al. 2022, equation 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.target = 1.0
+
+    def forward(self, share: Tensor) -> Tensor:
+        """Return the penalty for an expected share, a scalar; multipliers rise along their gradient, weights fall."""
+        multipliers = 2 * self.multipliers.detach() - self.multipliers  # the same values, the gradient's sign turned
+        excess = share - self.target
+        return multipliers[0] * excess + multipliers[1] * excess.square()
+
+
+class Schedule(Hook):
+    """Lowers the target to its final value, and fixes the gates for the last steps."""
+
+    def __init__(self, groups: Sequence[GateGroup], params: GatesPruning) -> None:
+        self._groups = groups
+        self._params = params
+        self._gates: dict[str, Gate] = {}
+        self._constraint = Constraint()
+
+    def begin(self, network: nn.Module) -> None:
+        """Find the gates."""
+        self._gates = gates_of(network)
+        self._constraint = next(module for module in network.modules() if isinstance(module, Constraint))
+
+    def before_step(self, step: int, total: int) -> None:
+        """Set the target of the step."""
+        progress = min(1.0, step / max(1.0, self._params.warmup * total))
+        self._constraint.target = 1 - progress * (1 - (1.0 if self._params.keep is None else self._params.keep))
+
+    def after_step(self, step: int, total: int) -> None:
+        """Fix the gates once the time to choose is over."""
+        if step + 1 >= min(total, round((1 - self._params.cooldown) * total)) and not self._are_fixed():
+            log_alpha = {path: gate.log_alpha.detach().cpu() for path, gate in self._gates.items()}
+            for path, is_open in open_units(self._groups, log_alpha, self._params).items():
+                self._gates[path].fixed.copy_(is_open)
+
+    def _are_fixed(self) -> bool:
+        return all(bool((gate.fixed >= 0).all()) for gate in self._gates.values())
+
+
+def gates_of(network: nn.Module) -> dict[str, Gate]:
+    """Return the gates of a network by the path of their group."""
+    return {module.path: module for module in network.modules() if isinstance(module, Gate)}
+
+
+def expected_share(groups: Sequence[GateGroup], gates: dict[str, Gate]) -> Tensor:
+    """Return the expected share of the groups' parameters behind open gates, a scalar with a gradient."""
+    expected, total = torch.zeros(()), 0
+    for group in groups:
+        if group.cost:
+            gate, block = gates.get(group.path), gates.get(group.block)
+            units = torch.tensor(float(group.units)) if gate is None else gate.probability().sum()
+            expected = expected + units * group.cost * (1 if block is None else block.probability().squeeze(0))
+            total += group.units * group.cost
+    return expected / total
+
+
+def _add(module: nn.Module, group: GateGroup) -> RemovableHandle:
+    """Add gates to an output projection, or to a block."""
+    gate = Gate(group).to(next(module.parameters()).device)
+    module.register_module("gate", gate)
+    if group.kind == "blocks":
+        return module.register_forward_hook(_weigh(gate))
+    return module.register_forward_pre_hook(_multiply(gate, group.width))
+
+
+def _multiply(gate: Gate, width: int) -> Callable[..., Any]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (inputs[0] * gate().repeat_interleave(width).to(inputs[0].dtype),)
+
+    return hook
+
+
+def _weigh(gate: Gate) -> Callable[..., Any]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        before, after = arguments[0], output[0] if isinstance(output, tuple) else output
+        weighed = before + gate().to(after.dtype) * (after - before)
+        return (weighed, *output[1:]) if isinstance(output, tuple) else weighed
+
+    return hook
+
+
+def _count(groups: Sequence[GateGroup], kept: dict[str, list[int]], kind: str) -> dict[str, int]:
+    """Return how many units of a kind there were, and how many are left."""
+    of_kind = [group for group in groups if group.kind == kind]
+    left = [
+        len(kept.get(group.path, range(group.units)))
+        for group in of_kind
+        if group.kind == "blocks" or kept.get(group.block, [0])
+    ]
+    return {"before": sum(group.units for group in of_kind), "after": sum(left)}
+
+
+def _edits(model: CompressedModel, groups: Sequence[GateGroup], kept: dict[str, list[int]]) -> list[Edit]:
+    """Return the edits that remove what is closed; what lies in a closed block goes with it."""
+    edits: list[Edit] = []
+    for kind, edit in (("heads", KeepHeads), ("neurons", KeepNeurons)):
+        units = [
+            tuple(kept.get(group.path, range(group.units)) if kept.get(group.block, [0]) else range(group.units))
+            for group in groups
+            if group.kind == kind
+        ]
+        if any(len(left) < group.units for left, group in zip(units, _of_kind(groups, kind), strict=True)):
+            edits.append(edit(kept=tuple(units)))
+    for stack in family_of(model.network).stacks:
+        count = len(blocks_at(model.network, stack))
+        left = [number for number in range(count) if kept.get(f"{stack.blocks}.{number}", [0])]
+        if len(left) < count:
+            edits.append(KeepBlocks(kept=tuple(left), stack=stack.title))
+    return edits
+
+
+def _of_kind(groups: Sequence[GateGroup], kind: str) -> list[GateGroup]:
+    return [group for group in groups if group.kind == kind]
