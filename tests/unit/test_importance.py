@@ -8,7 +8,7 @@ from lissom.data.batches import sorted_batches
 from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.edits import KeepHeads, KeepNeurons
-from lissom.models.sites import attention_sites, blocks_of
+from lissom.models.sites import attention_sites, blocks_of, sites_of_kind
 from lissom.prune.config import FirstOrderPruning
 from lissom.prune.first_order import plan, select
 from lissom.prune.importance import gated, head_importance, neuron_importance
@@ -185,4 +185,4 @@ def test_only_one_kind_of_attention_is_pruned(tmp_path):
     of_kind = [kept for kept, name in zip(edit.kept, names, strict=True) if "cross" in name]
     assert sum(map(len, of_kind)) == 2 * len(of_kind)
     with pytest.raises(InputError, match="has no such attention"):
-        plan(tiny.model("bert"), lesson, params)
+        sites_of_kind(tiny.model("bert").network, "cross")
