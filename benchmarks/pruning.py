@@ -1,13 +1,14 @@
-"""Pruning of single weights: accuracy by method at equal sparsity and equal updates.
+"""Pruning: accuracy by method at equal updates, of single weights at equal sparsity, and of heads, neurons and blocks.
 
     python -m benchmarks.pruning [METHOD ...] [--data trec6] [--seed 1]
 
 Every seed has a teacher of its own (benchmarks/teachers.py), which every method prunes and trains against the teacher's
-logits, so that differences between methods are paired.
+logits, so that differences between methods are paired. Orders of heads are compared without a training.
 """
 
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from itertools import product
 from operator import sub
 from pathlib import Path
@@ -17,13 +18,15 @@ from pydantic import TypeAdapter
 
 from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
+from benchmarks.structures import IMPORTANCE, ORDERS, RANDOM, STRUCTURES, accuracy, measure_order, measure_speed
 from benchmarks.teachers import Trained, params_of, teacher_of
+from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load, save
 from lissom.models.edits import SparseWeights
 from lissom.prune.config import PruneMethod
 from lissom.prune.plan import plan
 from lissom.training.compress import compress
-from lissom.training.config import RecoveryParams, TrainingParams
+from lissom.training.config import RecoveryParams
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 from lissom.training.teacher import load_logits
@@ -45,11 +48,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "taylor, cubic": {**_CUBIC, "criterion": "taylor"},
     "movement": {"method": "movement"},
 }
+"""Methods that remove single weights, the share `_SPARSITY` of them."""
+_ALL = (*METHODS, *ORDERS, *STRUCTURES)
 _TRAINING: dict[str, Any] = {"batch_size": _BATCH, "learning_rate": 1e-4, "precision": "float32", "keep": "last"}
 
 NOTES = (
-    f"{UPDATES} updates of {_BATCH} texts for every row, the dense control too; {_SPARSITY:.0%} of the weights of attentions and feed-forward networks are zero, "
-    "in movement of every matrix, else of all together",
+    f"{UPDATES} updates of {_BATCH} texts for every row, the dense control too, but for the orders of heads, which are not trained",
+    f"single weights: {_SPARSITY:.0%} of those of attentions and feed-forward networks are zero, in movement of every matrix, else of all together",
+    "structures: percentages are of the parameters of attentions and feed-forward networks that are kept; speedup of one text on one pinned core, "
+    "both files (ONNX, floats) in one session; parameters are of the whole model, word table included",
+    "heads_removed_at_1pct: the share of heads up to which accuracy on test stays within a point of the teacher's, in steps of a tenth; at random: mean of three orders",
     "megabytes: of model.safetensors, whose zeros are left out; the word table, which no method touches, is 46.9 MB of it (30,522 rows of 384 floats)",
     "the teacher's logits of the training texts, labels where there are some, T 2 and alpha 0.5, as by default",
 )
@@ -58,23 +66,26 @@ NOTES = (
 def main() -> None:
     """Measure the rows that are named, or all; each is written as soon as it is measured."""
     options = parser(__doc__)
-    options.add_argument("methods", nargs="*", metavar="METHOD", help=f"all if none is named: {'; '.join(METHODS)}")
+    options.add_argument("methods", nargs="*", metavar="METHOD", help=f"all if none is named: {'; '.join(_ALL)}")
     options.add_argument("--data", choices=DATA, action="append", help="all if none is named")
     arguments = options.parse_args()
-    unknown = [name for name in arguments.methods if name not in METHODS]
+    unknown = [name for name in arguments.methods if name not in _ALL]
     if unknown:
-        sys.exit(f"no method {', '.join(unknown)}; there are: {'; '.join(METHODS)}")
+        sys.exit(f"no method {', '.join(unknown)}; there are: {'; '.join(_ALL)}")
     folder, updates = folder_of(arguments), 6 if arguments.rehearse else UPDATES
-    for data, name in product(arguments.data or DATA, arguments.methods or METHODS):
+    for data, name in product(arguments.data or DATA, arguments.methods or _ALL):
         teacher = teacher_of(data, arguments.seed, rehearse=arguments.rehearse)
-        figures = measure(teacher, name, updates, arguments.seed)
+        if name in ORDERS:
+            figures = measure_order(teacher, name, arguments.seed)
+        else:
+            figures = measure(teacher, name, updates, arguments.seed)
         record(BENCHMARK, {"data": data, "method": name}, arguments.seed, figures, data=teacher.data, folder=folder)
 
 
 def settings(key: Key) -> Any:
     """Return what a row depends on besides code: its method and its teacher's params."""
     return {
-        "method": METHODS[key["method"]], "training": _TRAINING, "updates": UPDATES, "teacher": params_of(key["data"]),
+        "method": (METHODS | STRUCTURES).get(key["method"]), "training": _TRAINING, "updates": UPDATES, "teacher": params_of(key["data"]),
     }  # fmt: skip
 
 
@@ -87,21 +98,28 @@ def measure(teacher: Trained, name: str, updates: int, seed: int) -> dict[str, A
         training = {**_TRAINING, "seed": seed, "epochs": updates * _BATCH / texts}
         recipe, params = Recipe(), RecoveryParams.model_validate(training)
         if name != DENSE:
+            sparsity = {"sparsity": _SPARSITY} if name in METHODS else {}
             method: Any = TypeAdapter(PruneMethod).validate_python(
-                {**METHODS[name], "sparsity": _SPARSITY, "training": training}
+                {**(METHODS | STRUCTURES)[name], **sparsity, "training": training}
             )
             recipe, params = plan(model, lesson, method), method.training
         result = compress(model, recipe, lesson, logits, params)
         save(model, Path(scratch) / "model")
-        test = Lesson(tables={**lesson.tables, "dev": lesson.tables["test"]}, scratch=Path(scratch))
         sparse = [edit.sparsity for edit in model.manifest.edits if isinstance(edit, SparseWeights)]
         return {
-            "accuracy_percent": 100 * test.scorer(model, TrainingParams(precision="float32"))(),
+            "accuracy_percent": accuracy(model, lesson),
             "teacher_percent": 100 * teacher.accuracy,
             "sparsity": sparse[0] if sparse else 0.0,
             "updates": result.metrics["steps"],
             "megabytes": (Path(scratch) / "model" / "model.safetensors").stat().st_size / 1e6,
+            **({} if name in METHODS else _of_structures(result.metrics, model, teacher, lesson)),
         }
+
+
+def _of_structures(metrics: dict[str, Any], model: CompressedModel, teacher: Trained, lesson: Lesson) -> dict[str, Any]:
+    heads = metrics.get("kept", {}).get("heads")
+    closed = {} if heads is None else {"heads_closed": 1 - heads["after"] / heads["before"]}
+    return {**measure_speed(model, teacher, lesson, lesson.scratch), **closed}
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -113,7 +131,43 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     def gain(better: str, worse: str, bar: str | None) -> dict[str, Any]:
         return claim([paired(sub, accuracy(data, better), accuracy(data, worse)) for data in DATA], "points", bar)
 
+    def within(figure: str, names: Iterable[str], least: Callable[[float], float], data: str) -> PerSeed:
+        """The largest figure among methods whose accuracy is at least what `least` makes of the teacher's; 0 if none."""
+        best = PerSeed()
+        for name in names:
+            figures = (
+                rows.take(column, data=data, method=name) for column in (figure, "accuracy_percent", "teacher_percent")
+            )
+            reached = paired(lambda value, own, whole: value if own >= least(whole) else 0.0, *figures)
+            best = PerSeed(
+                {seed: max(value, best.values.get(seed, 0.0)) for seed, value in reached.values.items()} | (
+                    {seed: value for seed, value in best.values.items() if seed not in reached.values}
+                ),
+                best.old or reached.old, best.machines | reached.machines,
+            )  # fmt: skip
+        return best
+
+    def at_50(method: str, data: str) -> PerSeed:
+        return rows.take("accuracy_percent_50", data=data, method=method)
+
+    gates = [name for name, params in STRUCTURES.items() if params.get("keep")]
+    gates.append("gates, 50 %")
+    on_heads = [name for name in STRUCTURES if "on heads" in name]
     return {
+        "importance_minus_random_points_at_50_heads": claim(
+            [paired(sub, at_50(IMPORTANCE, data), at_50(RANDOM, data)) for data in DATA], "points", ">= 1"
+        ),
+        "heads_removed_at_1pct": claim(
+            [rows.take("heads_removed_at_1pct", data=data, method=IMPORTANCE) for data in DATA], "", ">= 0.2"
+        ),
+        "gates_closed_at_1pct": claim(
+            [within("heads_closed", on_heads, lambda whole: whole - 1, data) for data in DATA], "", ">= 0.6"
+        ),
+        "joint_gates_speedup_at_98": claim(
+            [within("speedup", gates, lambda whole: 0.98 * whole, data) for data in DATA], "x", None
+        ),
+        "gates_minus_first_order_points_at_50": gain("gates, 50 %", "first order, 50 %", None),
+        "gates_minus_blocks_points_at_50": gain("gates, 50 %", "blocks, 50 %", None),
         "movement_minus_magnitude_points_at_15": gain("movement", "magnitude, cubic", ">= 0"),
         "magnitude_minus_random_points_at_15": gain("magnitude, at once", "random, at once", None),
         "cubic_minus_at_once_points_at_15": gain("magnitude, cubic", "magnitude, at once", None),
