@@ -4,7 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lissom.prune.sparse_config import MovementPruning, SparseTrainingParams, UnstructuredPruning
+from lissom.prune.sparse_config import (
+    LotteryTicketPruning,
+    MovementPruning,
+    SparseTrainingParams,
+    UnstructuredPruning,
+)
 from lissom.section import Methods, Section
 from lissom.training.config import RecoveryParams
 
@@ -113,7 +118,7 @@ class GatesPruning(Section):
 
 
 PruneMethod = Annotated[
-    FirstOrderPruning | BlocksPruning | UnstructuredPruning | MovementPruning | GatesPruning,
+    FirstOrderPruning | BlocksPruning | GatesPruning | UnstructuredPruning | MovementPruning | LotteryTicketPruning,
     Field(discriminator="method"),
 ]
 """All methods; with more than one, a union discriminated by `method`."""

@@ -1,14 +1,14 @@
 """Pruning: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.prune import blocks, first_order, gates, movement, unstructured
+from lissom.prune import blocks, first_order, gates, lottery_ticket, movement, unstructured
 from lissom.prune.config import (
     BlocksPruning,
     FirstOrderPruning,
     GatesPruning,
     PruneMethod,
 )
-from lissom.prune.sparse_config import MovementPruning, UnstructuredPruning
+from lissom.prune.sparse_config import LotteryTicketPruning, MovementPruning, UnstructuredPruning
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -26,3 +26,5 @@ def plan(model: CompressedModel, lesson: Lesson, params: PruneMethod) -> Recipe:
             return movement.plan(model, lesson, params)
         case GatesPruning():
             return gates.plan(model, lesson, params)
+        case LotteryTicketPruning():
+            return lottery_ticket.plan(model, lesson, params)

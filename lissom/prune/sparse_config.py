@@ -110,3 +110,48 @@ class MovementPruning(Section):
             raise ValueError(f"warmup {self.warmup:g} + cooldown {self.cooldown:g}: together they must be below 1")
         self.training.refuse_early_weights("movement")
         return self
+
+
+class LotteryTicketPruning(Section):
+    """Train, remove weights, set the others back, and train again (Frankle and Carbin 2019, arXiv:1803.03635)."""
+
+    method: Literal["lottery_ticket"]
+
+    sparsity: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the weights of attentions and feed-forward networks to remove."""
+
+    rounds: int = Field(default=3, ge=1)
+    """Rounds of a training and a removal, each of the same share of what is left; one more training follows."""
+
+    criterion: Literal["magnitude_and_gradient", "magnitude"] = "magnitude_and_gradient"
+    """Which weights go after a training: those whose values and gradients are both small, or the smallest ones."""
+
+    scope: Literal["global", "layer"] = "global"
+    """Whether the share is of all layers together, or the same in every one."""
+
+    rewind: Literal["start", "base"] = "start"
+    """Set weights back to what they were in this method's first training, or to those of the pre-trained model."""
+
+    rewind_after: float = Field(default=0.0, ge=0, lt=1)
+    """With `start`: share of the first training's steps after which its weights are remembered."""
+
+    control: Literal["none", "random_weights", "random_mask"] = "none"
+    """Controls: in the last training, start the pruned layers from random weights, or keep as many of each layer's
+    weights at random."""
+
+    calibration_examples: int = Field(default=512, ge=1)
+    """Training examples from which gradients are taken."""
+
+    seed: int = 0
+    """Seed of the controls, and of the new head of the pre-trained model."""
+
+    training: RecoveryParams = RecoveryParams()
+    """Each of the trainings against the teacher."""
+
+    @model_validator(mode="after")
+    def _can_be_rewound(self) -> "LotteryTicketPruning":
+        if self.rewind == "base" and self.rewind_after:
+            raise ValueError("rewind_after is of the first training; with rewind: base, leave it out")
+        if self.training.lora is not None:
+            raise ValueError("lottery_ticket: adapters would fill what is removed; set training.lora: null")
+        return self

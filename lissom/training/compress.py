@@ -1,6 +1,6 @@
 """Applying a recipe: edits, calibration, training against the teacher, final edits; the same for all techniques."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lissom.errors import InputError
@@ -57,10 +57,16 @@ def compress(
     result = None
     if training is not None:
         objective = against_teacher(teacher, training.loss, model.manifest.task).with_penalty(recipe.penalty)
-        result = lesson.train(
-            phase, model.network, lesson.texts(model), model.pad_id, objective, training,
-            identity=identity, score=scorer, hooks=[*_kept_zeros(model, training), *recipe.hooks], rates=recipe.rates,
-        )  # fmt: skip
+        data, hooks = lesson.texts(model), [*_kept_zeros(model, training), *recipe.hooks]
+        for number in range(1, recipe.trainings + 1):
+            latest = lesson.train(
+                phase if recipe.trainings == 1 else f"{phase}-{number}", model.network, data, model.pad_id, objective,
+                training, identity=identity, score=scorer, hooks=hooks, rates=recipe.rates,
+            )  # fmt: skip
+            result = latest if result is None else _joined(result, latest)
+            if number < recipe.trainings and recipe.between is not None:
+                recipe.between(model, number)
+        assert result is not None
         metrics |= {
             "steps": result.steps,
             "examples_per_second": result.examples_per_second,
@@ -72,6 +78,12 @@ def compress(
         scorer = lesson.scorer(model, training or RecoveryParams())
     metrics["dev_score"] = scorer() if result is None or after else result.best_score
     return CompressionResult({**metrics, **recipe.facts}, result)
+
+
+def _joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:
+    """Return two trainings as one, whose result is the second's."""
+    records = [{**record, "step": record["step"] + first.steps} for record in second.records]
+    return replace(second, steps=first.steps + second.steps, records=[*first.records, *records])
 
 
 def _kept_zeros(model: CompressedModel, training: RecoveryParams) -> list[Hook]:

@@ -25,6 +25,10 @@ class Recipe:
     """Factors of the learning rate, keyed by regular expressions over parameter names; the first match applies."""
     penalty: Callable[[nn.Module], Tensor] | None = None
     """A scalar function of the network's weights, added to the loss."""
+    trainings: int = 1
+    """Trainings in a row, each with a new optimiser and schedule."""
+    between: Callable[[CompressedModel, int], None] | None = None
+    """Runs after every training but the last, with its number from 1."""
     finish: Callable[[CompressedModel], Sequence[Edit]] | None = None
     """Returns the edits to apply to the trained model, such as removing masked structures."""
     facts: Mapping[str, Any] = field(default_factory=dict)
