@@ -20,6 +20,7 @@ from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
 from benchmarks.structures import IMPORTANCE, ORDERS, RANDOM, STRUCTURES, accuracy, measure_order, measure_speed
 from benchmarks.teachers import Trained, params_of, teacher_of
+from lissom.models.base import load_base
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load, save
 from lissom.models.edits import SparseWeights
@@ -49,12 +50,24 @@ METHODS: dict[str, dict[str, Any]] = {
     "movement": {"method": "movement"},
 }
 """Methods that remove single weights, the share `_SPARSITY` of them."""
-_ALL = (*METHODS, *ORDERS, *STRUCTURES)
+FROM_BASE, TICKET, RANDOM_WEIGHTS, RANDOM_MASK = (
+    "dense, from the pre-trained model", "ticket, 50 %", "random weights, 50 %", "random mask, 50 %",
+)  # fmt: skip
+_TICKET = {"method": "lottery_ticket", "rewind": "base", "sparsity": 0.5}
+TICKETS: dict[str, dict[str, Any]] = {
+    FROM_BASE: {},
+    TICKET: _TICKET,
+    RANDOM_WEIGHTS: {**_TICKET, "control": "random_weights"},
+    RANDOM_MASK: {**_TICKET, "control": "random_mask"},
+}
+_PARAMS = METHODS | TICKETS | STRUCTURES
+_ALL = (*METHODS, *TICKETS, *ORDERS, *STRUCTURES)
 _TRAINING: dict[str, Any] = {"batch_size": _BATCH, "learning_rate": 1e-4, "precision": "float32", "keep": "last"}
 
 NOTES = (
     f"{UPDATES} updates of {_BATCH} texts for every row, the dense control too, but for the orders of heads, which are not trained",
     f"single weights: {_SPARSITY:.0%} of those of attentions and feed-forward networks are zero, in movement of every matrix, else of all together",
+    "tickets: three rounds from the fine-tuned teacher, then the weights of the pre-trained model, masked, are trained for as many updates as the dense model that starts from it",
     "structures: percentages are of the parameters of attentions and feed-forward networks that are kept; speedup of one text on one pinned core, "
     "both files (ONNX, floats) in one session; parameters are of the whole model, word table included",
     "heads_removed_at_1pct: the share of heads up to which accuracy on test stays within a point of the teacher's, in steps of a tenth; at random: mean of three orders",
@@ -85,7 +98,7 @@ def main() -> None:
 def settings(key: Key) -> Any:
     """Return what a row depends on besides code: its method and its teacher's params."""
     return {
-        "method": (METHODS | STRUCTURES).get(key["method"]), "training": _TRAINING, "updates": UPDATES, "teacher": params_of(key["data"]),
+        "method": _PARAMS.get(key["method"]), "training": _TRAINING, "updates": UPDATES, "teacher": params_of(key["data"]),
     }  # fmt: skip
 
 
@@ -97,11 +110,11 @@ def measure(teacher: Trained, name: str, updates: int, seed: int) -> dict[str, A
         logits = load_logits(teacher.folder / "logits", texts)
         training = {**_TRAINING, "seed": seed, "epochs": updates * _BATCH / texts}
         recipe, params = Recipe(), RecoveryParams.model_validate(training)
-        if name != DENSE:
+        if name == FROM_BASE:
+            model = load_base(teacher.base, model.manifest.task, seed)
+        if _PARAMS[name]:
             sparsity = {"sparsity": _SPARSITY} if name in METHODS else {}
-            method: Any = TypeAdapter(PruneMethod).validate_python(
-                {**(METHODS | STRUCTURES)[name], **sparsity, "training": training}
-            )
+            method: Any = TypeAdapter(PruneMethod).validate_python({**_PARAMS[name], **sparsity, "training": training})
             recipe, params = plan(model, lesson, method), method.training
         result = compress(model, recipe, lesson, logits, params)
         save(model, Path(scratch) / "model")
@@ -112,7 +125,7 @@ def measure(teacher: Trained, name: str, updates: int, seed: int) -> dict[str, A
             "sparsity": sparse[0] if sparse else 0.0,
             "updates": result.metrics["steps"],
             "megabytes": (Path(scratch) / "model" / "model.safetensors").stat().st_size / 1e6,
-            **({} if name in METHODS else _of_structures(result.metrics, model, teacher, lesson)),
+            **({} if name not in STRUCTURES else _of_structures(result.metrics, model, teacher, lesson)),
         }
 
 
@@ -168,6 +181,9 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
         ),
         "gates_minus_first_order_points_at_50": gain("gates, 50 %", "first order, 50 %", None),
         "gates_minus_blocks_points_at_50": gain("gates, 50 %", "blocks, 50 %", None),
+        "ticket_minus_dense_points_at_50": gain(TICKET, FROM_BASE, ">= -0.5"),
+        "ticket_minus_random_points": gain(TICKET, RANDOM_WEIGHTS, ">= 0"),
+        "ticket_minus_random_mask_points": gain(TICKET, RANDOM_MASK, None),
         "movement_minus_magnitude_points_at_15": gain("movement", "magnitude, cubic", ">= 0"),
         "magnitude_minus_random_points_at_15": gain("magnitude, at once", "random, at once", None),
         "cubic_minus_at_once_points_at_15": gain("magnitude, cubic", "magnitude, at once", None),

@@ -20,9 +20,10 @@ from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits import KeepBlocks
 from lissom.models.families import family_of
 from lissom.models.family import Stack
-from lissom.models.sites import blocks_at, first_blocks
+from lissom.models.sites import blocks_at, blocks_of, first_blocks
 from lissom.models.students import evenly_spaced
-from lissom.prune.config import BlocksPruning
+from lissom.prune.budget import largest_within
+from lissom.prune.config import BlocksPruning, BudgetParams
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -33,12 +34,13 @@ def plan(model: CompressedModel, lesson: Lesson, params: BlocksPruning) -> Recip
     """Return the recipe that keeps `params.blocks` blocks of the only stack, or of the encoder, and of the decoder.
 
     Raises:
-        InputError: the model has fewer blocks, or no Transformer blocks.
+        InputError: the model has fewer blocks, no Transformer blocks, or exceeds the budget even with one block.
     """
     network = model.network
     first_blocks(network)  # says what to do about a model without blocks
+    first = params.blocks if params.budget is None else _count_within(model, params.budget)
     edits, scores = [], {}
-    for stack, count in zip(family_of(network).stacks, (params.blocks, params.decoder_blocks), strict=False):
+    for stack, count in zip(family_of(network).stacks, (first, params.decoder_blocks), strict=False):
         blocks = blocks_at(network, stack)
         if count is None or count == len(blocks):
             continue
@@ -52,6 +54,14 @@ def plan(model: CompressedModel, lesson: Lesson, params: BlocksPruning) -> Recip
             kept = by_position(params.criterion, count, len(blocks))
         edits.append(KeepBlocks(kept=kept, stack=stack.title))
     return Recipe(edits=edits, facts={name.replace(" ", "_"): values for name, values in scores.items()})
+
+
+def _count_within(model: CompressedModel, budget: BudgetParams) -> int:
+    """Return the number of blocks that a budget allows; all blocks of a stack have the same size."""
+    if family_of(model.network).has_encoder_and_decoder:
+        raise InputError("prune.budget: an encoder-decoder has two stacks; give blocks and decoder_blocks")
+    counts = range(1, len(blocks_of(model.network)) + 1)
+    return int(largest_within(model, counts, lambda count: [KeepBlocks(kept=tuple(range(int(count))))], budget))
 
 
 def by_position(criterion: str, count: int, available: int) -> tuple[int, ...]:

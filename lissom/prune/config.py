@@ -13,6 +13,17 @@ from lissom.prune.sparse_config import (
 from lissom.section import Methods, Section
 from lissom.training.config import RecoveryParams
 
+
+class BudgetParams(Section):
+    """What the pruned model may cost, as a share of what the model costs that the method is given."""
+
+    of: Literal["parameters", "flops"] = "parameters"
+    """All parameters, embeddings included, or the operations of a text of the longest length."""
+
+    keep: float = Field(default=0.5, gt=0, lt=1)
+    """The share to stay within."""
+
+
 AttentionKind = Literal["all", "encoder", "decoder", "cross"]
 
 
@@ -33,6 +44,9 @@ class FirstOrderPruning(Section):
     neuron_multiple: int = Field(default=32, ge=1)
     """Every block keeps a multiple of this number of neurons, for efficient kernels."""
 
+    budget: BudgetParams | None = None
+    """Find one share of heads and neurons, in place of `heads` and `neurons`; a 1 there still keeps all."""
+
     uniform: bool = False
     """Keep the same counts in every block."""
 
@@ -51,11 +65,14 @@ class BlocksPruning(Section):
 
     method: Literal["blocks"]
 
-    blocks: int = Field(ge=1)
-    """Number of blocks to keep; of an encoder-decoder, of the encoder's."""
+    blocks: int | None = Field(default=None, ge=1)
+    """Number of blocks to keep; of an encoder-decoder, of the encoder's. Null where `budget` tells it."""
 
     decoder_blocks: int | None = Field(default=None, ge=1)
     """Number of the decoder's blocks to keep, of an encoder-decoder; null keeps all."""
+
+    budget: BudgetParams | None = None
+    """Keep as many blocks as a budget allows, in place of `blocks`; not of encoder-decoders."""
 
     criterion: Literal["influence", "leave_one_out", "top", "bottom", "alternate"] = "influence"
     """Which blocks go: those that turn the hidden states of tokens least, those without which the loss is lowest, the
@@ -66,6 +83,12 @@ class BlocksPruning(Section):
 
     training: RecoveryParams | None = RecoveryParams()
     """Training of the model with fewer blocks against the teacher; null skips it."""
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> "BlocksPruning":
+        if (self.blocks is None) == (self.budget is None):
+            raise ValueError("blocks and budget: give one of them, the number of blocks or what they may cost")
+        return self
 
 
 GatedUnits = Literal["heads", "neurons", "blocks"]

@@ -7,7 +7,7 @@ removes an equal part, and importance is measured again in between, without trai
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -16,13 +16,16 @@ from torch import Tensor
 from lissom.data.batches import Batch, sorted_batches
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepHeads, KeepNeurons
-from lissom.models.sites import ffn_sites, sites_of_kind
-from lissom.prune.config import FirstOrderPruning
+from lissom.models.sites import attention_sites, ffn_sites, head_size, sites_of_kind
+from lissom.prune.budget import largest_within
+from lissom.prune.config import BudgetParams, FirstOrderPruning
 from lissom.prune.importance import head_importance, neuron_importance
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
 _BATCH_SIZE = 32
+_SHARES = [percent / 100 for percent in range(1, 101)]
+"""Shares that a budget may find."""
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> Recipe:
@@ -34,15 +37,19 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
         params: budget, rounds and calibration.
 
     Raises:
-        InputError: the model has no Transformer blocks, or no attention of the wanted kind.
+        InputError: the model has no Transformer blocks, no attention of the wanted kind, or exceeds the budget even
+            with the fewest units.
     """
     data = lesson.texts(model)
     members = data.labelled(params.calibration_examples)
     batches = partial(sorted_batches, data, _BATCH_SIZE, model.pad_id, members)
+    final = params.heads, params.neurons
+    if params.budget is not None:
+        final = _shares_within(model, batches, params, params.budget)
     pruned, edits, units = model, list[Edit](), dict[type[Edit], int]()
     for number in range(1, params.rounds + 1):
-        removed = (1 - params.heads) * number / params.rounds, (1 - params.neurons) * number / params.rounds
-        added = _edits(pruned, batches, params, (1 - removed[0], 1 - removed[1]), units)
+        heads, neurons = (1 - (1 - share) * number / params.rounds for share in final)
+        added = _edits(pruned, batches, params, (heads, neurons), units)
         edits = [_composed(edit, edits) for edit in added] if edits else added
         if number < params.rounds:
             pruned = copy.deepcopy(pruned)
@@ -66,21 +73,61 @@ def _edits(
         shares: of the heads and of the neurons.
         units: their numbers; set in the first round.
     """
-    network, loss, edits = model.network, model.manifest.task.loss, list[Edit]()
-    for kind, share, importance, sites, multiple in (
-        (KeepHeads, shares[0], head_importance, sites_of_kind(network, params.attention), 1),
-        (KeepNeurons, shares[1], neuron_importance, range(len(ffn_sites(network))), params.neuron_multiple),
-    ):
-        if share < 1:
-            scores = importance(network, batches(), loss)
-            kept = [tuple(range(len(score))) for score in scores]
-            left = sum(len(kept[site]) for site in sites)
-            share *= units.setdefault(kind, left) / left
-            selected = select([scores[site] for site in sites], min(1.0, share), multiple, uniform=params.uniform)
-            for site, of_site in zip(sites, selected, strict=True):
-                kept[site] = of_site
-            edits.append(kind(kept=tuple(kept)))
+    edits: list[Edit] = []
+    for kind, share, scores in _scores(model, batches, params, shares):
+        left = sum(map(len, scores.values()))
+        edits.append(_keep(model, kind, scores, share * units.setdefault(kind, left) / left, params))
     return edits
+
+
+_Kind = type[KeepHeads] | type[KeepNeurons]
+
+
+def _scores(
+    model: CompressedModel,
+    batches: Callable[[], Iterable[Batch]],
+    params: FirstOrderPruning,
+    shares: tuple[float, float],
+) -> Iterator[tuple[_Kind, float, dict[int, Tensor]]]:
+    """Yield what is pruned, its share, and the importance of its units by the number of the site."""
+    network, loss = model.network, model.manifest.task.loss
+    if shares[0] < 1:
+        sites = sites_of_kind(network, params.attention)
+        of_heads = head_importance(network, batches(), loss)
+        yield KeepHeads, shares[0], {site: of_heads[site] for site in sites}
+    if shares[1] < 1:
+        yield KeepNeurons, shares[1], dict(enumerate(neuron_importance(network, batches(), loss)))
+
+
+def _keep(
+    model: CompressedModel, kind: _Kind, scores: Mapping[int, Tensor], share: float, params: FirstOrderPruning
+) -> KeepHeads | KeepNeurons:
+    """Return the edit that keeps a share of the units of some sites, and all of the others."""
+    network = model.network
+    if kind is KeepHeads:
+        width, multiple = head_size(network), 1
+        units = [network.get_submodule(site.key).out_features // width for site in attention_sites(network)]
+    else:
+        multiple = params.neuron_multiple
+        units = [network.get_submodule(site.output).in_features for site in ffn_sites(network)]
+    kept = [tuple(range(count)) for count in units]
+    selected = select(list(scores.values()), min(1.0, share), multiple, uniform=params.uniform)
+    for site, of_site in zip(scores, selected, strict=True):
+        kept[site] = of_site
+    return kind(kept=tuple(kept))
+
+
+def _shares_within(
+    model: CompressedModel, batches: Callable[[], Iterable[Batch]], params: FirstOrderPruning, budget: BudgetParams
+) -> tuple[float, float]:
+    """Return the shares of heads and neurons for a budget: one share of both, but for what is to keep all."""
+    scores = list(_scores(model, batches, params, (params.heads, params.neurons)))
+
+    def edits(share: float) -> list[Edit]:
+        return [_keep(model, kind, of_kind, share, params) for kind, _, of_kind in scores]
+
+    share = largest_within(model, _SHARES, edits, budget)
+    return 1.0 if params.heads == 1 else share, 1.0 if params.neurons == 1 else share
 
 
 def _composed(later: Edit, earlier: Sequence[Edit]) -> Edit:

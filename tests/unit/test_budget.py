@@ -1,0 +1,82 @@
+"""Budgets: as much stays as a share of the parameters or operations allows, and no more."""
+
+import pytest
+from pydantic import ValidationError
+
+from lissom.errors import InputError
+from lissom.models.flops import flops_by_depth
+from lissom.models.sites import blocks_of
+from lissom.prune.config import BlocksPruning, FirstOrderPruning
+from lissom.prune.plan import plan
+from lissom.training.lesson import Lesson
+from tests.unit import tiny
+from tests.unit.distill.recipes import tables_in
+from tests.unit.test_translation import model_of, tables_of
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    return Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path)
+
+
+def first_order(**changes):
+    return FirstOrderPruning.model_validate({"method": "first_order", "neuron_multiple": 8, **changes})
+
+
+def cost(model, of):
+    if of == "parameters":
+        return model.network.num_parameters()
+    length = model.manifest.task.max_length
+    return flops_by_depth(model.network, [length])[length][-1]
+
+
+@pytest.mark.parametrize("of", ["parameters", "flops"])
+@pytest.mark.parametrize("family", tiny.able("heads"))
+def test_heads_and_neurons_are_as_many_as_the_budget_allows(family, of, lesson):
+    model = tiny.model(family)
+    whole, states = cost(model, of), {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    recipe = plan(model, lesson, first_order(budget={"of": of, "keep": 0.75}))
+    assert all((tensor == states[name]).all() for name, tensor in model.network.state_dict().items())
+    model.edit(recipe.edits)
+    heads, neurons = recipe.edits
+    kept = sum(map(len, heads.kept)) / (4 * tiny.units(tiny.model(family).network))
+    assert 0.4 * whole < cost(model, of) <= 0.75 * whole
+    assert sum(map(len, neurons.kept)) / (4 * 48) == pytest.approx(kept, abs=0.2)  # one share of both
+
+
+def test_what_is_to_stay_whole_does(lesson):
+    (edit,) = plan(tiny.model("bert"), lesson, first_order(heads=1, budget={"keep": 0.8})).edits
+    assert edit.kind == "keep_neurons"
+
+
+def test_rounds_end_at_the_budget(lesson):
+    sizes = []
+    for rounds in (1, 3):
+        model = tiny.model("bert")
+        model.edit(plan(model, lesson, first_order(rounds=rounds, budget={"keep": 0.7})).edits)
+        sizes.append(model.network.num_parameters())
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize(("of", "keep"), [("parameters", 0.8), ("flops", 0.55)])
+def test_blocks_are_as_many_as_the_budget_allows(of, keep, lesson):
+    model = tiny.model("bert")
+    whole = cost(model, of)
+    model.edit(plan(model, lesson, BlocksPruning(method="blocks", budget={"of": of, "keep": keep})).edits)
+    left = len(blocks_of(model.network))
+    assert 1 <= left < 4 and cost(model, of) <= keep * whole
+    larger = tiny.model("bert")
+    larger.edit(plan(larger, lesson, BlocksPruning(method="blocks", blocks=left + 1)).edits)
+    assert cost(larger, of) > keep * whole
+
+
+def test_what_cannot_be_reached_is_refused(lesson, tmp_path):
+    with pytest.raises(InputError, match=r"0\.1 of parameters cannot be reached; the least is 0"):
+        plan(tiny.model("bert"), lesson, first_order(budget={"keep": 0.1}))
+    with pytest.raises(ValidationError, match="give one of them"):
+        BlocksPruning(method="blocks")
+    with pytest.raises(ValidationError, match="give one of them"):
+        BlocksPruning(method="blocks", blocks=2, budget={"keep": 0.5})
+    other = Lesson(tables=tables_of(tmp_path), scratch=tmp_path)
+    with pytest.raises(InputError, match="two stacks"):
+        plan(model_of("bart"), other, BlocksPruning(method="blocks", budget={"keep": 0.5}))
