@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from lissom.models.sites import attention_sites, ffn_sites, head_size, sites_of_
 from lissom.prune.budget import largest_within
 from lissom.prune.config import BudgetParams, FirstOrderPruning
 from lissom.prune.importance import head_importance, neuron_importance
+from lissom.prune.relevance import head_relevance
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -46,38 +48,23 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
     final = params.heads, params.neurons
     if params.budget is not None:
         final = _shares_within(model, batches, params, params.budget)
-    pruned, edits, units = model, list[Edit](), dict[type[Edit], int]()
+    pruned, edits, units, facts = model, list[Edit](), dict[type[Edit], int](), dict[str, Any]()
     for number in range(1, params.rounds + 1):
         heads, neurons = (1 - (1 - share) * number / params.rounds for share in final)
-        added = _edits(pruned, batches, params, (heads, neurons), units)
+        added: list[Edit] = []
+        for kind, share, scores in _scores(pruned, batches, params, (heads, neurons)):
+            left = sum(map(len, scores.values()))
+            added.append(_keep(pruned, kind, scores, share * units.setdefault(kind, left) / left, params))
+            if kind is KeepHeads and number == 1:
+                facts["head_scores"] = _shown(pruned, scores)
         edits = [_composed(edit, edits) for edit in added] if edits else added
         if number < params.rounds:
             pruned = copy.deepcopy(pruned)
             pruned.edit(added)
-    return Recipe(edits=edits)
-
-
-def _edits(
-    model: CompressedModel,
-    batches: Callable[[], Iterable[Batch]],
-    params: FirstOrderPruning,
-    shares: tuple[float, float],
-    units: dict[type[Edit], int],
-) -> list[Edit]:
-    """Return the edits that leave shares of the heads and neurons that the first round found.
-
-    Args:
-        model: the model as earlier rounds have left it.
-        batches: returns the labelled examples.
-        params: what is pruned.
-        shares: of the heads and of the neurons.
-        units: their numbers; set in the first round.
-    """
-    edits: list[Edit] = []
-    for kind, share, scores in _scores(model, batches, params, shares):
-        left = sum(map(len, scores.values()))
-        edits.append(_keep(model, kind, scores, share * units.setdefault(kind, left) / left, params))
-    return edits
+    for edit in edits:
+        if isinstance(edit, KeepHeads):
+            facts["heads_kept"] = [list(kept) for kept in edit.kept]
+    return Recipe(edits=edits, facts=facts)
 
 
 _Kind = type[KeepHeads] | type[KeepNeurons]
@@ -93,10 +80,20 @@ def _scores(
     network, loss = model.network, model.manifest.task.loss
     if shares[0] < 1:
         sites = sites_of_kind(network, params.attention)
-        of_heads = head_importance(network, batches(), loss)
+        by_relevance = params.head_criterion == "relevance"
+        of_heads = head_relevance(network, batches()) if by_relevance else head_importance(network, batches(), loss)
         yield KeepHeads, shares[0], {site: of_heads[site] for site in sites}
     if shares[1] < 1:
         yield KeepNeurons, shares[1], dict(enumerate(neuron_importance(network, batches(), loss)))
+
+
+def _shown(model: CompressedModel, scores: Mapping[int, Tensor]) -> list[list[float]]:
+    """Return every head's share in the scores of its site, for the report; an empty list for sites without scores."""
+    shares = {site: score / score.abs().sum().clamp_min(1e-20) for site, score in scores.items()}
+    return [
+        [round(float(value), 4) for value in shares[site]] if site in shares else []
+        for site in range(len(attention_sites(model.network)))
+    ]
 
 
 def _keep(

@@ -56,6 +56,7 @@ def render_page(
         changes=changes[:_MOST_CHANGES],
         change_counts=Counter(row["change"] for row in changes),
         changes_file=CHANGES,
+        heads=_heads(manifest),
         method_metrics=_method_metrics(manifest.steps),
         manifest=manifest,
         data=data,
@@ -91,6 +92,15 @@ def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, floa
     return [(name, old / 1e6, new / 1e6) for name, old, new in parts]
 
 
+def _heads(manifest: Manifest) -> str | None:
+    """Return the map of the heads that were pruned first; None if none were by scores."""
+    metrics = [step.metrics for step in manifest.steps]
+    # With several methods in a stage, each has metrics of its own.
+    metrics += [values for step in metrics for values in step.values() if isinstance(values, dict)]
+    scored = next((values for values in metrics if "head_scores" in values), None)
+    return None if scored is None else plots.heads(scored["head_scores"], scored["heads_kept"])
+
+
 def _method_metrics(steps: Sequence[Step]) -> list[tuple[str, str]]:
     """Return the nested metrics of methods as rows of text: peers, layer maps and so on."""
     tables = [
@@ -106,5 +116,6 @@ def _method_metrics(steps: Sequence[Step]) -> list[tuple[str, str]]:
 
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_in_words(part)}" for name, part in value.items())
+        shown = {name: part for name, part in value.items() if not isinstance(part, list)}
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(part)}" for name, part in shown.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)

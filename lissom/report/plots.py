@@ -141,6 +141,31 @@ def parameters(before: Anatomy, after: Anatomy) -> str:
         return _svg(figure)
 
 
+def heads(scores: Sequence[Sequence[float]], kept: Sequence[Sequence[int]]) -> str:
+    """Map of the attention heads: how much each mattered before pruning, and which are left.
+
+    Args:
+        scores: by attention site, every head's share in the scores of its site; no shares where heads were not pruned.
+        kept: by attention site, the heads that are left.
+    """
+    with matplotlib.rc_context(_STYLE):
+        rows = [(site, row) for site, row in enumerate(scores) if row]
+        widest = max(len(row) for _, row in rows)
+        figure = Figure(figsize=(_WIDTH, 0.32 * len(rows) + 1.1), layout="constrained")
+        axes = figure.subplots()
+        grid = [[*row, *[math.nan] * (widest - len(row))] for _, row in rows]
+        image = axes.imshow(grid, cmap="BuGn", aspect="auto", vmin=0)
+        for place, (site, row) in enumerate(rows):
+            for head in set(range(len(row))) - set(kept[site]):
+                axes.plot([head], [place], "x", color=_AMBER, markersize=7)
+        axes.set_yticks(range(len(rows)), [str(site) for site, _ in rows])
+        axes.set_xticks(range(widest))
+        axes.set_xlabel("head (crossed out: removed)")
+        axes.set_ylabel("attention site")
+        figure.colorbar(image, ax=axes, label="share in the scores of its site")
+        return _svg(figure)
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
