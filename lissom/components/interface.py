@@ -60,8 +60,8 @@ def _by_name(container: Any) -> BaseComponent:
     # kfp passes positional arguments; `container` takes keyword arguments.
     names = list(inspect.signature(container).parameters)
 
-    def positional(*given: Any) -> dsl.ContainerSpec:
-        return container(**dict(zip(names, given, strict=True)))
+    def positional(*values: Any) -> dsl.ContainerSpec:
+        return container(**dict(zip(names, values, strict=True)))
 
     positional.__name__, positional.__doc__ = container.__name__, container.__doc__
     parameters = inspect.signature(container).parameters.values()

@@ -23,19 +23,19 @@ def find_pair(folder: Path, names: tuple[str, ...], columns: list[str]) -> tuple
         DataError: a file of the split is missing, or there are several.
     """
     endings = ("", *(f".{compression}" for compression in COMPRESSIONS))
-    found = [
+    files = [
         [path for name in names for ending in endings if (path := folder / f"{name}.{column}{ending}").is_file()]
         for column in columns
     ]
-    if not any(found):
+    if not any(files):
         return None
-    for column, paths in zip(columns, found, strict=True):
+    for column, paths in zip(columns, files, strict=True):
         if len(paths) != 1:
             given = ", ".join(path.name for path in paths) or "nothing"
             raise DataError(
                 f"{folder}: one file {names[0]}.{column} is needed beside the other language's, found {given}"
             )
-    return tuple(paths[0] for paths in found)
+    return tuple(paths[0] for paths in files)
 
 
 def read_pair(paths: tuple[Path, ...], columns: list[str], cleaner: Cleaner) -> Iterator[Row]:

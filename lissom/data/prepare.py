@@ -81,8 +81,8 @@ def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str
         case "hub", _:
             sources = hub.read_splits(place, params, cleaners)
         case _:
-            found = {split: files.find_split(Path(place), split) for split in SPLITS}
-            paths = {split: path for split, path in found.items() if path}
+            by_split = {split: files.find_split(Path(place), split) for split in SPLITS}
+            paths = {split: path for split, path in by_split.items() if path}
             sources = {split: files.read_rows(path, cleaners[split]) for split, path in paths.items()}
             if params.is_written:
                 sources = _parallel(params, cleaners) | sources

@@ -175,13 +175,13 @@ def summarize(strains: list[Strain], reasons: list[str | None], least: int) -> C
         least: number of undisturbed rounds that a figure needs.
     """
     counted = sum(reason is None for reason in reasons)
-    given = [reason for reason in reasons if reason is not None]
+    disturbances = [reason for reason in reasons if reason is not None]
     disturbed = None
     if counted < least:
-        disturbed = f"{len(given)} of {len(reasons)} rounds were disturbed; in the last one, {given[-1]}"
+        disturbed = f"{len(disturbances)} of {len(reasons)} rounds were disturbed; in the last one, {disturbances[-1]}"
     return Conditions(
         rounds=counted if disturbed is None else len(reasons),
-        discarded=len(given) if disturbed is None else 0,
+        discarded=len(disturbances) if disturbed is None else 0,
         foreign_cpus=float(np.mean([strain.foreign for strain in strains])),
         disturbed=disturbed,
     )

@@ -52,13 +52,13 @@ def run(models: Sequence[str], tasks: Sequence[str], shots: int | None, limit: i
         )
     results = {}
     for model in models:
-        found = simple_evaluate(
+        outcome = simple_evaluate(
             HarnessModel(open_engine(model)), tasks=list(names), num_fewshot=shots, limit=limit, log_samples=False,
             task_manager=manager,
         )  # fmt: skip
         results[model] = {
             task: {name.removesuffix(",none"): value for name, value in values.items() if isinstance(value, float)}
-            for task, values in found["results"].items()
+            for task, values in outcome["results"].items()
         }
     return results
 

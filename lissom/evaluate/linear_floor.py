@@ -119,8 +119,8 @@ def _table(texts: list[str], *kinds: Mapping[str, Any]) -> Any:
     for kind in kinds:
         table = TfidfVectorizer(**kind, sublinear_tf=True, max_features=_MOST_FEATURES)
         analyze = table.build_analyzer()
-        found = sum(bool(analyze(text)) for text in texts)
-        if found and (kind is kinds[-1] or found >= _FEWEST_WITH_WORDS * len(texts)):
+        readable = sum(bool(analyze(text)) for text in texts)
+        if readable and (kind is kinds[-1] or readable >= _FEWEST_WITH_WORDS * len(texts)):
             return table.fit(texts)
     raise InputError("the texts have no characters")
 

@@ -70,9 +70,9 @@ def export_onnx(model: CompressedModel, folder: Path, beams: int = BEAMS) -> Onn
     write_serving(folder, serving)
     onnx_file = OnnxFile(folder)
     if is_convertible(model.network) and not onnx_file.kernels():
-        found = ", ".join(sorted(count_kernels(folder / ONNX)))
+        kernels = ", ".join(sorted(count_kernels(folder / ONNX)))
         raise InputError(
-            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {found}"
+            f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {kernels}"
         )
     return onnx_file
 
@@ -179,9 +179,9 @@ def trace_parts(network: PreTrainedModel, max_length: int) -> list[onnx.ModelPro
     parts += [(step, block_inputs, ["hidden", "attention_mask"], ["hidden_out", "logits"]) for step in steps]
     models = []
     with tempfile.TemporaryDirectory() as folder:
-        for module, sample, taken, outputs in parts:
+        for module, sample, feeds, outputs in parts:
             path = Path(folder) / ONNX
-            _trace(module, sample, taken, outputs, path, max_length)
+            _trace(module, sample, feeds, outputs, path, max_length)
             model = onnx.load(path)
             tidy(model.graph)
             models.append(model)

@@ -119,11 +119,12 @@ class Card(Section):
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for file in self.files:
-            found = file.agreement
+            agreement = file.agreement
             rows.append(
-                f"| {file.type} | {file.bytes / 1e6:.1f} | {file.bits_per_weight:.2f} | {found.mean_kl_divergence:.4f} "
-                f"| {found.kl_divergence_999:.3f} | {'-' if file.bound is None else f'{file.bound:g}'} "
-                f"| {found.same_top:.1%} | {found.perplexity_ratio:.4f} "
+                f"| {file.type} | {file.bytes / 1e6:.1f} | {file.bits_per_weight:.2f} "
+                f"| {agreement.mean_kl_divergence:.4f} | {agreement.kl_divergence_999:.3f} "
+                f"| {'-' if file.bound is None else f'{file.bound:g}'} "
+                f"| {agreement.same_top:.1%} | {agreement.perplexity_ratio:.4f} "
                 f"| {'-' if file.answers is None else f'{file.answers.equal:.0%} of {file.answers.prompts}'} |"
             )
         count = self.conversations_rendered

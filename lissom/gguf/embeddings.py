@@ -50,9 +50,9 @@ def write_embeddings(
     check_tokens(paths[F32], model.tokenizer, texts)
     tokens = [encoding.ids[:context] for encoding in model.tokenizer.encode_batch(list(texts))]
     expected = torch_embeddings(model, tokens, params.pooling)
-    found = {kind: closeness(expected, engine_embeddings(path, tokens, context)) for kind, path in paths.items()}
+    agreements = {kind: closeness(expected, engine_embeddings(path, tokens, context)) for kind, path in paths.items()}
     bounds = {kind: params.min_cosine.get(kind, BOUNDS[kind]) for kind in paths}
-    for kind, agreement in found.items():
+    for kind, agreement in agreements.items():
         if not agreement.cosine_min >= bounds[kind]:
             raise InputError(
                 f"export.gguf: an embedding of {kind} has a cosine of {agreement.cosine_min:.4f} with torch's, of "
@@ -60,14 +60,14 @@ def write_embeddings(
                 f"export.gguf.min_cosine: {{{kind}: ...}}"
             )
     files = tuple(
-        EmbeddingFile(**file_facts(source, paths[kind]), type=kind, agreement=found[kind], bound=bounds[kind])
+        EmbeddingFile(**file_facts(source, paths[kind]), type=kind, agreement=agreements[kind], bound=bounds[kind])
         for kind in params.types
     )
     if F32 not in params.types:
         paths[F32].unlink()
     card = EmbeddingCard(
         name=name, base=model.manifest.base, architecture=source.architecture.name, parameters=source.parameters,
-        pooling=params.pooling, width=expected.shape[1], context=context, f32=found[F32], files=files,
+        pooling=params.pooling, width=expected.shape[1], context=context, f32=agreements[F32], files=files,
         texts_tokenized=len(texts), calibration_tokens=params.calibration_tokens,
     )  # fmt: skip
     write_json(folder / CARD_JSON, card.model_dump(mode="json"))

@@ -54,14 +54,14 @@ def write_ollama(
     conversations = check_templates(paths[F32], task, context)
     longest = min(context, task.max_length)
     windows = torch_windows(model.network, windows_of(test, params.proof_tokens, longest))
-    found = compare(paths, windows, longest, usable_cores())
-    _check(found, params)
+    agreements = compare(paths, windows, longest, usable_cores())
+    _check(agreements, params)
     prompts = _prompts(test, params.prompts, longest)
     shipped = {kind: paths[kind] for kind in params.types}
     answers = compare_answers(shipped, model, prompts, longest, usable_cores()) if prompts else {}
     files = tuple(
         GgufFile(
-            **file_facts(source, paths[kind]), type=kind, agreement=found[kind], answers=answers.get(kind),
+            **file_facts(source, paths[kind]), type=kind, agreement=agreements[kind], answers=answers.get(kind),
             bound=None if kind == F32 else bound_of(kind, params),
         )
         for kind in params.types
@@ -72,8 +72,8 @@ def write_ollama(
         name=name, base=model.manifest.base, architecture=source.architecture.name, parameters=source.parameters,
         network_parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         heads=tuple(groups * source.shapes.group for groups in source.shapes.groups), neurons=source.shapes.neurons,
-        context=context, f32=found[F32], f32_tolerance=params.f32_tolerance, files=files, texts_tokenized=len(texts),
-        conversations_rendered=conversations, calibration_tokens=params.calibration_tokens,
+        context=context, f32=agreements[F32], f32_tolerance=params.f32_tolerance, files=files,
+        texts_tokenized=len(texts), conversations_rendered=conversations, calibration_tokens=params.calibration_tokens,
     )  # fmt: skip
     _write_texts(source, folder, card, params)
     return card
@@ -90,23 +90,23 @@ def _prompts(test: Encoded, count: int, longest: int) -> list[list[int]]:
     return [window[: max(1, len(window) // 2)] for window in islice(windows, count)]
 
 
-def _check(found: Mapping[FileTypeName, Agreement], params: GgufParams) -> None:
+def _check(agreements: Mapping[FileTypeName, Agreement], params: GgufParams) -> None:
     """Raise `InputError` for what is worse than allowed."""
-    difference = found[F32].max_logit_difference
+    difference = agreements[F32].max_logit_difference
     if difference > params.f32_tolerance:
         raise InputError(
             f"export.gguf: with the weights in float32, llama.cpp and torch differ by up to {difference:.2g} in a "
-            f"logit over {found[F32].tokens} tokens; export.gguf.f32_tolerance is {params.f32_tolerance:g}"
+            f"logit over {agreements[F32].tokens} tokens; export.gguf.f32_tolerance is {params.f32_tolerance:g}"
         )
     for kind in params.types:
         if kind == F32:
             continue
-        divergence, bound = found[kind].mean_kl_divergence, bound_of(kind, params)
+        divergence, bound = agreements[kind].mean_kl_divergence, bound_of(kind, params)
         if not divergence <= bound:
             raise InputError(
                 f"export.gguf: {kind} has a mean KL divergence of {divergence:.3g} from torch over "
-                f"{found[kind].tokens} tokens; allowed are {bound:g}. Take a type with more bits, train with it in "
-                f"mind, or set export.gguf.max_kl_divergence: {{{kind}: ...}}"
+                f"{agreements[kind].tokens} tokens; allowed are {bound:g}. Take a type with more bits, train with it "
+                f"in mind, or set export.gguf.max_kl_divergence: {{{kind}: ...}}"
             )
 
 

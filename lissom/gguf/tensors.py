@@ -136,10 +136,10 @@ class TensorNames:
 
     def of(self, name: str) -> str | None:
         """Return the name of a parameter; None if llama.cpp has no such tensor."""
-        found: str | None = self._map.get_name(name.removeprefix(self._prefix), (".weight", ".bias"))
-        return found
+        name_in_file: str | None = self._map.get_name(name.removeprefix(self._prefix), (".weight", ".bias"))
+        return name_in_file
 
     def of_layer(self, path: str) -> str | None:
         """Return the name of a Linear layer's weight; layers that transformers fuses have one together."""
-        found = (self.of(f"{place}.weight") for place in (path, path.rpartition(".")[0]))
-        return next((name for name in found if name is not None), None)
+        names = (self.of(f"{place}.weight") for place in (path, path.rpartition(".")[0]))
+        return next((name for name in names if name is not None), None)

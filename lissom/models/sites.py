@@ -47,8 +47,8 @@ def stack_of(network: PreTrainedModel, title: str) -> Stack:
         InputError: there is no such stack, or there are several and none is named.
     """
     family = family_of(network)
-    found = [stack for stack in family.stacks if stack.title == title]
-    return found[0] if found else family.stack
+    stacks = [stack for stack in family.stacks if stack.title == title]
+    return stacks[0] if stacks else family.stack
 
 
 def attention_sites(network: PreTrainedModel) -> list[AttentionSite]:

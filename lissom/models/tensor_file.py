@@ -23,7 +23,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         try:
             save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
         except SafetensorError as error:
-            found = _NUMBER.search(str(error))
-            if not found:
+            match = _NUMBER.search(str(error))
+            if not match:
                 raise
-            raise OSError(int(found[1]), str(error), str(path)) from None
+            raise OSError(int(match[1]), str(error), str(path)) from None

@@ -144,16 +144,16 @@ class TokenClassification(LabelTask):
         The words of a labelled text are those between its spaces; those of an unlabelled one are found as in serving.
         """
         words = _words_of(tables)
-        found: list[NDArray[np.int64]] = []
+        result: list[NDArray[np.int64]] = []
 
         def look(encoding: Encoding) -> None:
-            found.append(places(encoding, words[len(found)][0]))
+            result.append(places(encoding, words[len(result)][0]))
 
         data = encode(tables, tokenizer, self.max_length, lambda _: self._targets(words), folder, look)
         offsets = np.concatenate([[0], np.cumsum([len(spans) for spans, _ in words])]).astype(np.int64)
         return Encoded(
             data.tokens, data.types, data.offsets, data.targets,
-            places=np.concatenate([np.empty(0, dtype=np.int64), *found]), row_offsets=offsets,
+            places=np.concatenate([np.empty(0, dtype=np.int64), *result]), row_offsets=offsets,
         )  # fmt: skip
 
     def _targets(self, words: Sequence[tuple[NDArray[np.int64], str | None]]) -> NDArray[np.int64]:
