@@ -49,14 +49,13 @@ def plan(model: CompressedModel, _: Lesson, params: GatesPruning) -> Recipe:
         trained.network.register_module("constraint", Constraint())
 
     def remove_closed(trained: CompressedModel) -> Sequence[Edit]:
-        gates = gates_of(trained.network)
+        kept = kept_units(groups, gates_of(trained.network))
         for handle in handles:
             handle.remove()
         for group in groups:
             if group.is_gated:
                 del trained.network.get_submodule(group.path).gate
         del trained.network.constraint
-        kept = {path: gate.fixed.nonzero().flatten().tolist() for path, gate in gates.items()}
         facts["kept"] = {kind: _count(groups, kept, kind) for kind in params.units}
         return _edits(trained, groups, kept)
 
@@ -191,33 +190,36 @@ def _weigh(gate: Gate) -> Callable[..., Any]:
     return hook
 
 
-def _count(groups: Sequence[GateGroup], kept: dict[str, list[int]], kind: str) -> dict[str, int]:
-    """Return how many units of a kind there were, and how many are left."""
-    of_kind = [group for group in groups if group.kind == kind]
-    left = [
-        len(kept.get(group.path, range(group.units)))
-        for group in of_kind
-        if group.kind == "blocks" or kept.get(group.block, [0])
-    ]
-    return {"before": sum(group.units for group in of_kind), "after": sum(left)}
+def kept_units(groups: Sequence[GateGroup], gates: dict[str, Gate]) -> dict[str, tuple[int, ...]]:
+    """Return the units of every group that stay, by path; where there are no gates, all do."""
+    return {
+        group.path: tuple(gates[group.path].fixed.nonzero().flatten().tolist())
+        if group.is_gated
+        else tuple(range(group.units))
+        for group in groups
+    }
 
 
-def _edits(model: CompressedModel, groups: Sequence[GateGroup], kept: dict[str, list[int]]) -> list[Edit]:
+def _count(groups: Sequence[GateGroup], kept: dict[str, tuple[int, ...]], kind: str) -> dict[str, int]:
+    """Return how many units of a kind there were, and how many are left; what lies in a closed block is not."""
+    of_kind = _of_kind(groups, kind)
+    left = sum(len(kept[group.path]) for group in of_kind if kind == "blocks" or kept[group.block])
+    return {"before": sum(group.units for group in of_kind), "after": left}
+
+
+def _edits(model: CompressedModel, groups: Sequence[GateGroup], kept: dict[str, tuple[int, ...]]) -> list[Edit]:
     """Return the edits that remove what is closed; what lies in a closed block goes with it."""
     edits: list[Edit] = []
     for kind, edit in (("heads", KeepHeads), ("neurons", KeepNeurons)):
-        units = [
-            tuple(kept.get(group.path, range(group.units)) if kept.get(group.block, [0]) else range(group.units))
-            for group in groups
-            if group.kind == kind
-        ]
-        if any(len(left) < group.units for left, group in zip(units, _of_kind(groups, kind), strict=True)):
-            edits.append(edit(kept=tuple(units)))
+        of_kind = _of_kind(groups, kind)
+        units = tuple(kept[group.path] if kept[group.block] else tuple(range(group.units)) for group in of_kind)
+        if any(len(left) < group.units for left, group in zip(units, of_kind, strict=True)):
+            edits.append(edit(kept=units))
     for stack in family_of(model.network).stacks:
-        count = len(blocks_at(model.network, stack))
-        left = [number for number in range(count) if kept.get(f"{stack.blocks}.{number}", [0])]
-        if len(left) < count:
-            edits.append(KeepBlocks(kept=tuple(left), stack=stack.title))
+        blocks = [f"{stack.blocks}.{number}" for number in range(len(blocks_at(model.network, stack)))]
+        left = tuple(number for number, path in enumerate(blocks) if kept[path])
+        if len(left) < len(blocks):
+            edits.append(KeepBlocks(kept=left, stack=stack.title))
     return edits
 
 
