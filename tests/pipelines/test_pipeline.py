@@ -176,7 +176,7 @@ def test_the_page_in_a_browser(workspace, width, tmp_path):
         assert float(figures[shown]) == metrics[name]
     payback = metrics["payback_inferences"]
     assert figures["payback"] == ("never" if payback is None else str(payback))
-    assert done.stdout.count("<svg") == 3
+    assert done.stdout.count("<svg") == 4  # the last one maps the heads
     ledger = read(workspace, "artifacts/report/ledger.json")
     assert f"{ledger['rows'][-1]['score']:.1%}" in done.stdout
     assert not re.search(r'(?:src|href)="(?!data:|#|changed_answers.csv)', done.stdout)  # nothing is fetched
