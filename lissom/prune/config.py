@@ -35,9 +35,9 @@ class FirstOrderPruning(Section):
     heads: float = Field(default=0.5, gt=0, le=1)
     """Share of all attention heads to keep, over all blocks; every block keeps at least one."""
 
-    head_criterion: Literal["gradient", "relevance"] = "gradient"
-    """What tells how much a head matters: the derivative of the loss by a gate on it, or its share in the relevance of
-    the predicted logit (Voita et al. 2019, arXiv:1905.09418, section 4)."""
+    head_criterion: Literal["gradient", "relevance", "confidence"] = "gradient"
+    """What tells how much a head matters: the derivative of the loss by a gate on it, its share in the relevance of the
+    predicted logit, or its largest attention weight (both Voita et al. 2019, arXiv:1905.09418, section 4)."""
 
     attention: AttentionKind = "all"
     """Which attention's heads are removed; the last three are of encoder-decoders."""

@@ -19,6 +19,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepHeads, KeepNeurons
 from lissom.models.sites import attention_sites, ffn_sites, head_size, sites_of_kind
 from lissom.prune.budget import largest_within
+from lissom.prune.confidence import head_confidence
 from lissom.prune.config import BudgetParams, FirstOrderPruning
 from lissom.prune.importance import head_importance, neuron_importance
 from lissom.prune.relevance import head_relevance
@@ -80,8 +81,13 @@ def _scores(
     network, loss = model.network, model.manifest.task.loss
     if shares[0] < 1:
         sites = sites_of_kind(network, params.attention)
-        by_relevance = params.head_criterion == "relevance"
-        of_heads = head_relevance(network, batches()) if by_relevance else head_importance(network, batches(), loss)
+        match params.head_criterion:
+            case "gradient":
+                of_heads = head_importance(network, batches(), loss)
+            case "relevance":
+                of_heads = head_relevance(network, batches())
+            case "confidence":
+                of_heads = head_confidence(network, batches())
         yield KeepHeads, shares[0], {site: of_heads[site] for site in sites}
     if shares[1] < 1:
         yield KeepNeurons, shares[1], dict(enumerate(neuron_importance(network, batches(), loss)))

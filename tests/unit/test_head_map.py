@@ -11,7 +11,7 @@ from tests.unit import tiny
 from tests.unit.distill.recipes import tables_in
 
 
-@pytest.mark.parametrize("criterion", ["gradient", "relevance"])
+@pytest.mark.parametrize("criterion", ["gradient", "relevance", "confidence"])
 def test_every_removed_head_is_crossed_out(criterion, tmp_path):
     lesson, model = Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path), tiny.model("bert")
     params = FirstOrderPruning(method="first_order", heads=0.5, neuron_multiple=8, head_criterion=criterion)
