@@ -65,6 +65,12 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         params["base"]["max_length"] = longest
         lines.append(f"base.max_length: {longest}, which 99 % of the texts fit; the model has {positions} positions")
     params |= _recipe(config, count)
+    millions = _parameters(config) / 1e6
+    params["gates"]["max_megabytes"] = math.ceil(millions)
+    lines.append(
+        f"gates.max_megabytes: {math.ceil(millions)}, a byte for each of the model's {millions:.1f} M parameters, as "
+        "int8 alone would leave"
+    )
     if params["data"].get("task") in PER_TOKEN:
         params["factorize"]["min_count"] = None
         lines.append("factorize.min_count: null, since words that train lacks are what is looked for")
@@ -140,6 +146,15 @@ def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple["PreTrainedCo
     tokenizer.no_truncation()
     lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])]
     return config, lengths
+
+
+def _parameters(config: "PreTrainedConfig") -> int:
+    """Return the number of parameters of a network without a head; no weights are read."""
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        return int(AutoModel.from_config(config).num_parameters())
 
 
 def _recipe(config: "PreTrainedConfig", rows: int) -> dict[str, Any]:

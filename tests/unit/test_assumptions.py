@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from transformers import BertConfig
 
 from lissom.errors import InputError
 from lissom.params import load_params
@@ -67,6 +68,7 @@ def test_the_written_params_are_valid_and_kept(place):
     assert max(params.distill.blocks) == 3 and len(params.distill.blocks) == 2
     assert params.distill.training.epochs == 10  # little data: more updates
     assert any(line.startswith("base.max_length") for line in lines)
+    assert params.gates.max_megabytes == 1  # not the bound of the demonstration, whose vocabulary is its own
     before = (place / "params.yaml").read_text()
     write_params(place / "params.yaml", "base", "data", ["teacher.seed=3", "gates.min_speedup={}"])
     assert (place / "params.yaml").read_text() == before
@@ -89,3 +91,14 @@ def test_what_is_not_there_is_told(place, model, data, message):
     with pytest.raises(InputError, match=message):
         write_params(place / "params.yaml", model, data)
     assert not (place / "params.yaml").exists()
+
+
+def test_the_bound_on_size_follows_from_the_model(place):
+    """A byte for each parameter: what int8 alone would leave."""
+    config = BertConfig(
+        vocab_size=30_522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    config.save_pretrained(place / "base")
+    lines = write_params(place / "params.yaml", "base", "data")
+    assert load_params(place / "params.yaml").gates.max_megabytes == 23
+    assert any("each of the model's 22.7 M parameters" in line for line in lines)
