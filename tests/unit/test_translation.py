@@ -412,6 +412,12 @@ def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
             params_with(factorize={"method": "word_table", "rank": 8, "min_count": None, "training": COLD}), model
         )
     check_later_stages(params_with(prune={"method": "first_order", "heads": 1, "training": COLD}), model)
+    with pytest.raises(InputError, match="with heads: not possible with a t5"):
+        check_later_stages(params_with(prune={"method": "gates", "training": COLD}), model)
+    check_later_stages(params_with(prune={"method": "gates", "units": ["neurons"], "training": COLD}), model)
+    confident = {"method": "first_order", "head_criterion": "confidence", "training": COLD}
+    with pytest.raises(InputError, match="confidence: not possible with a bart"):
+        check_later_stages(params_with(prune=confident), model_of("bart"))
 
 
 def test_the_gradients_of_parts_of_a_batch_add_up(tmp_path):

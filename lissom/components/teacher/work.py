@@ -10,6 +10,7 @@ from lissom.data.prepare import load_card
 from lissom.models.base import load_base
 from lissom.models.capabilities import check_family
 from lissom.models.compressed import CompressedModel
+from lissom.models.sites import sites_of_kind
 from lissom.params import Params
 from lissom.tasks.kinds import AnyTask, task_of
 from lissom.training.lesson import Lesson
@@ -63,8 +64,15 @@ def check_later_stages(params: Params, model: CompressedModel) -> None:
     if params.distill.method in _OF_ANOTHER_FAMILY:
         return
     family = model.network.config.model_type
-    if any(method.method == "first_order" and method.heads < 1 for method in params.prune):
-        check_family(family, "heads", "prune.heads below 1")
+    for method in params.prune:
+        if method.method == "first_order" and method.heads < 1:
+            check_family(family, "heads", "prune.heads below 1")
+            if method.head_criterion == "confidence":
+                check_family(family, "scores", "prune.head_criterion: confidence")
+        if method.method == "gates" and "heads" in method.units:
+            check_family(family, "heads", "prune.units with heads")
+        if method.method in ("first_order", "gates"):
+            sites_of_kind(model.network, method.attention)
     if params.factorize:
         check_family(family, "word_table", "factorize")
     if "gguf" in params.export.formats:
