@@ -162,7 +162,7 @@ def heads(scores: Sequence[Sequence[float]], kept: Sequence[Sequence[int]]) -> s
         axes.set_xticks(range(widest))
         axes.set_xlabel("head (crossed out: removed)")
         axes.set_ylabel("attention site")
-        figure.colorbar(image, ax=axes, label="share in the scores of its site")
+        figure.colorbar(image, ax=axes, label="share")
         return _svg(figure)
 
 
