@@ -14,6 +14,7 @@ from lissom.export.onnx import export_onnx
 from lissom.models.compressed import CompressedModel
 from lissom.models.directory import load
 from lissom.models.edits import KeepHeads
+from lissom.models.sites import attention_sites, head_size
 from lissom.prune.first_order import select
 from lissom.prune.importance import head_importance
 from lissom.training.config import TrainingParams
@@ -63,9 +64,12 @@ def _accuracies(folder: Path, lesson: Lesson, order: str, draw: int) -> dict[int
     data = lesson.texts(model)
     batches = list(sorted_batches(data, _CALIBRATION_BATCH, model.pad_id, data.labelled(_CALIBRATION)))
     loss, generator = model.manifest.task.loss, torch.Generator().manual_seed(draw)
-    scores = head_importance(model.network, batches, loss)
     if order == RANDOM:
-        scores = [torch.rand(len(score), generator=generator) for score in scores]
+        width = head_size(model.network)
+        heads = [model.network.get_submodule(site.key).out_features // width for site in attention_sites(model.network)]
+        scores = [torch.rand(count, generator=generator) for count in heads]
+    elif order == IMPORTANCE:
+        scores = head_importance(model.network, batches, loss)
     for percent in _PERCENT:
         share = (100 - percent) / 100
         if order == IN_ROUNDS:  # of those that are left

@@ -53,7 +53,7 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
 
 def _downloaded(name: str, revision: str | None) -> Path | None:
     """Return the folder of a model of the hub in the local cache; None if it was never downloaded."""
-    from huggingface_hub import try_to_load_from_cache  # a third of a second, for models of the hub alone
+    from huggingface_hub import try_to_load_from_cache  # loaded for models of the hub alone
 
     config = try_to_load_from_cache(name, CONFIG, revision=revision)
     return Path(config).parent if isinstance(config, str) else None

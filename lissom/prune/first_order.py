@@ -7,7 +7,7 @@ removes an equal part, and importance is measured again in between, without trai
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from lissom.training.recipe import Recipe
 _BATCH_SIZE = 32
 _SHARES = [percent / 100 for percent in range(1, 101)]
 """Shares that a budget may find."""
+_Kind = type[KeepHeads] | type[KeepNeurons]
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> Recipe:
@@ -46,18 +47,20 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
     data = lesson.texts(model)
     members = data.labelled(params.calibration_examples)
     batches = partial(sorted_batches, data, _BATCH_SIZE, model.pad_id, members)
-    final = params.heads, params.neurons
+    scores = _scores(model, batches, params)
+    units = {kind: sum(map(len, of_kind.values())) for kind, of_kind in scores.items()}
+    final: dict[_Kind, float] = {KeepHeads: params.heads, KeepNeurons: params.neurons}
     if params.budget is not None:
-        final = _shares_within(model, batches, params, params.budget)
-    pruned, edits, units, facts = model, list[Edit](), dict[type[Edit], int](), dict[str, Any]()
+        final = dict.fromkeys(scores, _share_within(model, scores, params, params.budget))
+    facts: dict[str, Any] = {"head_scores": _shown(model, scores[KeepHeads])} if KeepHeads in scores else {}
+    pruned, edits = model, list[Edit]()
     for number in range(1, params.rounds + 1):
-        heads, neurons = (1 - (1 - share) * number / params.rounds for share in final)
+        if number > 1:
+            scores = _scores(pruned, batches, params)
         added: list[Edit] = []
-        for kind, share, scores in _scores(pruned, batches, params, (heads, neurons)):
-            left = sum(map(len, scores.values()))
-            added.append(_keep(pruned, kind, scores, share * units.setdefault(kind, left) / left, params))
-            if kind is KeepHeads and number == 1:
-                facts["head_scores"] = _shown(pruned, scores)
+        for kind, of_kind in scores.items():
+            share = 1 - (1 - final[kind]) * number / params.rounds
+            added.append(_keep(pruned, kind, of_kind, share * units[kind] / sum(map(len, of_kind.values())), params))
         edits = [_composed(edit, edits) for edit in added] if edits else added
         if number < params.rounds:
             pruned = copy.deepcopy(pruned)
@@ -68,18 +71,13 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
     return Recipe(edits=edits, facts=facts)
 
 
-_Kind = type[KeepHeads] | type[KeepNeurons]
-
-
 def _scores(
-    model: CompressedModel,
-    batches: Callable[[], Iterable[Batch]],
-    params: FirstOrderPruning,
-    shares: tuple[float, float],
-) -> Iterator[tuple[_Kind, float, dict[int, Tensor]]]:
-    """Yield what is pruned, its share, and the importance of its units by the number of the site."""
+    model: CompressedModel, batches: Callable[[], Iterable[Batch]], params: FirstOrderPruning
+) -> dict[_Kind, dict[int, Tensor]]:
+    """Return the importance of the units of what is pruned, by the number of the site."""
     network, loss = model.network, model.manifest.task.loss
-    if shares[0] < 1:
+    result: dict[_Kind, dict[int, Tensor]] = {}
+    if params.heads < 1:
         sites = sites_of_kind(network, params.attention)
         match params.head_criterion:
             case "gradient":
@@ -88,9 +86,10 @@ def _scores(
                 of_heads = head_relevance(network, batches())
             case "confidence":
                 of_heads = head_confidence(network, batches())
-        yield KeepHeads, shares[0], {site: of_heads[site] for site in sites}
-    if shares[1] < 1:
-        yield KeepNeurons, shares[1], dict(enumerate(neuron_importance(network, batches(), loss)))
+        result[KeepHeads] = {site: of_heads[site] for site in sites}
+    if params.neurons < 1:
+        result[KeepNeurons] = dict(enumerate(neuron_importance(network, batches(), loss)))
+    return result
 
 
 def _shown(model: CompressedModel, scores: Mapping[int, Tensor]) -> list[list[float]]:
@@ -120,17 +119,18 @@ def _keep(
     return kind(kept=tuple(kept))
 
 
-def _shares_within(
-    model: CompressedModel, batches: Callable[[], Iterable[Batch]], params: FirstOrderPruning, budget: BudgetParams
-) -> tuple[float, float]:
-    """Return the shares of heads and neurons for a budget: one share of both, but for what is to keep all."""
-    scores = list(_scores(model, batches, params, (params.heads, params.neurons)))
+def _share_within(
+    model: CompressedModel,
+    scores: Mapping[_Kind, Mapping[int, Tensor]],
+    params: FirstOrderPruning,
+    budget: BudgetParams,
+) -> float:
+    """Return the share of heads and neurons for a budget."""
 
     def edits(share: float) -> list[Edit]:
-        return [_keep(model, kind, of_kind, share, params) for kind, _, of_kind in scores]
+        return [_keep(model, kind, of_kind, share, params) for kind, of_kind in scores.items()]
 
-    share = largest_within(model, _SHARES, edits, budget)
-    return 1.0 if params.heads == 1 else share, 1.0 if params.neurons == 1 else share
+    return largest_within(model, _SHARES, edits, budget)
 
 
 def _composed(later: Edit, earlier: Sequence[Edit]) -> Edit:

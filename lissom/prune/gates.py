@@ -46,7 +46,8 @@ def plan(model: CompressedModel, _: Lesson, params: GatesPruning) -> Recipe:
 
     def add_gates(trained: CompressedModel) -> None:
         handles.extend(_add(trained.network.get_submodule(group.path), group) for group in groups if group.is_gated)
-        trained.network.register_module("constraint", Constraint())
+        if params.keep is not None:
+            trained.network.register_module("constraint", Constraint())
 
     def remove_closed(trained: CompressedModel) -> Sequence[Edit]:
         kept = kept_units(groups, gates_of(trained.network))
@@ -55,14 +56,15 @@ def plan(model: CompressedModel, _: Lesson, params: GatesPruning) -> Recipe:
         for group in groups:
             if group.is_gated:
                 del trained.network.get_submodule(group.path).gate
-        del trained.network.constraint
+        if params.keep is not None:
+            del trained.network.constraint
         facts["kept"] = {kind: _count(groups, kept, kind) for kind in params.units}
         return _edits(trained, groups, kept)
 
     def penalty(network: nn.Module) -> Tensor:
-        constraint = next(module for module in network.modules() if isinstance(module, Constraint))
         share = expected_share(groups, gates_of(network))
-        return share * params.penalty if params.keep is None else constraint(share)
+        constraint = next((module for module in network.modules() if isinstance(module, Constraint)), None)
+        return share * params.penalty if constraint is None else constraint(share)
 
     factor = 1 / params.training.learning_rate
     return Recipe(
@@ -125,17 +127,18 @@ class Schedule(Hook):
         self._groups = groups
         self._params = params
         self._gates: dict[str, Gate] = {}
-        self._constraint = Constraint()
+        self._constraint: Constraint | None = None
 
     def begin(self, network: nn.Module) -> None:
         """Find the gates."""
         self._gates = gates_of(network)
-        self._constraint = next(module for module in network.modules() if isinstance(module, Constraint))
+        self._constraint = next((module for module in network.modules() if isinstance(module, Constraint)), None)
 
     def before_step(self, step: int, total: int) -> None:
         """Set the target of the step."""
-        progress = min(1.0, step / max(1.0, self._params.warmup * total))
-        self._constraint.target = 1 - progress * (1 - (1.0 if self._params.keep is None else self._params.keep))
+        if self._constraint is not None and self._params.keep is not None:
+            progress = min(1.0, step / max(1.0, self._params.warmup * total))
+            self._constraint.target = 1 - progress * (1 - self._params.keep)
 
     def after_step(self, step: int, total: int) -> None:
         """Fix the gates once the time to choose is over."""

@@ -108,18 +108,19 @@ class RememberLater(Hook):
     def __init__(self, share: float) -> None:
         self._share = share
         self._network = nn.Module()
+        self._remembered = Remembered({})
 
     def begin(self, network: nn.Module) -> None:
         """Find the network."""
         self._network = network
+        self._remembered = remembered_of(network)
 
     def after_step(self, step: int, total: int) -> None:
         """Remember the weights, once."""
-        remembered = remembered_of(self._network)
-        if not remembered.is_final and step + 1 >= max(1, round(self._share * total)):
-            for parameter, value in zip(self._network.parameters(), remembered.values(), strict=True):
+        if step + 1 >= max(1, round(self._share * total)) and not self._remembered.is_final:
+            for parameter, value in zip(self._network.parameters(), self._remembered.values(), strict=True):
                 value.copy_(parameter.detach())
-            remembered.is_final.fill_(True)
+            self._remembered.is_final.fill_(True)
 
 
 def remembered_of(network: nn.Module) -> Remembered:

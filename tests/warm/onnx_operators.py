@@ -1,6 +1,6 @@
 """torch's table of ONNX operators, built once per process instead of for every traced graph.
 
-`torch.onnx.export` looks up some thousand operators whenever it begins, which is a fifth of the time in which the tests'
+`torch.onnx.export` looks up hundreds of operators whenever it begins, which is a fifth of the time in which the tests'
 tiny networks are traced. The table is the same every time; what is handed out is a copy, so that no trace can see another.
 """
 
