@@ -37,6 +37,7 @@ LAYERS = [
     ],
     ["data"],
     ["tasks"],
+    ["attention"],
     ["models"],
     ["gguf"],
     ["parallel"],

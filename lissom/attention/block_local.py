@@ -1,0 +1,55 @@
+"""Block-local attention: a query sees the keys of its own block of the sequence.
+
+Blocks are a view of the sequence, so that the cost is n * size pairs. With blocks of the whole length it is dense
+attention.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lissom.attention.config import BlockLocal
+from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting
+from lissom.attention.groups import blocks_of, real_blocks, shorter, ungrouped
+
+
+def block_local(inputs: AttentionInputs, size: int, *, lse: bool) -> Part:
+    """Return the attention within blocks of `size` tokens."""
+    length, size = inputs.length, shorter(size, inputs.length)
+    tensors = (inputs.query, inputs.key, inputs.value)
+    if inputs.real is not None or is_exporting():
+        groups = [blocks_of(tensor, size) for tensor in tensors]
+        real = real_blocks(inputs, size)
+        return ungrouped(attend(inputs, *groups, real=real, causal=inputs.causal, lse=lse), length)
+    # Without padding only the last block can be shorter, and no mask is needed.
+    whole, parts = length // size * size, []
+    for start, end, block in ((0, whole, size), (whole, length, length - whole)):
+        if end > start:
+            groups = [blocks_of(tensor[:, :, start:end], block) for tensor in tensors]
+            parts.append(ungrouped(attend(inputs, *groups, causal=inputs.causal, lse=lse), end - start))
+    return join(parts)
+
+
+def join(parts: Sequence[Part]) -> Part:
+    """Return the parts of consecutive queries as one."""
+    if len(parts) == 1:
+        return parts[0]
+    sums = [part.lse for part in parts if part.lse is not None]
+    return Part(torch.cat([part.output for part in parts], 2), torch.cat(sums, 2) if sums else None)
+
+
+def counts(params: BlockLocal, length: int) -> Tensor:
+    """Return how often a query sees a key without causality, `[1, n, n]`."""
+    block = torch.arange(length) // params.size
+    return (block[:, None] == block).long()[None]
+
+
+def pairs(params: BlockLocal, length: int, *, causal: bool) -> int:
+    """Return the number of pairs that are attended."""
+    whole, rest = divmod(length, params.size)
+    return whole * _within(params.size, causal=causal) + _within(rest, causal=causal)
+
+
+def _within(size: int, *, causal: bool) -> int:
+    return size * (size + 1) // 2 if causal else size * size

@@ -1,0 +1,190 @@
+"""Attention with patterns: dispatch to the pattern, global tokens, and heads that differ.
+
+Source of the patterns: Child et al. 2019 (arXiv:1904.10509), Beltagy et al. 2020 (arXiv:2004.05150; windows and global
+tokens) and Ding et al. 2023 (arXiv:2307.02486).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import assert_never
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lissom.attention import block_local, block_strided, fixed_radius, longnet, sparse_transformer
+from lissom.attention.config import BlockLocal, BlockStrided, FixedRadius, LongNet, Pattern, SparseTransformer
+from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting, merge, missing
+from lissom.attention.groups import real_tokens
+
+DENSE_BELOW = 256
+"""Up to so many tokens one dense attention with a mask is as fast as any pattern (measured, docs/attention.md)."""
+
+
+def attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
+    """Return the attention of every head by its pattern; heads without one see all keys.
+
+    Memory and time grow with the pairs that are attended; no tensor of n x n is allocated above `DENSE_BELOW` tokens.
+
+    Args:
+        inputs: queries, keys and values of all heads.
+        patterns: patterns of different heads, or one of all.
+
+    Returns:
+        `[batch, heads, n, d_v]`, 0 for the queries that are padding.
+    """
+    output = _by_head(inputs, patterns)
+    return output if inputs.real is None else output * inputs.real[:, None, :, None]
+
+
+def counts(patterns: Sequence[Pattern], length: int, heads: Sequence[int], all_heads: int, *, causal: bool) -> Tensor:
+    """Return how often every query attends to every key, `[heads, n, n]`: the oracle of all patterns.
+
+    A key that several branches of a LongNet attend to counts once for each; otherwise entries are 0 and 1. Dense
+    attention with the logarithm added to the scores gives the same.
+    """
+    total = torch.ones(len(heads), length, length, dtype=torch.long)
+    for pattern in patterns:
+        rows = [row for row, head in enumerate(heads) if pattern.heads is None or head in pattern.heads]
+        if rows:
+            total[rows] = _counts(pattern, length, [heads[row] for row in rows], all_heads)
+    return total.tril() if causal else total
+
+
+def pairs(pattern: Pattern, length: int, *, causal: bool, head: int = 0, all_heads: int = 1) -> int:
+    """Return the number of pairs of query and key that a head attends, without global tokens: its cost model."""
+    match pattern:
+        case BlockLocal():
+            return block_local.pairs(pattern, length, causal=causal)
+        case FixedRadius():
+            return fixed_radius.pairs(pattern, length, causal=causal)
+        case BlockStrided():
+            return block_strided.pairs(pattern, length, causal=causal)
+        case SparseTransformer():
+            return sparse_transformer.pairs(pattern, length, causal=causal)
+        case LongNet():
+            return longnet.pairs(pattern, length, causal=causal, head=head, all_heads=all_heads)
+        case _:
+            assert_never(pattern)
+
+
+def _by_head(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
+    rows_of: dict[int, list[int]] = {}  # by the place of their pattern; -1 is none
+    for row, head in enumerate(inputs.heads):
+        places = [place for place, pattern in enumerate(patterns) if pattern.heads is None or head in pattern.heads]
+        rows_of.setdefault(places[-1] if places else -1, []).append(row)
+    if len(rows_of) == 1:
+        (place,) = rows_of
+        return _attention(inputs, None if place < 0 else patterns[place])
+    outputs = []
+    for place, rows in rows_of.items():
+        some = replace(
+            inputs, query=inputs.query[:, rows], key=inputs.key[:, rows], value=inputs.value[:, rows],
+            heads=tuple(inputs.heads[row] for row in rows),
+        )  # fmt: skip
+        outputs.append(_attention(some, None if place < 0 else patterns[place]))
+    order = [row for rows in rows_of.values() for row in rows]
+    return torch.cat(outputs, 1)[:, [order.index(row) for row in range(len(order))]]
+
+
+def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
+    inputs = _without_later_padding(inputs)
+    if pattern is None:
+        return _dense(inputs, None, None)
+    if not is_exporting() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
+        count = _counts(pattern, inputs.length, inputs.heads, inputs.all_heads).to(inputs.query.device)
+        return _dense(inputs, count > 0, count if isinstance(pattern, LongNet) else None)
+    if not pattern.global_tokens:
+        return _part(inputs, pattern, lse=False).output
+    return _with_global_tokens(inputs, pattern)
+
+
+def _part(inputs: AttentionInputs, pattern: Pattern, *, lse: bool) -> Part:
+    match pattern:
+        case BlockLocal():
+            return block_local.block_local(inputs, pattern.size, lse=lse)
+        case FixedRadius():
+            return fixed_radius.fixed_radius(inputs, pattern.radius, lse=lse)
+        case BlockStrided():
+            return block_strided.block_strided(inputs, pattern.stride, lse=lse)
+        case SparseTransformer():
+            return sparse_transformer.sparse_transformer(inputs, pattern, lse=lse)
+        case LongNet():
+            return longnet.longnet(inputs, pattern)
+        case _:
+            assert_never(pattern)
+
+
+def _with_global_tokens(inputs: AttentionInputs, pattern: Pattern) -> Tensor:
+    """Return the attention to the first tokens and, by the pattern, to the others; the first tokens see all."""
+    number, length, device = pattern.global_tokens, inputs.length, inputs.query.device
+    places, real = torch.arange(length, device=device), real_tokens(inputs)
+    others = _part(replace(inputs, real=real & (places >= number)), pattern, lse=True)
+    more = (0, 0, 0, number)  # a text may be shorter
+    key, value = (functional.pad(t, more)[:, :, None, :number] for t in (inputs.key, inputs.value))
+    first = functional.pad(real, (0, number))[:, None, :number]
+    order = places[:, None] >= torch.arange(number, device=device) if inputs.causal else None
+    part = attend(inputs, inputs.query[:, :, None], key, value, relation=order, real=first, lse=True)
+    assert part.lse is not None
+    output = merge([others, Part(part.output.squeeze(2), part.lse.squeeze(2))]).output
+    if inputs.causal:
+        return output
+    query = functional.pad(inputs.query, more)[:, :, None, :number]
+    seen = inputs.real if inputs.real is None else inputs.real[:, None]
+    of_first = attend(inputs, query, inputs.key[:, :, None], inputs.value[:, :, None], real=seen, lse=False)
+    return torch.cat([of_first.output.squeeze(2), functional.pad(output, more)[:, :, number:]], 2)[:, :, :length]
+
+
+def _dense(inputs: AttentionInputs, seen: Tensor | None, count: Tensor | None) -> Tensor:
+    """Return dense attention.
+
+    Args:
+        inputs: queries, keys and values.
+        seen: which pairs are attended, `[heads or 1, n, n]`; None is all.
+        count: how often they count, of the same shape; None is once.
+    """
+    query, key, value, causal = inputs.query, inputs.key, inputs.value, inputs.causal
+    if is_exporting() or inputs.softcap is not None:
+        assert seen is None, "patterns are exported and capped in their efficient form"
+        real = None if inputs.real is None else inputs.real[:, None]
+        groups = (tensor[:, :, None] for tensor in (query, key, value))
+        return attend(inputs, *groups, real=real, causal=causal, lse=False).output.squeeze(2)
+    bias = allowed = None
+    if seen is not None or inputs.real is not None:
+        allowed = torch.ones(1, 1, inputs.length, inputs.length, dtype=torch.bool, device=query.device)
+        allowed = allowed if seen is None else allowed & seen
+        allowed = allowed if inputs.real is None else allowed & inputs.real[:, None, None]
+        allowed, causal = allowed.tril() if causal else allowed, False
+        bias = torch.where(allowed, 0.0 if count is None else count.log(), missing(query.dtype)).to(query.dtype)
+    output = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=inputs.dropout, is_causal=causal, scale=inputs.scale
+    )
+    return output if allowed is None else output * allowed.any(-1, keepdim=True)
+
+
+def _without_later_padding(inputs: AttentionInputs) -> AttentionInputs:
+    """Forget padding that causal attention cannot see, since it follows the texts."""
+    if not inputs.causal or inputs.real is None or is_exporting():
+        return inputs
+    follows = bool((inputs.real[:, 1:] <= inputs.real[:, :-1]).all())
+    return replace(inputs, real=None) if follows else inputs
+
+
+def _counts(pattern: Pattern, length: int, heads: Sequence[int], all_heads: int) -> Tensor:
+    """Return the oracle of one pattern with its global tokens, without causality, `[heads or 1, n, n]`."""
+    match pattern:
+        case BlockLocal():
+            count = block_local.counts(pattern, length)
+        case FixedRadius():
+            count = fixed_radius.counts(pattern, length)
+        case BlockStrided():
+            count = block_strided.counts(pattern, length)
+        case SparseTransformer():
+            count = sparse_transformer.counts(pattern, length)
+        case LongNet():
+            count = longnet.counts(pattern, length, heads, all_heads)
+        case _:
+            assert_never(pattern)
+    count[:, : pattern.global_tokens] = 1
+    count[:, :, : pattern.global_tokens] = 1
+    return count
