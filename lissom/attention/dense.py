@@ -5,13 +5,17 @@ logarithm of the softmax denominator, can be merged with that for other keys of 
 that of one softmax over all keys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+_SPELLED_OUT: ContextVar[bool] = ContextVar("spelled_out", default=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def attend(
         arbitrary output, and `missing` as lse.
     """
     fused_lse = query.device.type == "cpu" and inputs.dropout == 0 and query.shape[-1] == value.shape[-1]
-    if is_exporting() or inputs.softcap is not None or (lse and not fused_lse):
+    if is_spelled_out() or inputs.softcap is not None or (lse and not fused_lse):
         return _explicit(inputs, query, key, value, relation, real, causal, lse)
     batch, heads = query.shape[:2]
     if real is not None and (relation is not None or causal):
@@ -128,8 +132,23 @@ def merge(parts: Sequence[Part], *, detach_weights: bool = False) -> Part:
 
 
 def is_exporting() -> bool:
-    """Return whether the code runs to be traced into a graph, which needs plain operations and any length."""
+    """Return whether the code runs to be traced into a graph, which needs any length."""
     return torch.compiler.is_exporting()
+
+
+@contextmanager
+def spelled_out() -> Iterator[None]:
+    """Compute attention by single operations within the context, as exports do, so that they can be counted."""
+    token = _SPELLED_OUT.set(True)
+    try:
+        yield
+    finally:
+        _SPELLED_OUT.reset(token)
+
+
+def is_spelled_out() -> bool:
+    """Return whether attention consists of single operations: when it is traced or counted."""
+    return is_exporting() or _SPELLED_OUT.get()
 
 
 def _explicit(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lissom.attention import block_local, block_strided, fixed_radius, longnet, sparse_transformer
 from lissom.attention.config import BlockLocal, BlockStrided, FixedRadius, LongNet, Pattern, SparseTransformer
-from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting, merge, missing
+from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting, is_spelled_out, merge, missing
 from lissom.attention.groups import real_tokens
 
 DENSE_BELOW = 256
@@ -35,6 +35,27 @@ def attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
     """
     output = _by_head(inputs, patterns)
     return output if inputs.real is None else output * inputs.real[:, None, :, None]
+
+
+def cached_attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
+    """Return the attention of the last queries of a sequence to all its keys, as when a text is continued.
+
+    The mask of the whole sequence is made for it: m x m, for m keys.
+
+    Args:
+        inputs: queries `[batch, heads, n, d_h]` and more keys and values, `[batch, heads, m, d_h]`; causal.
+        patterns: as for `attention`.
+    """
+    length = inputs.key.shape[2]
+    count = counts(patterns, length, inputs.heads, inputs.all_heads, causal=True)[:, length - inputs.length :]
+    count = count.to(inputs.query.device)
+    if inputs.real is not None:
+        count = count * inputs.real[:, None, None]
+    scores = (inputs.query * inputs.scale) @ inputs.key.transpose(-1, -2)
+    if inputs.softcap is not None:
+        scores = inputs.softcap * (scores / inputs.softcap).tanh()
+    bias = torch.where(count > 0, count.log(), missing(scores.dtype)).to(scores.dtype)
+    return (scores + bias).softmax(-1, dtype=torch.float32).to(inputs.value.dtype) @ inputs.value
 
 
 def counts(patterns: Sequence[Pattern], length: int, heads: Sequence[int], all_heads: int, *, causal: bool) -> Tensor:
@@ -91,7 +112,7 @@ def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
     inputs = _without_later_padding(inputs)
     if pattern is None:
         return _dense(inputs, None, None)
-    if not is_exporting() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
+    if not is_spelled_out() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
         count = _counts(pattern, inputs.length, inputs.heads, inputs.all_heads).to(inputs.query.device)
         return _dense(inputs, count > 0, count if isinstance(pattern, LongNet) else None)
     if not pattern.global_tokens:
@@ -144,7 +165,7 @@ def _dense(inputs: AttentionInputs, seen: Tensor | None, count: Tensor | None) -
         count: how often they count, of the same shape; None is once.
     """
     query, key, value, causal = inputs.query, inputs.key, inputs.value, inputs.causal
-    if is_exporting() or inputs.softcap is not None:
+    if is_spelled_out() or inputs.softcap is not None:
         assert seen is None, "patterns are exported and capped in their efficient form"
         real = None if inputs.real is None else inputs.real[:, None]
         groups = (tensor[:, :, None] for tensor in (query, key, value))

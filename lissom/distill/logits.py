@@ -10,6 +10,7 @@ from lissom.console import note
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import LogitsDistillation
 from lissom.models.compressed import CompressedModel
+from lissom.models.edits import UseAttention
 from lissom.models.sites import first_blocks
 from lissom.models.students import evenly_spaced, randomized, take_stacks
 from lissom.training.loop import TrainingResult
@@ -54,6 +55,8 @@ def _train(
     student = take_stacks(material.teacher, blocks, params.decoder_blocks)
     if params.start == "random":
         student = randomized(student, params.training.seed)
+    if params.attention:
+        student.edit([UseAttention(patterns=params.attention)])
     result = material.train(
         phase,
         student.network,

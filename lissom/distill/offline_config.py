@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lissom.attention.config import Pattern
 from lissom.distill.augment_config import AugmentationParams, WordAugmentationParams
-from lissom.section import Section
+from lissom.section import Methods, Section
 from lissom.training.config import LogitsLossParams, RecoveryParams, TrainingParams
 
 
@@ -38,6 +39,10 @@ class LogitsDistillation(Section):
 
     start: Literal["teacher", "random"] = "teacher"
     """Initial weights: the teacher's, or random ones as a baseline."""
+
+    attention: Methods[Pattern] = ()
+    """Patterns of the student's attention, which learns from the teacher's; one mapping or a list, as `base.attention`.
+    """
 
     max_dev_drop: float | None = Field(default=None, ge=0)
     """If the student's dev score is worse than the teacher's by more than this (0.02: two points of accuracy), train

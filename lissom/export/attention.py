@@ -1,4 +1,4 @@
-"""Exporting every attention layer as one kernel, onnxruntime's `MultiHeadAttention`.
+"""Exporting every attention layer as one kernel, onnxruntime's `MultiHeadAttention`, or by its pattern.
 
 By default the exporter decomposes attention into many small nodes, whose overhead is significant for a small model at
 batch 1 (docs/decisions.md has the measurement).
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from lissom.attention.run import attention
+from lissom.models.patterned import inputs_for, patterns_of
 
 NAME = "lissom_onnx"
 _OUTSIDE = -10000.0  # what the kernel itself adds to the scores of padding
@@ -29,8 +32,12 @@ def _attention(
     """Emit the kernel, or single operations where scores have a soft cap, which the kernel does not know.
 
     query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention). With
-    a sliding window a query sees the keys that are less than `sliding_window` tokens away.
+    a sliding window a query sees the keys that are less than `sliding_window` tokens away. Patterns are emitted as
+    plain operations in their efficient form.
     """
+    if patterns := patterns_of(module):
+        inputs = inputs_for(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap)
+        return attention(inputs, patterns).transpose(1, 2), None
     batch, heads, length, width = query.shape
     if key.shape[1] != heads:  # heads that share keys and values
         key, value = (t.repeat_interleave(heads // t.shape[1], dim=1) for t in (key, value))

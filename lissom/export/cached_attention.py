@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from lissom.attention.config import FixedRadius
+from lissom.errors import InputError
 from lissom.models.compressed import input_names
+from lissom.models.patterned import patterns_of
 from lissom.models.sites import attention_sites, head_size
 
 NAME = "lissom_onnx_cached"
@@ -30,6 +33,7 @@ class CachedDecoder(nn.Module):
 
     def __init__(self, network: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
+        check_cached_patterns(network)
         network.set_attn_implementation(NAME)
         network.config.use_cache = False
         self.network = network
@@ -75,6 +79,27 @@ def cache_shapes(network: PreTrainedModel) -> list[tuple[int, int]]:
     return shapes
 
 
+def check_cached_patterns(network: PreTrainedModel) -> None:
+    """Raise `InputError` if an attention has a pattern that the kernel with a cache cannot compute."""
+    for site in attention_sites(network):
+        _window_pattern(network.get_submodule(site.module))
+
+
+def _window_pattern(module: nn.Module) -> FixedRadius | None:
+    """Return the window of an attention module with patterns; None without patterns."""
+    patterns = patterns_of(module)
+    if not patterns:
+        return None
+    *_, pattern = patterns
+    if isinstance(pattern, FixedRadius) and pattern.heads is None and not pattern.global_tokens:
+        return pattern
+    raise InputError(
+        f"attention: {pattern.pattern}: an exported language model keeps the keys and values of earlier tokens, and "
+        "onnxruntime's kernel for that knows windows of all heads alone; use fixed_radius without heads and without "
+        "global_tokens"
+    )
+
+
 class _State:
     """The cache during one pass; blocks take their part in the order in which they run."""
 
@@ -99,6 +124,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Emit the kernel: query is `[batch, heads, n, d_h]`, key and value may have fewer heads."""
     state: _State = module._lissom_state  # type: ignore[assignment]
+    if (pattern := _window_pattern(module)) is not None:
+        sliding_window = pattern.radius + 1
     batch, heads, length, width = query.shape
     groups, number = key.shape[1], len(state.present)
     total = state.past[number].shape[2] + length

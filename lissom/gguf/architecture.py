@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.layers import is_convertible
+from lissom.models.patterned import has_patterns
 from lissom.models.sites import attention_sites, blocks_of, ffn_sites, head_groups, head_size
 
 
@@ -114,6 +115,11 @@ def architecture_of(network: PreTrainedModel) -> Architecture:
         raise InputError(
             "export.formats gguf: activations are quantised to int8, which a GGUF file cannot express; set "
             "quantize.method: gguf or none"
+        )
+    if has_patterns(network):
+        raise InputError(
+            "export.formats gguf: the model has attention patterns, which a GGUF file cannot express; take "
+            "export.formats: [onnx], or the model without patterns"
         )
     architecture = ARCHITECTURES[model_type]
     _check_windows(network, architecture)

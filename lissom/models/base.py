@@ -20,10 +20,11 @@ from transformers.utils import logging as transformers_logging
 from lissom.artifacts import MANIFEST, TOKENIZER, WEIGHTS
 from lissom.errors import InputError
 from lissom.models.capabilities import check_family, technique_of
-from lissom.models.checks import check_positions, check_tokens, fit_head
+from lissom.models.checks import check_positions, check_tokens, count_positions, fit_head
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.directory import file_sha256, load
+from lissom.models.edits import Edit, ExtendPositions, UseAttention
 from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
 from lissom.models.gguf_file import forget_quantization, pretrained
@@ -134,7 +135,9 @@ def load_base(
         )
     own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     check_tokens(params.model, network, own)
-    check_positions(params.model, network, params.max_length)
+    positions = count_positions(network)
+    if params.longer_positions is None:
+        check_positions(params.model, positions, params.max_length)
     head = classifier_of(network)
     if needs_head and (fresh or (isinstance(task, LabelTask) and sorted(names) != sorted(task.labels))):
         raise InputError(
@@ -145,7 +148,7 @@ def load_base(
         done = fit_head(network, names, task.labels)
         if done is not None:
             tell(f"base.model {params.model}: {done}")
-    return CompressedModel(
+    model = CompressedModel(
         network=separate(network).eval(),
         tokenizer=own,
         tokenizer_config=_tokenizer_config(tokenizer, params.max_length),
@@ -156,6 +159,18 @@ def load_base(
             task=task,
         ),
     )
+    model.edit(_for_long_texts(params, positions))
+    return model
+
+
+def _for_long_texts(params: BaseParams, positions: int | None) -> list[Edit]:
+    """Return the edits that let a model read texts of the longest input."""
+    edits: list[Edit] = []
+    if params.longer_positions is not None and positions is not None and params.max_length > positions:
+        edits.append(ExtendPositions(length=params.max_length, how=params.longer_positions))
+    if params.attention:
+        edits.append(UseAttention(patterns=params.attention))
+    return edits
 
 
 def load_language_model(params: BaseParams) -> PreTrainedModel:
@@ -197,6 +212,7 @@ def _make_new(
         )
     model = new_model(params, task, seed, texts())
     model.manifest = model.manifest.model_copy(update={"task": _with_start(task, model.network.config)})
+    model.edit(_for_long_texts(params, count_positions(model.network)))
     return model
 
 
@@ -219,6 +235,10 @@ def _continue_from(source: Path, params: BaseParams, task: AnyTask) -> Compresse
         task = task.model_copy(update=template)
     task = _with_start(task, model.network.config)
     model.manifest = model.manifest.model_copy(update={"task": task})
+    positions = count_positions(model.network)
+    if params.longer_positions is None:
+        check_positions(params.model, positions, params.max_length)
+    model.edit(_for_long_texts(params, positions))
     return model
 
 

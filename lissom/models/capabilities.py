@@ -18,6 +18,8 @@ Technique = Literal[
     "neurons",
     "word_table",
     "positions",
+    "longer",
+    "attention",
     "int8",
     "exits",
     "hidden",
@@ -36,6 +38,8 @@ TITLES: dict[Technique, str] = {
     "neurons": "prune neurons",
     "word_table": "shrink the word table",
     "positions": "shrink the position table",
+    "longer": "more positions",
+    "attention": "attention patterns",
     "int8": "int8",
     "exits": "exits",
     "hidden": "distil hidden states",
@@ -51,7 +55,8 @@ TITLES: dict[Technique, str] = {
 
 
 _OF_ONE_STACK: tuple[Technique, ...] = (
-    "word_table", "positions", "exits", "hidden", "scores", "tensor", "pipeline", "texts", "words", "language",
+    "word_table", "positions", "longer", "attention", "exits", "hidden", "scores", "tensor", "pipeline", "texts",
+    "words", "language",
 )  # fmt: skip
 """What is made for networks of one stack of blocks."""
 
@@ -78,6 +83,10 @@ def limit_of(family: Family, technique: Technique) -> Limit | None:
             return Limit("all blocks share a bias of relative positions, which has a value for every head")
         case "positions" if family.position_table is None:
             return Limit("it has no table of positions")
+        case "longer" if family.position_table is None and family.rotary is None:
+            return Limit("it has neither a table of positions nor one rotation by position for all blocks")
+        case "attention" if not family.attention_function:
+            return Limit("it computes attention inside its blocks, so that no other can take its place")
         case "word_table" if family.scaled_word_table:
             return Limit("its word table multiplies the vectors by a constant, which an edited table would lose")
         case "int8" if family.scaled_word_table:

@@ -21,19 +21,23 @@ def check_tokens(model: str, network: PreTrainedModel, tokenizer: Tokenizer) -> 
         )
 
 
-def check_positions(model: str, network: PreTrainedModel, max_length: int) -> None:
-    """Raise `InputError` if texts may be longer than the network has positions."""
+def count_positions(network: PreTrainedModel) -> int | None:
+    """Return how many positions a network has; None if their number is not limited."""
     path = FAMILIES[network.config.model_type].position_table
     if path is None:
         positions = getattr(network.config, "max_position_embeddings", None)
-    else:
-        table: Any = network.get_submodule(path)
-        # RoBERTa counts positions from behind the padding token.
-        positions = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        return None if positions is None else int(positions)
+    table: Any = network.get_submodule(path)
+    # RoBERTa counts positions from behind the padding token.
+    return int(table.num_embeddings) - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
+def check_positions(model: str, positions: int | None, max_length: int) -> None:
+    """Raise `InputError` if texts may be longer than a model has positions."""
     if positions is not None and max_length > positions:
         raise InputError(
             f"base.max_length is {max_length}, base.model {model} has {positions} positions; set base.max_length to "
-            f"at most {positions}"
+            f"at most {positions}, or base.longer_positions to copy or interpolate"
         )
 
 

@@ -1,10 +1,11 @@
 """Params of the base model."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from lissom.section import Section
+from lissom.attention.config import Pattern
+from lissom.section import Methods, Section
 
 BaseModelSource = Annotated[str, StringConstraints(pattern=r"^(package|hub|dir|new):\S.*$")]
 NEW = "new:"
@@ -55,6 +56,14 @@ class BaseParams(Section):
 
     max_length: int = Field(default=128, ge=8)
     """Longest input in tokens, special tokens included; longer texts are cut."""
+
+    longer_positions: Literal["copy", "interpolate"] | None = None
+    """How a model gets positions for a `max_length` beyond those that it has: a table is repeated or stretched, and
+    rotary positions are left as they are or stretched; null refuses such a length."""
+
+    attention: Methods[Pattern] = ()
+    """Patterns of attention, for long texts; one mapping or a list of them, for different blocks or heads. Empty is the
+    model's own attention."""
 
     @property
     def is_new(self) -> bool:

@@ -65,6 +65,7 @@ _LLAMA = Family(
     classifier="score",
     token_classifier="score",
     final_norm="model.norm",
+    rotary="model.rotary_emb",
     grouped=True,
     decoder=True,
 )
@@ -249,7 +250,9 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _LLAMA,
     "qwen3": _QWEN3,
     "gemma2": replace(_LLAMA, scaled_word_table=True, unsupported=("use_bidirectional_attention",)),
-    "gemma3_text": replace(_QWEN3, scaled_word_table=True, unsupported=_GEMMA_VARIANTS, token_classifier=None),
+    "gemma3_text": replace(
+        _QWEN3, scaled_word_table=True, unsupported=_GEMMA_VARIANTS, token_classifier=None, rotary=None
+    ),
 }
 
 

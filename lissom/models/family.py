@@ -106,6 +106,8 @@ class Family:
     """The norm after the last block, if any."""
     position_table: str | None = None
     """The embedding of positions, if they are learned."""
+    rotary: str | None = None
+    """The module that rotates queries and keys by their positions, if all blocks share one."""
     embedding_projection: str | None = None
     """The projection of the embeddings to the hidden size, if it is outside `embeddings`; absent where the sizes agree.
     """

@@ -7,8 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from lissom.attention.dense import spelled_out
 from lissom.models.compressed import input_names, logits_from
 from lissom.models.exits import BlockPart, EmbeddingPart, has_early_exits, parts_of
+from lissom.models.patterned import has_patterns
 
 
 def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int, list[int]]:
@@ -17,11 +19,12 @@ def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int
     The list of a length holds the operations up to exit 1, 2, and so on; without exits it has a single entry. torch
     does not count recurrent layers.
     """
-    # torch does not count fused attention, but does count the eager implementation.
+    # torch does not count fused attention, but does count the eager implementation, and patterns as spelt-out products.
     network = copy.deepcopy(network).eval()
-    network.set_attn_implementation("eager")
+    if not has_patterns(network):
+        network.set_attn_implementation("eager")
     parts = parts_of(network) if has_early_exits(network) else None
-    with torch.no_grad():
+    with torch.no_grad(), spelled_out():
         return {length: _count(network, parts, length) for length in lengths}
 
 

@@ -21,6 +21,7 @@ from lissom.errors import InputError
 from lissom.models.capabilities import check_technique
 from lissom.models.compressed import logits_of
 from lissom.models.families import family_of
+from lissom.models.patterned import has_patterns
 from lissom.models.pooling import text_vector
 from lissom.models.sites import blocks_of, window_of
 
@@ -162,6 +163,11 @@ def check_signals(network: PreTrainedModel, spec: SignalSpec, role: str) -> None
         )
     if spec.scores:
         check_technique(network, "scores", f"the {role}")
+        if has_patterns(network):
+            raise InputError(
+                f"the {role} attends to some pairs of tokens only, and this method needs the scores of all; use one "
+                "that compares logits or hidden states"
+            )
     available, deepest = len(blocks_of(network)), max((*spec.hidden, *(block + 1 for block in spec.scores)))
     if deepest > available:
         raise InputError(f"the {role} has {available} blocks; signals of block {deepest} are wanted")

@@ -21,6 +21,7 @@ from torch.distributed.tensor.parallel import (
 from transformers import PreTrainedModel
 
 from lissom.models.families import family_of
+from lissom.models.patterned import keep_share_of_heads
 from lissom.models.sites import blocks_of, head_groups, head_size
 from lissom.parallel.random_state import random_state, set_random_state
 
@@ -46,7 +47,9 @@ def shard_network(network: PreTrainedModel, mesh: DeviceMesh, *, sequence: bool 
         for site in family.stack.attention:
             if site.module in plan:
                 output = block.get_submodule(site.output)
-                _differ_until(block.get_submodule(site.module), output, mesh.get_local_rank())
+                attention = block.get_submodule(site.module)
+                _differ_until(attention, output, mesh.get_local_rank())
+                keep_share_of_heads(attention, mesh.get_local_rank(), mesh.size())
     table = network.get_submodule(family.word_table)
     if type(table) is nn.Embedding:
         parallelize_module(network, mesh, {family.word_table: RowwiseParallel(input_layouts=Replicate())})

@@ -8,9 +8,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lissom.models.edits.attention import UseAttention
 from lissom.models.edits.blocks import KeepBlocks
 from lissom.models.edits.exits import AddExits, DropExits
 from lissom.models.edits.heads import KeepHeads
+from lissom.models.edits.longer import ExtendPositions
 from lissom.models.edits.neurons import KeepNeurons
 from lissom.models.edits.positions import KeepPositions
 from lissom.models.edits.quantizers import FakeQuantize
@@ -23,12 +25,14 @@ Edit = Annotated[
     | KeepHeads
     | KeepNeurons
     | KeepPositions
+    | ExtendPositions
     | KeepVocabulary
     | FactorizeWordTable
     | AddExits
     | DropExits
     | FakeQuantize
-    | SparseWeights,
+    | SparseWeights
+    | UseAttention,
     Field(discriminator="kind"),
 ]
 
@@ -36,6 +40,7 @@ __all__ = [
     "AddExits",
     "DropExits",
     "Edit",
+    "ExtendPositions",
     "FactorizeWordTable",
     "FakeQuantize",
     "KeepBlocks",
@@ -44,4 +49,5 @@ __all__ = [
     "KeepPositions",
     "KeepVocabulary",
     "SparseWeights",
+    "UseAttention",
 ]

@@ -1,0 +1,214 @@
+"""Patterns and more positions in networks of every family: the same answers trained, saved, pruned and exported."""
+
+import numpy as np
+import pytest
+import torch
+
+import lissom
+from lissom.attention import run
+from lissom.attention.config import BlockLocal, FixedRadius, LongNet, SparseTransformer
+from lissom.errors import InputError
+from lissom.export.onnx import export_onnx
+from lissom.gguf.architecture import architecture_of
+from lissom.models.compressed import logits_of
+from lissom.models.edits import ExtendPositions, KeepBlocks, KeepHeads, UseAttention
+from lissom.models.flops import flops_by_depth
+from lissom.models.patterned import NAME
+from lissom.models.signals import SignalSpec, check_signals
+from lissom.models.sites import attention_sites, head_groups
+from lissom.serving.classifier import OnnxClassifier
+from tests.unit import tiny
+
+ABLE = tiny.able("attention")
+families = pytest.mark.parametrize("family", ABLE)
+LOCAL = FixedRadius(pattern="fixed_radius", radius=2)
+PATTERNS = {
+    "fixed_radius": [LOCAL],
+    "global token": [FixedRadius(pattern="fixed_radius", radius=1, global_tokens=1)],
+    "block_local": [BlockLocal(pattern="block_local", size=4)],
+    "sparse_transformer": [SparseTransformer(pattern="sparse_transformer", stride=3)],
+    "fixed": [SparseTransformer(pattern="sparse_transformer", form="fixed", stride=4, summary=1)],
+    "longnet": [LongNet(pattern="longnet", segments=(3, 6), dilations=(1, 2))],
+    "of some blocks and heads": [
+        BlockLocal(pattern="block_local", size=3, blocks=(1, 3)),
+        FixedRadius(pattern="fixed_radius", radius=1, blocks=(2,), heads=(1, 2)),
+    ],
+}
+patterned = pytest.mark.parametrize("name", PATTERNS)
+
+
+def model_with(family, patterns, **changes):
+    model = tiny.model(family, **changes)
+    model.edit([UseAttention(patterns=tuple(patterns))])
+    return model
+
+
+def answers(model, batch):
+    with torch.no_grad():
+        return logits_of(model.network, batch)
+
+
+@families
+@patterned
+def test_short_and_long_paths_agree_and_reload_bit_for_bit(family, name, tmp_path, monkeypatch):
+    model, batch = model_with(family, PATTERNS[name]), tiny.batch(family, length=17)
+    dense = answers(model, batch)
+    assert (dense - answers(tiny.model(family), batch)).abs().max() > 1e-4, "the pattern is honoured"
+    monkeypatch.setattr(run, "DENSE_BELOW", 0)
+    torch.testing.assert_close(answers(model, batch), dense, atol=1e-5, rtol=1e-4)
+    lissom.save(model, tmp_path / "model")
+    again = lissom.load(tmp_path / "model")
+    assert torch.equal(answers(again, batch), answers(model, batch))
+    assert '"lissom-' in (tmp_path / "model/config.json").read_text(), "plain transformers would attend to all keys"
+
+
+@families
+def test_a_pattern_of_all_keys_changes_nothing(family, monkeypatch):
+    monkeypatch.setattr(run, "DENSE_BELOW", 0)
+    batch = tiny.batch(family)
+    changes = {} if getattr(tiny.CONFIGS[family](), "sliding_window", None) is None else {"sliding_window": 64}
+    model = tiny.model(family, **changes)
+    before = answers(model, batch)
+    model.edit([UseAttention(patterns=(FixedRadius(pattern="fixed_radius", radius=64),))])
+    torch.testing.assert_close(answers(model, batch), before, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "gemma2", "gemma3_text", "modernbert"])
+@pytest.mark.parametrize("longest", [0, 256], ids=["efficient", "dense"])
+def test_windows_of_a_family_equal_transformers_own(family, longest, monkeypatch):
+    monkeypatch.setattr(run, "DENSE_BELOW", longest)
+    model, batch = tiny.model(family), tiny.batch(family, length=17)
+    expected = answers(model, batch)
+    model.network.set_attn_implementation(NAME)
+    torch.testing.assert_close(answers(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+@families
+def test_gradients_reach_all_parameters(family, monkeypatch):
+    monkeypatch.setattr(run, "DENSE_BELOW", 0)
+    found = []
+    for patterns in ([FixedRadius(pattern="fixed_radius", radius=64)], PATTERNS["longnet"]):
+        model = model_with(family, patterns)
+        logits_of(model.network, tiny.batch(family)).sum().backward()
+        found.append({name for name, value in model.network.named_parameters() if value.grad is not None})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("family", [family for family in ABLE if family in tiny.able("heads")])
+def test_pruned_heads_keep_the_patterns_of_the_others(family):
+    """Heads that put out nothing and heads that are gone give the same answers, though the numbers of the rest change."""
+    patterns = [
+        LongNet(pattern="longnet", segments=(3, 6), dilations=(1, 2), heads=(2, 3)),
+        BlockLocal(pattern="block_local", size=3, heads=(1,)),
+    ]
+    model, batch = model_with(family, patterns), tiny.batch(family)
+    units, group = tiny.units(model.network), head_groups(model.network)
+    kept = tuple(range(1, units))
+    for site in attention_sites(model.network):
+        output = model.network.get_submodule(site.output)
+        output.weight.data[:, : group * output.in_features // (units * group)] = 0
+    before = answers(model, batch)
+    model.edit([KeepHeads(kept=(kept,) * len(attention_sites(model.network)))])
+    torch.testing.assert_close(answers(model, batch), before, atol=1e-5, rtol=1e-4)
+
+
+def test_blocks_keep_their_patterns():
+    model, batch = model_with("bert", PATTERNS["of some blocks and heads"]), tiny.batch("bert")
+    other = model_with("bert", [BlockLocal(pattern="block_local", size=3, blocks=(1,))])
+    model.edit([KeepBlocks(kept=(0, 1))])
+    other.edit([KeepBlocks(kept=(0, 1))])
+    torch.testing.assert_close(answers(model, batch), answers(other, batch))
+
+
+SHAPES = ((1, 2), (3, 8), (5, 16))
+"""Examples and tokens of batches, more and fewer than a pattern's groups."""
+
+
+def exported(family, patterns, blocks, folder):
+    model = model_with(family, patterns)
+    model.edit([KeepBlocks(kept=blocks)])
+    export_onnx(model, folder)
+    return model
+
+
+@pytest.fixture(scope="module", params=PATTERNS)
+def of_pattern(request, tmp_path_factory):
+    """A BERT with a pattern, and the folder of its export."""
+    blocks = (1, 2) if request.param == "of some blocks and heads" else (0,)
+    folder = tmp_path_factory.mktemp("exported")
+    return exported("bert", PATTERNS[request.param], blocks, folder), folder
+
+
+def check_graph(model, folder, family):
+    classifier = OnnxClassifier(folder)
+    for size, length in SHAPES:
+        batch = tiny.batch(family, size, length)
+        feeds = {name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]}
+        assert np.abs(classifier.logits(feeds) - answers(model, batch).numpy()).max() < 1e-4
+
+
+def test_the_exported_graph_answers_as_torch_at_any_length(of_pattern):
+    check_graph(*of_pattern, "bert")
+
+
+def test_another_runtime_gives_the_same_answers(of_pattern):
+    openvino = pytest.importorskip("openvino")
+    model, folder = of_pattern
+    compiled = openvino.Core().compile_model(folder / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for size, length in SHAPES:
+        batch = tiny.batch("bert", size, length)
+        feeds = {name: batch.inputs[name].numpy() for name in ("input_ids", "attention_mask", "token_type_ids")}
+        assert np.abs(compiled(feeds)[0] - answers(model, batch).numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", [family for family in ABLE if family != "bert"])
+def test_every_family_is_exported_with_a_pattern(family, tmp_path):
+    check_graph(exported(family, [LOCAL], (0,), tmp_path), tmp_path, family)
+
+
+def test_operations_grow_with_the_pairs():
+    model = model_with("bert", [FixedRadius(pattern="fixed_radius", radius=2)], max_position_embeddings=4096)
+    whole = tiny.model("bert", max_position_embeddings=4096)
+    counted, dense = (flops_by_depth(one.network, (1024, 2048)) for one in (model, whole))
+    assert counted[2048][0] < 2.01 * counted[1024][0]
+    assert dense[2048][0] > 3 * dense[1024][0]
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(InputError, match="block_local is for block 9; the model has blocks 0 to 3"):
+        model_with("bert", [BlockLocal(pattern="block_local", blocks=(9,))])
+    with pytest.raises(InputError, match="fixed_radius is for head 4; the model has heads 0 to 3"):
+        model_with("bert", [FixedRadius(pattern="fixed_radius", heads=(4,))])
+    with pytest.raises(InputError, match="computes attention inside its blocks"):
+        model_with("deberta-v2", [LOCAL])
+    with pytest.raises(InputError, match="needs the scores of all"):
+        check_signals(model_with("bert", [LOCAL]).network, SignalSpec(scores=(0,)), "teacher")
+    with pytest.raises(InputError, match="patterns, which a GGUF file cannot express"):
+        architecture_of(model_with("llama", [LOCAL]).network)
+
+
+@pytest.mark.parametrize("family", tiny.able("longer"))
+@pytest.mark.parametrize("how", ["copy", "interpolate"])
+def test_more_positions_reload_and_run(family, how, tmp_path):
+    model = tiny.model(family)
+    before = answers(model, tiny.batch(family))
+    model.edit([ExtendPositions(length=60, how=how)])
+    long = answers(model, tiny.batch(family, length=60))
+    assert long.isfinite().all()
+    if how == "copy":  # the old positions are as they were
+        torch.testing.assert_close(answers(model, tiny.batch(family)), before)
+    else:
+        assert (answers(model, tiny.batch(family)) - before).abs().max() > 1e-4
+    lissom.save(model, tmp_path / "model")
+    assert torch.equal(answers(lissom.load(tmp_path / "model"), tiny.batch(family, length=60)), long)
+    with pytest.raises(InputError, match="60 positions asked for"):
+        model.edit([ExtendPositions(length=60, how=how)])
+
+
+def test_a_stretched_table_holds_the_old_rows_in_between():
+    model = tiny.model("bert")
+    old = model.network.bert.embeddings.position_embeddings.weight.detach().clone()
+    model.edit([ExtendPositions(length=2 * len(old) - 1, how="interpolate")])
+    new = model.network.bert.embeddings.position_embeddings.weight.detach()
+    torch.testing.assert_close(new[::2], old)
+    torch.testing.assert_close(new[1::2], (old[1:] + old[:-1]) / 2)
