@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks import (
     accelerator,
     anywhere,
+    attention,
     distillation,
     early_exit,
     headline,
@@ -44,6 +45,7 @@ BENCHMARKS = tuple(
         tasks,
         language_models,
         pruning,
+        attention,
         trust,
         anywhere,
     )

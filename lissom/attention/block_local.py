@@ -39,10 +39,10 @@ def join(parts: Sequence[Part]) -> Part:
     return Part(torch.cat([part.output for part in parts], 2), torch.cat(sums, 2) if sums else None)
 
 
-def counts(params: BlockLocal, length: int) -> Tensor:
-    """Return how often a query sees a key without causality, `[1, n, n]`."""
-    block = torch.arange(length) // params.size
-    return (block[:, None] == block).long()[None]
+def counts(params: BlockLocal, queries: Tensor, length: int) -> Tensor:
+    """Return how often queries at some places see every key without causality, `[1, queries, n]`."""
+    keys = torch.arange(length, device=queries.device)
+    return (queries[:, None] // params.size == keys // params.size).long()[None]
 
 
 def pairs(params: BlockLocal, length: int, *, causal: bool) -> int:

@@ -34,10 +34,10 @@ def of_remainders(part: Part, length: int) -> Part:
     return Part(output, None if part.lse is None else part.lse.transpose(2, 3).flatten(2, 3)[:, :, :length])
 
 
-def counts(params: BlockStrided, length: int) -> Tensor:
-    """Return how often a query sees a key without causality, `[1, n, n]`."""
-    places = torch.arange(length)
-    return ((places[:, None] - places) % params.stride == 0).long()[None]
+def counts(params: BlockStrided, queries: Tensor, length: int) -> Tensor:
+    """Return how often queries at some places see every key without causality, `[1, queries, n]`."""
+    keys = torch.arange(length, device=queries.device)
+    return ((queries[:, None] - keys) % params.stride == 0).long()[None]
 
 
 def pairs(params: BlockStrided, length: int, *, causal: bool) -> int:

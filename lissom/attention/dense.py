@@ -82,7 +82,8 @@ def attend(
         key: `[batch, heads, groups, m, d_h]`; views are not copied.
         value: the same with its own width.
         relation: whether a query of a group sees a key of it, `[c, m]` or `[groups, c, m]`; None if all do.
-        real: whether a key is real, `[batch or 1, groups, m]`; None if all are.
+        real: whether a key is real, `[batch or 1, groups, m]`, or `[batch or 1, heads, groups, m]` where heads have
+            other keys; None if all are.
         causal: whether a query sees the keys up to its own place in the group alone.
         lse: whether the log-sum-exp is wanted.
 
@@ -90,6 +91,8 @@ def attend(
         output `[batch, heads, groups, c, d_v]` and lse `[batch, heads, groups, c]`. A query without any key has an
         arbitrary output, and `missing` as lse.
     """
+    if real is not None and real.dim() == 3:
+        real = real.unsqueeze(1)
     fused_lse = query.device.type == "cpu" and inputs.dropout == 0 and query.shape[-1] == value.shape[-1]
     if is_spelled_out() or inputs.softcap is not None or (lse and not fused_lse):
         return _explicit(inputs, query, key, value, relation, real, causal, lse)
@@ -101,13 +104,13 @@ def attend(
             _fused(
                 inputs, query[b : b + 1], key[b : b + 1], value[b : b + 1], bias + _real_bias(query, row)[0], False, lse
             )
-            for b, row in enumerate(torch.split(real.expand(batch, -1, -1), 1))
+            for b, row in enumerate(torch.split(real.expand(batch, -1, -1, -1), 1))
         ]
         outputs, sums = [part.output for part in parts], [part.lse for part in parts if part.lse is not None]
         return Part(torch.cat(outputs), torch.cat(sums) if lse else None)
     mask = None if relation is None else _bias(query, relation, causal)
     if real is not None:
-        mask = _real_bias(query, real).unsqueeze(1).expand(batch, heads, -1, -1, -1).flatten(0, 1)
+        mask = _real_bias(query, real).expand(batch, heads, -1, -1, -1).flatten(0, 1)
     return _fused(inputs, query, key, value, mask, causal and relation is None, lse)
 
 
@@ -167,7 +170,7 @@ def _explicit(
     if relation is not None or causal:
         scores = scores + _bias(query, relation, causal)
     if real is not None:
-        scores = scores + _real_bias(query, real).unsqueeze(1)
+        scores = scores + _real_bias(query, real)
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
     weights = functional.dropout(weights, inputs.dropout)
     return Part(weights @ value, scores.float().logsumexp(-1) if lse else None)
@@ -237,7 +240,7 @@ def _bias(query: Tensor, relation: Tensor | None, causal: bool) -> Tensor:
 
 
 def _real_bias(query: Tensor, real: Tensor) -> Tensor:
-    """Return what is added to the scores, `[batch or 1, groups, 1, m]`."""
+    """Return what is added to the scores, `[batch or 1, heads or 1, groups, 1, m]`."""
     return _as_bias(query, real).unsqueeze(-2)
 
 

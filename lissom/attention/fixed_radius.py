@@ -67,10 +67,10 @@ def _places(size: int, blocks: int, width: int, device: torch.device) -> Tensor:
     return torch.arange(blocks, device=device)[:, None] * size + torch.arange(width, device=device)
 
 
-def counts(params: FixedRadius, length: int) -> Tensor:
-    """Return how often a query sees a key without causality, `[1, n, n]`."""
-    places = torch.arange(length)
-    return ((places[:, None] - places).abs() <= params.radius).long()[None]
+def counts(params: FixedRadius, queries: Tensor, length: int) -> Tensor:
+    """Return how often queries at some places see every key without causality, `[1, queries, n]`."""
+    keys = torch.arange(length, device=queries.device)
+    return ((queries[:, None] - keys).abs() <= params.radius).long()[None]
 
 
 def pairs(params: FixedRadius, length: int, *, causal: bool) -> int:

@@ -39,8 +39,11 @@ def real_tokens(inputs: AttentionInputs) -> Tensor:
 
 
 def real_blocks(inputs: AttentionInputs, size: int) -> Tensor | None:
-    """Return which tokens of blocks are real, `[batch or 1, blocks, size]`; None if all are."""
-    if inputs.real is None and not is_exporting() and inputs.length % size == 0:
+    """Return which tokens of blocks are real, `[batch or 1, blocks, size]`; None if all that a query sees are.
+
+    The rest of the last block follows all tokens, so that causal attention does not see it.
+    """
+    if inputs.real is None and (inputs.causal or (not is_exporting() and inputs.length % size == 0)):
         return None
     real = real_tokens(inputs)
     blocks = count_blocks(inputs.length, size)

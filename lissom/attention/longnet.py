@@ -28,17 +28,41 @@ def longnet(inputs: AttentionInputs, params: LongNet) -> Part:
 
 
 def _branch(inputs: AttentionInputs, segment: int, dilation: int, params: LongNet) -> Part:
-    segment = shorter(segment, inputs.length)
-    by_offset: dict[int, list[int]] = {}
-    for place, head in enumerate(inputs.heads):
-        by_offset.setdefault(_offset(head, dilation, params, inputs.all_heads), []).append(place)
-    parts = [_heads(inputs, heads, segment, dilation, offset) for offset, heads in by_offset.items()]
-    if len(parts) == 1:
-        return parts[0]
-    order = [place for heads in by_offset.values() for place in heads]
-    back = torch.tensor([order.index(place) for place in range(len(order))], device=inputs.query.device)
-    sums = [part.lse for part in parts if part.lse is not None]
-    return Part(torch.cat([part.output for part in parts], 1)[:, back], torch.cat(sums, 1)[:, back])
+    """Return the attention of one branch; tokens that do not take part are `missing`."""
+    segment, length = shorter(segment, inputs.length), inputs.length
+    tokens = count_blocks(segment, dilation)  # of a segment, those that take part
+    more = tokens * dilation - segment
+    device = inputs.query.device
+    heads = torch.arange(len(inputs.heads), device=device)
+    offsets = torch.tensor([_offset(head, dilation, params, inputs.all_heads) for head in inputs.heads], device=device)
+
+    def sparse(tensor: Tensor) -> Tensor:
+        """Return what takes part, `[batch, heads, segments, tokens, d]`."""
+        spread = functional.pad(blocks_of(tensor, segment), (0, 0, 0, more))
+        if dilation == 1:
+            return spread
+        spread = spread.reshape(*spread.shape[:3], tokens, dilation, -1)
+        return spread.permute(1, 4, 0, 2, 3, 5)[heads, offsets].transpose(0, 1)
+
+    real = real_blocks(inputs, segment)
+    if real is None and dilation > 1 and not inputs.causal:
+        real = torch.ones(1, count_blocks(length, segment), segment, dtype=torch.bool, device=device)
+    if real is not None and dilation > 1:
+        real = functional.pad(real, (0, more)).reshape(*real.shape[:2], tokens, dilation)
+        real = real.permute(3, 0, 1, 2)[offsets].transpose(0, 1)
+    part = attend(
+        inputs, sparse(inputs.query), sparse(inputs.key), sparse(inputs.value), real=real, causal=inputs.causal,
+        lse=True,
+    )  # fmt: skip
+    output, sums = part.output, part.lse
+    assert sums is not None
+    if dilation > 1:
+        # All tokens get the output of the one that takes part, and all others no weight when branches are merged.
+        output = output.unsqueeze(4).expand(-1, -1, -1, -1, dilation, -1).flatten(3, 4)[:, :, :, :segment]
+        takes_part = offsets[:, None] == torch.arange(dilation, device=device)
+        sums = torch.where(takes_part[:, None, None], sums.unsqueeze(4), missing(torch.float32))
+        sums = sums.flatten(3, 4)[:, :, :, :segment]
+    return Part(output.flatten(2, 3)[:, :, :length], sums.flatten(2, 3)[:, :, :length])
 
 
 def _offset(head: int, dilation: int, params: LongNet, all_heads: int) -> int:
@@ -48,43 +72,17 @@ def _offset(head: int, dilation: int, params: LongNet, all_heads: int) -> int:
     return min(head // max(1, -(-all_heads // dilation)), dilation - 1)
 
 
-def _heads(inputs: AttentionInputs, heads: list[int], segment: int, dilation: int, offset: int) -> Part:
-    """Return a branch for the heads that start at the same token; tokens that do not take part are `missing`."""
-    taken = heads if len(heads) < len(inputs.heads) else slice(None)
-    tokens = count_blocks(segment, dilation)  # of a segment, those that take part
-    more = tokens * dilation - segment
-
-    def sparse(tensor: Tensor) -> Tensor:
-        spread = functional.pad(blocks_of(tensor[:, taken], segment), (0, 0, 0, more))
-        return spread.reshape(*spread.shape[:3], tokens, dilation, -1)[:, :, :, :, offset]
-
-    real = real_blocks(inputs, segment)
-    if real is None and (dilation > 1):
-        blocks = count_blocks(inputs.length, segment)
-        real = torch.ones(1, blocks, segment, dtype=torch.bool, device=inputs.query.device)
-    if real is not None:
-        real = functional.pad(real, (0, more)).reshape(*real.shape[:2], tokens, dilation)[..., offset]
-    part = attend(
-        inputs, sparse(inputs.query), sparse(inputs.key), sparse(inputs.value), real=real, causal=inputs.causal,
-        lse=True,
-    )  # fmt: skip
-    assert part.lse is not None
-    around = (offset, dilation - 1 - offset)
-    output = functional.pad(part.output.unsqueeze(4), (0, 0, *around)).flatten(3, 4)[:, :, :, :segment]
-    sums = functional.pad(part.lse.unsqueeze(4), around, value=missing(torch.float32)).flatten(3, 4)[:, :, :, :segment]
-    length = inputs.length
-    return Part(output.flatten(2, 3)[:, :, :length], sums.flatten(2, 3)[:, :, :length])
-
-
-def counts(params: LongNet, length: int, heads: Sequence[int], all_heads: int) -> Tensor:
-    """Return how often a query sees a key without causality, `[heads, n, n]`."""
-    places, total = torch.arange(length), torch.zeros(len(heads), length, length, dtype=torch.long)
+def counts(params: LongNet, queries: Tensor, length: int, heads: Sequence[int], all_heads: int) -> Tensor:
+    """Return how often queries at some places see every key without causality, `[heads, queries, n]`."""
+    keys = torch.arange(length, device=queries.device)
+    total = torch.zeros(len(heads), len(queries), length, dtype=torch.long, device=queries.device)
     for segment, dilation in zip(params.segments, params.dilations, strict=True):
         size = min(segment, length)
-        same = (places // size)[:, None] == places // size
+        same = queries[:, None] // size == keys // size
         for row, head in enumerate(heads):
-            taken = (places % size) % dilation == _offset(head, dilation, params, all_heads)
-            total[row] += same & taken & taken[:, None]
+            offset = _offset(head, dilation, params, all_heads)
+            taken = [(places % size) % dilation == offset for places in (queries, keys)]
+            total[row] += same & taken[0][:, None] & taken[1]
     return total
 
 

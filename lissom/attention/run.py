@@ -40,15 +40,13 @@ def attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
 def cached_attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
     """Return the attention of the last queries of a sequence to all its keys, as when a text is continued.
 
-    The mask of the whole sequence is made for it: m x m, for m keys.
-
     Args:
         inputs: queries `[batch, heads, n, d_h]` and more keys and values, `[batch, heads, m, d_h]`; causal.
         patterns: as for `attention`.
     """
-    length = inputs.key.shape[2]
-    count = counts(patterns, length, inputs.heads, inputs.all_heads, causal=True)[:, length - inputs.length :]
-    count = count.to(inputs.query.device)
+    length, device = inputs.key.shape[2], inputs.query.device
+    queries = torch.arange(length - inputs.length, length, device=device)
+    count = counts(patterns, queries, length, inputs.heads, inputs.all_heads, causal=True)
     if inputs.real is not None:
         count = count * inputs.real[:, None, None]
     scores = (inputs.query * inputs.scale) @ inputs.key.transpose(-1, -2)
@@ -58,18 +56,31 @@ def cached_attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Te
     return (scores + bias).softmax(-1, dtype=torch.float32).to(inputs.value.dtype) @ inputs.value
 
 
-def counts(patterns: Sequence[Pattern], length: int, heads: Sequence[int], all_heads: int, *, causal: bool) -> Tensor:
-    """Return how often every query attends to every key, `[heads, n, n]`: the oracle of all patterns.
+def counts(
+    patterns: Sequence[Pattern], queries: Tensor, length: int, heads: Sequence[int], all_heads: int, *, causal: bool
+) -> Tensor:
+    """Return how often queries attend to every key: the oracle of all patterns.
 
     A key that several branches of a LongNet attend to counts once for each; otherwise entries are 0 and 1. Dense
     attention with the logarithm added to the scores gives the same.
+
+    Args:
+        patterns: patterns of different heads, or one of all.
+        queries: places of the queries.
+        length: number of keys, n.
+        heads: numbers of the heads.
+        all_heads: how many heads there were at first.
+        causal: whether a query sees no later keys.
+
+    Returns:
+        `[heads, queries, n]`, integers.
     """
-    total = torch.ones(len(heads), length, length, dtype=torch.long)
+    total = torch.ones(len(heads), len(queries), length, dtype=torch.long, device=queries.device)
     for pattern in patterns:
         rows = [row for row, head in enumerate(heads) if pattern.heads is None or head in pattern.heads]
         if rows:
-            total[rows] = _counts(pattern, length, [heads[row] for row in rows], all_heads)
-    return total.tril() if causal else total
+            total[rows] = _counts(pattern, queries, length, [heads[row] for row in rows], all_heads)
+    return total * (queries[:, None] >= torch.arange(length, device=queries.device)) if causal else total
 
 
 def pairs(pattern: Pattern, length: int, *, causal: bool, head: int = 0, all_heads: int = 1) -> int:
@@ -113,7 +124,8 @@ def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
     if pattern is None:
         return _dense(inputs, None, None)
     if not is_spelled_out() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
-        count = _counts(pattern, inputs.length, inputs.heads, inputs.all_heads).to(inputs.query.device)
+        queries = torch.arange(inputs.length, device=inputs.query.device)
+        count = _counts(pattern, queries, inputs.length, inputs.heads, inputs.all_heads)
         return _dense(inputs, count > 0, count if isinstance(pattern, LongNet) else None)
     if not pattern.global_tokens:
         return _part(inputs, pattern, lse=False).output
@@ -191,21 +203,21 @@ def _without_later_padding(inputs: AttentionInputs) -> AttentionInputs:
     return replace(inputs, real=None) if follows else inputs
 
 
-def _counts(pattern: Pattern, length: int, heads: Sequence[int], all_heads: int) -> Tensor:
-    """Return the oracle of one pattern with its global tokens, without causality, `[heads or 1, n, n]`."""
+def _counts(pattern: Pattern, queries: Tensor, length: int, heads: Sequence[int], all_heads: int) -> Tensor:
+    """Return the oracle of one pattern with its global tokens, without causality, `[heads or 1, queries, n]`."""
     match pattern:
         case BlockLocal():
-            count = block_local.counts(pattern, length)
+            count = block_local.counts(pattern, queries, length)
         case FixedRadius():
-            count = fixed_radius.counts(pattern, length)
+            count = fixed_radius.counts(pattern, queries, length)
         case BlockStrided():
-            count = block_strided.counts(pattern, length)
+            count = block_strided.counts(pattern, queries, length)
         case SparseTransformer():
-            count = sparse_transformer.counts(pattern, length)
+            count = sparse_transformer.counts(pattern, queries, length)
         case LongNet():
-            count = longnet.counts(pattern, length, heads, all_heads)
+            count = longnet.counts(pattern, queries, length, heads, all_heads)
         case _:
             assert_never(pattern)
-    count[:, : pattern.global_tokens] = 1
+    count[:, queries < pattern.global_tokens] = 1
     count[:, :, : pattern.global_tokens] = 1
     return count

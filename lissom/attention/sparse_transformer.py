@@ -71,15 +71,15 @@ def _summary(tensor: Tensor, params: SparseTransformer) -> Tensor:
     return blocks_of(tensor, params.stride)[:, :, :, params.stride - params.summary :]
 
 
-def counts(params: SparseTransformer, length: int) -> Tensor:
-    """Return how often a query sees a key without causality, `[1, n, n]`."""
-    places = torch.arange(length)
-    distance, block = places[:, None] - places, places // params.stride
+def counts(params: SparseTransformer, queries: Tensor, length: int) -> Tensor:
+    """Return how often queries at some places see every key without causality, `[1, queries, n]`."""
+    keys = torch.arange(length, device=queries.device)
+    distance = queries[:, None] - keys
     if params.form == "strided":
         local, distant = distance.abs() <= params.stride, distance % params.stride == 0
     else:
-        local = block[:, None] == block
-        distant = (places % params.stride >= params.stride - params.summary).expand(length, -1)
+        local = queries[:, None] // params.stride == keys // params.stride
+        distant = (keys % params.stride >= params.stride - params.summary).expand_as(local)
     seen = {"local": local, "distant": distant, "both": local | distant}[params.part]
     return seen.long()[None]
 

@@ -30,6 +30,7 @@ from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
 from lissom.models.families import family_of
 from lissom.models.generation import end_ids
 from lissom.models.layers import converted, is_convertible
+from lissom.models.patterned import has_patterns
 from lissom.serving.folder import DECODER, file_digest
 from lissom.storage import naming
 from lissom.tasks.task import Task
@@ -164,7 +165,7 @@ def write_plain_graph(network: PreTrainedModel, path: Path, max_length: int) -> 
     """Trace the network and write the graph of torch's exporter unchanged; arguments as for `write_graph`."""
     network.config.use_cache = False
     inputs = input_names(network)
-    sample = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
+    sample = tuple(torch.ones(_sample_shape(network, max_length), dtype=torch.int64) for _ in inputs)
     _trace(_LogitsOnly(network, inputs), sample, inputs, ["logits"], path, max_length)
 
 
@@ -173,8 +174,9 @@ def trace_parts(network: PreTrainedModel, max_length: int) -> list[onnx.ModelPro
     network.config.use_cache = False
     embed, steps = parts_of(network)
     inputs = input_names(network)
-    ids = tuple(torch.ones(_SAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
-    block_inputs = (torch.randn(*_SAMPLE_SHAPE, network.config.hidden_size), ids[0])
+    shape = _sample_shape(network, max_length)
+    ids = tuple(torch.ones(shape, dtype=torch.int64) for _ in inputs)
+    block_inputs = (torch.randn(*shape, network.config.hidden_size), ids[0])
     parts: list[tuple[nn.Module, tuple[Tensor, ...], list[str], list[str]]] = [(embed, ids, inputs, ["hidden"])]
     parts += [(step, block_inputs, ["hidden", "attention_mask"], ["hidden_out", "logits"]) for step in steps]
     models = []
@@ -186,6 +188,15 @@ def trace_parts(network: PreTrainedModel, max_length: int) -> list[onnx.ModelPro
             tidy(model.graph)
             models.append(model)
     return models
+
+
+def _sample_shape(network: PreTrainedModel, max_length: int) -> tuple[int, int]:
+    """Return the shape of the inputs to trace with.
+
+    A group of tokens that is as long as the sample would be taken for the only one of any input; the longest input has
+    several of all groups that any input has several of.
+    """
+    return (_SAMPLE_SHAPE[0], max_length) if has_patterns(network) else _SAMPLE_SHAPE
 
 
 def _trace(

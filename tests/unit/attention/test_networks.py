@@ -26,6 +26,7 @@ PATTERNS = {
     "fixed_radius": [LOCAL],
     "global token": [FixedRadius(pattern="fixed_radius", radius=1, global_tokens=1)],
     "block_local": [BlockLocal(pattern="block_local", size=4)],
+    "block_local beyond short texts": [BlockLocal(pattern="block_local", size=10)],
     "sparse_transformer": [SparseTransformer(pattern="sparse_transformer", stride=3)],
     "fixed": [SparseTransformer(pattern="sparse_transformer", form="fixed", stride=4, summary=1)],
     "longnet": [LongNet(pattern="longnet", segments=(3, 6), dilations=(1, 2))],

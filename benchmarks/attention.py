@@ -1,0 +1,122 @@
+"""Attention patterns: time and memory by length against dense attention, and long documents read whole or cut.
+
+    python -m benchmarks.attention [torch backward onnxruntime memory documents] [--seed 1]
+
+`torch` and `backward` time one call of attention alone, `onnxruntime` the exported attention, all on one pinned core and
+in turn with dense attention. `memory` is the peak of a process that runs one block of MiniLM's width. `documents`
+fine-tunes models on long reviews of IMDb with the first 256, 512, 1,024 and 2,048 tokens of each.
+"""
+
+from typing import Any
+
+from benchmarks.attention_documents import DOCUMENTS, documents, settings_of
+from benchmarks.attention_graphs import time_graphs
+from benchmarks.attention_speed import (
+    BLOCK_LOCAL,
+    DENSE,
+    FIXED_RADIUS,
+    LONGNET,
+    PATTERNS,
+    peak_memory,
+    time_patterns,
+)
+from benchmarks.claims import PerSeed, claim
+from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
+
+TORCH, BACKWARD, ONNX, MEMORY = "torch", "backward", "onnxruntime", "memory"
+_FORWARD_LENGTHS, _BACKWARD_LENGTHS, _ONNX_LENGTHS = (
+    (64, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (1024, 4096, 16384), (512, 2048, 16384, 65536),
+)  # fmt: skip
+_MEMORY_LENGTHS = (16384, 65536)
+_LONGEST = 16384
+
+NOTES = (
+    "12 heads of 32, batch 1, float32, k = 128: block size, radius and stride; LongNet's segments are 128, 512, 2,048, 8,192 and 32,768, with dilations 1, 4, 16, 64 and 256",
+    "torch, backward: one call of attention, on one pinned core, in turn with torch's scaled_dot_product_attention of all pairs (dense) and with the same and a mask (masked dense); "
+    "speedup: dense over the pattern, medians of rounds in one session. Dense attention is measured up to 16,384 tokens",
+    "FlexAttention is compiled for the CPU with a block mask, and has no backward pass there; Longformer is transformers' LongformerSelfAttention with its projections, whose window is two-sided 128",
+    "onnxruntime: the exported attention alone; dense is the kernel MultiHeadAttention, as lissom exports it; parity: largest difference of 64 sampled rows from their definition",
+    "memory: peak of the resident memory of a process that runs one BERT block of width 384 with onnxruntime (onnx_gib) or torch (torch_gib), import of the libraries included",
+    "documents: reviews of IMDb of more than 400 words, 2,000 for training (one pass, 16 at a time) and 1,500 of test; three blocks of MiniLM; positions beyond 512 are copies; "
+    "gain: accuracy minus that of the first 512 tokens, with the interval of a paired bootstrap over texts",
+)
+
+
+def main() -> None:
+    """Measure the parts that are named, or all; each row is written as soon as its part is measured."""
+    options = parser(__doc__)
+    options.add_argument("parts", nargs="*", metavar="PART", default=[TORCH, BACKWARD, ONNX, MEMORY, DOCUMENTS])
+    options.add_argument("--seconds", type=float, default=4.0, help="of undisturbed timing for every length")
+    options.add_argument("--tokens", type=int, action="append", help="lengths; those of the part if none is named")
+    arguments = options.parse_args()
+    folder, rehearse = folder_of(arguments), arguments.rehearse
+    seconds = 0.2 if rehearse else arguments.seconds
+
+    def keep(part: str, rows: dict[str, dict[str, Any]], tokens: int) -> None:
+        for pattern, figures in rows.items():
+            key = {"part": part, "pattern": pattern, "tokens": tokens}
+            record(BENCHMARK, key, arguments.seed, figures, folder=folder)
+
+    for part in arguments.parts:
+        lengths = {
+            TORCH: _FORWARD_LENGTHS, BACKWARD: _BACKWARD_LENGTHS, ONNX: _ONNX_LENGTHS, MEMORY: _MEMORY_LENGTHS,
+        }.get(part, ())  # fmt: skip
+        for tokens in arguments.tokens or ((512,) if rehearse else lengths):
+            match part:
+                case "torch" | "backward":
+                    backward = part == BACKWARD
+                    keep(part, time_patterns(tokens, seconds, backward=backward, dense=tokens <= _LONGEST), tokens)
+                case "onnxruntime":
+                    keep(part, time_graphs(tokens, seconds, dense=tokens <= _LONGEST), tokens)
+                case "memory":
+                    keep(part, {FIXED_RADIUS: peak_memory(tokens)}, tokens)
+        if part == DOCUMENTS:
+            for pattern, tokens, figures in documents(arguments.seed, rehearse=rehearse):
+                keep(part, {pattern: figures}, tokens)
+
+
+def settings(key: Key) -> Any:
+    """Return what a row depends on besides code."""
+    pattern = PATTERNS.get(key["pattern"])
+    shape = None if pattern is None else pattern.model_dump(mode="json")
+    return {"pattern": shape, "documents": settings_of() if key["part"] == DOCUMENTS else None}
+
+
+def claims(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Return speed-ups at 16,384 tokens, how time grows, what memory is taken, and the gain of longer documents."""
+
+    def of(figure: str, part: str, pattern: str, tokens: int) -> PerSeed:
+        return rows.take(figure, part=part, pattern=pattern, tokens=tokens)
+
+    longest = max(_FORWARD_LENGTHS)
+    growth = [
+        PerSeed({seed: of("ms", TORCH, name, longest).values[seed] / ms for seed, ms in half.values.items()}, half.old)
+        for name in (BLOCK_LOCAL, FIXED_RADIUS, LONGNET)
+        if (half := of("ms", TORCH, name, longest // 2)).values and of("ms", TORCH, name, longest).values
+    ]
+    worst = max(growth, key=lambda figure: max(figure.values.values()), default=PerSeed())
+    small = [of("over_dense", TORCH, name, 128) for name in PATTERNS if name != DENSE]
+    slowest = max(
+        (figure for figure in small if figure.values), key=lambda f: max(f.values.values()), default=PerSeed()
+    )
+    return {
+        "block_local_speedup_16k": claim(of("speedup", TORCH, BLOCK_LOCAL, 16384), "x", ">= 80"),
+        "fixed_radius_speedup_16k": claim(of("speedup", TORCH, FIXED_RADIUS, 16384), "x", ">= 35"),
+        "longnet_speedup_16k": claim(of("speedup", TORCH, LONGNET, 16384), "x", ">= 20"),
+        "fixed_radius_speedup_16k_backward": claim(of("speedup", BACKWARD, FIXED_RADIUS, 16384), "x", ">= 25"),
+        "onnx_fixed_radius_speedup_16k": claim(of("speedup", ONNX, FIXED_RADIUS, 16384), "x", ">= 25"),
+        "onnx_parity_64k": claim(of("parity", ONNX, FIXED_RADIUS, 65536), "", "<= 0.0001", exact=True),
+        "doubling_ratio_max": claim(worst, "x", "<= 2.2"),
+        "small_n_overhead": claim(slowest, "x", "<= 1.1"),
+        "peak_gib_64k": claim(of("torch_gib", MEMORY, FIXED_RADIUS, 65536), "GiB", "<= 1.5", exact=True),
+        "imdb_1024_gain_points": claim(of("gain_points", DOCUMENTS, FIXED_RADIUS, 1024), "points", ">= 0"),
+    }
+
+
+BENCHMARK = Benchmark(
+    name="attention", key=("part", "pattern", "tokens"), claims=claims, notes=NOTES, settings=settings, tables="part"
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Time of exported attention alone in onnxruntime, and its difference from its definition."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from benchmarks.attention_speed import DENSE, HEADS, PATTERNS, WIDTH
+from benchmarks.timing import PINNED, time_in_turn
+from lissom.attention.config import Pattern
+from lissom.attention.dense import AttentionInputs
+from lissom.attention.run import attention
+from lissom.attention.run import counts as oracle
+from lissom.export.attention import NAME
+
+_SAMPLED, _LONGEST = 64, 65536
+_OPSET = 21
+_NUMBERS = tuple(range(HEADS))
+
+
+def time_graphs(tokens: int, seconds: float, *, dense: bool) -> dict[str, dict[str, Any]]:
+    """Time the exported patterns in turn with exported dense attention, and compare sampled rows with their definition.
+
+    Args:
+        tokens: length of the sequence.
+        seconds: time of undisturbed measuring.
+        dense: whether attention of all pairs takes part.
+
+    Returns:
+        figures by pattern.
+    """
+    generator = np.random.default_rng(0)
+    shape = (1, tokens, HEADS * WIDTH)
+    feeds = {name: generator.standard_normal(shape, dtype=np.float32) for name in ("query", "key", "value")}
+    feeds["mask"] = np.ones((1, tokens), np.int64)
+    patterns: dict[str, Pattern | None] = {**PATTERNS, **({DENSE: None} if dense else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(patterns)}
+        for name, pattern in patterns.items():
+            _export(pattern, files[name])
+
+        def runners(threads: int) -> Mapping[str, Any]:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            sessions = {name: onnxruntime.InferenceSession(path, options) for name, path in files.items()}
+            return {name: partial(_run, session, feeds) for name, session in sessions.items()}
+
+        timing = time_in_turn(runners, [1], setting=PINNED, seconds=seconds)
+        rows = {}
+        for name, pattern in patterns.items():
+            output = onnxruntime.InferenceSession(files[name]).run(None, feeds)[0]
+            figures = {"ms": timing.latency(name).p50, "parity": _difference(output, feeds, pattern)}
+            if dense and name != DENSE:
+                speedup = timing.ratio(DENSE, name)
+                figures |= {"speedup": speedup.value, "speedup_low": speedup.low, "speedup_high": speedup.high}
+            rows[name] = {**figures, "disturbed": float(timing.conditions.disturbed is not None)}
+    return rows
+
+
+class _Attention(nn.Module):
+    """Attention of projections `[batch, n, heads * d_h]`, with padding."""
+
+    is_causal = False
+
+    def __init__(self, pattern: Pattern | None) -> None:
+        super().__init__()
+        self._pattern = pattern
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        batch, tokens, _ = query.shape
+        query, key, value = (t.view(batch, tokens, HEADS, WIDTH).transpose(1, 2) for t in (query, key, value))
+        if self._pattern is None:
+            output, _ = AttentionInterface()[NAME](self, query, key, value, mask.to(torch.int32), scaling=WIDTH**-0.5)
+            flat: Tensor = output.reshape(batch, tokens, -1)
+            return flat
+        inputs = AttentionInputs(
+            query, key, value, scale=WIDTH**-0.5, real=mask.bool(), heads=_NUMBERS, all_heads=HEADS
+        )  # fmt: skip
+        return attention(inputs, [self._pattern]).transpose(1, 2).reshape(batch, tokens, -1)
+
+
+def _export(pattern: Pattern | None, path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # As long as the longest input (see lissom/export/onnx.py).
+    sample = tuple(torch.zeros(2, _LONGEST, HEADS * WIDTH) for _ in range(3))
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=_LONGEST)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Attention(pattern), (*sample, torch.ones(2, _LONGEST, dtype=torch.int64)), dynamo=True, opset_version=_OPSET,
+            dynamic_shapes=(shape,) * 4, input_names=["query", "key", "value", "mask"], verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    program.save(str(path))
+
+
+def _run(session: onnxruntime.InferenceSession, feeds: dict[str, NDArray[Any]], _: int) -> None:
+    session.run(None, feeds)
+
+
+def _difference(output: NDArray[np.float32], feeds: dict[str, NDArray[Any]], pattern: Pattern | None) -> float:
+    """Return the largest difference of sampled rows from the definition of the pattern, in double precision."""
+    tokens = output.shape[1]
+    places = torch.from_numpy(np.sort(np.random.default_rng(1).choice(tokens, _SAMPLED, replace=False)))
+    places[0], places[-1] = 0, tokens - 1
+    query, key, value = (
+        torch.from_numpy(feeds[name]).view(tokens, HEADS, WIDTH).transpose(0, 1).double()
+        for name in ("query", "key", "value")
+    )
+    count = oracle([] if pattern is None else [pattern], places, tokens, _NUMBERS, HEADS, causal=False)
+    scores = query[:, places] @ key.transpose(1, 2) * WIDTH**-0.5 + count.log()
+    expected = (scores.softmax(-1) @ value).transpose(0, 1).reshape(_SAMPLED, -1)
+    return float((torch.from_numpy(output[0])[places] - expected).abs().max())
