@@ -56,6 +56,7 @@ NOTES = (
     f"held out: {', '.join(HELD_OUT)} took part in no decision on the recipe",
     "rows of before the bound on size followed from the model had the 5 MB of the demonstration: mrpc (6.0 MB) and ag_news_subset (5.3 MB) failed by it alone, "
     "and would have passed with the 23 MB of now",
+    "`lissom compress` and `dvc repro` ran one after the other, while other work used the machine too: the ratio of one run each",
     "a run whose latencies were disturbed by other load does not pass the gate on speed; the table shows its score",
 )
 

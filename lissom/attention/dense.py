@@ -167,10 +167,11 @@ def _explicit(
     scores = (query * inputs.scale) @ key.transpose(-1, -2)
     if inputs.softcap is not None:
         scores = inputs.softcap * (scores / inputs.softcap).tanh()
-    if relation is not None or causal:
-        scores = scores + _bias(query, relation, causal)
+    bias = None if relation is None and not causal else _bias(query, relation, causal)
     if real is not None:
-        scores = scores + _real_bias(query, real)
+        of_keys = _real_bias(query, real)
+        bias = of_keys if bias is None else bias + of_keys
+    scores = scores if bias is None else scores + bias
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
     weights = functional.dropout(weights, inputs.dropout)
     return Part(weights @ value, scores.float().logsumexp(-1) if lse else None)

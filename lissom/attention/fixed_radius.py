@@ -10,18 +10,19 @@ from torch.nn import functional
 
 from lissom.attention.block_local import join
 from lissom.attention.config import FixedRadius
-from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting
+from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting, is_spelled_out
 from lissom.attention.groups import blocks_of, count_blocks, real_tokens, shorter, ungrouped
 
-QUERIES, QUERIES_WITH_GRADIENT = 32, 128
-"""Queries of a group. Small groups see fewer keys in vain, large ones read keys and add up their gradients less often
-(measured, docs/attention.md)."""
+QUERIES, MORE_QUERIES = 32, 128
+"""Queries of a group. Small groups see fewer keys in vain; larger ones copy keys, and add up their gradients, less
+often, so that they are faster in exports and in trainings (measured, docs/attention.md)."""
 
 
 def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
     """Return the attention to the keys at most `radius` tokens away; with causal attention to earlier ones alone."""
     length = inputs.length
-    size = QUERIES_WITH_GRADIENT if torch.is_grad_enabled() and inputs.query.requires_grad else QUERIES
+    has_gradient = torch.is_grad_enabled() and inputs.query.requires_grad
+    size = MORE_QUERIES if has_gradient or is_spelled_out() else QUERIES
     radius = shorter(radius, inputs.length) if radius else 0
     ahead = 0 if inputs.causal else radius
     blocks, width = count_blocks(length, size), radius + size + ahead
@@ -52,15 +53,17 @@ def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
 
 def _windows(padded: Tensor, size: int, blocks: int, width: int) -> Tensor:
     """Return the windows of `[batch, heads, n, d]` at every `size`-th token, `[batch, heads, blocks, width, d]`."""
+    batch, heads, _, channels = padded.shape
     if is_exporting():
-        return padded[:, :, _places(size, blocks, width, padded.device)]
-    batch, heads, _, _ = padded.shape
+        places = _places(size, blocks, width, padded.device).flatten()
+        return padded.index_select(2, places).reshape(batch, heads, blocks, width, channels)
     windows = padded.flatten(0, 1).unfold(1, width, size).transpose(-1, -2)  # a view
     return windows.view(batch, heads, *windows.shape[1:])
 
 
 def _real_windows(real: Tensor, size: int, blocks: int, width: int) -> Tensor:
-    return real[:, _places(size, blocks, width, real.device)]
+    places = _places(size, blocks, width, real.device).flatten()
+    return real.index_select(1, places).reshape(real.shape[0], blocks, width)
 
 
 def _places(size: int, blocks: int, width: int, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ tokens) and Ding et al. 2023 (arXiv:2307.02486).
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import assert_never
 
 import torch
@@ -122,11 +123,9 @@ def _by_head(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
 def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
     inputs = _without_later_padding(inputs)
     if pattern is None:
-        return _dense(inputs, None, None)
+        return _dense(inputs, None)
     if not is_spelled_out() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
-        queries = torch.arange(inputs.length, device=inputs.query.device)
-        count = _counts(pattern, queries, inputs.length, inputs.heads, inputs.all_heads)
-        return _dense(inputs, count > 0, count if isinstance(pattern, LongNet) else None)
+        return _dense(inputs, _small_counts(pattern, inputs.length, inputs.heads, inputs.all_heads))
     if not pattern.global_tokens:
         return _part(inputs, pattern, lse=False).output
     return _with_global_tokens(inputs, pattern)
@@ -168,31 +167,38 @@ def _with_global_tokens(inputs: AttentionInputs, pattern: Pattern) -> Tensor:
     return torch.cat([of_first.output.squeeze(2), functional.pad(output, more)[:, :, number:]], 2)[:, :, :length]
 
 
-def _dense(inputs: AttentionInputs, seen: Tensor | None, count: Tensor | None) -> Tensor:
+@lru_cache(maxsize=32)
+def _small_counts(pattern: Pattern, length: int, heads: tuple[int, ...], all_heads: int) -> Tensor | None:
+    """Return how often pairs are attended, `[heads or 1, n, n]`; None if all are once."""
+    with torch.inference_mode(False):  # trainings read it, too
+        count = _counts(pattern, torch.arange(length), length, heads, all_heads)
+    return None if bool((count == 1).all()) else count
+
+
+def _dense(inputs: AttentionInputs, count: Tensor | None) -> Tensor:
     """Return dense attention.
 
     Args:
         inputs: queries, keys and values.
-        seen: which pairs are attended, `[heads or 1, n, n]`; None is all.
-        count: how often they count, of the same shape; None is once.
+        count: how often pairs are attended, `[heads or 1, n, n]`; None is all once.
     """
     query, key, value, causal = inputs.query, inputs.key, inputs.value, inputs.causal
     if is_spelled_out() or inputs.softcap is not None:
-        assert seen is None, "patterns are exported and capped in their efficient form"
+        assert count is None, "patterns are exported and capped in their efficient form"
         real = None if inputs.real is None else inputs.real[:, None]
         groups = (tensor[:, :, None] for tensor in (query, key, value))
         return attend(inputs, *groups, real=real, causal=causal, lse=False).output.squeeze(2)
-    bias = allowed = None
-    if seen is not None or inputs.real is not None:
-        allowed = torch.ones(1, 1, inputs.length, inputs.length, dtype=torch.bool, device=query.device)
-        allowed = allowed if seen is None else allowed & seen
-        allowed = allowed if inputs.real is None else allowed & inputs.real[:, None, None]
-        allowed, causal = allowed.tril() if causal else allowed, False
-        bias = torch.where(allowed, 0.0 if count is None else count.log(), missing(query.dtype)).to(query.dtype)
+    bias = None
+    if count is not None or inputs.real is not None:
+        ones = torch.ones(1, inputs.length, inputs.length, dtype=torch.long) if count is None else count
+        ones = (ones.tril() if causal else ones).to(query.device)
+        ones = ones if inputs.real is None else ones * inputs.real[:, None, None]
+        bias, causal = torch.where(ones > 0, ones.log(), missing(query.dtype)).to(query.dtype), False
+        bias = bias if bias.dim() == 4 else bias[None]
     output = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, dropout_p=inputs.dropout, is_causal=causal, scale=inputs.scale
     )
-    return output if allowed is None else output * allowed.any(-1, keepdim=True)
+    return output if bias is None else output * (bias > missing(query.dtype) / 2).any(-1, keepdim=True)
 
 
 def _without_later_padding(inputs: AttentionInputs) -> AttentionInputs:

@@ -52,7 +52,7 @@ def efficient(monkeypatch):
     """Take the efficient form for any length, with several groups of queries."""
     monkeypatch.setattr(run, "DENSE_BELOW", 0)
     monkeypatch.setattr(fixed_radius, "QUERIES", 8)
-    monkeypatch.setattr(fixed_radius, "QUERIES_WITH_GRADIENT", 8)
+    monkeypatch.setattr(fixed_radius, "MORE_QUERIES", 8)
 
 
 def counts(patterns, length, heads, all_heads, *, causal):
