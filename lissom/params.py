@@ -1,10 +1,8 @@
 """The params of a whole pipeline, composed of one section per stage."""
 
-import difflib
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -16,6 +14,7 @@ from lissom.distill.config import DistillParams, NoDistillation
 from lissom.emissions.config import EmissionsParams
 from lissom.errors import ParamsError
 from lissom.evaluate.config import EvaluateParams
+from lissom.explanation import explain
 from lissom.export.config import ExportParams
 from lissom.factorize.config import FactorizeParams
 from lissom.models.config import BaseParams
@@ -228,70 +227,5 @@ def check_params(values: Mapping[str, Any], origin: str = "params") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(dict(detail), values) for detail in error.errors()]
+        lines = [explain(dict(detail), values, Params) for detail in error.errors()]
     raise ParamsError(f"{origin}: {len(lines)} error{'s'[: len(lines) != 1]}\n" + "\n".join(lines))
-
-
-def _explain(detail: dict[str, Any], values: Mapping[str, Any]) -> str:
-    location = [str(part) for part in detail["loc"]]
-    section, place = _walk(location, values)
-    value = detail["input"]
-    match detail["type"]:
-        case "extra_forbidden":
-            allowed = sorted(section.model_fields) if section else []
-            close = difflib.get_close_matches(location[-1], allowed, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            return f"  {place}: unknown key; {hint}allowed here: {', '.join(allowed)}"
-        case "missing":
-            return f"  {place}: missing; it has no default"
-        case "union_tag_invalid" | "union_tag_not_found":
-            tag = value.get("method") if isinstance(value, dict) else value
-            return (
-                f"  {place}.method: {tag!r} is not a method; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
-            )
-        case "literal_error" if location[-1] == "method":
-            return f"  {place}: {value!r} is not a method; allowed: {detail['ctx']['expected']}, 'none'"
-        case "value_error":
-            return f"  {place}: {detail['ctx']['error']}" if place else f"  {detail['ctx']['error']}"
-        case _:
-            return f"  {place}: {value!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
-
-
-def _walk(location: Sequence[str], values: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str]:
-    """Return the section that holds the last key of `location`, and the key's path as the user wrote it.
-
-    pydantic's location also contains the tag of a union (the method), the index of a method even if the user wrote a
-    single mapping, and a mark for a wrong key of a mapping; they are removed from the path.
-    """
-    section: type[BaseModel] | None = Params
-    path: list[str] = []
-    options: list[type[BaseModel]] = []
-    for index, part in enumerate(location):
-        unions = [option for option in options if "method" in option.model_fields]
-        by_tag = [option for option in unions if part in get_args(option.model_fields["method"].annotation)]
-        if by_tag:
-            section, options = by_tag[0], []
-            continue
-        if part == "[key]" or (part.isdigit() and isinstance(values.get(location[0]), Mapping)):
-            continue
-        path.append(part)
-        if index + 1 < len(location) and section is not None and part in section.model_fields:
-            annotation = section.model_fields[part].annotation
-            options = sections_of(annotation) or items_of(annotation)
-            section = options[0] if len(options) == 1 else None
-            options = options if len(options) > 1 else []
-    return section, ".".join(path)
-
-
-def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that an annotation allows: one, several for a union, or none."""
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
-        return [section for part in get_args(annotation) for section in sections_of(part)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
-
-
-def items_of(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that a tuple annotation allows as items; empty for other annotations."""
-    if get_origin(annotation) is not tuple:
-        return []
-    return [section for part in get_args(annotation) for section in sections_of(part)]

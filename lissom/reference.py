@@ -1,11 +1,13 @@
 """The reference of all params, generated from the sections."""
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lissom.params import Params, items_of, sections_of
+from lissom.explanation import items_of, sections_of, tags_of
+from lissom.params import Params
 
 _STAGES = {
     "base": "teacher",
@@ -62,13 +64,29 @@ def _keys(section: type[BaseModel], prefix: str, defaults: BaseModel | None = No
             continue
         shown = "required" if defaults is None and field.is_required() else _shown(default)
         lines.append(f"| `{prefix}{name}` | {shown} | {_meaning(field)} |")
-        if items:
+        if len(items) == 1:
             lines += _keys(items[0], f"{prefix}{name}[].")
+        elif items:
+            lines += _keys_of_union(items, f"{prefix}{name}[]")
+    return lines
+
+
+def _keys_of_union(sections: Sequence[type[BaseModel]], place: str) -> list[str]:
+    """Return rows for the keys that all sections have, and then those of each."""
+    common = set.intersection(*(set(section.model_fields) for section in sections))
+    lines: list[str] = []
+    for section in sections:
+        (tag,) = tags_of(section)
+        rows = _keys(section, f"{place}.")
+        if not lines:
+            lines = [row for row in rows if row.split("`")[1].removeprefix(f"{place}.") in common - {"pattern"}]
+        lines.append(f"| `{place}.pattern: {tag}` | | {_first_paragraph(section)} |")
+        lines += [row for row in rows if row.split("`")[1].removeprefix(f"{place}.") not in common]
     return lines
 
 
 def _meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split())
+    return _one_line(field.description or "")
 
 
 def _shown(value: Any) -> str:
@@ -80,4 +98,9 @@ def _shown(value: Any) -> str:
 
 
 def _first_paragraph(section: type[BaseModel]) -> str:
-    return " ".join((section.__doc__ or "").split("\n\n")[0].split())
+    return _one_line((section.__doc__ or "").split("\n\n")[0])
+
+
+def _one_line(text: str) -> str:
+    """Return a text for a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")

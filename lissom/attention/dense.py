@@ -60,7 +60,7 @@ class Part:
 
 def missing(dtype: torch.dtype) -> float:
     """Return the score of a pair that is not attended: finite, so that a query without keys gives no NaN."""
-    return torch.finfo(dtype).min / 4
+    return torch.finfo(torch.float32 if dtype == torch.float64 else dtype).min / 4
 
 
 def attend(
@@ -172,9 +172,9 @@ def _explicit(
         of_keys = _real_bias(query, real)
         bias = of_keys if bias is None else bias + of_keys
     scores = scores if bias is None else scores + bias
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    weights = functional.dropout(weights, inputs.dropout)
-    return Part(weights @ value, scores.float().logsumexp(-1) if lse else None)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = functional.dropout(scores.softmax(-1, dtype=precise).to(value.dtype), inputs.dropout)
+    return Part(weights @ value, scores.to(precise).logsumexp(-1) if lse else None)
 
 
 def _fused(

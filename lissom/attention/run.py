@@ -193,7 +193,7 @@ def _dense(inputs: AttentionInputs, count: Tensor | None) -> Tensor:
         ones = torch.ones(1, inputs.length, inputs.length, dtype=torch.long) if count is None else count
         ones = (ones.tril() if causal else ones).to(query.device)
         ones = ones if inputs.real is None else ones * inputs.real[:, None, None]
-        bias, causal = torch.where(ones > 0, ones.log(), missing(query.dtype)).to(query.dtype), False
+        bias, causal = torch.where(ones > 0, ones.to(query.dtype).log(), missing(query.dtype)), False
         bias = bias if bias.dim() == 4 else bias[None]
     output = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, dropout_p=inputs.dropout, is_causal=causal, scale=inputs.scale

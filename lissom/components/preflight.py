@@ -112,5 +112,8 @@ def _misfits(params: Params, config: Mapping[str, Any]) -> Iterator[str]:
         # These families count positions from behind the padding token.
         counts_from_padding = config.get("model_type") in ("roberta", "xlm-roberta", "camembert")
         positions -= (config.get("pad_token_id", 1) + 1) if counts_from_padding else 0
-        if params.base.max_length > positions:
-            yield f"  base.max_length: {params.base.max_length} is more than the base model's {positions} positions"
+        if params.base.max_length > positions and params.base.longer_positions is None:
+            yield (
+                f"  base.max_length: {params.base.max_length} is more than the base model's {positions} positions; "
+                "base.longer_positions adds some"
+            )

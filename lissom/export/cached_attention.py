@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from lissom.attention.config import FixedRadius
+from lissom.attention.config import FixedRadius, Pattern
 from lissom.errors import InputError
 from lissom.models.compressed import input_names
 from lissom.models.patterned import patterns_of
@@ -33,7 +33,8 @@ class CachedDecoder(nn.Module):
 
     def __init__(self, network: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        check_cached_patterns(network)
+        for site in attention_sites(network):
+            check_cached_patterns(patterns_of(network.get_submodule(site.module)))
         network.set_attn_implementation(NAME)
         network.config.use_cache = False
         self.network = network
@@ -79,25 +80,15 @@ def cache_shapes(network: PreTrainedModel) -> list[tuple[int, int]]:
     return shapes
 
 
-def check_cached_patterns(network: PreTrainedModel) -> None:
-    """Raise `InputError` if an attention has a pattern that the kernel with a cache cannot compute."""
-    for site in attention_sites(network):
-        _window_pattern(network.get_submodule(site.module))
-
-
-def _window_pattern(module: nn.Module) -> FixedRadius | None:
-    """Return the window of an attention module with patterns; None without patterns."""
-    patterns = patterns_of(module)
-    if not patterns:
-        return None
-    *_, pattern = patterns
-    if isinstance(pattern, FixedRadius) and pattern.heads is None and not pattern.global_tokens:
-        return pattern
-    raise InputError(
-        f"attention: {pattern.pattern}: an exported language model keeps the keys and values of earlier tokens, and "
-        "onnxruntime's kernel for that knows windows of all heads alone; use fixed_radius without heads and without "
-        "global_tokens"
-    )
+def check_cached_patterns(patterns: Sequence[Pattern]) -> None:
+    """Raise `InputError` if the kernel with a cache cannot compute a pattern."""
+    for pattern in patterns:
+        if not isinstance(pattern, FixedRadius) or pattern.heads is not None or pattern.global_tokens:
+            raise InputError(
+                f"attention: {pattern.pattern}: an exported language model keeps the keys and values of earlier "
+                "tokens, and onnxruntime's kernel for that knows windows of all heads alone; use fixed_radius without "
+                "heads and without global_tokens"
+            )
 
 
 class _State:
@@ -124,7 +115,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Emit the kernel: query is `[batch, heads, n, d_h]`, key and value may have fewer heads."""
     state: _State = module._lissom_state  # type: ignore[assignment]
-    if (pattern := _window_pattern(module)) is not None:
+    for pattern in patterns_of(module):
+        assert isinstance(pattern, FixedRadius), "others are refused before"
         sliding_window = pattern.radius + 1
     batch, heads, length, width = query.shape
     groups, number = key.shape[1], len(state.present)

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from lissom.attention.config import FixedRadius, Pattern
 from lissom.attention.dense import AttentionInputs
 from lissom.attention.run import attention, cached_attention
+from lissom.errors import InputError
 
 NAME = "lissom_patterns"
 
@@ -109,8 +110,14 @@ def _attention(
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, softcap=softcap
     )  # fmt: skip
     patterns = patterns_of(module, sliding_window)
-    run = attention if query.shape[2] == key.shape[2] else cached_attention
-    return run(inputs, patterns).transpose(1, 2).contiguous(), None
+    if query.shape[2] == key.shape[2]:
+        return attention(inputs, patterns).transpose(1, 2).contiguous(), None
+    if sliding_window is not None and patterns_of(module):
+        raise InputError(
+            "attention: the cache of this family keeps the keys of its own window alone, which the pattern needs more "
+            "of; read texts whole (use_cache=False)"
+        )
+    return cached_attention(inputs, patterns).transpose(1, 2).contiguous(), None
 
 
 def _mask(*_: Any, attention_mask: Tensor | None, **__: Any) -> Tensor | None:

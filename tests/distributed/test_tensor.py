@@ -10,7 +10,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, loss_parallel, parallelize_module
 
+from lissom.attention.config import BlockLocal, LongNet
 from lissom.models.compressed import logits_of
+from lissom.models.edits import UseAttention
 from lissom.models.sites import attention_sites, blocks_of
 from lissom.parallel.gradients import clip, full_tensor, local_tensor, reduce_partial
 from lissom.parallel.tensor import shard_network
@@ -21,15 +23,18 @@ from tests.unit import tiny
 ALL_REDUCE = torch.ops.c10d_functional.all_reduce
 
 
-def cut_and_whole(world, family, sequence=False):
-    network = quiet(tiny.model(family)).network.train()
+def cut_and_whole(world, family, sequence=False, patterns=()):
+    model = tiny.model(family)
+    if patterns:
+        model.edit([UseAttention(patterns=patterns)])
+    network = quiet(model).network.train()
     cut = copy.deepcopy(network)
     assert shard_network(cut, world.layout().mesh["tensor"], sequence=sequence) == []
     return network, cut
 
 
-def gradients_of_pieces(world, family, size, sequence):
-    network, cut = cut_and_whole(world, family, sequence)
+def gradients_of_pieces(world, family, size, sequence, patterns=()):
+    network, cut = cut_and_whole(world, family, sequence, patterns)
     batch = tiny.batch(family, length=8)
     losses = []
     for item in (network, cut):
@@ -68,6 +73,13 @@ def test_pieces_of_weights_have_slices_of_the_gradients(family, size):
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "modernbert", "qwen3"])
 def test_a_split_sequence_changes_nothing(family):
     spread(gradients_of_pieces, family, 2, True, tensor=2, sequence=True)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_heads_on_other_processes_keep_their_patterns(family):
+    longnet = LongNet(pattern="longnet", segments=(3, 6), dilations=(1, 2))
+    local = BlockLocal(pattern="block_local", size=3, heads=(3,))
+    spread(gradients_of_pieces, family, 2, False, (longnet, local), tensor=2)
 
 
 def test_heads_that_share_keys_are_cut_with_them():

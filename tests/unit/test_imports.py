@@ -51,7 +51,7 @@ LAYERS = [
     ["emissions"],
     ["report"],
     ["tracking"],
-    ["params", "overrides", "reference"],
+    ["explanation", "params", "overrides", "reference"],
     ["components"],
     ["pipelines"],
     ["cli", "cli_language"],

@@ -7,6 +7,7 @@ from typing import Any
 from lissom.components.stage import Outcome, Stage
 from lissom.console import note
 from lissom.data.prepare import load_card
+from lissom.export.cached_attention import check_cached_patterns
 from lissom.models.base import load_base
 from lissom.models.capabilities import check_family
 from lissom.models.compressed import CompressedModel
@@ -73,6 +74,11 @@ def check_later_stages(params: Params, model: CompressedModel) -> None:
             check_family(family, "heads", "prune.units with heads")
         if method.method in ("first_order", "gates"):
             sites_of_kind(model.network, method.attention)
+    if params.distill.method == "logits" and params.distill.attention:
+        check_family(family, "attention", "distill.attention")
+    if model.manifest.task.continues_texts:
+        more = params.distill.attention if params.distill.method == "logits" else ()
+        check_cached_patterns([*params.base.attention, *more])
     if params.factorize:
         check_family(family, "word_table", "factorize")
     if "gguf" in params.export.formats:

@@ -11,12 +11,13 @@ from lissom.errors import InputError
 from lissom.export.onnx import export_onnx
 from lissom.gguf.architecture import architecture_of
 from lissom.models.compressed import logits_of
-from lissom.models.edits import ExtendPositions, KeepBlocks, KeepHeads, UseAttention
+from lissom.models.edits import AddExits, ExtendPositions, KeepBlocks, KeepHeads, UseAttention
 from lissom.models.flops import flops_by_depth
 from lissom.models.patterned import NAME
 from lissom.models.signals import SignalSpec, check_signals
 from lissom.models.sites import attention_sites, head_groups
 from lissom.serving.classifier import OnnxClassifier
+from lissom.tasks.language_modeling import LanguageModeling
 from tests.unit import tiny
 
 ABLE = tiny.able("attention")
@@ -35,6 +36,7 @@ PATTERNS = {
         FixedRadius(pattern="fixed_radius", radius=1, blocks=(2,), heads=(1, 2)),
     ],
 }
+LANGUAGE = LanguageModeling(name="texts", pair=False, max_length=16)
 patterned = pytest.mark.parametrize("name", PATTERNS)
 
 
@@ -213,3 +215,39 @@ def test_a_stretched_table_holds_the_old_rows_in_between():
     new = model.network.bert.embeddings.position_embeddings.weight.detach()
     torch.testing.assert_close(new[::2], old)
     torch.testing.assert_close(new[1::2], (old[1:] + old[:-1]) / 2)
+
+
+@pytest.mark.parametrize("family", tiny.able("language"))
+@pytest.mark.parametrize("name", ["fixed_radius", "longnet", "of some blocks and heads"])
+def test_a_text_is_continued_as_it_is_read_whole(family, name):
+    network = model_with(family, PATTERNS[name], task=LANGUAGE).network
+    ids = tiny.batch(family, length=12).ids[:1]
+    with torch.no_grad():
+        whole = network(input_ids=ids).logits
+        first = network(input_ids=ids[:, :8], use_cache=True)
+        if family in ("mistral", "qwen2", "gemma2", "gemma3_text"):
+            with pytest.raises(InputError, match="keeps the keys of its own window alone"):
+                network(input_ids=ids[:, 8:], past_key_values=first.past_key_values)
+            return
+        rest = network(input_ids=ids[:, 8:], past_key_values=first.past_key_values).logits
+    torch.testing.assert_close(torch.cat([first.logits, rest], 1), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_an_exported_language_model_has_the_window(tmp_path):
+    model = model_with("llama", [FixedRadius(pattern="fixed_radius", radius=3)], task=LANGUAGE)
+    export_onnx(model, tmp_path)
+    served, ids = OnnxClassifier(tmp_path), tiny.batch("llama", length=12).ids[:1]
+    expected = model.network(input_ids=ids).logits[0].detach().numpy()
+    state, tokens = None, ids[0].tolist()
+    for start, end in ((0, 7), (7, 8), (8, 12)):
+        logits, state = served.step(tokens[start:end], state)
+        assert np.abs(logits - expected[end - 1]).max() < 1e-4
+    with pytest.raises(InputError, match="knows windows of all heads alone"):
+        export_onnx(model_with("llama", PATTERNS["longnet"], task=LANGUAGE), tmp_path)
+
+
+def test_a_network_with_exits_keeps_its_pattern(tmp_path):
+    model = model_with("bert", [LOCAL])
+    model.edit([AddExits(size=24)])
+    export_onnx(model, tmp_path)
+    check_graph(model, tmp_path, "bert")

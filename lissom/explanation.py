@@ -1,0 +1,91 @@
+"""What is wrong with params, in words, and which sections an annotation of pydantic allows."""
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+
+def explain(detail: dict[str, Any], values: Mapping[str, Any], root: type[BaseModel]) -> str:
+    """Return a line for one of pydantic's errors: its key as the user wrote it, the value, and what is allowed."""
+    location = [str(part) for part in detail["loc"]]
+    section, place = _walk(location, values, root)
+    value = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            allowed = sorted(section.model_fields) if section else []
+            close = difflib.get_close_matches(location[-1], allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            return f"  {place}: unknown key; {hint}allowed here: {', '.join(allowed)}"
+        case "missing":
+            return f"  {place}: missing; it has no default"
+        case "union_tag_invalid" | "union_tag_not_found":
+            name = detail["ctx"]["discriminator"].strip("'")
+            tag = value.get(name) if isinstance(value, dict) else value
+            return (
+                f"  {place}.{name}: {tag!r} is not a {name}; allowed: {detail['ctx'].get('expected_tags', 'see docs')}"
+            )
+        case "literal_error" if location[-1] == "method":
+            return f"  {place}: {value!r} is not a method; allowed: {detail['ctx']['expected']}, 'none'"
+        case "value_error":
+            return f"  {place}: {detail['ctx']['error']}" if place else f"  {detail['ctx']['error']}"
+        case _:
+            return f"  {place}: {value!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _walk(
+    location: Sequence[str], values: Mapping[str, Any], root: type[BaseModel]
+) -> tuple[type[BaseModel] | None, str]:
+    """Return the section that holds the last key of `location`, and the key's path as the user wrote it.
+
+    pydantic's location also contains the tag of a union (the method), the index of a method even if the user wrote a
+    single mapping, and a mark for a wrong key of a mapping; they are removed from the path.
+    """
+    section: type[BaseModel] | None = root
+    path: list[str] = []
+    options: list[type[BaseModel]] = []
+    given: Any = values
+    for index, part in enumerate(location):
+        by_tag = [option for option in options if part in tags_of(option)]
+        if by_tag:
+            section, options = by_tag[0], []
+            continue
+        if part == "[key]" or (part.isdigit() and isinstance(given, Mapping)):
+            continue
+        given = given.get(part) if isinstance(given, Mapping) else _item(given, part)
+        path.append(part)
+        if index + 1 < len(location) and section is not None and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            options = sections_of(annotation) or items_of(annotation)
+            section = options[0] if len(options) == 1 else None
+            options = options if len(options) > 1 else []
+    return section, ".".join(path)
+
+
+def _item(given: Any, number: str) -> Any:
+    """Return an item of a list that a user gave; None of anything else."""
+    return given[int(number)] if isinstance(given, list) and number.isdigit() else None
+
+
+def tags_of(section: type[BaseModel]) -> tuple[str, ...]:
+    """Return the values of the key that tells a section from others of its union, `method` or `pattern`."""
+    return tuple(
+        tag for name in ("method", "pattern") if name in section.model_fields
+        for tag in get_args(section.model_fields[name].annotation)
+    )  # fmt: skip
+
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that an annotation allows: one, several for a union, or none."""
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [section for part in get_args(annotation) for section in sections_of(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def items_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that a tuple annotation allows as items; empty for other annotations."""
+    if get_origin(annotation) is not tuple:
+        return []
+    return [section for part in get_args(annotation) for section in sections_of(part)]
