@@ -125,7 +125,10 @@ def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
     if pattern is None:
         return _dense(inputs, None)
     if not is_spelled_out() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
-        return _dense(inputs, _small_counts(pattern, inputs.length, inputs.heads, inputs.all_heads))
+        return _dense(
+            inputs,
+            _small_bias(pattern, inputs.length, inputs.heads, inputs.all_heads, inputs.causal, inputs.query.dtype),
+        )
     if not pattern.global_tokens:
         return _part(inputs, pattern, lse=False).output
     return _with_global_tokens(inputs, pattern)
@@ -168,37 +171,48 @@ def _with_global_tokens(inputs: AttentionInputs, pattern: Pattern) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _small_counts(pattern: Pattern, length: int, heads: tuple[int, ...], all_heads: int) -> Tensor | None:
-    """Return how often pairs are attended, `[heads or 1, n, n]`; None if all are once."""
+def _small_bias(
+    pattern: Pattern, length: int, heads: tuple[int, ...], all_heads: int, causal: bool, dtype: torch.dtype
+) -> Tensor | None:
+    """Return what a pattern adds to the scores of all pairs, `[1, heads or 1, n, n]`; None if nothing."""
     with torch.inference_mode(False):  # trainings read it, too
-        count = _counts(pattern, torch.arange(length), length, heads, all_heads)
-    return None if bool((count == 1).all()) else count
+        count = _counts(pattern, torch.arange(length), length, heads, all_heads)[None]
+        if not causal and bool((count == 1).all()):
+            return None
+        count = (count.tril() if causal else count).to(torch.float32)
+        return torch.where(count > 0, count.log(), missing(dtype)).to(dtype)
 
 
-def _dense(inputs: AttentionInputs, count: Tensor | None) -> Tensor:
+def _dense(inputs: AttentionInputs, bias: Tensor | None) -> Tensor:
     """Return dense attention.
 
     Args:
         inputs: queries, keys and values.
-        count: how often pairs are attended, `[heads or 1, n, n]`; None is all once.
+        bias: what a pattern adds to the scores, causality included, `[1, heads or 1, n, n]`; None is nothing.
     """
     query, key, value, causal = inputs.query, inputs.key, inputs.value, inputs.causal
     if is_spelled_out() or inputs.softcap is not None:
-        assert count is None, "patterns are exported and capped in their efficient form"
+        assert bias is None, "patterns are exported and capped in their efficient form"
         real = None if inputs.real is None else inputs.real[:, None]
         groups = (tensor[:, :, None] for tensor in (query, key, value))
         return attend(inputs, *groups, real=real, causal=causal, lse=False).output.squeeze(2)
-    bias = None
-    if count is not None or inputs.real is not None:
-        ones = torch.ones(1, inputs.length, inputs.length, dtype=torch.long) if count is None else count
-        ones = (ones.tril() if causal else ones).to(query.device)
-        ones = ones if inputs.real is None else ones * inputs.real[:, None, None]
-        bias, causal = torch.where(ones > 0, ones.to(query.dtype).log(), missing(query.dtype)), False
-        bias = bias if bias.dim() == 4 else bias[None]
+    empty = False
+    if bias is not None:
+        bias, causal = bias.to(query.device), False
+        # A query that sees itself sees something; those that are padding are zeroed by the caller.
+        empty = bool((bias.diagonal(dim1=-2, dim2=-1) <= missing(query.dtype) / 2).any())
+    if inputs.real is not None:
+        if causal:
+            ones = torch.ones(inputs.length, inputs.length, dtype=torch.bool, device=query.device)
+            bias, causal = torch.where(ones.tril(), 0.0, missing(query.dtype)).to(query.dtype), False
+        of_keys = torch.where(inputs.real[:, None, None], 0.0, missing(query.dtype)).to(query.dtype)
+        bias = of_keys if bias is None else bias + of_keys
     output = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, dropout_p=inputs.dropout, is_causal=causal, scale=inputs.scale
     )
-    return output if bias is None else output * (bias > missing(query.dtype) / 2).any(-1, keepdim=True)
+    if not empty or bias is None:
+        return output
+    return output * (bias > missing(query.dtype) / 2).any(-1, keepdim=True)
 
 
 def _without_later_padding(inputs: AttentionInputs) -> AttentionInputs:
