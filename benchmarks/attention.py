@@ -35,7 +35,7 @@ NOTES = (
     "torch, backward: one call of attention, on one pinned core, in turn with torch's scaled_dot_product_attention of all pairs (dense) and with the same and a mask (masked dense); "
     "speedup: dense over the pattern, medians of rounds in one session. Dense attention is measured up to 16,384 tokens",
     "FlexAttention is compiled for the CPU with a block mask, and has no backward pass there; Longformer is transformers' LongformerSelfAttention with its projections, whose window is two-sided 128",
-    "onnxruntime: the exported attention alone; dense is the kernel MultiHeadAttention, as lissom exports it; parity: largest difference of 64 sampled rows from their definition",
+    "onnxruntime: the exported attention alone; dense is the kernel MultiHeadAttention without padding, its fastest form, which needs no memory for all scores; parity: largest difference of 64 sampled rows from their definition",
     "memory: peak of the resident memory of a process that runs one BERT block of width 384 with onnxruntime (onnx_gib) or torch (torch_gib), import of the libraries included",
     "documents: reviews of IMDb of more than 400 words, 2,000 for training (one pass, 16 at a time) and 1,500 of test; three blocks of MiniLM; positions beyond 512 are copies; "
     "gain: accuracy minus that of the first 512 tokens, with the interval of a paired bootstrap over texts",

@@ -172,9 +172,16 @@ def _explicit(
         of_keys = _real_bias(query, real)
         bias = of_keys if bias is None else bias + of_keys
     scores = scores if bias is None else scores + bias
-    precise = torch.promote_types(scores.dtype, torch.float32)
-    weights = functional.dropout(scores.softmax(-1, dtype=precise).to(value.dtype), inputs.dropout)
-    return Part(weights @ value, scores.to(precise).logsumexp(-1) if lse else None)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if not lse:
+        weights = functional.dropout(scores.softmax(-1).to(value.dtype), inputs.dropout)
+        return Part(weights @ value, None)
+    # One pass for both results; runtimes compute a log-sum-exp of its own slowly.
+    top = scores.detach().amax(-1, keepdim=True)
+    shares = (scores - top).exp()
+    total = shares.sum(-1, keepdim=True)
+    output = functional.dropout(shares, inputs.dropout).to(value.dtype) @ value / total.to(value.dtype)
+    return Part(output, (top + total.log()).squeeze(-1))
 
 
 def _fused(
