@@ -25,7 +25,7 @@ from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
 
 TORCH, BACKWARD, ONNX, MEMORY = "torch", "backward", "onnxruntime", "memory"
 _FORWARD_LENGTHS, _BACKWARD_LENGTHS, _ONNX_LENGTHS = (
-    (128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (2048, 16384), (2048, 16384, 65536),
+    (128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (2048, 16384), (2048, 8192, 16384, 65536),
 )  # fmt: skip
 _MEMORY_LENGTHS = (16384, 65536)
 _LONGEST = 16384
