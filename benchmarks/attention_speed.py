@@ -30,7 +30,7 @@ PATTERNS: dict[str, Pattern] = {
     "Sparse Transformer, fixed": SparseTransformer(pattern="sparse_transformer", form="fixed", stride=K),
     LONGNET: LongNet(pattern="longnet", segments=(128, 512, 2048, 8192, 32768), dilations=(1, 4, 16, 64, 256)),
 }
-_LONGEST_MASK = 8192  # tokens, of n x n entries
+_LONGEST_MASK, _LONGEST_BLOCK_MASK = 8192, 32768  # tokens, of n x n entries; FlexAttention's are made from as many
 
 
 def time_patterns(tokens: int, seconds: float, *, backward: bool, dense: bool) -> dict[str, dict[str, Any]]:
@@ -95,7 +95,7 @@ def _peers(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> dict[str, 
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
     peers: dict[str, Callable[[], Tensor]] = {}
-    if tokens >= K:
+    if K <= tokens <= _LONGEST_BLOCK_MASK:
         compiled = torch.compile(flex_attention, dynamic=False)
         mask = create_block_mask(lambda _, __, i, j: (i - j).abs() <= K, None, None, tokens, tokens, device="cpu")
         peers[FLEX] = partial(compiled, query, key, value, block_mask=mask)

@@ -126,7 +126,7 @@ def merge(parts: Sequence[Part], *, detach_weights: bool = False) -> Part:
     weights = sums.softmax(0)
     if detach_weights:
         weights = weights.detach()
-    # Beside the missing score of one part, a sum over parts that all miss is not distinguishable.
+    # Where no part has a key, all parts would weigh the same; the output is 0 there.
     seen = sums.amax(0) > missing(torch.float32) / 2
     weights = (weights * seen).to(parts[0].output.dtype)
     output = sum(part.output * weight.unsqueeze(-1) for part, weight in zip(parts, weights, strict=True))
