@@ -82,6 +82,26 @@ def test_one_method_is_a_list_of_one_and_none_is_an_empty_list():
     assert check_params(check_params(GOOD | {"prune": item}).model_dump(mode="json")).prune == single
 
 
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        ({"pattern": "window"}, "base.attention.pattern: 'window' is not a pattern; allowed: 'block_local'"),
+        ({"pattern": "block_local", "sizes": 3}, "base.attention.sizes: unknown key; did you mean 'size'"),
+        (
+            [{"pattern": "block_local"}, {"pattern": "fixed_radius", "radius": -1}],
+            "base.attention.1.radius: -1; input should be",
+        ),
+        ({"pattern": "longnet", "dilations": [2, 4]}, "base.attention: there are 5 segments and 2 dilations"),
+        ({"pattern": "sparse_transformer", "form": "fixed", "stride": 4}, "summary is 8, more than the 4 tokens"),
+    ],
+)
+def test_mistakes_in_patterns_are_told_by_the_keys_as_written(attention, message):
+    values = GOOD | {"base": GOOD["base"] | {"attention": attention}}
+    with pytest.raises(ParamsError) as error:
+        check_params(values)
+    assert message in str(error.value)
+
+
 def test_mistakes_in_a_list_name_the_method_by_its_number():
     item = {"method": "first_order"}
     with pytest.raises(ParamsError, match=r"  prune\.heads: 7; "):
