@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.attention_speed import DENSE, HEADS, PATTERNS, WIDTH
+from benchmarks.attention_speed import BLOCK_LOCAL, DENSE, FIXED_RADIUS, HEADS, PATTERNS, WIDTH
 from benchmarks.timing import PINNED, time_in_turn
 from lissom.attention.config import Pattern
 from lissom.attention.dense import AttentionInputs
@@ -44,7 +44,9 @@ def time_graphs(tokens: int, seconds: float, *, dense: bool) -> dict[str, dict[s
     shape = (1, tokens, HEADS * WIDTH)
     feeds = {name: generator.standard_normal(shape, dtype=np.float32) for name in ("query", "key", "value")}
     feeds["mask"] = np.ones((1, tokens), np.int64)
-    patterns: dict[str, Pattern | None] = {**PATTERNS, **({DENSE: None} if dense else {})}
+    # Sessions keep their memory: all patterns together would not fit beyond the lengths of dense attention.
+    taken = PATTERNS if dense else {name: PATTERNS[name] for name in (BLOCK_LOCAL, FIXED_RADIUS)}
+    patterns: dict[str, Pattern | None] = {**taken, **({DENSE: None} if dense else {})}
     if tokens <= _LONGEST_MASKED:
         patterns[_PADDED] = None
     with tempfile.TemporaryDirectory() as folder:
