@@ -7,6 +7,7 @@ in turn with dense attention. `memory` is the peak of a process that runs one bl
 fine-tunes models on long reviews of IMDb with the first 256, 512, 1,024 and 2,048 tokens of each.
 """
 
+from operator import truediv
 from typing import Any
 
 from benchmarks.attention_documents import DOCUMENTS, documents, settings_of
@@ -20,7 +21,7 @@ from benchmarks.attention_speed import (
     peak_memory,
     time_patterns,
 )
-from benchmarks.claims import PerSeed, claim
+from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
 
 TORCH, BACKWARD, ONNX, MEMORY = "torch", "backward", "onnxruntime", "memory"
@@ -28,7 +29,7 @@ _FORWARD_LENGTHS, _BACKWARD_LENGTHS, _ONNX_LENGTHS = (
     (128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (2048, 16384), (2048, 8192, 16384, 65536),
 )  # fmt: skip
 _MEMORY_LENGTHS = (16384, 65536)
-_LONGEST = 16384
+_LONGEST, _LEAST_DOUBLED = 16384, 2048
 
 NOTES = (
     "12 heads of 32, batch 1, float32, k = 128: block size, radius and stride; LongNet's segments are 128, 512, 2,048, 8,192 and 32,768, with dilations 1, 4, 16, 64 and 256",
@@ -88,13 +89,13 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     def of(figure: str, part: str, pattern: str, tokens: int) -> PerSeed:
         return rows.take(figure, part=part, pattern=pattern, tokens=tokens)
 
-    longest = max(_FORWARD_LENGTHS)
     growth = [
-        PerSeed({seed: of("ms", TORCH, name, longest).values[seed] / ms for seed, ms in half.values.items()}, half.old)
+        paired(truediv, of("ms", TORCH, name, 2 * tokens), of("ms", TORCH, name, tokens))
         for name in (BLOCK_LOCAL, FIXED_RADIUS, LONGNET)
-        if (half := of("ms", TORCH, name, longest // 2)).values and of("ms", TORCH, name, longest).values
+        for tokens in _FORWARD_LENGTHS
+        if tokens >= _LEAST_DOUBLED
     ]
-    worst = max(growth, key=lambda figure: max(figure.values.values()), default=PerSeed())
+    worst = max((g for g in growth if g.values), key=lambda figure: max(figure.values.values()), default=PerSeed())
     small = [of("over_dense", TORCH, name, 128) for name in PATTERNS if name != DENSE]
     slowest = max(
         (figure for figure in small if figure.values), key=lambda f: max(f.values.values()), default=PerSeed()
