@@ -11,11 +11,12 @@ from lissom.errors import InputError
 from lissom.export.onnx import export_onnx
 from lissom.gguf.architecture import architecture_of
 from lissom.models.compressed import logits_of
-from lissom.models.edits import AddExits, ExtendPositions, KeepBlocks, KeepHeads, UseAttention
+from lissom.models.edits import AddExits, ExtendPositions, FakeQuantize, KeepBlocks, KeepHeads, UseAttention
 from lissom.models.flops import flops_by_depth
 from lissom.models.patterned import NAME
 from lissom.models.signals import SignalSpec, check_signals
 from lissom.models.sites import attention_sites, head_groups
+from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.tasks.language_modeling import LanguageModeling
 from tests.unit import tiny
@@ -142,12 +143,12 @@ def of_pattern(request, tmp_path_factory):
     return exported("bert", PATTERNS[request.param], blocks, folder), folder
 
 
-def check_graph(model, folder, family):
+def check_graph(model, folder, family, tolerance=1e-4):
     classifier = OnnxClassifier(folder)
     for size, length in SHAPES:
         batch = tiny.batch(family, size, length)
         feeds = {name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]}
-        assert np.abs(classifier.logits(feeds) - answers(model, batch).numpy()).max() < 1e-4
+        assert np.abs(classifier.logits(feeds) - answers(model, batch).numpy()).max() < tolerance
 
 
 def test_the_exported_graph_answers_as_torch_at_any_length(of_pattern):
@@ -251,3 +252,11 @@ def test_a_network_with_exits_keeps_its_pattern(tmp_path):
     model.edit([AddExits(size=24)])
     export_onnx(model, tmp_path)
     check_graph(model, tmp_path, "bert")
+
+
+def test_an_int8_file_keeps_its_pattern(tmp_path):
+    model = model_with("bert", PATTERNS["global token"])
+    model.edit([KeepBlocks(kept=(0, 3)), FakeQuantize()])
+    calibrate(model.network, [tiny.batch("bert", seed=seed) for seed in (1, 2)])
+    assert export_onnx(model, tmp_path).kernels() >= 8
+    check_graph(model, tmp_path, "bert", tolerance=1e-3)
