@@ -4,14 +4,12 @@ Blocks are a view of the sequence, so that the cost is n * size pairs. With bloc
 attention.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from lissom.attention.config import BlockLocal
 from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting
-from lissom.attention.groups import blocks_of, real_blocks, shorter, ungrouped
+from lissom.attention.groups import blocks_of, join, real_blocks, shorter, ungrouped
 
 
 def block_local(inputs: AttentionInputs, size: int, *, lse: bool) -> Part:
@@ -29,14 +27,6 @@ def block_local(inputs: AttentionInputs, size: int, *, lse: bool) -> Part:
             groups = [blocks_of(tensor[:, :, start:end], block) for tensor in tensors]
             parts.append(ungrouped(attend(inputs, *groups, causal=inputs.causal, lse=lse), end - start))
     return join(parts)
-
-
-def join(parts: Sequence[Part]) -> Part:
-    """Return the parts of consecutive queries as one."""
-    if len(parts) == 1:
-        return parts[0]
-    sums = [part.lse for part in parts if part.lse is not None]
-    return Part(torch.cat([part.output for part in parts], 2), torch.cat(sums, 2) if sums else None)
 
 
 def counts(params: BlockLocal, queries: Tensor, length: int) -> Tensor:

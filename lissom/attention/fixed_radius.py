@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lissom.attention.block_local import join
 from lissom.attention.config import FixedRadius
 from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting, is_spelled_out
-from lissom.attention.groups import blocks_of, count_blocks, real_tokens, shorter, ungrouped
+from lissom.attention.groups import blocks_of, count_blocks, join, real_tokens, shorter, ungrouped
 
 QUERIES, MORE_QUERIES = 32, 128
 """Queries of a group. Small groups see fewer keys in vain; larger ones copy keys, and add up their gradients, less

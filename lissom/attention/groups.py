@@ -3,6 +3,8 @@
 Sizes may be symbolic, since the same code is traced for exports.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -54,3 +56,11 @@ def ungrouped(part: Part, length: int) -> Part:
     """Return the result of blocks as that of their sequence of `length` tokens."""
     output, lse = part.output.flatten(2, 3)[:, :, :length], part.lse
     return Part(output, None if lse is None else lse.flatten(2, 3)[:, :, :length])
+
+
+def join(parts: Sequence[Part]) -> Part:
+    """Return the parts of consecutive queries as one."""
+    if len(parts) == 1:
+        return parts[0]
+    sums = [part.lse for part in parts if part.lse is not None]
+    return Part(torch.cat([part.output for part in parts], 2), torch.cat(sums, 2) if sums else None)

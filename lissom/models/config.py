@@ -7,6 +7,8 @@ from pydantic import Field, StringConstraints, model_validator
 from lissom.attention.config import Pattern
 from lissom.section import Methods, Section
 
+Extension = Literal["copy", "interpolate"]
+"""How positions are added: a table is repeated or stretched."""
 BaseModelSource = Annotated[str, StringConstraints(pattern=r"^(package|hub|dir|new):\S.*$")]
 NEW = "new:"
 """Starts the source of a base model that is made, with random weights."""
@@ -57,7 +59,7 @@ class BaseParams(Section):
     max_length: int = Field(default=128, ge=8)
     """Longest input in tokens, special tokens included; longer texts are cut."""
 
-    longer_positions: Literal["copy", "interpolate"] | None = None
+    longer_positions: Extension | None = None
     """How a model gets positions for a `max_length` beyond those that it has: a table is repeated or stretched, and
     rotary positions are left as they are or stretched; null refuses such a length."""
 

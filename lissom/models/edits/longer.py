@@ -14,11 +14,10 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.capabilities import check_technique
+from lissom.models.config import Extension
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.families import family_of
 from lissom.models.sites import replace_module, unused_positions
-
-Extension = Literal["copy", "interpolate"]
 
 
 class ExtendPositions(StructureEdit):

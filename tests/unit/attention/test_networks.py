@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 import lissom
 from lissom.attention import run
@@ -10,7 +11,7 @@ from lissom.attention.config import BlockLocal, FixedRadius, LongNet, SparseTran
 from lissom.errors import InputError
 from lissom.export.onnx import export_onnx
 from lissom.gguf.architecture import architecture_of
-from lissom.models.compressed import logits_of
+from lissom.models.compressed import input_names, logits_of
 from lissom.models.edits import AddExits, ExtendPositions, FakeQuantize, KeepBlocks, KeepHeads, UseAttention
 from lissom.models.flops import flops_by_depth
 from lissom.models.patterned import NAME
@@ -207,6 +208,19 @@ def test_more_positions_reload_and_run(family, how, tmp_path):
     assert torch.equal(answers(lissom.load(tmp_path / "model"), tiny.batch(family, length=60)), long)
     with pytest.raises(InputError, match="60 positions asked for"):
         model.edit([ExtendPositions(length=60, how=how)])
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
+@pytest.mark.parametrize("how", ["copy", "interpolate"])
+def test_plain_transformers_reads_more_positions(family, how, tmp_path):
+    model = tiny.model(family)
+    model.edit([ExtendPositions(length=60, how=how)])
+    lissom.save(model, tmp_path / "model")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    batch = tiny.batch(family, length=60)
+    with torch.no_grad():
+        expected = plain(**{name: batch.inputs[name] for name in input_names(model.network)}).logits
+    torch.testing.assert_close(answers(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_stretched_table_holds_the_old_rows_in_between():
