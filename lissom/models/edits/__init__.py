@@ -17,6 +17,7 @@ from lissom.models.edits.neurons import KeepNeurons
 from lissom.models.edits.positions import KeepPositions
 from lissom.models.edits.quantizers import FakeQuantize
 from lissom.models.edits.sparse import SparseWeights
+from lissom.models.edits.stored import StoreIntegers
 from lissom.models.edits.vocabulary import KeepVocabulary
 from lissom.models.edits.word_table import FactorizeWordTable
 
@@ -31,6 +32,7 @@ Edit = Annotated[
     | AddExits
     | DropExits
     | FakeQuantize
+    | StoreIntegers
     | SparseWeights
     | UseAttention,
     Field(discriminator="kind"),
@@ -49,5 +51,6 @@ __all__ = [
     "KeepPositions",
     "KeepVocabulary",
     "SparseWeights",
+    "StoreIntegers",
     "UseAttention",
 ]
