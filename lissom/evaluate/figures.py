@@ -123,6 +123,15 @@ class Writing(Section):
     token_conditions: Conditions
 
 
+class KernelTime(Section):
+    """What all nodes with the same kernel take of a call."""
+
+    kernel: str
+    nodes: int
+    microseconds: float
+    """Per call, on one pinned thread."""
+
+
 class Evaluation(Section):
     """Results of one variant."""
 
@@ -140,6 +149,8 @@ class Evaluation(Section):
     anatomy: Anatomy
     settings: tuple[Setting, ...]
     edits: tuple[str, ...]
+    kernels: tuple[KernelTime, ...] = ()
+    """What answers one text consist of; only of the teacher and the final variant."""
     writing: Writing | None = None
     """Only for the final variant of a language model."""
     exits: ExitSweep | None = None

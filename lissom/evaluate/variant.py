@@ -11,11 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lissom.artifacts import FINAL, TOKENIZER
+from lissom.artifacts import FINAL, TEACHER, TOKENIZER
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import Baseline, EvaluateParams
-from lissom.evaluate.figures import EAGER, ONNX_FLOAT, VARIANT, Evaluation, ExitSweep, Setting, Writing
+from lissom.evaluate.figures import (
+    EAGER,
+    ONNX_FLOAT,
+    VARIANT,
+    Evaluation,
+    ExitSweep,
+    KernelTime,
+    Setting,
+    Writing,
+)
+from lissom.evaluate.kernel_times import kernel_times
 from lissom.evaluate.latency import Timing, measure_latency
 from lissom.evaluate.paired import compare_scores
 from lissom.evaluate.writing import measure_writing
@@ -79,12 +89,19 @@ def evaluate_variant(
         anatomy=anatomy(subject.model.network),
         settings=measure_settings(subject, reference, params, is_final=variant == FINAL),
         edits=tuple(edit.describe() for edit in subject.model.manifest.edits),
+        kernels=_kernels(subject) if variant in (TEACHER, FINAL) else (),
         writing=_writing(subject, reference, params) if variant == FINAL else None,
         exits=exits,
         machine=describe_machine(),
         versions=describe_versions(),
     )
     return evaluation, answers, teacher_answers
+
+
+def _kernels(subject: Subject) -> tuple[KernelTime, ...]:
+    """Return the kernels that answer the timed text of median length."""
+    batches = sorted(timed_batches(subject.test, 1, subject.model.pad_id), key=lambda batch: batch.mask.sum())
+    return kernel_times(subject.exported, batches[len(batches) // 2])
 
 
 def _writing(subject: Subject, reference: Reference, params: EvaluateParams) -> Writing | None:

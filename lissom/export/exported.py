@@ -105,6 +105,10 @@ class Exported(Protocol):
         """Return a function that runs the i-th of `batches` with a number of threads, for latency measurements."""
         ...
 
+    def profile(self, batch: "Batch", calls: int, folder: Path) -> list[Path]:
+        """Answer a batch a number of times on one thread; return onnxruntime's records of the kernels, in `folder`."""
+        ...
+
 
 def open_exported(folder: Path) -> Exported:
     """Open an exported folder.

@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from lissom.export.fusions import choose_kernels
+
 Shape = tuple[str | int, ...]
 
 
 def tidy(graph: GraphProto) -> None:
-    """Remove metadata, redundant reshapes and unused nodes, and merge integer products; in place."""
+    """Remove metadata, redundant reshapes and unused nodes, merge integer products, choose kernels; in place."""
     for node in graph.node:  # the exporter stores stack traces, with paths of this machine, in every node
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
@@ -23,6 +25,7 @@ def tidy(graph: GraphProto) -> None:
     del graph.metadata_props[:]
     _cancel_round_trips(graph)
     _join_products(graph)
+    choose_kernels(graph)
     _drop_unused(graph)
 
 

@@ -80,6 +80,14 @@ class OnnxFile:
 
         return run
 
+    def profile(self, batch: Batch, calls: int, folder: Path) -> list[Path]:
+        """Answer a batch a number of times on one thread; return onnxruntime's records of the kernels, in `folder`."""
+        session = OnnxClassifier(self.folder, 1, self._graph, speed=self._speed, spin=False, profile=folder)
+        inputs = self._inputs(batch)
+        for _ in range(calls):
+            session.run(inputs)
+        return session.end_profiling()
+
     def _inputs(self, batch: Batch) -> dict[str, NDArray[np.int64]]:
         names = (*self.serving["inputs"], "decoder_input_ids")
         return {name: batch.inputs[name].numpy() for name in names if name in batch.inputs}

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from lissom.artifacts import CHANGES, FINAL, TEACHER
 from lissom.data.prepare import DataCard
-from lissom.evaluate.figures import Evaluation
+from lissom.evaluate.figures import Evaluation, KernelTime
 from lissom.models.manifest import Manifest, Step
 from lissom.report import plots, tables
 from lissom.report.advice import advice
@@ -52,6 +52,7 @@ def render_page(
         teacher=teacher,
         final=final,
         bottlenecks=_bottlenecks(teacher, final),
+        kernels=_kernels(teacher, final),
         settings=final.settings,
         changes=changes[:_MOST_CHANGES],
         change_counts=Counter(row["change"] for row in changes),
@@ -90,6 +91,16 @@ def _bottlenecks(teacher: Evaluation, final: Evaluation) -> list[tuple[str, floa
             parts.append((f"{name}, {'FFN' if part == 'ffn' else part}", old, new))
     parts += [("norms, pooler, classifier", before.other, after.other), ("all", before.total, after.total)]
     return [(name, old / 1e6, new / 1e6) for name, old, new in parts]
+
+
+def _kernels(teacher: Evaluation, final: Evaluation) -> list[tuple[str, KernelTime | None, KernelTime | None]]:
+    """Return kernel by kernel what it takes of a call of both files, by time in either."""
+    before, after = ({kernel.kernel: kernel for kernel in of.kernels} for of in (teacher, final))
+    names = sorted(
+        before.keys() | after.keys(),
+        key=lambda name: -max(of[name].microseconds for of in (before, after) if name in of),
+    )
+    return [(name, before.get(name), after.get(name)) for name in names]
 
 
 def _heads(manifest: Manifest) -> str | None:

@@ -38,6 +38,7 @@ class OnnxClassifier:
         speed: for a model with exits, how uncertain an answer may be to leave early: below 0 none does, at 1 all do;
             None takes what the folder says.
         spin: let idle threads wait busily for the next call: faster alone, unfair to whatever else is being timed.
+        profile: a folder for onnxruntime's records of every kernel that it runs; `end_profiling` completes them.
 
     Raises:
         DamagedFolderError: a file is missing, damaged, or does not fit the others.
@@ -52,6 +53,7 @@ class OnnxClassifier:
         *,
         speed: float | None = None,
         spin: bool = True,
+        profile: Path | None = None,
     ) -> None:
         folder = self._folder = Path(folder)
         self.serving: Mapping[str, Any] = read_serving(folder)
@@ -62,6 +64,8 @@ class OnnxClassifier:
         options.log_severity_level = 4  # its errors are raised too
         if not spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile / "kernels")
         self._graph = folder / graph
         graphs = [graph, *([DECODER] if self.serving["kind"] == "translation" else [])]
         tensors = [f"{name}.data" for name in graphs]  # of graphs that are too large for one file
@@ -115,6 +119,11 @@ class OnnxClassifier:
             self.logits(inputs)
         else:
             self.write(inputs)
+
+    def end_profiling(self) -> list[Path]:
+        """Complete the records of the kernels that have run, one file for every graph."""
+        sessions = [self._session, *([] if self._decoder is None else [self._decoder])]
+        return [Path(session.end_profiling()) for session in sessions]
 
     def write(self, inputs: Mapping[str, NDArray[np.int64]]) -> list[list[int]]:
         """Return the tokens that an encoder-decoder writes, given the encoder's inputs, each `[batch, n]`."""
