@@ -34,9 +34,10 @@ def _shorten_mask(graph: GraphProto) -> None:
     inputs = {value.name for value in graph.input}
     for node in graph.node:
         before = producers.get(node.input[0]) if node.op_type == "Cast" else None
-        if before is not None and before.op_type == "Cast" and _target(before) == TensorProto.BOOL:
-            if before.input[0] in inputs and _target(node) in (TensorProto.INT32, TensorProto.INT64):
-                node.input[0] = before.input[0]
+        if before is None or before.op_type != "Cast" or _target(before) != TensorProto.BOOL:
+            continue
+        if before.input[0] in inputs and _target(node) in (TensorProto.INT32, TensorProto.INT64):
+            node.input[0] = before.input[0]
 
 
 def _fuse_integer_attention(graph: GraphProto) -> None:
@@ -67,9 +68,7 @@ def _fuse_integer_attention(graph: GraphProto) -> None:
             graph.node.remove(old)
 
 
-def _is_whole(
-    attention: NodeProto, split: NodeProto, product: NodeProto, values: Mapping[str, TensorProto]
-) -> bool:
+def _is_whole(attention: NodeProto, split: NodeProto, product: NodeProto, values: Mapping[str, TensorProto]) -> bool:
     """Return whether one kernel computes the three nodes: equal widths, the usual scale, a mask, no other bias."""
     if product.op_type != _PRODUCT or list(attention.input[:3]) != list(split.output) or len(attention.input) != 5:
         return False

@@ -8,7 +8,14 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-INTEGER_KERNELS = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul", "QAttention")
+INTEGER_KERNELS = (
+    "MatMulIntegerToFloat",
+    "MatMulInteger",
+    "QLinearMatMul",
+    "QGemm",
+    "DynamicQuantizeMatMul",
+    "QAttention",
+)
 
 
 def integer_kernels(path: Path) -> int:
