@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from lissom.attention.config import FixedRadius, Pattern
 from lissom.errors import InputError
 from lissom.models.compressed import input_names
+from lissom.models.layers import Projection
 from lissom.models.patterned import patterns_of
 from lissom.models.sites import attention_sites, head_size
 
@@ -75,7 +76,7 @@ def cache_shapes(network: PreTrainedModel) -> list[tuple[int, int]]:
     width, shapes = head_size(network), []
     for site in attention_sites(network):
         key = network.get_submodule(site.key)
-        assert isinstance(key, nn.Linear)
+        assert isinstance(key, Projection)
         shapes.append((key.out_features // width, width))
     return shapes
 

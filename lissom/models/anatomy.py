@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 
 from lissom.models.families import family_of
 from lissom.models.family import Stack
+from lissom.models.layers import Projection, Stored
 from lissom.models.sites import block_name, blocks_at, head_groups, head_size, present
 from lissom.models.sizes import Anatomy, BlockAnatomy
 
@@ -17,7 +18,7 @@ def anatomy(network: PreTrainedModel) -> Anatomy:
         for stack in family.stacks
         for number, block in enumerate(blocks_at(network, stack))
     ]
-    total = sum(parameter.numel() for parameter in network.parameters())  # parameters() yields tied ones once
+    total = _count(network)
     tables = [family.word_table, *([family.position_table] if family.position_table else [])]
     embeddings = sum(_size(network, path) for path in tables)
     attention, ffn = sum(block.attention for block in blocks), sum(block.ffn for block in blocks)
@@ -51,9 +52,15 @@ def _block(network: PreTrainedModel, stack: Stack, block: nn.Module, name: str) 
 
 
 def _size(root: nn.Module, path: str) -> int:
-    return sum(parameter.numel() for parameter in root.get_submodule(path).parameters())
+    return _count(root.get_submodule(path))
+
+
+def _count(module: nn.Module) -> int:
+    """Return the weights of a module, tied ones once, whatever they are stored as."""
+    stored = sum(layer.represented for layer in module.modules() if isinstance(layer, Stored))
+    return stored + sum(parameter.numel() for parameter in module.parameters())
 
 
 def _width(projection: nn.Module) -> int:
-    assert isinstance(projection, nn.Linear)
+    assert isinstance(projection, Projection)
     return projection.in_features

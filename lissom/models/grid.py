@@ -5,16 +5,14 @@ Weights: symmetric, one scale per output row. Activations: affine, unsigned, zer
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lissom.models.config import ScaleName
+
 ACTIVATION_HIGH = 255
 TABLE_HIGH = 127
-
-ScaleName = Literal["max", "mse", "learned", "mean"]
-"""How the scale of a row is found: its largest weight, the least squared error, by training, or its mean weight."""
 
 _SMALLEST_SCALE = 1e-8
 _THRESHOLD = 0.7  # of the mean weight: below it, a ternary weight is 0 (Li et al. 2016, arXiv:1605.04711, §2.3)

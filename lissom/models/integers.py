@@ -25,7 +25,7 @@ class IntegerLinear(StoredLinear):
         smoothing: what every input feature is divided by, `[in]`; the weights are multiplied with it already.
     """
 
-    weight: Tensor
+    integers: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor
     input_scale: Tensor | None
@@ -46,10 +46,10 @@ class IntegerLinear(StoredLinear):
     ) -> None:
         super().__init__(weight.shape[1], weight.shape[0])
         self.input_high = input_high
-        self.register_buffer("weight", weight.T.contiguous())  # [in, out], as MatMul wants it
+        self.register_buffer("integers", weight.T.contiguous())  # [in, out], as MatMul wants it
         self.register_buffer("weight_scale", scales.detach().clone())
         zeros = torch.zeros(len(scales), dtype=torch.int8, device=weight.device)
-        self.register_buffer("weight_zero_point", zeros, persistent=False)
+        self.register_buffer("weight_zero_point", zeros)
         self.register_buffer("input_scale", None if inputs is None else inputs[0])
         self.register_buffer("input_zero_point", None if inputs is None else inputs[1].to(torch.uint8))
         self.register_buffer("smoothing", None if smoothing is None else smoothing.detach().clone())
@@ -60,7 +60,7 @@ class IntegerLinear(StoredLinear):
         if not torch.onnx.is_in_onnx_export():
             return self._reference(input)
         integers, scale, zero_point = self._emit_quantised(input)
-        operands = (integers, self.weight, scale, self.weight_scale, zero_point, self.weight_zero_point, self.bias)
+        operands = (integers, self.integers, scale, self.weight_scale, zero_point, self.weight_zero_point, self.bias)
         output: Tensor = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulIntegerToFloat",
             operands if self.bias is not None else operands[:-1],
@@ -99,13 +99,13 @@ class IntegerLinear(StoredLinear):
             scale, zero = self.input_scale, self.input_zero_point
         zero_point = zero.double()
         integers = ((input / scale).round().double() + zero_point).clamp(0, self.input_high)
-        sums = (integers - zero_point) @ self.weight.double()
+        sums = (integers - zero_point) @ self.integers.double()
         output = (sums * (scale.double() * self.weight_scale.double())).to(input.dtype)
         return output if self.bias is None else output + self.bias
 
     def matrix(self) -> Tensor:
         """Return the weights as floats, `[out, in]`."""
-        return self.weight.T.float() * self.weight_scale[:, None]
+        return self.integers.T.float() * self.weight_scale[:, None]
 
 
 class IntegerEmbedding(nn.Module):

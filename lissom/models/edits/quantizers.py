@@ -8,11 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.config import ScaleName
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.word_table import FactorizedHead, rows_of
 from lissom.models.fake_quant import FakeQuantEmbedding, FakeQuantLinear, Rounding, TiedHead
 from lissom.models.families import classifier_of, family_of
-from lissom.models.grid import ScaleName, WeightGrid, weight_high
+from lissom.models.grid import WeightGrid, weight_high
 from lissom.models.sites import attention_sites, replace_module, tied_head
 
 
@@ -36,7 +37,10 @@ class FakeQuantize(StructureEdit):
     def rounding(self) -> Rounding:
         """Return how products are rounded."""
         return Rounding(
-            WeightGrid(self.weight_bits, self.weight_scale), 2**self.input_bits - 1, self.inputs == "dynamic", self.smooth
+            WeightGrid(self.weight_bits, self.weight_scale),
+            2**self.input_bits - 1,
+            self.inputs == "dynamic",
+            self.smooth,
         )
 
     def apply(self, network: PreTrainedModel) -> None:
@@ -84,7 +88,9 @@ class FakeQuantize(StructureEdit):
         scale = {"max": "", "mse": " by least error", "learned": " with learned steps", "mean": " by their mean"}
         inputs = f"uint{self.input_bits} inputs{' with the range of every call' if self.inputs == 'dynamic' else ''}"
         more = f"{', smoothed' if self.smooth else ''}{f', {len(self.keep)} kept in floats' if self.keep else ''}"
-        return f"{self.weight_bits}-bit weights{scale[self.weight_scale]}, {inputs}, int{self.table_bits} word table{more}"
+        return (
+            f"{self.weight_bits}-bit weights{scale[self.weight_scale]}, {inputs}, int{self.table_bits} word table{more}"
+        )
 
 
 def quantised_products(network: PreTrainedModel) -> list[str]:
