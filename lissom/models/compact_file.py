@@ -1,8 +1,8 @@
 """Compact forms of tensors in a file of weights, all lossless.
 
-- Sparse: a bit for every weight, and the values that are not zero. A tensor NAME becomes NAME.bits (uint8, eight weights
-  each, the lowest bit first, in the order of rows) and NAME.values. Of float32, the pair is smaller than the tensor if
-  more than 1 in 32 are zeros.
+- Sparse: a bit for every weight, and the values that are not zero. A tensor NAME becomes NAME.bits (uint8, eight
+  weights each, the lowest bit first, in the order of rows) and NAME.values. Of float32, the pair is smaller than the
+  tensor if more than 1 in 32 are zeros.
 - Packed: int8 tensors whose values fit into 1 to 4 bits. NAME becomes NAME.int1 to NAME.int4, the bytes of its planes
   one after the other (`lissom.models.packing`).
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lissom.models.grid import ACTIVATION_HIGH, LearnedStep, WeightGrid, affine_range, fake_quantize_rows, positive
+from lissom.models.grid import ACTIVATION_HIGH, WeightGrid, affine_range, fake_quantize_rows, learned_rounding, positive
 from lissom.models.integers import IntegerEmbedding, IntegerLinear
 from lissom.models.layers import Indivisible, matrix_of
 
@@ -83,7 +83,8 @@ class FakeQuantLinear(nn.Linear, Indivisible):
         return F.linear(self._rounded_input(input), self._rounded_weight(), self.bias)
 
     def _smooth_weight(self) -> Tensor:
-        return self.weight if self.smoothing is None else self.weight * self.smoothing
+        # While a model is loaded, its weights alone are on the meta device.
+        return self.weight if self.smoothing is None else self.weight * self.smoothing.to(self.weight.device)
 
     def _rounded_weight(self) -> Tensor:
         weight = self._smooth_weight()
@@ -111,7 +112,7 @@ class FakeQuantLinear(nn.Linear, Indivisible):
         else:
             scale, zero_point = affine_range(self.low, self.high, high)
         if self.input_step is not None:
-            return LearnedStep.apply(input, self.input_step, -int(zero_point), high - int(zero_point))
+            return learned_rounding(input, self.input_step, -int(zero_point), high - int(zero_point))
         return torch.fake_quantize_per_tensor_affine(input, scale, zero_point, 0, high)
 
     def _observe(self, input: Tensor) -> None:
@@ -142,7 +143,7 @@ class FakeQuantLinear(nn.Linear, Indivisible):
 
     def converted(self) -> IntegerLinear:
         """Return the layer that computes with integers on the same quantisation grids."""
-        assert self.observed.is_meta or bool(self.observed), "the input range must be observed before conversion"
+        assert self.weight.is_meta or bool(self.observed), "the input range must be observed before conversion"
         weight, high = self._smooth_weight(), self.rounding.input_high
         scales = positive(self._scales(weight).detach().float())
         scale, zero_point = affine_range(self.low, self.high, high)

@@ -4,6 +4,7 @@ Weights: symmetric, one scale per output row. Activations: affine, unsigned, zer
 2018, arXiv:1712.05877, §2.1 and §3). Rounding is half to even.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -89,10 +90,10 @@ class WeightGrid:
             case "mse":
                 return clipped_scales(weight, self.high)
             case "learned":
-                return (2 * weight.detach().abs().mean(-1) / self.high**0.5).clamp_min(_SMALLEST_SCALE)
+                return positive(2 * weight.detach().abs().mean(-1) / math.sqrt(self.high))
             case "mean":
                 size, kept = weight.detach().abs(), self._signs(weight).abs()
-                return ((size * kept).sum(-1) / kept.sum(-1).clamp_min(1)).clamp_min(_SMALLEST_SCALE)
+                return positive((size * kept).sum(-1) / kept.sum(-1).clamp_min(1))
 
     def integers(self, weight: Tensor, scales: Tensor) -> Tensor:
         """Return the integers of a weight `[rows, columns]` as int8, of the same shape."""
@@ -107,7 +108,7 @@ class WeightGrid:
         """
         match self.scale:
             case "learned":
-                return LearnedStep.apply(weight, scales, self.low, self.high)
+                return learned_rounding(weight, scales, self.low, self.high)
             case "mean":
                 rounded = self._signs(weight) * scales[:, None]
                 inside = weight.abs() <= 1
@@ -123,7 +124,13 @@ class WeightGrid:
         return weight.sign() * (weight.abs() > _THRESHOLD * weight.abs().mean(-1, keepdim=True))
 
 
-class LearnedStep(torch.autograd.Function):
+def learned_rounding(values: Tensor, steps: Tensor, low: int, high: int) -> Tensor:
+    """Round `values` `[rows, ...]` to low..high times learned steps, `[rows]`, or a scalar for all values."""
+    rounded: Tensor = _LearnedStep.apply(values, steps, low, high)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+class _LearnedStep(torch.autograd.Function):
     """Rounding with a learned step s per row (Esser et al. 2020, arXiv:1902.08153, equations 1 to 3 and §2.2).
 
     Inside the range the gradient of the rounded v is -v/s + round(v/s) by s, and 1 by v; outside it is the bound by s,

@@ -5,6 +5,8 @@ emit onnxruntime's kernels: `MatMulIntegerToFloat` takes uint8 inputs and int8 w
 Weights of fewer bits are int8 here too; files store them packed.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,14 +75,18 @@ class IntegerLinear(StoredLinear):
     def _emit_quantised(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Emit the quantisation of the inputs; return integers, scale and zero point."""
         if self.input_scale is None or self.input_zero_point is None:
-            return torch.onnx.ops.symbolic_multi_out(
-                "DynamicQuantizeLinear", (input,), dtypes=(torch.uint8, torch.float32, torch.uint8),
+            integers, scale, zero_point = torch.onnx.ops.symbolic_multi_out(
+                "DynamicQuantizeLinear",
+                (input,),
+                dtypes=(torch.uint8, torch.float32, torch.uint8),
                 shapes=(input.shape, (), ()),
-            )  # fmt: skip
+            )
+            return integers, scale, zero_point
         if self.input_high < ACTIVATION_HIGH:  # the kernel saturates at 255
             highest = (self.input_high - self.input_zero_point.float()) * self.input_scale
             input = torch.minimum(input if self.smoothing is None else input / self.smoothing, highest)
-        scale, zero_point, attributes = self.input_scale, self.input_zero_point, {}
+        scale, zero_point = self.input_scale, self.input_zero_point
+        attributes: dict[str, Any] = {}
         if self.smoothing is not None and self.input_high == ACTIVATION_HIGH:
             # A scale per feature divides and quantises in one kernel.
             scale, zero_point = scale * self.smoothing, zero_point.expand(self.in_features).clone()

@@ -69,7 +69,8 @@ def packed_sizes(bits: int, count: int) -> list[int]:
 def _codes(flat: NDArray[np.int8], plane: Plane, bits: int) -> NDArray[np.uint8]:
     if bits == 1:
         return (flat > 0).astype(np.uint8)
-    return (flat.view(np.uint8) >> plane.shift) & np.uint8((1 << plane.bits) - 1)
+    codes: NDArray[np.uint8] = ((flat.view(np.uint8) >> plane.shift) & ((1 << plane.bits) - 1)).astype(np.uint8)
+    return codes
 
 
 def _packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

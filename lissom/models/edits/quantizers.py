@@ -86,11 +86,14 @@ class FakeQuantize(StructureEdit):
     def describe(self) -> str:
         """Return the edit in a few words."""
         scale = {"max": "", "mse": " by least error", "learned": " with learned steps", "mean": " by their mean"}
-        inputs = f"uint{self.input_bits} inputs{' with the range of every call' if self.inputs == 'dynamic' else ''}"
-        more = f"{', smoothed' if self.smooth else ''}{f', {len(self.keep)} kept in floats' if self.keep else ''}"
-        return (
-            f"{self.weight_bits}-bit weights{scale[self.weight_scale]}, {inputs}, int{self.table_bits} word table{more}"
-        )
+        parts = [
+            f"{self.weight_bits}-bit weights{scale[self.weight_scale]}",
+            f"uint{self.input_bits} inputs{' with the range of every call' if self.inputs == 'dynamic' else ''}",
+            f"int{self.table_bits} word table",
+            *(["smoothed"] if self.smooth else []),
+            *([f"{', '.join(self.keep)} in floats"] if self.keep else []),
+        ]
+        return ", ".join(parts)
 
 
 def quantised_products(network: PreTrainedModel) -> list[str]:
