@@ -132,6 +132,16 @@ def tied_head(network: PreTrainedModel) -> str | None:
     return matches[0] if matches else None
 
 
+def reading_targets(network: PreTrainedModel) -> set[str]:
+    """Return the paths of a decoder's layers whose inputs belong to the tokens that it writes, not to the text's."""
+    family = family_of(network)
+    if not family.has_encoder_and_decoder:
+        return set()
+    blocks = f"{family.stacks[-1].blocks}."
+    of_text = {path for site in attention_sites(network) if site.kind == "cross" for path in (site.key, site.value)}
+    return {path for path, _ in network.named_modules() if path.startswith(blocks) and path not in of_text}
+
+
 def exits_of(network: nn.Module) -> nn.ModuleList | None:
     """Return the exits that `AddExits` added, one per block; None if there are none."""
     return getattr(network, "exits", None)

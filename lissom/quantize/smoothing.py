@@ -8,13 +8,12 @@ behind any layer and costs nothing. Products that read the same input share the 
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
-from lissom.models.exits import all_logits
+from lissom.models.calibration import watch_inputs
 from lissom.models.fake_quant import FakeQuantLinear
-from lissom.models.layers import observers_of, set_real_tokens
 from lissom.models.sites import attention_sites, ffn_sites
 
 _SMALLEST = 1e-5
@@ -48,26 +47,10 @@ def _largest_inputs(
     """Return the largest absolute value of every input feature of every layer, `[in]`."""
     largest = {path: torch.zeros(layer.in_features, device=layer.weight.device) for path, layer in layers.items()}
 
-    def watch(path: str, layer: FakeQuantLinear) -> torch.utils.hooks.RemovableHandle:
-        def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            values, mask = inputs[0].detach(), layer.real_tokens
-            values = values[mask] if mask is not None and values.shape[:-1] == mask.shape else values.flatten(0, -2)
-            largest[path] = torch.maximum(largest[path], values.abs().amax(0))
+    def take(path: str, inputs: Tensor) -> None:
+        largest[path] = torch.maximum(largest[path], inputs.abs().amax(0))
 
-        return layer.register_forward_pre_hook(record)
-
-    handles = [watch(path, layer) for path, layer in layers.items()]
-    observers, device = observers_of(network), next(network.parameters()).device
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                moved = batch.to(device)
-                set_real_tokens(observers, moved.inputs)
-                all_logits(network.eval(), moved)
-    finally:
-        set_real_tokens(observers, None)
-        for handle in handles:
-            handle.remove()
+    watch_inputs(network, layers, batches, take)
     return largest
 
 

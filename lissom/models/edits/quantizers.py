@@ -14,7 +14,7 @@ from lissom.models.edits.word_table import FactorizedHead, rows_of
 from lissom.models.fake_quant import FakeQuantEmbedding, FakeQuantLinear, Rounding, TiedHead
 from lissom.models.families import classifier_of, family_of
 from lissom.models.grid import WeightGrid, weight_high
-from lissom.models.sites import attention_sites, replace_module, tied_head
+from lissom.models.sites import reading_targets, replace_module, tied_head
 
 
 class FakeQuantize(StructureEdit):
@@ -51,7 +51,7 @@ class FakeQuantize(StructureEdit):
         """
         quantised = [path for path in quantised_products(network) if path not in self._kept(network)]
         table_path = rows_of(network, family_of(network).word_table)
-        table, head, written = network.get_submodule(table_path), tied_head(network), _reading_targets(network)
+        table, head, written = network.get_submodule(table_path), tied_head(network), reading_targets(network)
         for path in quantised:
             module = network.get_submodule(path)
             assert isinstance(module, nn.Linear)
@@ -114,13 +114,3 @@ def _share_factors(network: PreTrainedModel) -> None:
         if isinstance(module, FactorizedHead):
             factors = network.get_submodule(family_of(network).word_table)
             module.table, module.projection = factors.get_submodule("table"), factors.get_submodule("projection")
-
-
-def _reading_targets(network: PreTrainedModel) -> set[str]:
-    """Return the paths of a decoder's layers whose inputs belong to the tokens that it writes, not to the text's."""
-    family = family_of(network)
-    if not family.has_encoder_and_decoder:
-        return set()
-    blocks = f"{family.stacks[-1].blocks}."
-    of_text = {path for site in attention_sites(network) if site.kind == "cross" for path in (site.key, site.value)}
-    return {path for path, _ in network.named_modules() if path.startswith(blocks) and path not in of_text}
