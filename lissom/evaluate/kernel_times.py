@@ -17,7 +17,7 @@ _CALLS = 50
 
 
 def kernel_times(exported: Exported, batch: Batch, calls: int = _CALLS) -> tuple[KernelTime, ...]:
-    """Return the kernels that answer a batch, those with most time first.
+    """Return the kernels that answer a batch, by name.
 
     Args:
         exported: the file.
@@ -27,7 +27,7 @@ def kernel_times(exported: Exported, batch: Batch, calls: int = _CALLS) -> tuple
     with tempfile.TemporaryDirectory() as folder, pinned():
         records = exported.profile(batch, calls, Path(folder))
         events = [event for path in records for event in json.loads(path.read_text(encoding="utf-8"))]
-    return tuple(sorted(_by_kernel(events, calls), key=lambda kernel: -kernel.microseconds))
+    return tuple(_by_kernel(events, calls))
 
 
 def _by_kernel(events: Iterable[Mapping[str, Any]], calls: int) -> Iterable[KernelTime]:

@@ -73,9 +73,8 @@ def _is_whole(attention: NodeProto, split: NodeProto, product: NodeProto, values
     if product.op_type != _PRODUCT or list(attention.input[:3]) != list(split.output) or len(attention.input) != 5:
         return False
     widths = numpy_helper.to_array(values[split.input[1]]).tolist()
-    heads = _attribute(attention, "num_heads")
-    scale = next(attribute.f for attribute in attention.attribute if attribute.name == "scale")
-    usual = (widths[0] // heads) ** -0.5
+    usual = (widths[0] // _attribute(attention, "num_heads")) ** -0.5
+    scale = next((attribute.f for attribute in attention.attribute if attribute.name == "scale"), usual)
     return bool(attention.input[4]) and len(set(widths)) == 1 and abs(scale - usual) < 1e-6 * usual
 
 
@@ -88,7 +87,8 @@ def _widths(values: Mapping[str, TensorProto]) -> dict[str, int]:
 
 
 def _attribute(node: NodeProto, name: str) -> int:
-    return next(int(attribute.i) for attribute in node.attribute if attribute.name == name)
+    """Return an integer; those that a node leaves out are 0 by default."""
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), 0)
 
 
 def _target(cast: NodeProto) -> int:
