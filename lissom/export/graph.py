@@ -11,7 +11,7 @@ import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from lissom.export.fusions import choose_kernels
-from lissom.export.packing import pack_integers
+from lissom.export.packing import pack_integers, pack_operands
 
 Shape = tuple[str | int, ...]
 
@@ -29,6 +29,7 @@ def tidy(graph: GraphProto) -> None:
     _join_products(graph)
     choose_kernels(graph)
     _drop_unused(graph)
+    pack_operands(graph)
     pack_integers(graph)
 
 

@@ -7,7 +7,7 @@ the int8 tensor once, when a session starts: the file is smaller, the kernels an
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from lissom.models.packing import PLANES, Plane, narrowest, pack
+from lissom.models.packing import PLANES, Plane, narrowest, pack, pack_unsigned
 
 _SMALLEST = 256  # bytes below which nothing is gained
 
@@ -25,6 +25,27 @@ def pack_integers(graph: GraphProto) -> None:
     graph.initializer.extend(tensors.values())
     for node in reversed(nodes):
         graph.node.insert(0, node)
+
+
+def pack_operands(graph: GraphProto) -> None:
+    """Pack the weights of every `MatMulNBits`, which the network gives as int8 `[out, in]`, in place.
+
+    The kernel takes unsigned integers, `[out, groups, bytes]`, and zero points, `[out, bytes]`.
+    """
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "MatMulNBits":
+            continue
+        bits, group = (next(a.i for a in node.attribute if a.name == name) for name in ("bits", "block_size"))
+        weight, zeros = (numpy_helper.to_array(values[node.input[place]]) for place in (1, 3))
+        per_byte = 8 // bits
+        filled = np.pad(zeros, ((0, 0), (0, -zeros.shape[1] % per_byte)))
+        for place, integers, shape in (
+            (1, weight, (len(weight), -1, group * bits // 8)),
+            (3, filled, (len(zeros), -1)),
+        ):
+            packed = pack_unsigned(integers, bits).reshape(shape)
+            values[node.input[place]].CopyFrom(numpy_helper.from_array(packed, node.input[place]))
 
 
 def _unpacking(

@@ -61,6 +61,11 @@ def unpack(planes: list[NDArray[np.uint8]], bits: int, count: int) -> NDArray[np
     return result
 
 
+def pack_unsigned(integers: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """Return the bytes of integers of -2^(b-1) to 2^(b-1) - 1, counted from the lowest, for b = 2, 4 or 8."""
+    return _packed((integers.ravel().astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8), bits)
+
+
 def packed_sizes(bits: int, count: int) -> list[int]:
     """Return the number of bytes of every plane of `count` integers."""
     return [-(-count * plane.bits // 8) for plane in PLANES[bits]]

@@ -11,6 +11,7 @@ from pydantic import Field
 from lissom.models.edits.attention import UseAttention
 from lissom.models.edits.blocks import KeepBlocks
 from lissom.models.edits.exits import AddExits, DropExits
+from lissom.models.edits.grouped import GroupWeights
 from lissom.models.edits.heads import KeepHeads
 from lissom.models.edits.longer import ExtendPositions
 from lissom.models.edits.neurons import KeepNeurons
@@ -33,6 +34,7 @@ Edit = Annotated[
     | DropExits
     | FakeQuantize
     | StoreIntegers
+    | GroupWeights
     | SparseWeights
     | UseAttention,
     Field(discriminator="kind"),
@@ -45,6 +47,7 @@ __all__ = [
     "ExtendPositions",
     "FactorizeWordTable",
     "FakeQuantize",
+    "GroupWeights",
     "KeepBlocks",
     "KeepHeads",
     "KeepNeurons",

@@ -1,6 +1,7 @@
 """Fake quantisation of products and of the word table."""
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -49,7 +50,8 @@ class FakeQuantize(StructureEdit):
         Raises:
             InputError: a pattern of `keep` is no regular expression, or matches nothing.
         """
-        quantised = [path for path in quantised_products(network) if path not in self._kept(network)]
+        kept = kept_layers(network, self.keep)
+        quantised = [path for path in quantised_products(network) if path not in kept]
         table_path = rows_of(network, family_of(network).word_table)
         table, head, written = network.get_submodule(table_path), tied_head(network), reading_targets(network)
         for path in quantised:
@@ -58,7 +60,7 @@ class FakeQuantize(StructureEdit):
             mask = "decoder_attention_mask" if path in written else "attention_mask"
             replace_module(network, path, FakeQuantLinear(module, self.rounding, mask).train(module.training))
         # Positions and segments are a few rows. Encoder and decoder may share the rows of words.
-        if type(table) is not nn.Embedding or table_path in self._kept(network):
+        if type(table) is not nn.Embedding or table_path in kept:
             _share_factors(network)
             return
         rounded = FakeQuantEmbedding(table, weight_high(self.table_bits)).train(table.training)
@@ -68,20 +70,6 @@ class FakeQuantize(StructureEdit):
         if head is not None:
             replace_module(network, head, TiedHead(rounded, network.get_submodule(head).bias))
         _share_factors(network)
-
-    def _kept(self, network: PreTrainedModel) -> set[str]:
-        """Return the paths of the layers that stay in floats by `keep`."""
-        layers = [path for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
-        kept: set[str] = set()
-        for pattern in self.keep:
-            try:
-                matches = {path for path in layers if re.search(pattern, path)}
-            except re.error as error:
-                raise InputError(f"keep: {pattern!r} is no regular expression: {error}") from None
-            if not matches:
-                raise InputError(f"keep: {pattern!r} matches no layer; layers are such as {', '.join(layers[:3])}")
-            kept |= matches
-        return kept
 
     def describe(self) -> str:
         """Return the edit in a few words."""
@@ -106,6 +94,25 @@ def quantised_products(network: PreTrainedModel) -> list[str]:
         and path not in outputs
         and not (path.startswith("exits.") and path.endswith(".classifier"))
     ]
+
+
+def kept_layers(network: PreTrainedModel, patterns: Sequence[str]) -> set[str]:
+    """Return the paths of the layers that match one of some regular expressions.
+
+    Raises:
+        InputError: a pattern is no regular expression, or matches nothing.
+    """
+    layers = [path for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    kept: set[str] = set()
+    for pattern in patterns:
+        try:
+            matches = {path for path in layers if re.search(pattern, path)}
+        except re.error as error:
+            raise InputError(f"keep: {pattern!r} is no regular expression: {error}") from None
+        if not matches:
+            raise InputError(f"keep: {pattern!r} matches no layer; layers are such as {', '.join(layers[:3])}")
+        kept |= matches
+    return kept
 
 
 def _share_factors(network: PreTrainedModel) -> None:

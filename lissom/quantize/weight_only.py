@@ -1,0 +1,121 @@
+"""Weights of 2, 3, 4 or 8 bits in groups of inputs, by rounding alone or with calibration; inputs stay floats.
+
+Rounding to the nearest point needs nothing; GPTQ and AWQ look at the inputs of every layer on some training examples,
+all in one pass of the unrounded model.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lissom.data.batches import Batch, collate
+from lissom.models.calibration import input_grams
+from lissom.models.compressed import CompressedModel
+from lissom.models.edits import Edit, GroupWeights
+from lissom.models.grouped import GroupedLinear, GroupGrid
+from lissom.models.layers import Indivisible
+from lissom.quantize.awq import awq
+from lissom.quantize.calibration_sample import calibration_sample
+from lissom.quantize.config import WeightOnly
+from lissom.quantize.gptq import gptq
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
+
+_BATCH_SIZE = 32
+
+
+def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
+    """Return the recipe. With a training, weights are rounded in every step, and the gradient passes to the exact ones.
+
+    Raises:
+        InputError: a pattern of `keep` is no regular expression, or matches nothing.
+    """
+    edit = GroupWeights(
+        bits=params.bits, group=params.group, clip=params.rounding == "mse", smooth=params.rounding == "awq",
+        packed=params.kernel == "packed", keep=params.keep,
+    )  # fmt: skip
+    paths = edit.paths(model.network)
+    facts = {"bits": params.bits, "layers": len(paths)}
+    if params.training is not None:
+        return Recipe(
+            calibrate=lambda trained: _round_in_training(trained, edit),
+            finish=lambda trained: _keep_rounded(trained, edit),
+            facts=facts,
+        )
+    if params.rounding in ("nearest", "mse"):
+        return Recipe(edits=[edit], facts=facts)
+    fitted = _fitted(model, _batches(model, lesson, params), edit, params)
+
+    def fill(rounded: CompressedModel) -> None:
+        for path, tensors in fitted.items():
+            layer = rounded.network.get_submodule(path)
+            assert isinstance(layer, GroupedLinear)
+            for name, tensor in tensors.items():
+                buffer = layer.get_buffer(name)
+                buffer.copy_(tensor)
+
+    return Recipe(edits=[edit], calibrate=fill, facts=facts)
+
+
+def _batches(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> list[Batch]:
+    data = lesson.texts(model)
+    members = calibration_sample(data, params.calibration_examples, params.seed)
+    parts = np.split(members, range(_BATCH_SIZE, len(members), _BATCH_SIZE))
+    return [collate(data, part, model.pad_id) for part in parts]
+
+
+def _fitted(
+    model: CompressedModel, batches: Sequence[Batch], edit: GroupWeights, params: WeightOnly
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of every rounded layer that a calibration finds, by path and name."""
+    layers = {path: model.network.get_submodule(path) for path in edit.paths(model.network)}
+    grams = input_grams(model.network, layers, batches)
+    fitted = {}
+    for path, layer in layers.items():
+        if path not in grams:  # no example reaches it
+            continue
+        assert isinstance(layer, nn.Linear)
+        weight, grid = layer.weight.detach(), edit.grid(path)
+        if params.rounding == "gptq":
+            names, found = ("integers", "scales", "zeros"), gptq(weight, grams[path], grid, params.damping)
+            fitted[path] = dict(zip(names, found, strict=True))
+        else:
+            factors = awq(weight, grams[path], grid)
+            scaled = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+            scaled.weight = nn.Parameter(weight * factors)
+            rounded = edit.grouped(path, scaled)
+            names = ("integers", "scales", "zeros")
+            fitted[path] = {name: rounded.get_buffer(name) for name in names} | {"smoothing": factors}
+    return fitted
+
+
+class _Rounded(nn.Module, Indivisible):
+    """Rounds a weight to the grid of its groups, with the gradient of the identity."""
+
+    def __init__(self, grid: GroupGrid) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Map a weight `[out, in]` to the rounded one."""
+        return weight + (self.grid.rounded(weight.detach()) - weight).detach()
+
+
+def _round_in_training(trained: CompressedModel, edit: GroupWeights) -> None:
+    for path in edit.paths(trained.network):
+        parametrize.register_parametrization(trained.network.get_submodule(path), "weight", _Rounded(edit.grid(path)))
+
+
+def _keep_rounded(trained: CompressedModel, edit: GroupWeights) -> Sequence[Edit]:
+    """Make layers plain again, with the exact weights, which the edit rounds as the training did."""
+    for path, module in list(trained.network.named_modules()):
+        if parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], _Rounded):  # type: ignore[union-attr,index]
+            original = module.parametrizations.weight.original  # type: ignore[union-attr]
+            with torch.no_grad():
+                exact = original.detach().clone()
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            trained.network.get_submodule(path).weight = nn.Parameter(exact)
+    return [edit]
