@@ -37,12 +37,12 @@ class GroupGrid:
     @property
     def low(self) -> int:
         """Return the smallest integer."""
-        return -(2 ** (self.bits - 1))
+        return -(1 << self.bits - 1)
 
     @property
     def high(self) -> int:
         """Return the largest integer."""
-        return 2 ** (self.bits - 1) - 1
+        return (1 << self.bits - 1) - 1
 
     def parameters(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return scales and zero points `[...]` of groups `[..., size]`."""

@@ -110,6 +110,61 @@ class Int8Training(Section):
         return self
 
 
+class WeightOnlyTrainingParams(_RoundedTrainingParams):
+    """Training with weights rounded in groups: short, with a small learning rate."""
+
+    epochs: float = Field(default=1, gt=0)
+    """Passes over the training set; a fraction stops within one."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak learning rate of AdamW."""
+
+
+class WeightOnly(Section):
+    """Weights of few bits in groups of inputs; inputs stay floats. By rounding alone, with calibration, or trained."""
+
+    method: Literal["weight_only"]
+
+    bits: Literal[2, 3, 4, 8] = 4
+    """Bits of the weights of matrix products."""
+
+    group: int = Field(default=64, ge=1)
+    """Inputs of a row that share a scale and a zero point; of a layer whose inputs it does not divide, the largest
+    divisor below it."""
+
+    rounding: Literal["nearest", "mse", "gptq", "awq"] = "mse"
+    """To the nearest point; on the grid of least squared error; making up for errors by the inputs (GPTQ); or more
+    finely for inputs with large values (AWQ)."""
+
+    damping: float = Field(default=0.01, gt=0)
+    """GPTQ: what is added to the diagonal of the inputs' second moments, as a share of its mean."""
+
+    kernel: Literal["float", "packed"] = "float"
+    """In the ONNX file: weights are unpacked when a session starts and multiplied as floats, so that the file is
+    smaller and not faster; or multiplied packed (`MatMulNBits`): less memory, fast for single tokens, slow for many."""
+
+    keep: tuple[str, ...] = ()
+    """Layers that stay in floats besides norms, tables and what returns logits: regular expressions over paths."""
+
+    calibration_examples: int = Field(default=128, ge=1)
+    """Labelled training examples, drawn at random, on which GPTQ and AWQ look at the inputs of layers."""
+
+    seed: int = 0
+    """Seed of that draw."""
+
+    training: WeightOnlyTrainingParams | None = None
+    """Training of the rounded model against the teacher; null rounds alone."""
+
+    @model_validator(mode="after")
+    def _trains_what_it_rounds(self) -> "WeightOnly":
+        if self.training is not None and self.rounding in ("gptq", "awq"):
+            raise ValueError(
+                f"rounding: {self.rounding} with a training: it is made for rounding without one; set rounding: mse, "
+                "or training: null"
+            )
+        return self
+
+
 class GgufTrainingParams(_RoundedTrainingParams):
     """Training with weights rounded as in the file: short, with a small learning rate."""
 
@@ -138,7 +193,7 @@ class GgufTraining(Section):
     """Training of the rounded model against the teacher; null rounds alone."""
 
 
-QuantizeMethod = Annotated[Int8Training | GgufTraining, Field(discriminator="method")]
+QuantizeMethod = Annotated[Int8Training | WeightOnly | GgufTraining, Field(discriminator="method")]
 """All methods."""
 
 QuantizeParams = Methods[QuantizeMethod]

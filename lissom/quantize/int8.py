@@ -7,14 +7,11 @@ on the same ranges, so that training and export agree.
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.data.batches import Batch, collate
-from lissom.data.encoding import Encoded
+from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FakeQuantize, StoreIntegers
 from lissom.models.exits import all_logits
@@ -22,12 +19,11 @@ from lissom.models.fake_quant import FakeQuantLinear
 from lissom.models.layers import Observer, observers_of, set_real_tokens
 from lissom.quantize.config import Int8Training
 from lissom.quantize.observers import range_of
+from lissom.quantize.sample import calibration_batches
 from lissom.quantize.smoothing import smooth
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-
-_BATCH_SIZE = 32
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:
@@ -41,10 +37,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
     )  # fmt: skip
 
     def prepare(prepared: CompressedModel) -> None:
-        data = lesson.texts(prepared)
-        members = calibration_sample(data, params.calibration_examples, params.seed)
-        parts = np.split(members, range(_BATCH_SIZE, len(members), _BATCH_SIZE))
-        batches = [collate(data, part, prepared.pad_id) for part in parts]
+        batches = calibration_batches(prepared, lesson, params.calibration_examples, params.seed)
         if params.smooth is not None:
             smooth(prepared.network, batches, params.smooth)
         for layer in fake_quantised(prepared.network):
@@ -61,14 +54,6 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
 def fake_quantised(network: nn.Module) -> list[FakeQuantLinear]:
     """Return the fake-quantised products of a network."""
     return [module for module in network.modules() if isinstance(module, FakeQuantLinear)]
-
-
-def calibration_sample(data: Encoded, count: int, seed: int) -> NDArray[np.int64]:
-    """Return the indices of `count` labelled examples (of all, if there are fewer), drawn at random, in random order.
-
-    Long texts have wider ranges than short ones, so that batches must not be sorted by length.
-    """
-    return np.random.default_rng(seed).permutation(data.labelled(len(data)))[:count]
 
 
 def calibrate(network: PreTrainedModel, batches: Iterable[Batch], *, whole: bool = False) -> None:

@@ -1,8 +1,8 @@
 """Quantisation: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.quantize import int8
-from lissom.quantize.config import GgufTraining, Int8Training, QuantizeMethod
+from lissom.quantize import int8, weight_only
+from lissom.quantize.config import GgufTraining, Int8Training, QuantizeMethod, WeightOnly
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -12,6 +12,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: QuantizeMethod) -> Reci
     match params:
         case Int8Training():
             return int8.plan(model, lesson, params)
+        case WeightOnly():
+            return weight_only.plan(model, lesson, params)
         case GgufTraining():
             from lissom.quantize import gguf_grid  # needs a package that only this method needs
 

@@ -6,25 +6,21 @@ all in one pass of the unrounded model.
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lissom.data.batches import Batch, collate
+from lissom.data.batches import Batch
 from lissom.models.calibration import input_grams
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, GroupWeights
 from lissom.models.grouped import GroupedLinear, GroupGrid
 from lissom.models.layers import Indivisible
 from lissom.quantize.awq import awq
-from lissom.quantize.calibration_sample import calibration_sample
 from lissom.quantize.config import WeightOnly
 from lissom.quantize.gptq import gptq
+from lissom.quantize.sample import calibration_batches
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-
-_BATCH_SIZE = 32
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
@@ -47,24 +43,17 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
         )
     if params.rounding in ("nearest", "mse"):
         return Recipe(edits=[edit], facts=facts)
-    fitted = _fitted(model, _batches(model, lesson, params), edit, params)
+    batches = calibration_batches(model, lesson, params.calibration_examples, params.seed)
+    fitted = _fitted(model, batches, edit, params)
 
     def fill(rounded: CompressedModel) -> None:
         for path, tensors in fitted.items():
             layer = rounded.network.get_submodule(path)
             assert isinstance(layer, GroupedLinear)
             for name, tensor in tensors.items():
-                buffer = layer.get_buffer(name)
-                buffer.copy_(tensor)
+                layer.get_buffer(name).copy_(tensor)
 
     return Recipe(edits=[edit], calibrate=fill, facts=facts)
-
-
-def _batches(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> list[Batch]:
-    data = lesson.texts(model)
-    members = calibration_sample(data, params.calibration_examples, params.seed)
-    parts = np.split(members, range(_BATCH_SIZE, len(members), _BATCH_SIZE))
-    return [collate(data, part, model.pad_id) for part in parts]
 
 
 def _fitted(
@@ -111,11 +100,11 @@ def _round_in_training(trained: CompressedModel, edit: GroupWeights) -> None:
 
 def _keep_rounded(trained: CompressedModel, edit: GroupWeights) -> Sequence[Edit]:
     """Make layers plain again, with the exact weights, which the edit rounds as the training did."""
-    for path, module in list(trained.network.named_modules()):
-        if parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], _Rounded):  # type: ignore[union-attr,index]
-            original = module.parametrizations.weight.original  # type: ignore[union-attr]
-            with torch.no_grad():
-                exact = original.detach().clone()
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            trained.network.get_submodule(path).weight = nn.Parameter(exact)
+    for module in list(trained.network.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrizations = module.get_submodule("parametrizations.weight")
+            if isinstance(parametrizations.get_submodule("0"), _Rounded):
+                exact = parametrizations.get_parameter("original").detach().clone()
+                parametrize.remove_parametrizations(module, "weight")
+                module.register_parameter("weight", nn.Parameter(exact))
     return [edit]

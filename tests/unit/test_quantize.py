@@ -17,6 +17,7 @@ from lissom.parallel.replicas import update_ranges
 from lissom.quantize import int8
 from lissom.quantize.config import Int8Training
 from lissom.quantize.int8 import RangeSchedule, calibrate
+from lissom.quantize.sample import calibration_sample
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -191,7 +192,7 @@ def test_calibration_batches_are_like_the_training_set(monkeypatch):
         lengths = batch.mask.sum(1).numpy()
         assert abs(lengths.mean() - data.lengths.mean()) < 4 * spread / len(lengths) ** 0.5
         assert 0.5 * spread < lengths.std() < 1.5 * spread
-    assert len(int8.calibration_sample(data, 10_000, 0)) == 300
+    assert len(calibration_sample(data, 10_000, 0)) == 300
 
 
 def test_padding_is_not_observed():
