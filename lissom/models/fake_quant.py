@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lissom.models.grid import ACTIVATION_HIGH, WeightGrid, affine_range, fake_quantize_rows, learned_rounding, positive
 from lissom.models.integers import IntegerEmbedding, IntegerLinear
-from lissom.models.layers import Indivisible, matrix_of
+from lissom.models.layers import Indivisible
 
 _MOMENTUM = 0.01
 
@@ -176,16 +176,3 @@ class FakeQuantEmbedding(nn.Embedding):
     def converted(self) -> IntegerEmbedding:
         """Return the embedding with integer rows."""
         return IntegerEmbedding.of(self.weight, self.high)
-
-
-class TiedHead(nn.Module):
-    """The output projection that is tied to a quantised word table: it multiplies with the table's rounded rows."""
-
-    def __init__(self, table: nn.Module, bias: Tensor | None) -> None:
-        super().__init__()
-        self.table = table
-        self.bias = bias
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map hidden states `[..., d]` to logits `[..., V]`."""
-        return F.linear(hidden, matrix_of(self.table), self.bias)

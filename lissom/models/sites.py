@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -100,6 +101,13 @@ def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
         for stack, block, place in _block_paths(network)
         for site in stack.ffn
     ]
+
+
+def projections_of(network: PreTrainedModel, part: Literal["attention", "ffn"]) -> list[str]:
+    """Return the paths of the projections of all attentions, or of all feed-forward networks."""
+    if part == "ffn":
+        return [path for ffn in ffn_sites(network) for path in (*ffn.inputs, ffn.output)]
+    return [path for site in attention_sites(network) for path in (site.query, site.key, site.value, site.output)]
 
 
 def _block_paths(network: PreTrainedModel) -> Iterator[tuple[Stack, str, str]]:

@@ -165,6 +165,70 @@ class WeightOnly(Section):
         return self
 
 
+class ProductTrainingParams(_RoundedTrainingParams):
+    """Training of the codebooks and of what is still exact, after every part that has been quantised."""
+
+    epochs: float = Field(default=1, gt=0)
+    """Passes over the training set, of every training; a fraction stops within one."""
+
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Peak learning rate of AdamW."""
+
+    freeze_word_table: bool = False
+    """Freeze the word embeddings, and their codebook."""
+
+
+class ProductQuantization(Section):
+    """Every block of weights of a row becomes one of a few vectors, found by K-means (iPQ): feed-forward networks
+    first, then the word table, then attentions, with a training after each."""
+
+    method: Literal["product"]
+
+    codes: int = Field(default=256, ge=2, le=256)
+    """Vectors in the codebook of a matrix; a code is a byte."""
+
+    ffn: int | None = Field(default=8, ge=1)
+    """Weights in a block of a feed-forward network; null leaves its matrices alone."""
+
+    attention: int | None = Field(default=4, ge=1)
+    """Weights in a block of an attention's projection; null leaves them alone."""
+
+    table: int | None = Field(default=8, ge=1)
+    """Weights in a block of the word table; null leaves it alone."""
+
+    iterations: int = Field(default=15, ge=1)
+    """Iterations of K-means."""
+
+    noise: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the blocks that are zero in every step of a training before all others (Quant-Noise); null skips it."""
+
+    seed: int = 0
+    """Seed of the vectors that K-means starts from."""
+
+    training: ProductTrainingParams | None = ProductTrainingParams()
+    """Training against the teacher after every part; null quantises all parts without one."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "ProductQuantization":
+        if self.ffn is self.attention is self.table is None:
+            raise ValueError("ffn, attention and table are all null: set one, or method: none")
+        if self.training is None and self.noise is not None:
+            raise ValueError("noise needs a training; set training, or noise: null")
+        return self
+
+
+class Half(Section):
+    """Matrices and tables in 16 bits: half the size on disk; products are computed in 32 bits."""
+
+    method: Literal["half"]
+
+    type: Literal["float16", "bfloat16"] = "float16"
+    """float16 is 8 times finer; bfloat16 has the range of float32."""
+
+    training: None = None
+    """There is nothing to train."""
+
+
 class GgufTrainingParams(_RoundedTrainingParams):
     """Training with weights rounded as in the file: short, with a small learning rate."""
 
@@ -193,7 +257,9 @@ class GgufTraining(Section):
     """Training of the rounded model against the teacher; null rounds alone."""
 
 
-QuantizeMethod = Annotated[Int8Training | WeightOnly | GgufTraining, Field(discriminator="method")]
+QuantizeMethod = Annotated[
+    Int8Training | WeightOnly | ProductQuantization | Half | GgufTraining, Field(discriminator="method")
+]
 """All methods."""
 
 QuantizeParams = Methods[QuantizeMethod]

@@ -1,8 +1,8 @@
 """Quantisation: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.quantize import int8, weight_only
-from lissom.quantize.config import GgufTraining, Int8Training, QuantizeMethod, WeightOnly
+from lissom.quantize import half, int8, product, weight_only
+from lissom.quantize.config import GgufTraining, Half, Int8Training, ProductQuantization, QuantizeMethod, WeightOnly
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -14,6 +14,10 @@ def plan(model: CompressedModel, lesson: Lesson, params: QuantizeMethod) -> Reci
             return int8.plan(model, lesson, params)
         case WeightOnly():
             return weight_only.plan(model, lesson, params)
+        case ProductQuantization():
+            return product.plan(model, lesson, params)
+        case Half():
+            return half.plan(params)
         case GgufTraining():
             from lissom.quantize import gguf_grid  # needs a package that only this method needs
 

@@ -10,8 +10,10 @@ from pydantic import Field
 
 from lissom.models.edits.attention import UseAttention
 from lissom.models.edits.blocks import KeepBlocks
+from lissom.models.edits.codebooks import ProductQuantize
 from lissom.models.edits.exits import AddExits, DropExits
 from lissom.models.edits.grouped import GroupWeights
+from lissom.models.edits.halves import HalfWeights
 from lissom.models.edits.heads import KeepHeads
 from lissom.models.edits.longer import ExtendPositions
 from lissom.models.edits.neurons import KeepNeurons
@@ -35,6 +37,8 @@ Edit = Annotated[
     | FakeQuantize
     | StoreIntegers
     | GroupWeights
+    | HalfWeights
+    | ProductQuantize
     | SparseWeights
     | UseAttention,
     Field(discriminator="kind"),
@@ -48,11 +52,13 @@ __all__ = [
     "FactorizeWordTable",
     "FakeQuantize",
     "GroupWeights",
+    "HalfWeights",
     "KeepBlocks",
     "KeepHeads",
     "KeepNeurons",
     "KeepPositions",
     "KeepVocabulary",
+    "ProductQuantize",
     "SparseWeights",
     "StoreIntegers",
     "UseAttention",

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.config import ScaleName
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.word_table import FactorizedHead, rows_of
-from lissom.models.fake_quant import FakeQuantEmbedding, FakeQuantLinear, Rounding, TiedHead
+from lissom.models.edits.tables import replace_table, share_factors
+from lissom.models.edits.word_table import rows_of
+from lissom.models.fake_quant import FakeQuantEmbedding, FakeQuantLinear, Rounding
 from lissom.models.families import classifier_of, family_of
 from lissom.models.grid import WeightGrid, weight_high
 from lissom.models.sites import reading_targets, replace_module, tied_head
@@ -53,23 +54,16 @@ class FakeQuantize(StructureEdit):
         kept = kept_layers(network, self.keep)
         quantised = [path for path in quantised_products(network) if path not in kept]
         table_path = rows_of(network, family_of(network).word_table)
-        table, head, written = network.get_submodule(table_path), tied_head(network), reading_targets(network)
+        table, written = network.get_submodule(table_path), reading_targets(network)
         for path in quantised:
             module = network.get_submodule(path)
             assert isinstance(module, nn.Linear)
             mask = "decoder_attention_mask" if path in written else "attention_mask"
             replace_module(network, path, FakeQuantLinear(module, self.rounding, mask).train(module.training))
-        # Positions and segments are a few rows. Encoder and decoder may share the rows of words.
-        if type(table) is not nn.Embedding or table_path in kept:
-            _share_factors(network)
-            return
-        rounded = FakeQuantEmbedding(table, weight_high(self.table_bits)).train(table.training)
-        for path, module in list(network.named_modules(remove_duplicate=False)):
-            if type(module) is nn.Embedding and module.weight is table.weight:
-                replace_module(network, path, rounded)
-        if head is not None:
-            replace_module(network, head, TiedHead(rounded, network.get_submodule(head).bias))
-        _share_factors(network)
+        # Positions and segments are a few rows.
+        if type(table) is nn.Embedding and table_path not in kept:
+            replace_table(network, FakeQuantEmbedding(table, weight_high(self.table_bits)).train(table.training))
+        share_factors(network)
 
     def describe(self) -> str:
         """Return the edit in a few words."""
@@ -113,11 +107,3 @@ def kept_layers(network: PreTrainedModel, patterns: Sequence[str]) -> set[str]:
             raise InputError(f"keep: {pattern!r} matches no layer; layers are such as {', '.join(layers[:3])}")
         kept |= matches
     return kept
-
-
-def _share_factors(network: PreTrainedModel) -> None:
-    """Let a head that is tied to a factorised table use the table's present layers."""
-    for module in network.modules():
-        if isinstance(module, FactorizedHead):
-            factors = network.get_submodule(family_of(network).word_table)
-            module.table, module.projection = factors.get_submodule("table"), factors.get_submodule("projection")
