@@ -19,11 +19,11 @@ from lissom.models.fake_quant import FakeQuantLinear
 from lissom.models.layers import Observer, observers_of, set_real_tokens
 from lissom.quantize.config import Int8Training
 from lissom.quantize.observers import range_of
-from lissom.quantize.sample import calibration_batches
 from lissom.quantize.smoothing import smooth
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
+from lissom.training.sampling import calibration_batches
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:

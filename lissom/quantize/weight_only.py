@@ -18,9 +18,9 @@ from lissom.models.layers import Indivisible
 from lissom.quantize.awq import awq
 from lissom.quantize.config import WeightOnly
 from lissom.quantize.gptq import gptq
-from lissom.quantize.sample import calibration_batches
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
+from lissom.training.sampling import calibration_batches
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:

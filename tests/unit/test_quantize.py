@@ -17,7 +17,7 @@ from lissom.parallel.replicas import update_ranges
 from lissom.quantize import int8
 from lissom.quantize.config import Int8Training
 from lissom.quantize.int8 import RangeSchedule, calibrate
-from lissom.quantize.sample import calibration_sample
+from lissom.training.sampling import calibration_sample
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)

@@ -15,12 +15,15 @@ from lissom.models.edits.exits import AddExits, DropExits
 from lissom.models.edits.grouped import GroupWeights
 from lissom.models.edits.halves import HalfWeights
 from lissom.models.edits.heads import KeepHeads
+from lissom.models.edits.kronecker import Kronecker
 from lissom.models.edits.longer import ExtendPositions
+from lissom.models.edits.low_rank import LowRank
 from lissom.models.edits.neurons import KeepNeurons
 from lissom.models.edits.positions import KeepPositions
 from lissom.models.edits.quantizers import FakeQuantize
 from lissom.models.edits.sparse import SparseWeights
 from lissom.models.edits.stored import StoreIntegers
+from lissom.models.edits.tensor_train import TensorTrain
 from lissom.models.edits.vocabulary import KeepVocabulary
 from lissom.models.edits.word_table import FactorizeWordTable
 
@@ -32,6 +35,9 @@ Edit = Annotated[
     | ExtendPositions
     | KeepVocabulary
     | FactorizeWordTable
+    | LowRank
+    | Kronecker
+    | TensorTrain
     | AddExits
     | DropExits
     | FakeQuantize
@@ -58,8 +64,11 @@ __all__ = [
     "KeepNeurons",
     "KeepPositions",
     "KeepVocabulary",
+    "Kronecker",
+    "LowRank",
     "ProductQuantize",
     "SparseWeights",
     "StoreIntegers",
+    "TensorTrain",
     "UseAttention",
 ]

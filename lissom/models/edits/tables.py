@@ -4,6 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lissom.errors import InputError
+from lissom.models.capabilities import check_technique
 from lissom.models.edits.word_table import FactorizedHead, rows_of
 from lissom.models.families import family_of
 from lissom.models.layers import matrix_of
@@ -21,6 +23,19 @@ class TiedHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map hidden states `[..., d]` to logits `[..., V]`."""
         return F.linear(hidden, matrix_of(self.table), self.bias)
+
+
+def plain_table(network: PreTrainedModel, subject: str) -> nn.Embedding:
+    """Return the word table.
+
+    Raises:
+        InputError: the family's table cannot be edited, or it is factorised or quantised already.
+    """
+    check_technique(network, "word_table", subject)
+    table = network.get_submodule(family_of(network).word_table)
+    if type(table) is not nn.Embedding:
+        raise InputError(f"{subject}: the word table is a {type(table).__name__} already; factorise it once, and first")
+    return table
 
 
 def replace_table(network: PreTrainedModel, table: nn.Module) -> None:
