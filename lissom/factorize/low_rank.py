@@ -83,7 +83,7 @@ def choose_ranks(
 def _within(
     budget: int, costs: Mapping[str, int], squares: Mapping[str, Tensor], limits: Mapping[str, int]
 ) -> dict[str, int]:
-    """Give the ranks with the largest error per weight first, until the budget is spent; each matrix has one at least."""
+    """Give the ranks with the largest error per weight first, until the budget is spent; each matrix has one."""
     ranks = {path: 1 for path in costs if limits[path] >= 1}
     left = budget - sum(costs[path] for path in ranks)
     # What a rank saves is told as a share of its matrix' whole, since matrices differ in scale.

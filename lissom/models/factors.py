@@ -32,6 +32,11 @@ class LowRankLinear(nn.Module):
         output: Tensor = self.second(self.first(input))
         return output
 
+    @property
+    def bias(self) -> Tensor | None:
+        """Return the bias, `[out]`."""
+        return self.second.bias
+
     def matrix(self) -> Tensor:
         """Return the product, `[out, in]`."""
         return self.second.weight @ self.first.weight

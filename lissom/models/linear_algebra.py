@@ -14,9 +14,9 @@ def low_rank(
 ) -> tuple[Tensor, Tensor]:
     """Return B `[out, r]` and A `[r, in]` whose product is the nearest to a weight `[out, in]`.
 
-    Plainly in the Frobenius norm (Eckart and Young 1936). With `rows`, D `[out]`, the norm of D (W - BA) (Fisher-weighted
-    SVD, Hsu et al. 2022, arXiv:2207.00112). With `gram`, the mean of x x^T `[in, in]`, the mean squared error of the
-    outputs (Chen et al. 2021, arXiv:2101.09650): the SVD of W S with S S^T = gram.
+    Plainly in the Frobenius norm (Eckart and Young 1936). With `rows`, D `[out]`, in the norm of D (W - BA)
+    (Fisher-weighted SVD, Hsu et al. 2022, arXiv:2207.00112). With `gram`, the mean of x x^T `[in, in]`, in the mean
+    squared error of the outputs (Chen et al. 2021, arXiv:2101.09650): the SVD of W S with S S^T = gram.
     """
     work = weight.detach().double()
     if rows is not None:

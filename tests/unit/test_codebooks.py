@@ -136,7 +136,7 @@ def test_every_family_is_stored_and_reloaded(family, name, tmp_path):
 @pytest.mark.parametrize("edit", [PRODUCT, HalfWeights(), HalfWeights(type="bfloat16")], ids=str)
 def test_the_file_answers_as_torch(edit, tmp_path):
     """Matrices as large as real ones, since torch's exporter computes small constants itself."""
-    model = tiny.model("bert", hidden_size=128, intermediate_size=512, num_hidden_layers=1)
+    model = tiny.model("bert", hidden_size=256, intermediate_size=1024, num_hidden_layers=1)
     exports = []
     for name in ("floats", "stored"):
         (tmp_path / name).mkdir()

@@ -42,7 +42,7 @@ def lesson(tmp_path):
 
 
 def squared(matrix):
-    return float(matrix.double().square().sum())
+    return float(matrix.detach().double().square().sum())
 
 
 def test_full_rank_is_exact_and_the_error_is_the_tail():

@@ -80,6 +80,6 @@ def plain_linear(network: PreTrainedModel, path: str, subject: str) -> nn.Linear
         raise InputError(f"{subject}: there is no layer {path}") from None
     if type(layer) is not nn.Linear:
         raise InputError(
-            f"{subject}: {path} is a {type(layer).__name__}, not a plain projection; factorise it once, before quantising"
+            f"{subject}: {path} is a {type(layer).__name__}, not a plain projection; factorise it once, and first"
         )
     return layer

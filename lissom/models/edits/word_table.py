@@ -29,6 +29,10 @@ class FactorizedEmbedding(nn.Module):
         vectors: Tensor = self.projection(self.table(input_ids))
         return vectors
 
+    def matrix(self) -> Tensor:
+        """Return the product of the factors, `[V, d]`."""
+        return matrix_of(self.table) @ matrix_of(self.projection).T
+
 
 class FactorizedHead(nn.Module):
     """The output projection that is tied to a factorised table: it applies the transposed factors."""
