@@ -63,6 +63,8 @@ _MORE: dict[str, dict[str, Any]] = {
     "int8, static, mse": {**_INT8, "observer": "mse", "training": None},
     "int4, static": {**_INT8, "weight_bits": 4, "training": None},
     "codes": {"method": "product", "training": None},
+    "3 bits on average, mse": {**_GROUPS, "average_bits": 3, "rounding": "mse"},
+    "3 bits on average, gptq": {**_GROUPS, "average_bits": 3, "rounding": "gptq"},
 }
 _TRAINED: dict[str, dict[str, Any]] = {
     CONTROL: {},
@@ -209,6 +211,9 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
             sub, ("4 bits in groups, nearest", TRUNCATED), "points", ">= 0"
         ),
         "int2_qat_minus_rtn_points": over_texts(sub, ("int2, trained", "2 bits in groups, nearest"), "points", ">= 5"),
+        "mixed_minus_equal_points_at_3_bits": over_texts(
+            sub, ("3 bits on average, gptq", "3 bits in groups, gptq"), "points", None
+        ),
         "ternary_loss_points": over_texts(sub, (CONTROL, "ternary, trained"), "points", None),
         "signs_loss_points": over_texts(sub, (CONTROL, "signs, trained"), "points", None),
         "gptq4_minus_rtn4_ppl": of_language("4 bits in groups, gptq", "4 bits in groups, nearest", "<= 0"),

@@ -128,6 +128,10 @@ class WeightOnly(Section):
     bits: Literal[2, 3, 4, 8] = 4
     """Bits of the weights of matrix products."""
 
+    average_bits: float | None = Field(default=None, ge=2, le=8)
+    """Bits per weight on average, in place of `bits`: every layer gets 2, 3, 4 or 8, more if the answers to the
+    calibration examples change more when it alone is rounded."""
+
     group: int = Field(default=64, ge=1)
     """Inputs of a row that share a scale and a zero point; of a layer whose inputs it does not divide, the largest
     divisor below it."""

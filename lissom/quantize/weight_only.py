@@ -4,7 +4,8 @@ Rounding to the nearest point needs nothing; GPTQ and AWQ look at the inputs of 
 all in one pass of the unrounded model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -14,10 +15,12 @@ from lissom.models.calibration import input_grams
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, GroupWeights
 from lissom.models.grouped import GroupedLinear, GroupGrid
-from lissom.models.layers import Indivisible
+from lissom.models.layers import Indivisible, matrix_of
+from lissom.models.sensitivity import effects
 from lissom.quantize.awq import awq
 from lissom.quantize.config import WeightOnly
 from lissom.quantize.gptq import gptq
+from lissom.quantize.mixed import BITS, allocate
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 from lissom.training.sampling import calibration_batches
@@ -33,8 +36,12 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
         bits=params.bits, group=params.group, clip=params.rounding == "mse", smooth=params.rounding == "awq",
         packed=params.kernel == "packed", keep=params.keep,
     )  # fmt: skip
-    paths = edit.paths(model.network)
-    facts = {"bits": params.bits, "layers": len(paths)}
+    sizes = {path: matrix_of(model.network.get_submodule(path)).numel() for path in edit.paths(model.network)}
+    facts: dict[str, Any] = {"bits": params.bits, "layers": len(sizes)}
+    if params.average_bits is not None:
+        chosen = allocate(sizes, _divergences(model, lesson, sizes, params), params.average_bits)
+        edit = edit.model_copy(update={"layers": chosen})
+        facts["bits"] = sum(chosen[path] * size for path, size in sizes.items()) / sum(sizes.values())
     if params.training is not None:
         return Recipe(
             calibrate=lambda trained: _round_in_training(trained, edit),
@@ -54,6 +61,18 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
                 layer.get_buffer(name).copy_(tensor)
 
     return Recipe(edits=[edit], calibrate=fill, facts=facts)
+
+
+def _divergences(
+    model: CompressedModel, lesson: Lesson, paths: Iterable[str], params: WeightOnly
+) -> dict[str, dict[int, float]]:
+    """Return by path and bits how much the answers change when one layer is rounded."""
+    batches = calibration_batches(model, lesson, params.calibration_examples, params.seed)
+    grids = {str(bits): GroupGrid(bits, params.group, clip=True) for bits in BITS}
+    found: dict[str, dict[int, float]] = {}
+    for effect in effects(model, batches, list(paths), {name: grid.rounded for name, grid in grids.items()}):
+        found.setdefault(effect.layer, {})[int(effect.change)] = effect.divergence
+    return found
 
 
 def _fitted(

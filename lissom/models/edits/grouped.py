@@ -1,5 +1,6 @@
 """Weights of products as small integers in groups; inputs stay floats."""
 
+from collections import Counter
 from typing import Literal
 
 import torch
@@ -66,6 +67,7 @@ class GroupWeights(StructureEdit):
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        mixed = f", {len(self.layers)} layers with other bits" if self.layers else ""
         speed = "multiplied packed" if self.packed else "smaller on disk, not faster: unpacked when a session starts"
-        return f"weights of {self.bits} bits in groups of {self.group}{mixed} ({speed})"
+        counts = Counter(self.layers.values())
+        mixed = ", ".join(f"{bits} bits in {counts[bits]} layers" for bits in sorted(counts))
+        return f"weights of {mixed or f'{self.bits} bits'} in groups of {self.group} ({speed})"
