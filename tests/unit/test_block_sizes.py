@@ -71,11 +71,11 @@ def test_what_is_no_model_is_told(tmp_path):
 def test_sensitivity_of_every_layer(tmp_path):
     model = tiny.model("bert")
     save(model, tmp_path / "model")
-    rows = "".join(f"the good film number {number}\t{tiny.TASK.labels[number % 3]}\n" for number in range(90))
+    rows = "".join(f"the nice film number {number}\t{tiny.TASK.labels[number % 3]}\n" for number in range(90))
     for folder in ("texts", "data"):
         (tmp_path / folder).mkdir()
     for split in ("train", "dev", "test"):
-        (tmp_path / "texts" / f"{split}.tsv").write_text(f"text\tlabel\n{rows.replace('good', split)}")
+        (tmp_path / "texts" / f"{split}.tsv").write_text(f"text\tlabel\n{rows.replace('nice', split)}")
     prepare(DataParams(source=f"files:{tmp_path / 'texts'}"), tmp_path / "data")
     arguments = ["sensitivity", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--examples", "8"]
     result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "found.json")])
