@@ -16,9 +16,14 @@ class WordTableTrainingParams(RecoveryParams):
 
 
 class WordTableFactorization(Section):
-    """Shrink the word table: fewer rows (tokens that the domain uses), thinner rows (truncated SVD)."""
+    """Shrink the word table: other rows (a vocabulary of the domain's own), fewer rows (tokens that the domain uses),
+    thinner rows (truncated SVD)."""
 
     method: Literal["word_table"]
+
+    vocabulary: int | None = Field(default=None, ge=1)
+    """Most tokens of a new vocabulary (WordPiece, BPE), learnt from train and transfer texts; null keeps the present
+    tokens. Vectors of new tokens begin as means of the old ones that they consist of."""
 
     min_count: int | None = Field(default=1, ge=1)
     """Keep the tokens that occur at least this often in train and transfer texts; null keeps all."""
@@ -31,8 +36,8 @@ class WordTableFactorization(Section):
 
     @model_validator(mode="after")
     def _does_something(self) -> "WordTableFactorization":
-        if self.min_count is None and self.rank is None:
-            raise ValueError("min_count and rank are both null: set one, or method: none")
+        if self.vocabulary is self.min_count is self.rank is None:
+            raise ValueError("vocabulary, min_count and rank are all null: set one, or method: none")
         return self
 
 

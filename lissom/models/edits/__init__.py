@@ -19,6 +19,7 @@ from lissom.models.edits.kronecker import Kronecker
 from lissom.models.edits.longer import ExtendPositions
 from lissom.models.edits.low_rank import LowRank
 from lissom.models.edits.neurons import KeepNeurons
+from lissom.models.edits.new_vocabulary import NewVocabulary
 from lissom.models.edits.positions import KeepPositions
 from lissom.models.edits.quantizers import FakeQuantize
 from lissom.models.edits.sparse import SparseWeights
@@ -34,6 +35,7 @@ Edit = Annotated[
     | KeepPositions
     | ExtendPositions
     | KeepVocabulary
+    | NewVocabulary
     | FactorizeWordTable
     | LowRank
     | Kronecker
@@ -66,6 +68,7 @@ __all__ = [
     "KeepVocabulary",
     "Kronecker",
     "LowRank",
+    "NewVocabulary",
     "ProductQuantize",
     "SparseWeights",
     "StoreIntegers",
