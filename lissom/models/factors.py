@@ -155,7 +155,7 @@ class TensorTrainEmbedding(nn.Module):
             digit = (ids // left) % core.shape[1]
             slices = F.embedding(digit, core.transpose(0, 1).flatten(1))  # [tokens, rank * columns * following]
             slices = slices.view(-1, core.shape[0], core.shape[2] * core.shape[3])
-            vectors = (vectors @ slices).reshape(len(ids), -1, core.shape[3])
+            vectors = (vectors @ slices).reshape(ids.shape[0], -1, core.shape[3])
         return vectors.reshape(*input.shape, self.embedding_dim)
 
     def matrix(self) -> Tensor:

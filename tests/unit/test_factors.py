@@ -230,6 +230,19 @@ def test_the_file_answers_as_torch_without_the_large_matrix(name, quantize, tmp_
             assert np.abs(actual - logits_of(model.network, batch).numpy()).max() < (0.1 if quantize else 1e-4)
 
 
+@pytest.mark.parametrize("edit", [TensorTrain(cores=3, table=4), TensorTrain(cores=2, table=6)], ids=str)
+def test_the_file_looks_words_up_in_a_train(edit, tmp_path):
+    model = tiny.model("bert")
+    model.edit([edit])
+    export_onnx(model, tmp_path)
+    classifier = OnnxClassifier(tmp_path)
+    for size, length in ((1, 2), (3, 11), (2, 5)):
+        batch = tiny.batch("bert", size, length)
+        actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+        with torch.no_grad():
+            assert np.abs(actual - logits_of(model.network, batch).numpy()).max() < 1e-4
+
+
 @pytest.mark.parametrize("weighting", ["none", "inputs", "fisher"])
 @pytest.mark.parametrize("by", ["ratio", "energy", "budget"])
 def test_low_rank_is_planned_applied_and_trained(by, weighting, lesson, tmp_path):
