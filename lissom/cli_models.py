@@ -14,7 +14,7 @@ from lissom.errors import InputError
 if TYPE_CHECKING:
     from lissom.models.block_sizes import Part
 
-_out = Console(markup=False, emoji=False, highlight=False)
+out = Console(markup=False, emoji=False, highlight=False)
 _BLOCKS = typer.Option(help="Show in MiB where the bytes lie: embeddings, attention and FFN of every block.")
 
 
@@ -31,8 +31,8 @@ def inspect(
         _show_blocks([model])
         return
     for title, value in describe(model).items():
-        _out.print(title, style="bold")
-        _out.print(value or Text("none", style="dim"), soft_wrap=True)
+        out.print(title, style="bold")
+        out.print(value or Text("none", style="dim"), soft_wrap=True)
 
 
 def compare(
@@ -52,7 +52,7 @@ def compare(
         table.add_column(name, overflow="fold")
     for title in {**left, **right}:
         table.add_row(title, left.get(title, "-"), right.get(title, "-"))
-    _out.print(table)
+    out.print(table)
 
 
 def sensitivity(
@@ -81,7 +81,7 @@ def sensitivity(
         table.add_row(
             layer, *(f"{1000 * effects[name].divergence:.3g} ({1000 * effects[name].loss:+.2g})" for name in names)
         )
-    _out.print(table)
+    out.print(table)
     if output is not None:
         write_json(output, [
             {"layer": effect.layer, "change": effect.change, "divergence": effect.divergence, "loss": effect.loss}
@@ -109,7 +109,7 @@ def _show_blocks(models: list[str]) -> None:
         parts = [parts.get(name) for parts in tables]
         table.add_row(name, *_cells(parts, [whole.all for whole in sums]))
     table.add_row(*("all", *_cells(sums, [whole.all for whole in sums])), style="bold")
-    _out.print(table)
+    out.print(table)
 
 
 def _cells(parts: Sequence["Part | None"], totals: Sequence[int]) -> list[str]:

@@ -11,6 +11,7 @@ import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from lissom.export.fusions import choose_kernels
+from lissom.export.lookups import simplify_lookups
 from lissom.export.packing import pack_integers, pack_operands
 
 Shape = tuple[str | int, ...]
@@ -28,6 +29,7 @@ def tidy(graph: GraphProto) -> None:
     _share_quantisers(graph)
     _join_products(graph)
     choose_kernels(graph)
+    simplify_lookups(graph)
     _drop_unused(graph)
     pack_operands(graph)
     pack_integers(graph)
