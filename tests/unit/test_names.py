@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from lissom import cli, console
+from lissom import cli, cli_models, console
 from lissom.errors import ParamsError
 from lissom.params import check_params
 from lissom.tracking import answering, comparison
