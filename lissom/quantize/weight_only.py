@@ -34,7 +34,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
     """
     edit = GroupWeights(
         bits=params.bits, group=params.group, clip=params.rounding == "mse", smooth=params.rounding == "awq",
-        packed=params.kernel == "packed", keep=params.keep,
+        packed=params.kernel == "packed", keep=params.keep, correction=params.correction, table_bits=params.table_bits,
     )  # fmt: skip
     sizes = {path: matrix_of(model.network.get_submodule(path)).numel() for path in edit.paths(model.network)}
     facts: dict[str, Any] = {"bits": params.bits, "layers": len(sizes)}
@@ -86,17 +86,20 @@ def _fitted(
         if path not in grams:  # no example reaches it
             continue
         assert isinstance(layer, nn.Linear)
-        weight, grid = layer.weight.detach(), edit.grid(path)
+        weight, grid, rounded = layer.weight.detach(), edit.grid(path), edit.grouped(path, layer)
         if params.rounding == "gptq":
-            names, found = ("integers", "scales", "zeros"), gptq(weight, grams[path], grid, params.damping)
-            fitted[path] = dict(zip(names, found, strict=True))
+            found = gptq(weight, grams[path], grid, params.damping)
         else:
             factors = awq(weight, grams[path], grid)
             scaled = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
             scaled.weight = nn.Parameter(weight * factors)
-            rounded = edit.grouped(path, scaled)
-            names = ("integers", "scales", "zeros")
-            fitted[path] = {name: rounded.get_buffer(name) for name in names} | {"smoothing": factors}
+            multiplied = edit.grouped(path, scaled)
+            found = (multiplied.integers, multiplied.scales, multiplied.zeros)
+            rounded.get_buffer("smoothing").copy_(factors)
+        for name, tensor in zip(("integers", "scales", "zeros"), found, strict=True):
+            rounded.get_buffer(name).copy_(tensor)
+        edit.correct(rounded, weight, grams[path])
+        fitted[path] = {name: buffer for name, buffer in rounded.named_buffers() if name != "bias"}
     return fitted
 
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from lissom.errors import InputError
 from lissom.export.kernels import count_kernels
 from lissom.export.onnx import export_onnx
 from lissom.models.calibration import input_grams
@@ -194,3 +195,44 @@ def test_layers_may_have_other_bits():
 def test_a_calibrated_rounding_is_not_trained():
     with pytest.raises(ValidationError, match="made for rounding without one"):
         WeightOnly.model_validate({"method": "weight_only", "rounding": "gptq", "training": {}})
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "mse", "gptq", "awq"])
+def test_a_correction_makes_up_for_the_rounding(rounding, lesson, tmp_path):
+    """The larger its rank, the nearer the outputs; the whole rank restores the weights to half precision."""
+    exact, batches = tiny.model("bert"), [tiny.batch("bert", seed=seed) for seed in (1, 2)]
+    path = "bert.encoder.layer.1.intermediate.dense"
+    weight = exact.network.get_submodule(path).weight.detach()
+    gram = input_grams(exact.network, {path: exact.network.get_submodule(path)}, batches)[path].float()
+    lost = []
+    for rank in (None, 2, 8, 15):
+        model = tiny.model("bert")
+        params = WeightOnly(
+            method="weight_only", bits=2, group=16, rounding=rounding, correction=rank, calibration_examples=64
+        )
+        compress(model, plan(model, lesson, params), lesson, LiveTeacher(exact.network), None)
+        error = model.network.get_submodule(path).matrix() - weight
+        lost.append(float(((error @ gram) * error).sum() if rounding in ("gptq", "awq") else error.square().sum()))
+    assert lost[0] > lost[1] > lost[2] > lost[3]
+    save(model, tmp_path / "model")
+    with torch.no_grad():
+        again = logits_of(load(tmp_path / "model").network, batches[0])
+        assert torch.equal(again, logits_of(model.network.eval(), batches[0]))
+
+
+@pytest.mark.parametrize("kernel", ["float", "packed"])
+def test_the_file_has_the_correction(kernel, tmp_path):
+    model = tiny.model("bert")
+    model.edit([GroupWeights(bits=2, group=16, correction=4, packed=kernel == "packed")])
+    export_onnx(model, tmp_path)
+    classifier, batch = OnnxClassifier(tmp_path), tiny.batch("bert", 3, 11)
+    actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+    with torch.no_grad():
+        assert np.abs(actual - logits_of(model.network, batch).numpy()).max() < 1e-4
+
+
+def test_a_correction_larger_than_the_matrix_is_refused():
+    with pytest.raises(InputError, match="rank 16 saves nothing"):
+        tiny.model("bert").edit([GroupWeights(correction=16)])
+    with pytest.raises(ValidationError, match="correction with a training"):
+        WeightOnly.model_validate({"method": "weight_only", "correction": 4, "training": {}})

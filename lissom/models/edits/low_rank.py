@@ -28,7 +28,7 @@ class LowRank(StructureEdit):
         """
         for path, rank in self.ranks.items():
             layer = plain_linear(network, path, self.kind)
-            check_rank(path, rank, layer.out_features, layer.in_features)
+            check_rank(self.kind, path, rank, layer.out_features, layer.in_features)
             factors = LowRankLinear(layer.in_features, layer.out_features, rank, bias=layer.bias is not None)
             if layer.weight.is_meta:
                 second, first = (
@@ -59,11 +59,11 @@ def largest_rank(rows: int, columns: int) -> int:
     return (rows * columns - 1) // (rows + columns)
 
 
-def check_rank(path: str, rank: int, rows: int, columns: int) -> None:
+def check_rank(subject: str, path: str, rank: int, rows: int, columns: int) -> None:
     """Raise `InputError` if factors of a rank are no smaller than the matrix."""
     if not 1 <= rank <= largest_rank(rows, columns):
         raise InputError(
-            f"low_rank: rank {rank} saves nothing on {path}, {rows} x {columns}: {rank * (rows + columns):,} weights "
+            f"{subject}: rank {rank} saves nothing on {path}, {rows} x {columns}: {rank * (rows + columns):,} weights "
             f"instead of {rows * columns:,}; the largest rank that does is {largest_rank(rows, columns)}"
         )
 
