@@ -1,7 +1,7 @@
 """Matrices and tables in 16 bits (Micikevicius et al. 2018, arXiv:1710.03740, §3): half the size, computed in 32."""
 
 from lissom.models.edits import HalfWeights
-from lissom.quantize.config import Half
+from lissom.quantize.compact_config import Half
 from lissom.training.recipe import Recipe
 
 

@@ -2,7 +2,8 @@
 
 from lissom.models.compressed import CompressedModel
 from lissom.quantize import half, int8, product, weight_only
-from lissom.quantize.config import GgufTraining, Half, Int8Training, ProductQuantization, QuantizeMethod, WeightOnly
+from lissom.quantize.compact_config import Half, ProductQuantization, WeightOnly
+from lissom.quantize.config import GgufTraining, Int8Training, QuantizeMethod
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 

@@ -17,7 +17,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import ProductQuantize
 from lissom.models.edits.codebooks import PARTS, Part, check_block, replace_matrix
 from lissom.models.layers import Indivisible, matrix_of
-from lissom.quantize.config import ProductQuantization
+from lissom.quantize.compact_config import ProductQuantization
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 

@@ -18,7 +18,7 @@ from lissom.models.grouped import GroupedLinear, GroupGrid
 from lissom.models.layers import Indivisible, matrix_of
 from lissom.models.sensitivity import effects
 from lissom.quantize.awq import awq
-from lissom.quantize.config import WeightOnly
+from lissom.quantize.compact_config import WeightOnly
 from lissom.quantize.gptq import gptq
 from lissom.quantize.mixed import BITS, allocate
 from lissom.training.lesson import Lesson

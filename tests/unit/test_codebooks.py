@@ -25,7 +25,7 @@ from lissom.models.codebooks import (
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import HalfWeights, ProductQuantize
-from lissom.quantize.config import Half, ProductQuantization
+from lissom.quantize.compact_config import Half, ProductQuantization
 from lissom.quantize.plan import plan
 from lissom.quantize.product import BlockNoise
 from lissom.serving.classifier import OnnxClassifier

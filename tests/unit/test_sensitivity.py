@@ -9,7 +9,7 @@ from lissom.models.edits.quantizers import quantised_products
 from lissom.models.grouped import GroupedLinear, GroupGrid
 from lissom.models.layers import matrix_of
 from lissom.models.sensitivity import effects
-from lissom.quantize.config import WeightOnly
+from lissom.quantize.compact_config import WeightOnly
 from lissom.quantize.mixed import BITS, allocate
 from lissom.quantize.plan import plan
 from lissom.training.compress import compress

@@ -17,7 +17,7 @@ from lissom.models.directory import load, save
 from lissom.models.edits import GroupWeights
 from lissom.models.grouped import GroupedLinear, GroupGrid
 from lissom.quantize.awq import awq, output_error
-from lissom.quantize.config import WeightOnly
+from lissom.quantize.compact_config import WeightOnly
 from lissom.quantize.gptq import gptq
 from lissom.quantize.plan import plan
 from lissom.serving.classifier import OnnxClassifier
