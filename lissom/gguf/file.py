@@ -73,11 +73,13 @@ def gguf_model(model: CompressedModel, pooling: Pooling = "mean") -> GgufModel:
     """
     architecture, vocabulary = described(model)
     network = dense(model.network)
+    if network is not model.network:
+        model = replace(model, network=network)
     shapes = target_shapes(shapes_of(network), architecture, network.config.hidden_size)
     if not shapes.is_even and architecture.uneven is not None:
         architecture = replace(architecture, name=architecture.uneven)
     return GgufModel(
-        replace(model, network=network),
+        model,
         architecture,
         shapes,
         vocabulary,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lissom.models.layers import Indivisible, StoredLinear
+from lissom.models.layers import AskedForItsType, Indivisible, StoredLinear
 
 _TRIES = 100
 _SHIFT = 1e-6
@@ -151,7 +151,7 @@ class _TrainedCodes(nn.Module, Indivisible):
         return decode(self.centroids(), self.codes)
 
 
-class TrainedCodebookLinear(_TrainedCodes):
+class TrainedCodebookLinear(AskedForItsType, _TrainedCodes):
     """A linear map whose codebook is trained."""
 
     def __init__(self, linear: nn.Linear, block: int, count: int, iterations: int, seed: int) -> None:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissom.models.layers import AskedForItsType
 
-class LowRankLinear(nn.Module):
+
+class LowRankLinear(AskedForItsType, nn.Module):
     """Two projections, of the inputs to rank r and from there to the outputs: W = B A (Eckart and Young 1936).
 
     Args:
@@ -42,7 +44,7 @@ class LowRankLinear(nn.Module):
         return self.second.weight @ self.first.weight
 
 
-class KroneckerLinear(nn.Module):
+class KroneckerLinear(AskedForItsType, nn.Module):
     """A sum of Kronecker products: W = sum over r of A_r x B_r (Tahaei et al. 2022, arXiv:2109.06243, §3).
 
     Args:
@@ -96,7 +98,7 @@ class KroneckerEmbedding(nn.Module):
         return (self.left[..., None] * self.right).flatten(1)
 
 
-class TensorTrainLinear(nn.Module):
+class TensorTrainLinear(AskedForItsType, nn.Module):
     """A matrix as a train of cores (Oseledets 2011; Novikov et al. 2015, arXiv:1509.06569, §3).
 
     W[i, j] is the product of the matrices core_k[:, i_k, j_k, :], where i and j are read as numbers with digits i_k of

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 T = TypeVar("T", bound=nn.Module)
@@ -58,6 +59,15 @@ class HasMatrix(Protocol):
         ...
 
 
+class AskedForItsType:
+    """Base of projections without a parameter `weight`."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Return nothing, in the type that the layer computes in; transformers' T5 asks its last projection for it."""
+        return torch.empty(0)
+
+
 @runtime_checkable
 class Stored(HasMatrix, Protocol):
     """A layer whose weights are stored in another form than floats; it cannot be trained or cut."""
@@ -68,7 +78,7 @@ class Stored(HasMatrix, Protocol):
         ...
 
 
-class StoredLinear(nn.Module, ABC):
+class StoredLinear(AskedForItsType, nn.Module, ABC):
     """Base of linear maps whose weights are stored in another form than floats."""
 
     bias: Tensor | None

@@ -56,8 +56,7 @@ class WeightOnly(Section):
     the rounding (LoRC); null adds none."""
 
     table_bits: Literal[4, 8] | None = 8
-    """Bits of the word table's rows, each with a scale; with a training they are rounded after it. null leaves the
-    table in floats."""
+    """Bits of the word table's rows, each with a scale; null leaves the table in floats."""
 
     kernel: Literal["float", "packed"] = "float"
     """In the ONNX file: weights are unpacked when a session starts and multiplied as floats, so that the file is

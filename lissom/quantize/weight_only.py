@@ -116,6 +116,7 @@ class _Rounded(nn.Module, Indivisible):
 
 
 def _round_in_training(trained: CompressedModel, edit: GroupWeights) -> None:
+    edit.round_table(trained.network)
     for path in edit.paths(trained.network):
         parametrize.register_parametrization(trained.network.get_submodule(path), "weight", _Rounded(edit.grid(path)))
 

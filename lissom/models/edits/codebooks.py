@@ -59,9 +59,11 @@ class ProductQuantize(StructureEdit):
         if block is None:
             return {}
         if part == "table":
-            if family_of(network).scaled_word_table:  # it stays in floats (`lissom families`)
-                return {}
-            return {rows_of(network, family_of(network).word_table): block}
+            path = rows_of(network, family_of(network).word_table)
+            table = network.get_submodule(path)
+            if isinstance(table, nn.Embedding) and type(table) is not nn.Embedding:
+                return {}  # it scales what it returns, and stays in floats
+            return {path: block}
         return dict.fromkeys(projections_of(network, part), block)
 
     def _stored(self, path: str, layer: nn.Module, block: int) -> nn.Module:

@@ -13,10 +13,12 @@ from lissom.models.edits.low_rank import check_rank
 from lissom.models.edits.quantizers import kept_layers, quantised_products
 from lissom.models.edits.tables import replace_table, share_factors
 from lissom.models.edits.word_table import rows_of
+from lissom.models.fake_quant import FakeQuantEmbedding
 from lissom.models.families import family_of
 from lissom.models.grid import weight_high
 from lissom.models.grouped import GroupedLinear, GroupGrid
 from lissom.models.integers import IntegerEmbedding
+from lissom.models.layers import Convertible
 from lissom.models.linear_algebra import low_rank
 from lissom.models.sites import replace_module
 
@@ -73,9 +75,18 @@ class GroupWeights(StructureEdit):
             replace_module(network, path, rounded.train(layer.training))
         path = rows_of(network, family_of(network).word_table)
         table = network.get_submodule(path)
-        if self.table_bits is not None and type(table) is nn.Embedding and path not in kept:
+        if isinstance(table, Convertible):  # it was rounded in a training
+            replace_table(network, table.converted())
+        elif self.table_bits is not None and type(table) is nn.Embedding and path not in kept:
             replace_table(network, IntegerEmbedding.of(table.weight, weight_high(self.table_bits)))
         share_factors(network)
+
+    def round_table(self, network: PreTrainedModel) -> None:
+        """Round the rows of the word table in every pass, for a training."""
+        path = rows_of(network, family_of(network).word_table)
+        table = network.get_submodule(path)
+        if self.table_bits is not None and type(table) is nn.Embedding and path not in kept_layers(network, self.keep):
+            replace_table(network, FakeQuantEmbedding(table, weight_high(self.table_bits)).train(table.training))
 
     def grouped(self, path: str, layer: nn.Linear) -> GroupedLinear:
         """Return a layer with rounded weights, whose correction is 0."""
