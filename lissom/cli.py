@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lissom import __version__, cli_language
+from lissom import __version__, cli_language, cli_models
 from lissom.ending import finish_with_message
 from lissom.errors import InputError
 from lissom.machine import limit_threads
@@ -19,7 +19,7 @@ from lissom.machine import limit_threads
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Small, fast, low-carbon Transformers.")
 params_app = typer.Typer(no_args_is_help=True, help="The params of the pipeline.")
 app.add_typer(params_app, name="params")
-for command in (cli_language.generate, cli_language.chat, cli_language.harness):
+for command in (cli_language.generate, cli_language.chat, cli_language.harness, *cli_models.COMMANDS):
     app.command()(command)
 
 out = Console(markup=False, emoji=False, highlight=False)
@@ -173,33 +173,6 @@ def serve(
     name, folder = exported_folder(model)
     limits = Limits(running=parallel or max(1, usable_cores() // max(1, threads)), waiting=queue)
     run_server(OnnxClassifier(folder, threads, spin=False), name, host, port, limits)
-
-
-@app.command()
-def inspect(model: Annotated[Path, typer.Argument(help="A model directory.")]) -> None:
-    """Show edits, sizes and lineage of a model directory."""
-    from lissom.tracking.comparison import describe
-
-    for title, value in describe(str(model)).items():
-        out.print(title, style="bold")
-        out.print(value or Text("none", style="dim"), soft_wrap=True)
-
-
-@app.command()
-def compare(
-    first: Annotated[str, typer.Argument(help="Model directory or models:/NAME/VERSION.")],
-    second: Annotated[str, typer.Argument(help="Model directory or models:/NAME/VERSION.")],
-) -> None:
-    """Set two models side by side."""
-    from lissom.tracking.comparison import describe
-
-    left, right = describe(first), describe(second)
-    table = Table(show_lines=True)
-    for name in ("", first, second):
-        table.add_column(name, overflow="fold")
-    for title in {**left, **right}:
-        table.add_row(title, left.get(title, "-"), right.get(title, "-"))
-    out.print(table)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 
 from lissom.artifacts import CONFIG, MANIFEST
 from lissom.errors import InputError, advice_for
+from lissom.factorize.config import WordTableFactorization
 from lissom.models.source import GGUF, locate
 from lissom.params import Params
 from lissom.storage import followed
@@ -103,7 +104,9 @@ def _misfits(params: Params, config: Mapping[str, Any]) -> Iterator[str]:
     rows, width = config.get("vocab_size"), config.get("hidden_size", config.get("dim", config.get("n_embd")))
     for method in params.factorize:
         # Fewer rows are known only after trimming; the full table is the most favourable case.
-        if isinstance(rows, int) and isinstance(width, int) and method.rank is not None:
+        if not isinstance(method, WordTableFactorization) or method.rank is None:
+            continue
+        if isinstance(rows, int) and isinstance(width, int):
             largest = (rows * width - 1) // (rows + width)
             if method.rank > largest:
                 yield f"  factorize.rank: {method.rank} saves nothing on a {rows} x {width} table; largest: {largest}"

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from lissom.attention.config import FixedRadius, Pattern
 from lissom.errors import InputError
 from lissom.models.compressed import input_names
+from lissom.models.layers import Projection
 from lissom.models.patterned import patterns_of
 from lissom.models.sites import attention_sites, head_size
 
@@ -33,8 +34,9 @@ class CachedDecoder(nn.Module):
 
     def __init__(self, network: PreTrainedModel, shapes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        for site in attention_sites(network):
-            check_cached_patterns(patterns_of(network.get_submodule(site.module)))
+        self._attentions = [network.get_submodule(site.module) for site in attention_sites(network)]
+        for module in self._attentions:
+            check_cached_patterns(patterns_of(module))
         network.set_attn_implementation(NAME)
         network.config.use_cache = False
         self.network = network
@@ -44,7 +46,7 @@ class CachedDecoder(nn.Module):
         """Return the logits and the present keys and values, two of every block."""
         length, before = input_ids.shape[1], past[0].shape[2]
         state = _State(attention_mask, past)
-        for module in self.network.modules():
+        for module in self._attentions:
             module._lissom_state = state
         try:
             logits: Tensor = self.network(
@@ -53,7 +55,7 @@ class CachedDecoder(nn.Module):
                 position_ids=(before + torch.arange(length, device=input_ids.device))[None],
             ).logits
         finally:
-            for module in self.network.modules():
+            for module in self._attentions:
                 del module._lissom_state
         return (logits, *state.present)
 
@@ -75,7 +77,7 @@ def cache_shapes(network: PreTrainedModel) -> list[tuple[int, int]]:
     width, shapes = head_size(network), []
     for site in attention_sites(network):
         key = network.get_submodule(site.key)
-        assert isinstance(key, nn.Linear)
+        assert isinstance(key, Projection)
         shapes.append((key.out_features // width, width))
     return shapes
 

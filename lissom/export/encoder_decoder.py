@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lissom.models.families import family_of
 from lissom.models.family import AttentionSite
+from lissom.models.layers import Projection
 from lissom.models.sites import attention_sites, head_size
 
 NAME = "lissom_onnx_encoder_decoder"
@@ -98,7 +99,7 @@ def _shapes(network: PreTrainedModel, sites: Sequence[AttentionSite]) -> list[tu
     width, shapes = head_size(network), []
     for site in sites:
         key = network.get_submodule(site.key)
-        assert isinstance(key, nn.Linear)
+        assert isinstance(key, Projection)
         shapes.append((key.out_features // width, width))
     return shapes
 

@@ -11,6 +11,8 @@ import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from lissom.export.fusions import choose_kernels
+from lissom.export.lookups import simplify_lookups
+from lissom.export.packing import pack_integers, pack_operands
 
 Shape = tuple[str | int, ...]
 
@@ -24,9 +26,13 @@ def tidy(graph: GraphProto) -> None:
         value.ClearField("metadata_props")
     del graph.metadata_props[:]
     _cancel_round_trips(graph)
+    _share_quantisers(graph)
     _join_products(graph)
     choose_kernels(graph)
+    simplify_lookups(graph)
     _drop_unused(graph)
+    pack_operands(graph)
+    pack_integers(graph)
 
 
 def _cancel_round_trips(graph: GraphProto) -> None:
@@ -63,16 +69,30 @@ def _origin(node: NodeProto, producers: dict[str, NodeProto], shapes: dict[str, 
     return origin
 
 
+def _share_quantisers(graph: GraphProto) -> None:
+    """Let products of the same tensor read the same quantised one, where its scale and zero point are the same."""
+    values = {tensor.name: tensor for tensor in graph.initializer}
+
+    def identity(name: str) -> bytes | str:
+        return numpy_helper.to_array(values[name]).tobytes() if name in values else name
+
+    first: dict[tuple[bytes | str, ...], NodeProto] = {}
+    replacements: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
+            twin = first.setdefault((node.op_type, node.input[0], *map(identity, node.input[1:])), node)
+            replacements |= zip(node.output, twin.output, strict=True)
+    for node in graph.node:
+        node.input[:] = [replacements.get(name, name) for name in node.input]
+
+
 def _join_products(graph: GraphProto) -> None:
     """Merge integer products of the same quantised tensor (query, key and value) into one."""
     values = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    groups: dict[tuple[str, bytes, bytes, int], list[NodeProto]] = {}
+    groups: dict[tuple[str, int], list[NodeProto]] = {}
     for node in graph.node:
         if node.op_type == "MatMulIntegerToFloat":
-            scale, zero_point = (numpy_helper.to_array(values[node.input[place]]).tobytes() for place in (2, 4))
-            source = producers[node.input[0]].input[0]
-            groups.setdefault((source, scale, zero_point, len(node.input)), []).append(node)
+            groups.setdefault((node.input[0], len(node.input)), []).append(node)
     for first, *siblings in groups.values():
         if not siblings:
             continue

@@ -29,7 +29,7 @@ from lissom.models.compressed import CompressedModel, input_names, logits_from
 from lissom.models.exits import EmbeddingPart, has_early_exits, parts_of
 from lissom.models.families import family_of
 from lissom.models.generation import end_ids
-from lissom.models.layers import converted, is_convertible
+from lissom.models.layers import computes_with_integers, converted
 from lissom.models.patterned import has_patterns
 from lissom.serving.folder import DECODER, file_digest
 from lissom.storage import naming
@@ -70,7 +70,7 @@ def export_onnx(model: CompressedModel, folder: Path, beams: int = BEAMS) -> Onn
         serving["beams"] = beams
     write_serving(folder, serving)
     onnx_file = OnnxFile(folder)
-    if is_convertible(model.network) and not onnx_file.kernels():
+    if computes_with_integers(model.network) and not onnx_file.kernels():
         kernels = ", ".join(sorted(count_kernels(folder / ONNX)))
         raise InputError(
             f"{folder / ONNX}: the model is quantised, but no kernel computes with integers; found {kernels}"

@@ -8,7 +8,7 @@ from lissom.errors import InputError
 from lissom.export.config import ExportParams
 from lissom.export.exported import Exported, Parity, logits_by_batch
 from lissom.models.compressed import CompressedModel, logits_of
-from lissom.models.layers import is_convertible
+from lissom.models.layers import computes_with_integers
 
 
 def check_parity(model: CompressedModel, exported: Exported, dev: Encoded, params: ExportParams) -> Parity:
@@ -17,7 +17,7 @@ def check_parity(model: CompressedModel, exported: Exported, dev: Encoded, param
     Raises:
         InputError: a logit differs by more than the tolerance, or too many predictions differ.
     """
-    name = "int8_tolerance" if is_convertible(model.network) else "float_tolerance"
+    name = "int8_tolerance" if computes_with_integers(model.network) else "float_tolerance"
     task, tolerance = model.manifest.task, getattr(params, name)
     difference, agreements, rows = 0.0, [], []
     network = model.network.eval()

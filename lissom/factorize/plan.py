@@ -1,7 +1,13 @@
 """Factorisation: every method behind one function."""
 
-from lissom.factorize import word_table
-from lissom.factorize.config import FactorizeMethod, WordTableFactorization
+from lissom.factorize import kronecker, low_rank, tensor_train, word_table
+from lissom.factorize.config import (
+    FactorizeMethod,
+    KroneckerFactorization,
+    LowRankFactorization,
+    TensorTrainFactorization,
+    WordTableFactorization,
+)
 from lissom.models.compressed import CompressedModel
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
@@ -12,3 +18,9 @@ def plan(model: CompressedModel, lesson: Lesson, params: FactorizeMethod) -> Rec
     match params:
         case WordTableFactorization():
             return word_table.plan(model, lesson, params)
+        case LowRankFactorization():
+            return low_rank.plan(model, lesson, params)
+        case KroneckerFactorization():
+            return kronecker.plan(model, lesson, params)
+        case TensorTrainFactorization():
+            return tensor_train.plan(model, lesson, params)

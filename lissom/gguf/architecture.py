@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
-from lissom.models.layers import is_convertible
+from lissom.models.layers import computes_with_integers
 from lissom.models.patterned import has_patterns
 from lissom.models.sites import attention_sites, blocks_of, ffn_sites, head_groups, head_size
 
@@ -111,7 +111,7 @@ def architecture_of(network: PreTrainedModel) -> Architecture:
             f"export.formats gguf: models of type {model_type!r} are not supported; supported: "
             f"{', '.join(ARCHITECTURES)}"
         )
-    if is_convertible(network):
+    if computes_with_integers(network):
         raise InputError(
             "export.formats gguf: activations are quantised to int8, which a GGUF file cannot express; set "
             "quantize.method: gguf or none"

@@ -19,6 +19,7 @@ from lissom.gguf.settings import write_settings
 from lissom.gguf.tensors import rope_factors, tensors_of
 from lissom.gguf.vocabulary import Vocabulary, vocabulary_of, write_vocabulary
 from lissom.models.compressed import CompressedModel
+from lissom.models.dense import dense
 from lissom.storage import replacing
 from lissom.tasks.language_modeling import LanguageModeling
 
@@ -64,17 +65,27 @@ def described(model: CompressedModel) -> tuple[Architecture, Vocabulary]:
 def gguf_model(model: CompressedModel, pooling: Pooling = "mean") -> GgufModel:
     """Return a language model, or the encoder of another model, in llama.cpp's terms.
 
-    Blocks of different widths stay as they are where llama.cpp has an architecture for it; else they are padded with
-    zeros to the widest one, which changes no answer.
+    Factors of matrices are multiplied out. Blocks of different widths stay as they are where llama.cpp has an
+    architecture for it; else they are padded with zeros to the widest one, which changes no answer.
 
     Raises:
         InputError: as of `described`, or llama.cpp has no name for a tensor.
     """
-    network, (architecture, vocabulary) = model.network, described(model)
+    architecture, vocabulary = described(model)
+    network = dense(model.network)
+    if network is not model.network:
+        model = replace(model, network=network)
     shapes = target_shapes(shapes_of(network), architecture, network.config.hidden_size)
     if not shapes.is_even and architecture.uneven is not None:
         architecture = replace(architecture, name=architecture.uneven)
-    return GgufModel(model, architecture, shapes, vocabulary, tensors_of(network, architecture, shapes), pooling)
+    return GgufModel(
+        model,
+        architecture,
+        shapes,
+        vocabulary,
+        tensors_of(network, architecture, shapes),
+        pooling,
+    )
 
 
 def write_gguf(

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.gguf.architecture import Architecture, Shapes, interleave, padded
-from lissom.models.edits.word_table import FactorizedEmbedding
 from lissom.models.families import family_of
 from lissom.models.fused import fused_state
 from lissom.models.sites import attention_sites, blocks_of, ffn_sites
@@ -24,7 +23,7 @@ def tensors_of(network: PreTrainedModel, architecture: Architecture, target: Sha
     """Return the tensors by llama.cpp's names, in float32.
 
     Args:
-        network: the network.
+        network: the network, with plain projections and tables.
         architecture: how llama.cpp holds it.
         target: sizes of the blocks in the file; where they are larger than the network's, zeros are added.
 
@@ -32,7 +31,7 @@ def tensors_of(network: PreTrainedModel, architecture: Architecture, target: Sha
         InputError: there is a tensor that llama.cpp has no name for.
     """
     family = family_of(network)
-    state = {name: tensor.detach().float().cpu() for name, tensor in _merged_state(network).items()}
+    state = {name: tensor.detach().float().cpu() for name, tensor in untied_state(network).items()}
     _change_attention(network, architecture, target, state)
     for site, neurons in zip(ffn_sites(network), target.neurons, strict=True):
         for path in site.inputs:
@@ -73,17 +72,6 @@ def rope_factors(network: PreTrainedModel) -> dict[str, NDArray[np.float32]]:
     frequencies = rope["rope_theta"] ** -(torch.arange(0, width, 2).double() / width)
     module = next(module for module in network.modules() if hasattr(module, "inv_freq"))
     return {ROPE_FACTORS: (frequencies / module.inv_freq.double().cpu()).float().numpy()}
-
-
-def _merged_state(network: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the network's state with the product of a factorised word table in place of its factors."""
-    state = untied_state(network)
-    path = family_of(network).word_table
-    table = network.get_submodule(path)
-    if isinstance(table, FactorizedEmbedding):
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{path}.")}
-        state[f"{path}.weight"] = table.table.weight @ table.projection.weight.T
-    return state
 
 
 def _change_attention(

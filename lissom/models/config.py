@@ -9,6 +9,8 @@ from lissom.section import Methods, Section
 
 Extension = Literal["copy", "interpolate"]
 """How positions are added: a table is repeated or stretched."""
+ScaleName = Literal["max", "mse", "learned", "mean"]
+"""How the scale of a row is found: its largest weight, the least squared error, by training, or its mean weight."""
 BaseModelSource = Annotated[str, StringConstraints(pattern=r"^(package|hub|dir|new):\S.*$")]
 NEW = "new:"
 """Starts the source of a base model that is made, with random weights."""

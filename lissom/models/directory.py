@@ -37,12 +37,11 @@ from lissom.models.checking import (
     read_bounded_json,
     read_tokenizer,
 )
+from lissom.models.compact_file import decoded, encoded
 from lissom.models.compressed import CompressedModel
-from lissom.models.edits import SparseWeights
 from lissom.models.families import family_of
 from lissom.models.fused import fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
-from lissom.models.sparse_file import decoded, encoded
 from lissom.models.tensor_file import write_tensors
 from lissom.models.tied import assign, untied_state
 
@@ -85,7 +84,7 @@ def write_model(model: CompressedModel, folder: Path) -> None:
     """Write the files of a model into an existing folder."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied_state(model.network).items()}
     tensors = fused_state(state, family_of(model.network))
-    if any(isinstance(edit, SparseWeights) for edit in model.manifest.edits):
+    if any(edit.is_compact for edit in model.manifest.edits):
         tensors = encoded(tensors)
     write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     model.manifest = model.manifest.model_copy(update={"weights_sha256": file_sha256(folder / WEIGHTS)})

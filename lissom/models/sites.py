@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -102,6 +103,13 @@ def ffn_sites(network: PreTrainedModel) -> list[FfnSite]:
     ]
 
 
+def projections_of(network: PreTrainedModel, part: Literal["attention", "ffn"]) -> list[str]:
+    """Return the paths of the projections of all attentions, or of all feed-forward networks."""
+    if part == "ffn":
+        return [path for ffn in ffn_sites(network) for path in (*ffn.inputs, ffn.output)]
+    return [path for site in attention_sites(network) for path in (site.query, site.key, site.value, site.output)]
+
+
 def _block_paths(network: PreTrainedModel) -> Iterator[tuple[Stack, str, str]]:
     """Yield every block's stack, its path, and its name for messages."""
     for stack in family_of(network).stacks:
@@ -130,6 +138,16 @@ def tied_head(network: PreTrainedModel) -> str | None:
         if isinstance(module, nn.Linear) and weight is not None and module.weight is weight
     ]
     return matches[0] if matches else None
+
+
+def reading_targets(network: PreTrainedModel) -> set[str]:
+    """Return the paths of a decoder's layers whose inputs belong to the tokens that it writes, not to the text's."""
+    family = family_of(network)
+    if not family.has_encoder_and_decoder:
+        return set()
+    blocks = f"{family.stacks[-1].blocks}."
+    of_text = {path for site in attention_sites(network) if site.kind == "cross" for path in (site.key, site.value)}
+    return {path for path, _ in network.named_modules() if path.startswith(blocks) and path not in of_text}
 
 
 def exits_of(network: nn.Module) -> nn.ModuleList | None:

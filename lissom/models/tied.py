@@ -32,7 +32,7 @@ def assign(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state from `untied_state` by assignment, strictly, and tie shared tensors again."""
     shared = aliases(network)
     network.load_state_dict(tied_state(network, state), strict=True, assign=True)
-    parameters = dict(network.named_parameters(remove_duplicate=False))
+    tensors = network.state_dict(keep_vars=True)
     for name, original in shared.items():
         place, _, last = name.rpartition(".")
-        setattr(network.get_submodule(place), last, parameters[original])
+        setattr(network.get_submodule(place), last, tensors[original])

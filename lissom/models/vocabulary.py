@@ -39,7 +39,7 @@ def closed_vocabulary(
             "set min_count to null"
         )
     prefix = model.get("continuing_subword_prefix") or ""
-    vocabulary = _vocabulary(model)
+    vocabulary = vocabulary_of(model)
     token_ids = {token["id"] for token in spec["added_tokens"]} | set(fixed)
     for token, index in vocabulary.items():
         byte_fallback = token.startswith("<0x") and token.endswith(">")
@@ -65,7 +65,7 @@ def trim_tokenizer(tokenizer: Tokenizer, token_ids: Sequence[int]) -> Tokenizer:
         model["vocab"] = [model["vocab"][old] for old in token_ids if old < len(model["vocab"])]
         model["unk_id"] = None if model["unk_id"] is None else new_id[model["unk_id"]]
     else:
-        ordered = sorted(_vocabulary(model).items(), key=lambda item: item[1])
+        ordered = sorted(vocabulary_of(model).items(), key=lambda item: item[1])
         model["vocab"] = {token: new_id[index] for token, index in ordered if index in new_id}
     if model["type"] == "BPE":
         # A merge is kept if its result and both of its parts are.
@@ -74,11 +74,11 @@ def trim_tokenizer(tokenizer: Tokenizer, token_ids: Sequence[int]) -> Tokenizer:
         ]
     for token in spec["added_tokens"]:
         token["id"] = new_id[token["id"]]
-    _renumber(spec.get("post_processor"), new_id)
+    renumber_specials(spec.get("post_processor"), new_id)
     return Tokenizer.from_str(json.dumps(spec))
 
 
-def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
+def vocabulary_of(model: dict[str, Any]) -> dict[str, int]:
     """Return the id of every piece; a Unigram model stores pieces with scores, in the order of their ids."""
     if model["type"] == "Unigram":
         return {piece: index for index, (piece, _) in enumerate(model["vocab"])}
@@ -91,7 +91,7 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
     return [(left, right) for left, right in pairs]
 
 
-def _renumber(processor: Any, new_id: dict[int, int]) -> None:
+def renumber_specials(processor: Any, new_id: dict[int, int]) -> None:
     """Renumber the special tokens that a post-processor adds, in place."""
     match processor:
         case {"type": "TemplateProcessing", "special_tokens": specials}:
@@ -103,7 +103,7 @@ def _renumber(processor: Any, new_id: dict[int, int]) -> None:
                 processor.update({name: [token, new_id[old]]})
         case {"type": "Sequence", "processors": parts}:
             for part in parts:
-                _renumber(part, new_id)
+                renumber_specials(part, new_id)
         case _:
             pass
 

@@ -1,4 +1,4 @@
-"""8-bit quantisation-aware training (Jacob et al. 2018, arXiv:1712.05877, §3).
+"""Products of integers by calibration or quantisation-aware training (Jacob et al. 2018, arXiv:1712.05877, §3).
 
 Fake-quantised layers replace the matrix products. Their input ranges are initialised on some training examples, updated
 during the first part of the training and frozen for the rest. The layers themselves convert to integers (`converted`),
@@ -7,73 +7,81 @@ on the same ranges, so that training and export agree.
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.data.batches import Batch, collate
-from lissom.data.encoding import Encoded
+from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel
-from lissom.models.edits import FakeQuantize
+from lissom.models.edits import FakeQuantize, StoreIntegers
 from lissom.models.exits import all_logits
+from lissom.models.fake_quant import FakeQuantLinear
 from lissom.models.layers import Observer, observers_of, set_real_tokens
 from lissom.quantize.config import Int8Training
+from lissom.quantize.observers import range_of
+from lissom.quantize.smoothing import smooth
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
+from lissom.training.sampling import calibration_batches
 
-_BATCH_SIZE = 32
 
+def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:
+    """Return the recipe; the model is only looked at for its size.
 
-def plan(_: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:
-    """Return the recipe; the params alone determine its edits."""
-
-    def set_ranges(model: CompressedModel) -> None:
-        data = lesson.texts(model)
-        members = calibration_sample(data, params.calibration_examples, params.seed)
-        batches = np.split(members, range(_BATCH_SIZE, len(members), _BATCH_SIZE))
-        calibrate(model.network, (collate(data, batch, model.pad_id) for batch in batches))
-
-    return Recipe(
-        edits=[FakeQuantize(weight_bits=params.weight_bits)], calibrate=set_ranges,
-        hooks=[RangeSchedule(params.observe)],
+    The layers end as integers, so that the model's file is as small as what is exported.
+    """
+    edit = FakeQuantize(
+        weight_bits=params.weight_bits, weight_scale=params.weight_scale, input_bits=params.input_bits,
+        inputs=params.inputs, smooth=params.smooth is not None, table_bits=params.table_bits, keep=params.keep,
     )  # fmt: skip
 
+    def prepare(prepared: CompressedModel) -> None:
+        batches = calibration_batches(prepared, lesson, params.calibration_examples, params.seed)
+        if params.smooth is not None:
+            smooth(prepared.network, batches, params.smooth)
+        for layer in fake_quantised(prepared.network):
+            layer.noise, layer.stochastic, layer.range_of = params.noise, params.stochastic, range_of(params)
+        if params.inputs == "static":
+            calibrate(prepared.network, batches, whole=params.observer == "min_max")
 
-def calibration_sample(data: Encoded, count: int, seed: int) -> NDArray[np.int64]:
-    """Return the indices of `count` labelled examples (of all, if there are fewer), drawn at random, in random order.
-
-    Long texts have wider ranges than short ones, so that batches must not be sorted by length.
-    """
-    return np.random.default_rng(seed).permutation(data.labelled(len(data)))[:count]
+    hooks: list[Hook] = [RangeSchedule(params.observe)]
+    if params.weight_scale == "mean":
+        hooks.append(ClipWeights())
+    return Recipe(edits=[edit], calibrate=prepare, hooks=hooks, finish=lambda _: [StoreIntegers()])
 
 
-def calibrate(network: PreTrainedModel, batches: Iterable[Batch]) -> None:
+def fake_quantised(network: nn.Module) -> list[FakeQuantLinear]:
+    """Return the fake-quantised products of a network."""
+    return [module for module in network.modules() if isinstance(module, FakeQuantLinear)]
+
+
+def calibrate(network: PreTrainedModel, batches: Iterable[Batch], *, whole: bool = False) -> None:
     """Set the input range of every observer layer from some examples, in eval mode; padding is not observed.
 
-    The range is the mean of the batches' ranges, each weighted by its examples. Until all are known, layers compute in
-    float.
+    The range is the mean of the batches' ranges, each weighted by its examples, or the `whole` range of all. Until all
+    are known, layers compute in float.
     """
     network.eval()
     layers = observers_of(network)
     device = next(network.parameters()).device
     for layer in layers:
         layer.observer_enabled = True
-    totals: list[Tensor] = []
-    examples = 0
+    observed: list[list[Tensor]] = [[] for _ in layers]
+    sizes = []
     with torch.no_grad():
         for batch in batches:
             batch = batch.to(device)
-            examples += len(batch)
+            sizes.append(len(batch))
             set_real_tokens(layers, batch.inputs)
             all_logits(network, batch)
-            ranges = [len(batch) * _take_range(layer) for layer in layers]
-            totals = [total + new for total, new in zip(totals, ranges, strict=True)] if totals else ranges
+            for layer, ranges in zip(layers, observed, strict=True):
+                ranges.append(_take_range(layer))
     set_real_tokens(layers, None)
-    for layer, total in zip(layers, totals, strict=True):
-        low, high = total / examples
+    for layer, ranges in zip(layers, observed, strict=True):
+        bounds = torch.stack(ranges)  # [batches, 2]
+        shares = torch.tensor(sizes, dtype=bounds.dtype, device=device) / sum(sizes)
+        low, high = (bounds[:, 0].amin(), bounds[:, 1].amax()) if whole else shares @ bounds
         layer.pending_range = low, high
         layer.update_range()
         layer.observer_enabled = False
@@ -110,3 +118,20 @@ class RangeSchedule(Hook):
         """Disable the observers, since dev examples may follow."""
         for layer in self._layers:
             layer.observer_enabled = False
+
+
+class ClipWeights(Hook):
+    """Keeps the latent weights of fake-quantised products in [-1, 1] (Hubara et al. 2016, arXiv:1609.07061, §2.3).
+
+    Beyond it their gradient is 0, so that they would never come back.
+    """
+
+    def begin(self, network: nn.Module) -> None:
+        """Collect the layers."""
+        self._layers = fake_quantised(network)
+
+    def after_step(self, step: int, total: int) -> None:  # noqa: ARG002  (the hook's signature)
+        """Clip the weights."""
+        with torch.no_grad():
+            for layer in self._layers:
+                layer.weight.clamp_(-1, 1)

@@ -1,7 +1,8 @@
 """Quantisation: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.quantize import int8
+from lissom.quantize import half, int8, product, weight_only
+from lissom.quantize.compact_config import Half, ProductQuantization, WeightOnly
 from lissom.quantize.config import GgufTraining, Int8Training, QuantizeMethod
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
@@ -12,6 +13,12 @@ def plan(model: CompressedModel, lesson: Lesson, params: QuantizeMethod) -> Reci
     match params:
         case Int8Training():
             return int8.plan(model, lesson, params)
+        case WeightOnly():
+            return weight_only.plan(model, lesson, params)
+        case ProductQuantization():
+            return product.plan(model, lesson, params)
+        case Half():
+            return half.plan(params)
         case GgufTraining():
             from lissom.quantize import gguf_grid  # needs a package that only this method needs
 

@@ -13,6 +13,7 @@ import lissom
 from lissom.artifacts import STEPS
 from lissom.emissions.sci import SciStatement, in_words
 from lissom.evaluate.paired import read_changes
+from lissom.models.anatomy import anatomy
 from lissom.report.ledger import Ledger
 from lissom.tracking.runs import PIPELINE
 from tests.pipelines.conftest import ROOT, Workspace, lissom_predict, read
@@ -30,6 +31,7 @@ def test_every_stage_tells_figures_cost_and_lineage(workspace):
     assert [step.stage for step in manifest.steps] == ["teacher", "distill", "prune", "factorize", "quantize"]
     assert [edit.kind for edit in manifest.edits] == [
         "keep_blocks", "keep_heads", "keep_neurons", "keep_vocabulary", "factorize_word_table", "fake_quantize",
+        "store_integers",
     ]  # fmt: skip
     assert len({step.run_id for step in manifest.steps}) == 5
 
@@ -40,7 +42,7 @@ def test_figures_are_those_of_the_files(workspace):
         exported = workspace.folder / "artifacts/export" / row.step
         assert row.megabytes == (exported / "model.onnx").stat().st_size / 1e6
         model = lissom.load(workspace.folder / "artifacts" / row.step)
-        assert row.parameters == model.network.num_parameters()
+        assert row.parameters == anatomy(model.network).total
     assert ledger.rows[0].score > 0.8  # the task can be learnt
     # Two blocks with four products each (query, key and value are one), the table's projection, the pooler.
     assert read(workspace, "metrics/export/quantize/metrics.json")["integer_kernels"] == 10

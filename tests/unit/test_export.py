@@ -14,7 +14,7 @@ from lissom.export.onnx import export_onnx
 from lissom.export.onnx_file import OnnxFile
 from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
-from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons, StoreIntegers
 from lissom.models.families import FAMILIES
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
@@ -155,3 +155,30 @@ def test_a_large_graph_has_its_tensors_in_a_file_beside(tmp_path, monkeypatch):
     data.write_bytes(data.read_bytes()[:-8] + bytes(8))
     with pytest.raises(DamagedFolderError, match=r"model.onnx.data: sha256"):
         OnnxClassifier(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "gpt2"])
+@pytest.mark.parametrize("factorized", [True, False], ids=["factorised", "whole"])
+def test_simpler_lookups_answer_the_same_to_the_bit(factorized, family, tmp_path, monkeypatch):
+    """Rows that are quantised already, positions cut off their table, three vectors added at once."""
+    model = tiny.model(family)
+    model.edit([*([FactorizeWordTable(rank=8)] if factorized else []), FakeQuantize()])
+    calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
+    model.edit([StoreIntegers()])
+    folders = [tmp_path / name for name in ("simple", "plain")]
+    for folder in folders:
+        folder.mkdir()
+        export_onnx(model, folder)
+        monkeypatch.setattr("lissom.export.graph.simplify_lookups", lambda graph: None)
+    simple, plain = (count_kernels(folder / "model.onnx") for folder in folders)
+    if factorized:
+        assert simple["QuantizeLinear"] == plain["QuantizeLinear"] - 1 and simple["Mul"] == plain["Mul"] - 1
+    fewer = factorized or family != "gpt2"  # which computes the numbers of positions
+    assert sum(simple.values()) <= sum(plain.values()) - fewer
+    for size, length in ((1, 2), (3, 11)):
+        batch = tiny.batch(family, size, length)
+        answers = [
+            classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+            for classifier in map(OnnxClassifier, folders)
+        ]
+        assert np.array_equal(*answers)

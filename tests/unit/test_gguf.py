@@ -12,9 +12,22 @@ from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.llama_cpp import LlamaCpp
 from lissom.models.compressed import CompressedModel
-from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.models.edits import (
+    FactorizeWordTable,
+    FakeQuantize,
+    HalfWeights,
+    KeepBlocks,
+    KeepHeads,
+    KeepNeurons,
+    Kronecker,
+    LowRank,
+    ProductQuantize,
+    TensorTrain,
+)
+from lissom.models.families import FAMILIES
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
+from lissom.models.sites import projections_of
 from lissom.tasks.language_modeling import LanguageModeling
 from tests.unit import tiny
 
@@ -107,11 +120,21 @@ def test_pruned_shapes_load_and_answer(family, uneven, tmp_path):
         assert reader.get_field("deci.attention.head_count_kv").contents() == [2, 1, 2]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_factorised_word_table_is_merged(family, tmp_path):
+@pytest.mark.parametrize("edit", ["rank", "products", "trains", "codes", "halves"])
+@families
+def test_factors_are_multiplied_out_and_codes_become_floats(family, edit, tmp_path):
     model = model_of(family)
-    model.edit([FactorizeWordTable(rank=8)])
-    assert difference(model, tmp_path) < bound(family)
+    ffn, attention = (projections_of(model.network, part) for part in ("ffn", "attention"))
+    scaled = FAMILIES[family].scaled_word_table  # such a table is not edited
+    edits = {
+        "rank": [LowRank(ranks=dict.fromkeys(ffn, 8)), *([] if scaled else [FactorizeWordTable(rank=8)])],
+        "products": [Kronecker(shapes=dict.fromkeys(attention, (2, 4)), table=None if scaled else 4)],
+        "trains": [TensorTrain(cores=2, ranks=dict.fromkeys(ffn, 4), table=None if scaled else 6)],
+        "codes": [ProductQuantize(codes=16, ffn=4, attention=2, table=4)],
+        "halves": [HalfWeights()],
+    }
+    model.edit(edits[edit])
+    assert difference(model, tmp_path, length_for(family)) < bound(family)
 
 
 def test_llama_3s_positions(tmp_path):

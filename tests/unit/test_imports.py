@@ -54,7 +54,7 @@ LAYERS = [
     ["explanation", "params", "overrides", "reference"],
     ["components"],
     ["pipelines"],
-    ["cli", "cli_language"],
+    ["cli", "cli_language", "cli_models"],
 ]
 SIDE_BY_SIDE = ("distill", "prune", "factorize", "quantize")
 """None of these imports another."""

@@ -22,7 +22,7 @@ from lissom.export.exported import split_answers
 from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
-from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons, StoreIntegers
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.language_modeling import continuations
@@ -151,6 +151,8 @@ EDITS = {
     "heads, neurons": [KeepHeads(kept=((0,), (0, 1), (1,), (0,))), KeepNeurons(kept=((1, 2), (0,), (3, 4, 5), (7,)))],
     "factors": [FactorizeWordTable(rank=8)],
     "int8": [FakeQuantize()],
+    "factors, integers": [FactorizeWordTable(rank=8), FakeQuantize()],
+    "integers": [FakeQuantize()],
 }
 
 
@@ -162,14 +164,18 @@ def test_edited_models_reload_bit_for_bit_and_tied_heads_stay_tied(family, name,
     data = TASK.encode([tables_of(tmp_path)["dev"]], model.tokenizer, tmp_path / "tokens")
     batch = collate(data, np.arange(8), model.pad_id)
     model.edit(EDITS[name])
-    if name == "int8":
+    if "int" in name:
         calibrate(model.network, [batch])
+    if "integers" in name:
+        model.edit([StoreIntegers()])
     lissom.save(model, tmp_path / "model")
     again = lissom.load(tmp_path / "model")
     with torch.no_grad():
         assert torch.equal(logits_of(model.network, batch), logits_of(again.network, batch))
-    if tied and name == "factors":
+    if tied and name.startswith("factors"):
         assert again.network.lm_head.table is again.network.get_submodule("transformer.wte").table
+    if tied and name == "integers":
+        assert again.network.lm_head.table is again.network.get_submodule("transformer.wte")
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from lissom import cli, console
+from lissom import cli, cli_models, console
 from lissom.errors import ParamsError
 from lissom.params import check_params
 from lissom.tracking import answering, comparison
@@ -70,8 +70,9 @@ HOSTILE = ["a [/b] b", "good [red]film", "[link=x]y[/link]", ":smile: 12:30", "[
 
 def printed(monkeypatch) -> io.StringIO:
     file = io.StringIO()
-    monkeypatch.setattr(cli.out, "file", file)
-    monkeypatch.setattr(cli.out, "_width", 200)
+    for out in (cli.out, cli_models.out):
+        monkeypatch.setattr(out, "file", file)
+        monkeypatch.setattr(out, "_width", 200)
     return file
 
 
@@ -87,8 +88,8 @@ def test_texts_are_printed_as_they_are(monkeypatch):
 def test_descriptions_and_notes_are_printed_as_they_are(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "describe", lambda name: {text: text for text in HOSTILE})
     file = printed(monkeypatch)
-    cli.inspect(tmp_path)
-    cli.compare("[x]", "[/y]")
+    cli_models.inspect(str(tmp_path))
+    cli_models.compare("[x]", "[/y]")
     assert all(file.getvalue().count(text) == 5 for text in HOSTILE[:3]) and "[/y]" in file.getvalue()
     file = io.StringIO()
     monkeypatch.setattr(console, "console", Console(file=file, width=200))

@@ -10,13 +10,14 @@ from torch import nn
 from lissom.data.encoding import Encoded
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize
-from lissom.models.edits.quantizers import FakeQuantEmbedding, FakeQuantLinear
-from lissom.models.grid import affine_range, fake_quantize_rows, row_scales, weight_high
+from lissom.models.fake_quant import FakeQuantEmbedding, FakeQuantLinear, Rounding
+from lissom.models.grid import WeightGrid, affine_range, fake_quantize_rows, row_scales, weight_high
 from lissom.models.layers import converted, observers_of, set_real_tokens
 from lissom.parallel.replicas import update_ranges
 from lissom.quantize import int8
 from lissom.quantize.config import Int8Training
 from lissom.quantize.int8 import RangeSchedule, calibrate
+from lissom.training.sampling import calibration_sample
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
@@ -31,7 +32,7 @@ def quantized(family: str, weight_bits: int = 7):
 
 
 def observed_linear(rows: int = 6, columns: int = 5, weight_bits: int = 7) -> FakeQuantLinear:
-    layer = FakeQuantLinear(nn.Linear(columns, rows), weight_bits)
+    layer = FakeQuantLinear(nn.Linear(columns, rows), Rounding(WeightGrid(weight_bits)))
     layer.observer_enabled = True
     layer(torch.linspace(-1, 3, 40).view(8, 5))
     layer.update_range()
@@ -74,7 +75,7 @@ def test_gradient_passes_inside_and_stops_where_clipped():
 
 def test_disabled_until_observed():
     linear = nn.Linear(5, 6)
-    layer = FakeQuantLinear(copy.deepcopy(linear), 7)
+    layer = FakeQuantLinear(copy.deepcopy(linear), Rounding(WeightGrid(7)))
     values = torch.randn(3, 5)
     assert torch.equal(layer(values), linear(values))
 
@@ -92,7 +93,7 @@ def test_seven_bits_cannot_saturate_int16():
 
 
 def test_integer_table_looks_up_what_was_trained():
-    table = FakeQuantEmbedding(nn.Embedding(9, 7))
+    table = FakeQuantEmbedding(nn.Embedding(9, 7), 127)
     ids = torch.arange(9).view(3, 3)
     assert torch.allclose(table.converted()(ids), table(ids), atol=1e-7)
 
@@ -179,7 +180,7 @@ def test_calibration_batches_are_like_the_training_set(monkeypatch):
     data.targets[::4] = -1  # transfer texts
     model = tiny.model("bert")
     lesson = SimpleNamespace(texts=lambda _: data)
-    monkeypatch.setattr(int8, "calibrate", lambda _, batches: seen.extend(batches))
+    monkeypatch.setattr(int8, "calibrate", lambda _, batches, **__: seen.extend(batches))
     for seed in (0, 0, 1):
         int8.plan(model, lesson, Int8Training(method="int8", calibration_examples=256, seed=seed)).calibrate(model)
     first, again, other = (seen[start : start + 8] for start in (0, 8, 16))
@@ -191,7 +192,7 @@ def test_calibration_batches_are_like_the_training_set(monkeypatch):
         lengths = batch.mask.sum(1).numpy()
         assert abs(lengths.mean() - data.lengths.mean()) < 4 * spread / len(lengths) ** 0.5
         assert 0.5 * spread < lengths.std() < 1.5 * spread
-    assert len(int8.calibration_sample(data, 10_000, 0)) == 300
+    assert len(calibration_sample(data, 10_000, 0)) == 300
 
 
 def test_padding_is_not_observed():

@@ -10,13 +10,21 @@ from pydantic import Field
 
 from lissom.models.edits.attention import UseAttention
 from lissom.models.edits.blocks import KeepBlocks
+from lissom.models.edits.codebooks import ProductQuantize
 from lissom.models.edits.exits import AddExits, DropExits
+from lissom.models.edits.grouped import GroupWeights
+from lissom.models.edits.halves import HalfWeights
 from lissom.models.edits.heads import KeepHeads
+from lissom.models.edits.kronecker import Kronecker
 from lissom.models.edits.longer import ExtendPositions
+from lissom.models.edits.low_rank import LowRank
 from lissom.models.edits.neurons import KeepNeurons
+from lissom.models.edits.new_vocabulary import NewVocabulary
 from lissom.models.edits.positions import KeepPositions
 from lissom.models.edits.quantizers import FakeQuantize
 from lissom.models.edits.sparse import SparseWeights
+from lissom.models.edits.stored import StoreIntegers
+from lissom.models.edits.tensor_train import TensorTrain
 from lissom.models.edits.vocabulary import KeepVocabulary
 from lissom.models.edits.word_table import FactorizeWordTable
 
@@ -27,10 +35,18 @@ Edit = Annotated[
     | KeepPositions
     | ExtendPositions
     | KeepVocabulary
+    | NewVocabulary
     | FactorizeWordTable
+    | LowRank
+    | Kronecker
+    | TensorTrain
     | AddExits
     | DropExits
     | FakeQuantize
+    | StoreIntegers
+    | GroupWeights
+    | HalfWeights
+    | ProductQuantize
     | SparseWeights
     | UseAttention,
     Field(discriminator="kind"),
@@ -43,11 +59,19 @@ __all__ = [
     "ExtendPositions",
     "FactorizeWordTable",
     "FakeQuantize",
+    "GroupWeights",
+    "HalfWeights",
     "KeepBlocks",
     "KeepHeads",
     "KeepNeurons",
     "KeepPositions",
     "KeepVocabulary",
+    "Kronecker",
+    "LowRank",
+    "NewVocabulary",
+    "ProductQuantize",
     "SparseWeights",
+    "StoreIntegers",
+    "TensorTrain",
     "UseAttention",
 ]

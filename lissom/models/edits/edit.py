@@ -27,6 +27,11 @@ class StructureEdit(Section, ABC):
     def describe(self) -> str:
         """Return the edit in a few words."""
 
+    @property
+    def is_compact(self) -> bool:
+        """Return whether the file of weights has a compact form of tensors (`lissom.models.compact_file`)."""
+        return False
+
     def is_plain(self, network: PreTrainedModel) -> bool:  # noqa: ARG002
         """Return whether transformers can load the result with its own class and a changed config.
 

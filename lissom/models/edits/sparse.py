@@ -12,7 +12,7 @@ class SparseWeights(StructureEdit):
     """Zeros in the weights of Linear layers: later trainings keep them, and the file of weights leaves them out.
 
     The structure does not change. Tensors whose sparse form is smaller are stored as one bit for every weight, and the
-    values that are not zero (`lissom.models.sparse_file`).
+    values that are not zero (`lissom.models.compact_file`).
     """
 
     kind: Literal["sparse_weights"] = "sparse_weights"
@@ -20,6 +20,11 @@ class SparseWeights(StructureEdit):
     """Share of zeros among the weights of attentions and feed-forward networks."""
     pattern: str = ""
     """Of N:M zeros, such as `2:4`: how many of every so many inputs are kept."""
+
+    @property
+    def is_compact(self) -> bool:
+        """Return whether the file of weights leaves zeros out."""
+        return True
 
     def apply(self, network: PreTrainedModel) -> None:
         """Change nothing; the zeros are in the weights."""

@@ -17,7 +17,7 @@ from lissom.models.families import family_of
 from lissom.models.sites import fixed_tokens, replace_module, tied_head
 from lissom.models.vocabulary import trim_tokenizer
 
-_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
 
 
 class KeepVocabulary(StructureEdit):
@@ -34,7 +34,7 @@ class KeepVocabulary(StructureEdit):
         table = network.get_submodule(path)
         check_indices("keep_vocabulary", self.kept, table.num_embeddings)
         new_id = {old: new for new, old in enumerate(self.kept)}
-        for name in _TOKEN_IDS:
+        for name in TOKEN_IDS:
             old = getattr(network.config, name, None)
             if old is None:
                 continue

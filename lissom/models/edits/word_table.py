@@ -12,6 +12,7 @@ from lissom.errors import InputError
 from lissom.models.capabilities import check_technique
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.families import family_of
+from lissom.models.layers import matrix_of
 from lissom.models.sites import replace_module, tied_head
 
 
@@ -28,6 +29,10 @@ class FactorizedEmbedding(nn.Module):
         vectors: Tensor = self.projection(self.table(input_ids))
         return vectors
 
+    def matrix(self) -> Tensor:
+        """Return the product of the factors, `[V, d]`."""
+        return matrix_of(self.table) @ matrix_of(self.projection).T
+
 
 class FactorizedHead(nn.Module):
     """The output projection that is tied to a factorised table: it applies the transposed factors."""
@@ -39,7 +44,7 @@ class FactorizedHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map hidden states `[..., d]` to logits `[..., V]`."""
-        return F.linear(F.linear(hidden, self.projection.weight.T), self.table.weight, self.bias)
+        return F.linear(F.linear(hidden, matrix_of(self.projection).T), matrix_of(self.table), self.bias)
 
 
 class FactorizeWordTable(StructureEdit):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lissom.errors import ModelFormatError
-from lissom.models.sparse_file import decoded, encoded
+from lissom.models.compact_file import decoded, encoded
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (8, 8), (1, 1)])

@@ -1,0 +1,49 @@
+"""Weights in 16 bits."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lissom.errors import InputError
+from lissom.models.edits.edit import StructureEdit
+from lissom.models.edits.tables import replace_table, share_factors
+from lissom.models.edits.word_table import rows_of
+from lissom.models.families import family_of
+from lissom.models.halves import HalfEmbedding, HalfLinear
+from lissom.models.sites import replace_module, tied_head
+
+
+class HalfWeights(StructureEdit):
+    """Store the weights of all matrix products and of the word table in 16 bits; nothing is trained afterwards."""
+
+    kind: Literal["half_weights"] = "half_weights"
+    type: Literal["float16", "bfloat16"] = "float16"
+
+    def apply(self, network: PreTrainedModel) -> None:
+        """Perform the edit in place.
+
+        Raises:
+            InputError: a weight is too large for float16.
+        """
+        dtype, head = getattr(torch, self.type), tied_head(network)
+        for path, module in list(network.named_modules()):
+            if type(module) is nn.Linear and path != head:
+                replace_module(network, path, HalfLinear(module, dtype))
+        table = network.get_submodule(rows_of(network, family_of(network).word_table))
+        if type(table) is nn.Embedding:
+            replace_table(network, HalfEmbedding(table, dtype))
+        share_factors(network)
+        self._check(network)
+
+    def _check(self, network: PreTrainedModel) -> None:
+        for path, module in network.named_modules():
+            if not isinstance(module, HalfLinear | HalfEmbedding) or module.halves.is_meta:
+                continue
+            if not bool(module.halves.isfinite().all()):
+                raise InputError(f"half: {path} has weights beyond the range of {self.type}; set type: bfloat16")
+
+    def describe(self) -> str:
+        """Return the edit in a few words."""
+        return f"weights in {self.type} (smaller on disk, not faster)"

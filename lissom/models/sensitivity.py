@@ -1,0 +1,67 @@
+"""How much a model's answers change when the weights of one layer are changed, all others as they are."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lissom.data.batches import Batch
+from lissom.models.compressed import CompressedModel, logits_of
+
+Change = Callable[[Tensor], Tensor]
+"""Maps a weight, `[out, in]` or `[rows, d]`, to the changed one."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a change of one layer does to the answers, averaged over the examples."""
+
+    layer: str
+    """Path of the layer."""
+    change: str
+    divergence: float
+    """KL divergence of the changed answers from the model's own, in nats; of numbers, the squared distance."""
+    loss: float
+    """Difference of the task's loss; positive is worse."""
+
+
+def effects(
+    model: CompressedModel, batches: Sequence[Batch], layers: Sequence[str], changes: Mapping[str, Change]
+) -> Iterator[Effect]:
+    """Yield the effect of every change on every layer; weights are as before when the iterator moves on or ends.
+
+    Args:
+        model: the model; its network runs in eval mode.
+        batches: the examples.
+        layers: paths of layers with a weight.
+        changes: by name.
+    """
+    network, task = model.network.eval(), model.manifest.task
+    device = next(network.parameters()).device
+    moved = [batch.to(device) for batch in batches]
+    shares = [len(batch) / sum(map(len, moved)) for batch in moved]
+
+    def answers() -> list[Tensor]:
+        with torch.no_grad():
+            return [logits_of(network, batch) for batch in moved]
+
+    def loss_of(logits: Sequence[Tensor]) -> float:
+        parts = zip(shares, logits, moved, strict=True)
+        return sum(share * float(task.loss(part, batch.targets)) for share, part, batch in parts)
+
+    own = answers()
+    before = loss_of(own)
+    for path in layers:
+        weight = network.get_submodule(path).weight
+        assert isinstance(weight, nn.Parameter)
+        for name, change in changes.items():
+            kept = weight.detach().clone()
+            try:
+                weight.data.copy_(change(kept))
+                changed = answers()
+            finally:
+                weight.data.copy_(kept)
+            pairs = zip(shares, changed, own, strict=True)
+            divergence = sum(share * float(task.soft_loss(new, old, 1.0)) for share, new, old in pairs)
+            yield Effect(path, name, divergence, loss_of(changed) - before)

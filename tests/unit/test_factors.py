@@ -1,0 +1,320 @@
+"""Low-rank, Kronecker and tensor-train layers: nearest products, exact cases, storage in every family, export."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from lissom.errors import InputError
+from lissom.export.onnx import export_onnx
+from lissom.factorize.config import KroneckerFactorization, LowRankFactorization, TensorTrainFactorization
+from lissom.factorize.low_rank import choose_ranks
+from lissom.factorize.plan import plan
+from lissom.models.anatomy import anatomy
+from lissom.models.compressed import logits_of
+from lissom.models.directory import load, save
+from lissom.models.edits import FakeQuantize, Kronecker, LowRank, StoreIntegers, TensorTrain
+from lissom.models.edits.low_rank import largest_rank
+from lissom.models.factors import (
+    KroneckerEmbedding,
+    KroneckerLinear,
+    LowRankLinear,
+    TensorTrainEmbedding,
+    TensorTrainLinear,
+)
+from lissom.models.linear_algebra import digits, kronecker, low_rank, rows_for, square_root, tensor_train
+from lissom.quantize.int8 import calibrate
+from lissom.serving.classifier import OnnxClassifier
+from lissom.training.compress import compress
+from lissom.training.lesson import Lesson
+from lissom.training.teacher import LiveTeacher
+from tests.unit import tiny
+from tests.unit.distill.recipes import SHORT, tables_in
+
+TABLES = tiny.able("word_table")
+BERT_ATTENTION = "bert.encoder.layer.1.attention.self.query"
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    return Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path)
+
+
+def squared(matrix):
+    return float(matrix.detach().double().square().sum())
+
+
+def test_full_rank_is_exact_and_the_error_is_the_tail():
+    weight = torch.randn(12, 20)
+    values = torch.linalg.svdvals(weight.double())
+    errors = []
+    for rank in (12, 8, 3):
+        second, first = low_rank(weight, rank)
+        assert second.shape == (12, rank) and first.shape == (rank, 20)
+        errors.append(squared(weight - second @ first))
+        assert errors[-1] == pytest.approx(float(values[rank:].square().sum()), rel=1e-4, abs=1e-8)
+    assert errors == sorted(errors)
+
+
+def test_a_matrix_of_low_rank_is_found_again():
+    weight = torch.randn(16, 3, dtype=torch.float64) @ torch.randn(3, 24, dtype=torch.float64)
+    second, first = low_rank(weight, 3)
+    assert torch.allclose(second @ first, weight, atol=1e-9)
+
+
+def test_the_weighted_errors_are_never_larger_than_the_plain_one():
+    torch.manual_seed(1)
+    weight, rows = torch.randn(16, 24), torch.rand(16) ** 3
+    inputs = torch.randn(300, 24) * torch.logspace(-1, 1, 24)
+    gram = inputs.double().T @ inputs.double() / 300
+    plain, by_rows, by_inputs = (
+        low_rank(weight, 6, **kind) for kind in ({}, {"rows": rows}, {"gram": gram})
+    )  # fmt: skip
+
+    def change(factors):
+        return (weight - factors[0] @ factors[1]).double()
+
+    assert squared(rows[:, None] * change(by_rows)) < squared(rows[:, None] * change(plain))
+    outputs = [squared(change(factors) @ inputs.double().T) / 300 for factors in (by_inputs, plain)]
+    assert outputs[0] < 0.5 * outputs[1]
+    tail = torch.linalg.svdvals(weight.double() @ square_root(gram))[6:].square().sum()
+    assert outputs[0] == pytest.approx(float(tail), rel=1e-2)
+
+
+def test_a_kronecker_product_is_found_again():
+    left, right = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    weight = torch.kron(left, right)
+    a, b = kronecker(weight, (3, 4), 1)
+    assert torch.allclose(torch.kron(a[0], b[0]), weight, atol=1e-12)
+    noisy = weight + 0.1 * torch.randn_like(weight)
+    blocks = noisy.view(3, 5, 4, 2).permute(0, 2, 1, 3).reshape(12, 10)
+    values = torch.linalg.svdvals(blocks)
+    for terms in (1, 2, 10):
+        a, b = kronecker(noisy, (3, 4), terms)
+        layer = KroneckerLinear(a, b, None)
+        assert squared(noisy - layer.matrix()) == pytest.approx(
+            float(values[terms:].square().sum()), rel=1e-6, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize(("m1", "n1"), [(2, 8), (6, 2), (12, 16), (1, 1)])
+def test_a_kronecker_layer_is_its_matrix(m1, n1):
+    left, right, bias = torch.randn(3, m1, n1), torch.randn(3, 12 // m1, 16 // n1), torch.randn(12)
+    layer, inputs = KroneckerLinear(left, right, bias), torch.randn(2, 5, 16)
+    expected = sum(torch.kron(a, b) for a, b in zip(left, right, strict=True))
+    assert torch.allclose(layer.matrix(), expected, atol=1e-6)
+    assert torch.allclose(layer(inputs), inputs @ expected.T + bias, atol=1e-5)
+    layer(inputs).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in layer.parameters())
+
+
+def test_a_tensor_train_within_its_bound():
+    """The error is at most the root of the sum of squared tails of all unfoldings (Oseledets 2011, theorem 2.2)."""
+    weight = torch.randn(24, 12, dtype=torch.float64)
+    exact = TensorTrainLinear(tensor_train(weight, [2, 3, 4], [3, 2, 2], 100), None)
+    assert torch.allclose(exact.matrix(), weight, atol=1e-10)
+    tensor = weight.view(2, 3, 4, 3, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    for rank in (2, 4):
+        layer = TensorTrainLinear(tensor_train(weight, [2, 3, 4], [3, 2, 2], rank), None)
+        assert max(core.shape[3] for core in layer.cores) == rank
+        tails = sum(float(torch.linalg.svdvals(tensor.reshape(size, -1))[rank:].square().sum()) for size in (6, 36))
+        assert squared(weight - layer.matrix()) <= tails * (1 + 1e-9)
+
+
+def test_a_train_of_rank_one_is_a_kronecker_product():
+    left, right = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    cores = tensor_train(torch.kron(left, right), [3, 5], [4, 2], 1)
+    layer = TensorTrainLinear(cores, None)
+    assert torch.allclose(layer.matrix(), torch.kron(left, right), atol=1e-12)
+
+
+def test_train_layers_are_their_matrices():
+    weight, bias, inputs = torch.randn(24, 12), torch.randn(24), torch.randn(2, 5, 12)
+    layer = TensorTrainLinear(tensor_train(weight, [2, 3, 4], [3, 2, 2], 3), bias)
+    assert torch.allclose(layer(inputs), inputs @ layer.matrix().T + bias, atol=1e-5)
+    table = TensorTrainEmbedding(tensor_train(torch.randn(50, 12), [3, 4, 5], [3, 2, 2], 4), 50)
+    ids = torch.arange(50).view(5, 10)
+    assert table.matrix().shape == (50, 12)
+    assert torch.allclose(table(ids), table.matrix()[ids], atol=1e-6)
+
+
+def test_numbers_are_divided_evenly():
+    assert digits(384, 3) == [6, 8, 8] and digits(1536, 2) == [32, 48] and digits(7, 2) == [1, 7]
+    for number in (30_522, 80, 2):
+        rows = rows_for(number, 3)
+        assert number <= np.prod(rows) < 1.2 * number + 8
+
+
+def layers_of(*shapes):
+    torch.manual_seed(0)
+    return {str(number): nn.Linear(columns, rows) for number, (rows, columns) in enumerate(shapes)}
+
+
+def test_ranks_by_share_energy_and_budget():
+    layers = layers_of((32, 32), (64, 32), (32, 64))
+    assert choose_ranks(layers, {}, 0.5, "ratio") == {"0": 8, "1": 10, "2": 10}
+    with torch.no_grad():
+        layers["0"].weight.copy_(torch.randn(32, 2) @ torch.randn(2, 32) + 1e-3 * torch.randn(32, 32))
+    energy = choose_ranks(layers, {}, 0.99, "energy")
+    assert energy["0"] <= 2 and "1" not in energy  # of random matrices, the rank would save nothing
+    total = sum(layer.weight.numel() for layer in layers.values())
+    for keep in (0.2, 0.5):
+        ranks = choose_ranks(layers, {}, keep, "budget")
+        used = sum(rank * sum(layers[path].weight.shape) for path, rank in ranks.items())
+        assert keep * total - 96 <= used <= keep * total
+        assert ranks["0"] <= 3  # more would lower the error of that matrix by nothing
+    assert largest_rank(768, 768) == 383 and largest_rank(768, 3072) == 614
+
+
+EDITS = {
+    "low_rank": lambda paths: LowRank(ranks=dict.fromkeys(paths, 6)),
+    "kronecker": lambda paths: Kronecker(shapes=dict.fromkeys(paths, (2, 4)), terms=2),
+    "tensor_train": lambda paths: TensorTrain(cores=2, ranks=dict.fromkeys(paths, 3)),
+}
+
+
+@pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
+@pytest.mark.parametrize("name", EDITS)
+def test_every_family_is_factorised_and_reloaded(family, name, tmp_path):
+    from lissom.models.sites import projections_of
+
+    model, batch = tiny.model(family), tiny.batch(family, 4, 9)
+    paths = [*projections_of(model.network, "ffn"), *projections_of(model.network, "attention")]
+    before = anatomy(model.network).total
+    model.edit([EDITS[name](paths)])
+    with torch.no_grad():
+        edited = logits_of(model.network, batch)
+    save(model, tmp_path)
+    again = load(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(logits_of(again.network, batch), edited)
+    assert anatomy(again.network).total < before
+
+
+@pytest.mark.parametrize("family", TABLES)
+@pytest.mark.parametrize("name", ["kronecker", "tensor_train"])
+def test_tables_are_factorised_and_tied_heads_follow(family, name, tmp_path):
+    model, batch = tiny.model(family), tiny.batch(family, 4, 9)
+    model.edit([Kronecker(table=4) if name == "kronecker" else TensorTrain(cores=2, table=6)])
+    with torch.no_grad():
+        edited = logits_of(model.network, batch)
+    save(model, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(logits_of(load(tmp_path).network, batch), edited)
+    kinds = [type(module) for module in model.network.modules()]
+    assert (KroneckerEmbedding if name == "kronecker" else TensorTrainEmbedding) in kinds
+
+
+@pytest.mark.parametrize("quantize", [False, True], ids=["float", "int8"])
+@pytest.mark.parametrize("name", EDITS)
+def test_the_file_answers_as_torch_without_the_large_matrix(name, quantize, tmp_path):
+    from lissom.models.sites import projections_of
+
+    model = tiny.model("bert")
+    model.edit([EDITS[name](projections_of(model.network, "ffn")), Kronecker(table=4)])
+    if quantize:
+        model.edit([FakeQuantize()])
+        calibrate(model.network, [tiny.batch("bert")])
+        model.edit([StoreIntegers()])
+    export_onnx(model, tmp_path)
+    import onnx
+
+    sizes = [np.prod(tensor.dims) for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    assert max(sizes) <= max(32 * 32 * 3, tiny.SIZE * 8)  # of an attention, or the thin table
+    classifier = OnnxClassifier(tmp_path)
+    for size, length in ((1, 2), (3, 11)):
+        batch = tiny.batch("bert", size, length)
+        actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+        with torch.no_grad():
+            assert np.abs(actual - logits_of(model.network, batch).numpy()).max() < (0.1 if quantize else 1e-4)
+
+
+@pytest.mark.parametrize("edit", [TensorTrain(cores=3, table=4), TensorTrain(cores=2, table=6)], ids=str)
+def test_the_file_looks_words_up_in_a_train(edit, tmp_path):
+    model = tiny.model("bert")
+    model.edit([edit])
+    export_onnx(model, tmp_path)
+    classifier = OnnxClassifier(tmp_path)
+    for size, length in ((1, 2), (3, 11), (2, 5)):
+        batch = tiny.batch("bert", size, length)
+        actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+        with torch.no_grad():
+            assert np.abs(actual - logits_of(model.network, batch).numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("weighting", ["none", "inputs", "fisher"])
+@pytest.mark.parametrize("by", ["ratio", "energy", "budget"])
+def test_low_rank_is_planned_applied_and_trained(by, weighting, lesson, tmp_path):
+    params = LowRankFactorization.model_validate(
+        {"method": "low_rank", "by": by, "keep": 0.6, "weighting": weighting, "training": SHORT}
+    )
+    model = tiny.model("bert")
+    recipe = plan(model, lesson, params)
+    compress(model, recipe, lesson, LiveTeacher(tiny.model("bert").network), params.training)
+    layers = [module for module in model.network.modules() if isinstance(module, LowRankLinear)]
+    assert layers and recipe.facts["kept"] < 1
+    save(model, tmp_path / "model")
+    with torch.no_grad():
+        batch = tiny.batch("bert")
+        assert torch.equal(logits_of(load(tmp_path / "model").network, batch), logits_of(model.network.eval(), batch))
+
+
+def test_weighted_by_inputs_outputs_change_less(lesson):
+    changes = []
+    for weighting in ("none", "inputs"):
+        model, wanted = tiny.model("bert"), logits_of(tiny.model("bert").network, tiny.batch("bert"))
+        params = LowRankFactorization(method="low_rank", keep=0.5, weighting=weighting, training=None)
+        compress(model, plan(model, lesson, params), lesson, LiveTeacher(tiny.model("bert").network), None)
+        data = lesson.texts(model)
+        from lissom.data.batches import collate
+
+        batch = collate(data, np.arange(32), model.pad_id)
+        with torch.no_grad():
+            changes.append(squared(logits_of(model.network, batch) - logits_of(tiny.model("bert").network, batch)))
+    assert wanted.shape[1] == 3 and changes[1] < changes[0]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        KroneckerFactorization(method="kronecker", attention=(4, 4), ffn=(2, 4), table=4, training=None),
+        TensorTrainFactorization(method="tensor_train", cores=2, attention=2, ffn=2, table=6, training=None),
+    ],
+    ids=["kronecker", "tensor_train"],
+)
+def test_other_products_are_planned(params, lesson):
+    model, before = tiny.model("bert"), anatomy(tiny.model("bert").network).total
+    compress(model, plan(model, lesson, params), lesson, LiveTeacher(tiny.model("bert").network), None)
+    kinds = {type(module) for module in model.network.modules()}
+    assert kinds & {KroneckerLinear, TensorTrainLinear} and anatomy(model.network).total < before
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            LowRank(ranks={BERT_ATTENTION: 16}),
+            r"rank 16 saves nothing on .*query, 32 x 32: 1,024 weights instead of 1,024; .* is 15",
+        ),
+        (LowRank(ranks={"bert.nowhere": 2}), "there is no layer bert.nowhere"),
+        (Kronecker(shapes={BERT_ATTENTION: (5, 4)}), "does not divide"),
+        (Kronecker(shapes={BERT_ATTENTION: (8, 4)}, terms=20), "20 products with 8 x 4 save nothing"),
+        (TensorTrain(cores=2, ranks={BERT_ATTENTION: 99}), "rank 99 saves nothing"),
+    ],
+)
+def test_what_saves_nothing_is_refused_with_the_numbers(edit, message):
+    with pytest.raises(InputError, match=message):
+        tiny.model("bert").edit([edit])
+
+
+def test_nothing_is_factorised_twice():
+    model = tiny.model("bert")
+    model.edit([LowRank(ranks={BERT_ATTENTION: 4}), Kronecker(table=4)])
+    with pytest.raises(InputError, match="is a LowRankLinear, not a plain projection"):
+        model.edit([LowRank(ranks={BERT_ATTENTION: 2})])
+    with pytest.raises(InputError, match="the word table is a KroneckerEmbedding already"):
+        model.edit([TensorTrain(table=4)])
+    for kind, cls in (("kronecker", KroneckerFactorization), ("tensor_train", TensorTrainFactorization)):
+        with pytest.raises(ValidationError, match="all null"):
+            cls(method=kind, attention=None, ffn=None, table=None)
