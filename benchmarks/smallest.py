@@ -8,7 +8,6 @@ what comes after them. Latencies are of one pinned session per variant, baseline
 
 import sys
 import tempfile
-from collections.abc import Mapping
 from operator import sub, truediv
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from unittest.mock import patch
 
 from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.data import write_data
-from benchmarks.headline import EAGER, FINAL, FUSED, ONNX_FP32, PLAIN, measure
+from benchmarks.headline import EAGER, FINAL, FUSED, ONNX_FP32, PLAIN, measure, smaller
 from benchmarks.provenance import ROOT, data_digest
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
 from benchmarks.timing import PINNED, time_in_turn
@@ -67,7 +66,7 @@ def main() -> None:
     for name in arguments.variants or VARIANTS:
         params = with_seed(settings({"variant": name}), arguments.seed)
         if arguments.rehearse:
-            params = _shorter(params)
+            params = smaller(params)
         folder = open_workspace(f"smallest-{arguments.seed}{'-rehearsed' if arguments.rehearse else ''}", params)
         write_data(_DATA, folder / "data", rehearse=arguments.rehearse)
         reproduce(folder, "export")
@@ -121,18 +120,6 @@ def _over_plain_graph(folder: Path, seconds: float) -> float:
             [1] * len(batches), setting=PINNED, seconds=seconds,
         )  # fmt: skip
     return timing.ratio("chosen", "plain").value
-
-
-def _shorter(params: Mapping[str, Any]) -> dict[str, Any]:
-    def shorten(values: Any, name: str = "") -> Any:
-        if isinstance(values, dict):
-            shorter = {key: shorten(value, key) for key, value in values.items()}
-            return shorter | ({"epochs": 0.1} if name in ("teacher", "training") else {})
-        return values
-
-    result: dict[str, Any] = shorten(dict(params))
-    result["data"] |= {"transfer_examples": None}
-    return result | {"export": {"label_agreement": 0.5, "float_tolerance": 1.0, "int8_tolerance": 100.0}}
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:
