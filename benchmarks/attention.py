@@ -1,10 +1,11 @@
 """Attention patterns: time and memory by length against dense attention, and long documents read whole or cut.
 
-    python -m benchmarks.attention [torch backward onnxruntime memory documents] [--seed 1]
+    python -m benchmarks.attention [torch backward onnxruntime memory documents language] [--seed 1]
 
 `torch` and `backward` time one call of attention alone, `onnxruntime` the exported attention, all on one pinned core and
 in turn with dense attention. `memory` is the peak of a process that runs one block of MiniLM's width. `documents`
-fine-tunes models on long reviews of IMDb with the first 256, 512, 1,024 and 2,048 tokens of each.
+fine-tunes models on long reviews of IMDb with the first 256, 512, 1,024 and 2,048 tokens of each. `language` trains a
+small language model on the same tokens of wikitext-2 in windows of 512, 1,024 and 2,048.
 """
 
 from operator import truediv
@@ -12,6 +13,8 @@ from typing import Any
 
 from benchmarks.attention_documents import DOCUMENTS, documents, settings_of
 from benchmarks.attention_graphs import time_graphs
+from benchmarks.attention_language import LANGUAGE, LENGTHS, language
+from benchmarks.attention_language import settings_of as language_settings
 from benchmarks.attention_speed import (
     BLOCK_LOCAL,
     DENSE,
@@ -40,13 +43,17 @@ NOTES = (
     "memory: peak of the resident memory of a process that runs one BERT block of width 384 with onnxruntime (onnx_gib) or torch (torch_gib), import of the libraries included",
     "documents: reviews of IMDb of more than 400 words, 2,000 for training (one pass, 16 at a time) and 1,500 of test; three blocks of MiniLM; positions beyond 512 are copies; "
     "gain: accuracy minus that of the first 512 tokens, with the interval of a paired bootstrap over texts",
+    "language: a Llama of 4 blocks, 128 wide, trained from scratch once over 6,000,000 characters of wikitext-2 with 8,192 tokens in every update, whatever the window; ppl: per token, on full windows of "
+    "that length of the test set. LongNet's segments are 128, 512 and 2,048 with dilations 1, 4 and 16; the Sparse Transformer's stride is 64, with 8 tokens that summarise a block",
 )
 
 
 def main() -> None:
     """Measure the parts that are named, or all; each row is written as soon as its part is measured."""
     options = parser(__doc__)
-    options.add_argument("parts", nargs="*", metavar="PART", default=[TORCH, BACKWARD, ONNX, MEMORY, DOCUMENTS])
+    options.add_argument(
+        "parts", nargs="*", metavar="PART", default=[TORCH, BACKWARD, ONNX, MEMORY, DOCUMENTS, LANGUAGE]
+    )
     options.add_argument("--seconds", type=float, default=4.0, help="of undisturbed timing for every length")
     options.add_argument("--tokens", type=int, action="append", help="lengths; those of the part if none is named")
     arguments = options.parse_args()
@@ -71,8 +78,9 @@ def main() -> None:
                     keep(part, time_graphs(tokens, seconds, dense=tokens <= _LONGEST), tokens)
                 case "memory":
                     keep(part, {FIXED_RADIUS: peak_memory(tokens)}, tokens)
-        if part == DOCUMENTS:
-            for pattern, tokens, figures in documents(arguments.seed, rehearse=rehearse):
+        trained = {DOCUMENTS: documents, LANGUAGE: language}.get(part)
+        if trained is not None:
+            for pattern, tokens, figures in trained(arguments.seed, rehearse=rehearse):
                 keep(part, {pattern: figures}, tokens)
 
 
@@ -80,7 +88,8 @@ def settings(key: Key) -> Any:
     """Return what a row depends on besides code."""
     pattern = PATTERNS.get(key["pattern"])
     shape = None if pattern is None else pattern.model_dump(mode="json")
-    return {"pattern": shape, "documents": settings_of() if key["part"] == DOCUMENTS else None}
+    of_part = {DOCUMENTS: settings_of, LANGUAGE: language_settings}.get(key["part"])
+    return {"pattern": shape, "documents": None if of_part is None else of_part()}
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -110,6 +119,14 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
         "doubling_ratio_max": claim(worst, "x", "<= 2.2"),
         "small_n_overhead": claim(slowest, "x", "<= 1.1"),
         "peak_gib_64k": claim(of("torch_gib", MEMORY, FIXED_RADIUS, 65536), "GiB", "<= 1.5", exact=True),
+        "longnet_ppl_ratio_longest": claim(
+            paired(truediv, of("ppl", LANGUAGE, LONGNET, LENGTHS[-1]), of("ppl", LANGUAGE, DENSE, LENGTHS[-1])),
+            "",
+            None,
+        ),
+        "dense_ppl_longest_over_shortest": claim(
+            paired(truediv, of("ppl", LANGUAGE, DENSE, LENGTHS[-1]), of("ppl", LANGUAGE, DENSE, LENGTHS[0])), "", None
+        ),
         "imdb_1024_gain_points": claim(of("gain_points", DOCUMENTS, FIXED_RADIUS, 1024), "points", ">= 0"),
     }
 

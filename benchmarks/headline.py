@@ -74,7 +74,7 @@ def main() -> None:
     results = folder_of(arguments)
     for name in arguments.sets:
         params = with_seed(settings({"data": name}), arguments.seed)
-        params = _smaller(params) if arguments.rehearse else params
+        params = smaller(params) if arguments.rehearse else params
         folder = open_workspace(f"{name}-{arguments.seed}{'-rehearsed' if arguments.rehearse else ''}", params)
         write_data(name, folder / "data", rehearse=arguments.rehearse)
         reproduce(folder, "export")
@@ -144,17 +144,19 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     }
 
 
-def _smaller(params: dict[str, Any]) -> dict[str, Any]:
+def smaller(params: dict[str, Any]) -> dict[str, Any]:
+    """Return params for a rehearsal."""
+
     def shorten(values: Any, name: str = "") -> Any:
         if isinstance(values, dict):
             shorter = {key: shorten(value, key) for key, value in values.items()}
             return shorter | ({"epochs": _EPOCHS_REHEARSED} if name in ("teacher", "training") else {})
         return values
 
-    smaller = shorten(params) | {"gates": {}}
-    smaller["data"] |= {"train_examples": None, "transfer_examples": None}
-    smaller["export"] = {"label_agreement": 0.5, "float_tolerance": 1.0, "int8_tolerance": 100.0}
-    return dict(smaller)
+    result = shorten(params) | {"gates": {}}
+    result["data"] |= {"train_examples": None, "transfer_examples": None}
+    result["export"] = {"label_agreement": 0.5, "float_tolerance": 1.0, "int8_tolerance": 100.0}
+    return dict(result)
 
 
 def _timed(

@@ -168,7 +168,8 @@ def write(family: str, name: str) -> list[Path]:
     text = configs.read_text()
     end = f"{place.union} = " if configs == union else None
     position = text.index(end) if end else len(text)
-    configs.write_text(text[:position].rstrip() + "\n\n\n" + CONFIG.format(**texts) + text[position:])
+    text = text[:position].rstrip() + "\n\n\n" + CONFIG.format(**texts) + text[position:]
+    configs.write_text(_with_import(text, "lissom.training.config", "RecoveryParams"))
     union.write_text(_with_member(union.read_text(), place.union, config, configs, family))
     match.write_text(_with_case(match.read_text(), family, name, config, configs))
     if plan:

@@ -130,7 +130,7 @@ def test_it_is_learnt_trimmed_and_trained(lesson):
 
 @pytest.mark.parametrize(
     ("pieces", "message"),
-    [(((0,), (10**6,)), "not among the"), (((5,), (6,)), "pad_token_id 0 is not among the new tokens")],
+    [(((0,), (10**6,)), "not among the"), (((5,), (6,)), "pad_token_id 0 is not among the kept tokens")],
 )
 def test_what_does_not_fit_is_refused(pieces, message):
     with pytest.raises(InputError, match=message):

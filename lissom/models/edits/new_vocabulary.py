@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.tables import plain_table, replace_table
-from lissom.models.edits.vocabulary import TOKEN_IDS
+from lissom.models.edits.vocabulary import renumber_special_ids
 from lissom.models.new_vocabulary import with_pieces
 from lissom.models.sites import fixed_tokens
 
@@ -47,15 +47,7 @@ class NewVocabulary(StructureEdit):
         for number, pieces in enumerate(self.pieces):
             if len(pieces) == 1:
                 new_id.setdefault(pieces[0], number)
-        for name in TOKEN_IDS:
-            old = getattr(network.config, name, None)
-            if old is None:
-                continue
-            olds = list(old) if isinstance(old, list | tuple) else [old]
-            if missing := [number for number in olds if number not in new_id]:
-                raise InputError(f"{self.kind}: {name} {missing[0]} is not among the new tokens")
-            news = [new_id[number] for number in olds]
-            setattr(network.config, name, news if isinstance(old, list | tuple) else news[0])
+        renumber_special_ids(network, new_id, self.kind)
         fixed = fixed_tokens(network)
         if any(new_id.get(number) != number for number in range(fixed)):
             raise InputError(f"{self.kind}: the first {fixed} tokens must keep their numbers in this family")

@@ -1,6 +1,6 @@
 """Keep some rows of the word table, and trim the tokenizer to the same tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from lissom.models.families import family_of
 from lissom.models.sites import fixed_tokens, replace_module, tied_head
 from lissom.models.vocabulary import trim_tokenizer
 
-TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
+_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
 
 
 class KeepVocabulary(StructureEdit):
@@ -34,15 +34,7 @@ class KeepVocabulary(StructureEdit):
         table = network.get_submodule(path)
         check_indices("keep_vocabulary", self.kept, table.num_embeddings)
         new_id = {old: new for new, old in enumerate(self.kept)}
-        for name in TOKEN_IDS:
-            old = getattr(network.config, name, None)
-            if old is None:
-                continue
-            old_ids = list(old) if isinstance(old, list | tuple) else [old]
-            if missing := [number for number in old_ids if number not in new_id]:
-                raise InputError(f"keep_vocabulary: {name} {missing[0]} is not among the kept tokens")
-            new_ids = [new_id[number] for number in old_ids]
-            setattr(network.config, name, new_ids if isinstance(old, list | tuple) else new_ids[0])
+        renumber_special_ids(network, new_id, self.kind)
         fixed = fixed_tokens(network)
         if fixed and new_id.get(fixed - 1) != fixed - 1:
             raise InputError(f"keep_vocabulary: tokens before the padding token {fixed - 1} must be kept")
@@ -63,6 +55,23 @@ class KeepVocabulary(StructureEdit):
     def describe(self) -> str:
         """Return the edit in a few words."""
         return f"kept {len(self.kept):,} tokens"
+
+
+def renumber_special_ids(network: PreTrainedModel, new_id: Mapping[int, int], subject: str) -> None:
+    """Give the special tokens in a network's config their new numbers.
+
+    Raises:
+        InputError: one has none.
+    """
+    for name in _TOKEN_IDS:
+        old = getattr(network.config, name, None)
+        if old is None:
+            continue
+        old_ids = list(old) if isinstance(old, list | tuple) else [old]
+        if missing := [number for number in old_ids if number not in new_id]:
+            raise InputError(f"{subject}: {name} {missing[0]} is not among the kept tokens")
+        new_ids = [new_id[number] for number in old_ids]
+        setattr(network.config, name, new_ids if isinstance(old, list | tuple) else new_ids[0])
 
 
 def _tied_to(table: nn.Embedding, bias: Tensor | None, token_ids: Sequence[int]) -> nn.Linear:
