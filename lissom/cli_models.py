@@ -57,7 +57,7 @@ def compare(
 
 def sensitivity(
     model: Annotated[Path, typer.Argument(help="A model directory of floats.")] = Path("artifacts/teacher"),
-    data: Annotated[Path, typer.Option(help="The prepared data set.")] = Path("artifacts/data"),
+    data: Annotated[Path, typer.Option(help="The prepared data set.")] = Path("artifacts/prepare"),
     change: Annotated[list[str] | None, typer.Option(help="Names of changes; all if none is named.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="Labelled training examples, drawn at random.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,

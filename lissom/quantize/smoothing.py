@@ -2,7 +2,8 @@
 
 Input feature j is divided, and its weights are multiplied, by max|x_j|^a / max|w_j|^(1 - a). The product is the same;
 one range for all features fits better. The division is part of the kernel that quantises the inputs, so that it works
-behind any layer and costs nothing. Products that read the same input share the factors.
+behind any layer; onnxruntime's kernel for a scale per feature is slow (docs/quantization.md). Products that read the
+same input share the factors.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -95,6 +95,33 @@ def test_a_student_without_blocks_goes_all_the_way(taught, tmp_path):
 
 
 @pytest.mark.slow
+def test_factors_and_weights_in_groups_go_all_the_way(taught, tmp_path):
+    """A vocabulary of the texts, thin factors, four bits with a correction: exported, measured, reported, registered."""
+    other, none = taught.copied_to(tmp_path), {"method": "none"}
+    short = {"epochs": 1, "learning_rate": 2e-3, "precision": "float32"}
+    factorize = [
+        {"method": "word_table", "vocabulary": 300, "min_count": 1, "training": short},
+        {"method": "low_rank", "keep": 0.6, "training": short},
+    ]
+    quantize = {"method": "weight_only", "rounding": "gptq", "average_bits": 4, "group": 16, "correction": 1}
+    other.write_params(
+        PARAMS | {"variants": VARIANTS, "distill": none, "prune": none, "factorize": factorize, "quantize": quantize}
+    )
+    other.run("dvc", "repro")
+    ledger = Ledger.model_validate(read(other, "artifacts/report/ledger.json"))
+    assert ledger.rows[-1].megabytes < ledger.rows[0].megabytes
+    kinds = [edit.kind for edit in lissom.load(other.folder / "artifacts/quantize").manifest.edits]
+    assert kinds[0] == "new_vocabulary" and kinds[-2:] == ["low_rank", "group_weights"]
+    page = (other.folder / "artifacts/report/report.html").read_text()
+    assert "corrected at rank 1" in page and "tokens learnt from the texts" in page
+    label = lissom_predict(other, "the film was good", "very good film")
+    assert label == lissom_predict(other, "the film was good", "very good film", "--model", "artifacts/quantize")
+    shown = other.run("lissom", "compare", "artifacts/teacher", "artifacts/quantize", "--blocks").stdout
+    assert "before and after" in shown
+    assert "4 bits" in other.run("lissom", "sensitivity", "--change", "4 bits", "--examples", "8").stdout
+
+
+@pytest.mark.slow
 def test_a_number_is_predicted_all_the_way(tmp_path):
     """Teacher, distilled, pruned, factorised and quantised student, page, registry and prediction, in the data's unit."""
     other = Workspace(tmp_path, threads=1)
