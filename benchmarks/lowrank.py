@@ -80,9 +80,8 @@ NOTES = (
     f"trained: updates of {_BATCH} texts against the teacher's logits (and labels); {UPDATES} of them, {3 * UPDATES} for Kronecker products, which lose more at first",
     "output_error: squared error of the outputs of the factorised projections on the test texts, over their squared size, averaged over projections; before a training",
     "projections_kept, table_kept: weights of attentions and feed-forward networks, and of the word table, over those before",
-    "Kronecker, 8 times: A of 192 x 192 in attentions, 2 x 8 in feed-forward networks, rows of 48 times a shared row of 8 for the word table: all weights together become 8 times fewer",
-    "python-docs: tokens of the embedded data set's test texts, the pieces learnt from its train texts, over MiniLM's own; no model is trained. On trec6, general English, most words of test are one token "
-    "of MiniLM already, and the 8,000 tokens learnt from 5,452 questions lack many: more tokens, not fewer (token_ratio)",
+    "Kronecker, 8 times: A of 192 x 192 in attentions, 2 x 8 in feed-forward networks, rows of 48 times a shared row of 8 for the word table, the shapes of KroneckerBERT's model of that name at this width; all_kept tells by how much all weights shrink",
+    "python-docs: tokens of the embedded data set's test texts, the pieces learnt from its train texts, over MiniLM's own; no model is trained.",
     "speedup of one text on one pinned core over the teacher's file, both in one session",
 )  # fmt: skip
 

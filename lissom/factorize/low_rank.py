@@ -86,7 +86,7 @@ def _within(
     """Give the ranks with the largest error per weight first, until the budget is spent; each matrix has one."""
     ranks = {path: 1 for path in costs if limits[path] >= 1}
     left = budget - sum(costs[path] for path in ranks)
-    # What a rank saves is told as a share of its matrix' whole, since matrices differ in scale.
+    # Matrices differ in scale, so squared singular values are compared as shares of their sum in a matrix.
     gains = {path: (squares[path] / squares[path].sum()).tolist() for path in ranks}
     queue = [(-gains[path][1] / costs[path], path) for path in ranks if limits[path] > 1]
     heapq.heapify(queue)
