@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from lissom.export.divisions import NORMS
+
 _PRODUCT = "MatMulIntegerToFloat"
-_NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 
 
 def choose_kernels(graph: GraphProto) -> None:
@@ -22,7 +23,7 @@ def choose_kernels(graph: GraphProto) -> None:
 
 def _keep_sums_apart(graph: GraphProto) -> None:
     """Write every sum that is normalised as `Sum`, which onnxruntime does not fuse into `SkipLayerNormalization`."""
-    normalised = {node.input[0] for node in graph.node if node.op_type in _NORMS}
+    normalised = {node.input[0] for node in graph.node if node.op_type in NORMS}
     for node in graph.node:
         if node.op_type == "Add" and node.output[0] in normalised:
             node.op_type = "Sum"

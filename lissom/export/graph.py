@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from lissom.export.divisions import fold_divisions
 from lissom.export.fusions import choose_kernels
 from lissom.export.lookups import simplify_lookups
 from lissom.export.packing import pack_integers, pack_operands
@@ -27,6 +28,8 @@ def tidy(graph: GraphProto) -> None:
     del graph.metadata_props[:]
     _cancel_round_trips(graph)
     _share_quantisers(graph)
+    _drop_unused(graph)  # what reads a value no longer must not count as its reader
+    fold_divisions(graph)
     _join_products(graph)
     choose_kernels(graph)
     simplify_lookups(graph)
@@ -70,7 +73,7 @@ def _origin(node: NodeProto, producers: dict[str, NodeProto], shapes: dict[str, 
 
 
 def _share_quantisers(graph: GraphProto) -> None:
-    """Let products of the same tensor read the same quantised one, where its scale and zero point are the same."""
+    """Let products of the same tensor read the same quantised one, where scales, zero points and divisors are."""
     values = {tensor.name: tensor for tensor in graph.initializer}
 
     def identity(name: str) -> bytes | str:
@@ -78,12 +81,11 @@ def _share_quantisers(graph: GraphProto) -> None:
 
     first: dict[tuple[bytes | str, ...], NodeProto] = {}
     replacements: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
+    for node in graph.node:  # in topological order
+        node.input[:] = [replacements.get(name, name) for name in node.input]
+        if node.op_type in ("Div", "QuantizeLinear", "DynamicQuantizeLinear"):
             twin = first.setdefault((node.op_type, node.input[0], *map(identity, node.input[1:])), node)
             replacements |= zip(node.output, twin.output, strict=True)
-    for node in graph.node:
-        node.input[:] = [replacements.get(name, name) for name in node.input]
 
 
 def _join_products(graph: GraphProto) -> None:

@@ -18,11 +18,15 @@ def simplify_lookups(graph: GraphProto) -> None:
 def _look_up_quantised(graph: GraphProto) -> None:
     """Quantise a table of int8 rows for the product that reads them, once and for all.
 
-    Rows are looked up, multiplied by their scales, and quantised with a fixed scale: the same for every call.
+    Rows are looked up, multiplied by their scales, divided if they are smoothed, and quantised with a fixed scale: the
+    same for every call.
     """
     producers, values = _producers(graph), _values(graph)
     for node in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
-        product = producers.get(node.input[0])
+        product, divisors = producers.get(node.input[0]), np.ones(1, dtype=np.float32)
+        if product is not None and product.op_type == "Div" and product.input[1] in values:
+            divisors = _array(values, product.input[1])
+            product = producers.get(product.input[0])
         if product is None or product.op_type != "Mul" or not {*node.input[1:]} <= values.keys():
             continue
         cast, scales = (producers.get(name) for name in product.input)
@@ -34,7 +38,7 @@ def _look_up_quantised(graph: GraphProto) -> None:
         integers, factors = (_array(values, each.input[0]) for each in (rows, scales))
         if integers.dtype != np.int8 or np.abs(integers).max(initial=0) < 8:  # fewer bits are packed in the file
             continue
-        table = _quantised(integers.astype(np.float32) * factors, node, values)
+        table = _quantised(integers.astype(np.float32) * factors / divisors, node, values)
         name = f"{rows.input[0]}_quantised"
         graph.initializer.append(numpy_helper.from_array(table, name))
         place = list(graph.node).index(node)

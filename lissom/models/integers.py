@@ -5,8 +5,6 @@ emit onnxruntime's kernels: `MatMulIntegerToFloat` takes uint8 inputs and int8 w
 Weights of fewer bits are int8 here too; files store them packed.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,17 +80,12 @@ class IntegerLinear(StoredLinear):
                 shapes=(input.shape, (), ()),
             )
             return integers, scale, zero_point
+        if self.smoothing is not None:
+            input = input / self.smoothing
         if self.input_high < ACTIVATION_HIGH:  # the kernel saturates at 255
-            highest = (self.input_high - self.input_zero_point.float()) * self.input_scale
-            input = torch.minimum(input if self.smoothing is None else input / self.smoothing, highest)
-        scale, zero_point = self.input_scale, self.input_zero_point
-        attributes: dict[str, Any] = {}
-        if self.smoothing is not None and self.input_high == ACTIVATION_HIGH:
-            # A scale per feature divides and quantises in one kernel.
-            scale, zero_point = scale * self.smoothing, zero_point.expand(self.in_features).clone()
-            attributes = {"axis": -1}
+            input = torch.minimum(input, (self.input_high - self.input_zero_point.float()) * self.input_scale)
         integers = torch.onnx.ops.symbolic(
-            "QuantizeLinear", (input, scale, zero_point), attributes, dtype=torch.uint8, shape=input.shape
+            "QuantizeLinear", (input, self.input_scale, self.input_zero_point), dtype=torch.uint8, shape=input.shape
         )
         return integers, self.input_scale, self.input_zero_point
 

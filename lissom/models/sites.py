@@ -1,6 +1,6 @@
 """Where a network can be cut: its blocks and sites, looked up in the table of families, and replacing what is there."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -108,6 +108,23 @@ def projections_of(network: PreTrainedModel, part: Literal["attention", "ffn"]) 
     if part == "ffn":
         return [path for ffn in ffn_sites(network) for path in (*ffn.inputs, ffn.output)]
     return [path for site in attention_sites(network) for path in (site.query, site.key, site.value, site.output)]
+
+
+def sharing_inputs(network: PreTrainedModel, paths: Collection[str]) -> list[list[str]]:
+    """Return paths of layers in groups that read the same input: of one attention, one feed-forward network, or alone.
+
+    Args:
+        network: the network.
+        paths: the layers.
+    """
+    same = [
+        [site.query, site.key, site.value] if site.kind == "self" else [site.key, site.value]
+        for site in attention_sites(network)
+    ]
+    same += [list(site.inputs) for site in ffn_sites(network)]
+    groups = [[path for path in group if path in paths] for group in same]
+    grouped = {path for group in groups for path in group}
+    return [group for group in groups if group] + [[path] for path in paths if path not in grouped]
 
 
 def _block_paths(network: PreTrainedModel) -> Iterator[tuple[Stack, str, str]]:

@@ -1,12 +1,11 @@
 """SmoothQuant: moving the outliers of activations into the weights (Xiao et al. 2023, arXiv:2211.10438, §4).
 
 Input feature j is divided, and its weights are multiplied, by max|x_j|^a / max|w_j|^(1 - a). The product is the same;
-one range for all features fits better. The division is part of the kernel that quantises the inputs, so that it works
-behind any layer; onnxruntime's kernel for a scale per feature is slow (docs/quantization.md). Products that read the
-same input share the factors.
+one range for all features fits better. Products that read the same input share the factors. An exported graph divides
+in the norm before, where only such products read the norm (lissom/export/divisions.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from lissom.data.batches import Batch
 from lissom.models.calibration import watch_inputs
 from lissom.models.fake_quant import FakeQuantLinear
-from lissom.models.sites import attention_sites, ffn_sites
+from lissom.models.sites import sharing_inputs
 
 _SMALLEST = 1e-5
 
@@ -32,7 +31,7 @@ def smooth(network: PreTrainedModel, batches: Iterable[Batch], strength: float) 
         path: module for path, module in network.named_modules() if isinstance(module, FakeQuantLinear)
     }  # fmt: skip
     largest = _largest_inputs(network, layers, batches)
-    for group in _sharing(network, layers):
+    for group in sharing_inputs(network, layers):
         members = [layers[path] for path in group]
         inputs = torch.stack([largest[path] for path in group]).amax(0)
         weights = torch.stack([member.weight.detach().abs().amax(0) for member in members]).amax(0)
@@ -53,14 +52,3 @@ def _largest_inputs(
 
     watch_inputs(network, layers, batches, take)
     return largest
-
-
-def _sharing(network: PreTrainedModel, layers: Mapping[str, FakeQuantLinear]) -> list[Sequence[str]]:
-    """Return the layers in groups that read the same input: of one attention, of one feed-forward network, or alone."""
-    groups: list[Sequence[str]] = []
-    for site in attention_sites(network):
-        same = [site.query, site.key, site.value] if site.kind == "self" else [site.key, site.value]
-        groups.append([path for path in same if path in layers])
-    groups += [[path for path in site.inputs if path in layers] for site in ffn_sites(network)]
-    grouped = {path for group in groups for path in group}
-    return [group for group in groups if group] + [[path] for path in layers if path not in grouped]

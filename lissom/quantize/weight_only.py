@@ -38,8 +38,12 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
     )  # fmt: skip
     sizes = {path: matrix_of(model.network.get_submodule(path)).numel() for path in edit.paths(model.network)}
     facts: dict[str, Any] = {"bits": params.bits, "layers": len(sizes)}
+    calibrates = params.rounding in ("gptq", "awq")
+    batches: list[Batch] = []
+    if calibrates or params.average_bits is not None:
+        batches = list(calibration_batches(model, lesson, params.calibration_examples, params.seed))
     if params.average_bits is not None:
-        chosen = allocate(sizes, _divergences(model, lesson, sizes, params), params.average_bits)
+        chosen = allocate(sizes, _divergences(model, batches, sizes, params), params.average_bits)
         edit = edit.model_copy(update={"layers": chosen})
         facts["bits"] = sum(chosen[path] * size for path, size in sizes.items()) / sum(sizes.values())
     if params.training is not None:
@@ -48,9 +52,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
             finish=lambda trained: _keep_rounded(trained, edit),
             facts=facts,
         )
-    if params.rounding in ("nearest", "mse"):
+    if not calibrates:
         return Recipe(edits=[edit], facts=facts)
-    batches = calibration_batches(model, lesson, params.calibration_examples, params.seed)
     fitted = _fitted(model, batches, edit, params)
 
     def fill(rounded: CompressedModel) -> None:
@@ -64,10 +67,9 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
 
 
 def _divergences(
-    model: CompressedModel, lesson: Lesson, paths: Iterable[str], params: WeightOnly
+    model: CompressedModel, batches: Sequence[Batch], paths: Iterable[str], params: WeightOnly
 ) -> dict[str, dict[int, float]]:
     """Return by path and bits how much the answers change when one layer is rounded."""
-    batches = calibration_batches(model, lesson, params.calibration_examples, params.seed)
     grids = {str(bits): GroupGrid(bits, params.group, clip=True) for bits in BITS}
     found: dict[str, dict[int, float]] = {}
     for effect in effects(model, batches, list(paths), {name: grid.rounded for name, grid in grids.items()}):

@@ -72,6 +72,17 @@ def test_every_family_is_stored_and_reloaded(family, name, tmp_path):
     assert sizes[1] < sizes[0]
 
 
+def test_products_of_the_same_input_learn_one_step_for_it():
+    """So that their inputs are quantised once, after any training."""
+    model = quantised("bert", EDITS["learned"])
+    for layer in model.network.bert.encoder.layer:
+        attention = layer.attention.self
+        assert attention.query.input_step is attention.key.input_step is attention.value.input_step
+        assert attention.query.input_step is not layer.attention.output.dense.input_step
+    steps = [name for name, _ in model.network.named_parameters() if name.endswith("input_step")]
+    assert len(steps) == 4 * 4 + 2  # of every block four, the table's projection, the pooler
+
+
 @pytest.mark.parametrize("name", EDITS)
 def test_the_file_answers_as_the_stored_model(name, tmp_path):
     model = quantised("bert", EDITS[name])
@@ -125,6 +136,19 @@ def test_smoothing_evens_out_the_features_and_changes_nothing_else():
         calibrate(model.network, [batch])
         errors[strength] = float((logits(model, batch) - wanted).abs().mean())
     assert errors[0.5] < errors[None]
+
+
+@pytest.mark.parametrize(("family", "left"), [("bert", 4 * 3 + 1), ("modernbert", 2), ("gpt2", 4), ("llama", 4)])
+def test_norms_and_products_divide_the_smoothed_inputs_behind_them(family, left, tmp_path):
+    """A norm before a residual sum, an activation, and heads that share values keep their divisions."""
+    model = quantised(family, EDITS["smoothed"], factorized=False)
+    model.edit([StoreIntegers()])
+    export_onnx(model, tmp_path)
+    kernels = count_kernels(tmp_path / "model.onnx")
+    assert kernels["Div"] == left < kernels["QuantizeLinear"]
+    classifier, batch = OnnxClassifier(tmp_path), tiny.batch(family, 3, 11)
+    actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+    assert similar(actual, logits(model, batch))
 
 
 def test_layers_are_kept_in_floats():

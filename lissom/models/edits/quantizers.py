@@ -16,7 +16,7 @@ from lissom.models.edits.word_table import rows_of
 from lissom.models.fake_quant import FakeQuantEmbedding, FakeQuantLinear, Rounding
 from lissom.models.families import classifier_of, family_of
 from lissom.models.grid import WeightGrid, weight_high
-from lissom.models.sites import reading_targets, replace_module, tied_head
+from lissom.models.sites import reading_targets, replace_module, sharing_inputs, tied_head
 
 
 class FakeQuantize(StructureEdit):
@@ -60,6 +60,10 @@ class FakeQuantize(StructureEdit):
             assert isinstance(module, nn.Linear)
             mask = "decoder_attention_mask" if path in written else "attention_mask"
             replace_module(network, path, FakeQuantLinear(module, self.rounding, mask).train(module.training))
+        for group in sharing_inputs(network, quantised):
+            first, *others = (network.get_submodule(path) for path in group)
+            for other in others:  # the kernel of an attention takes one quantised input for query, key and value
+                other.input_step = first.input_step
         # Positions and segments are a few rows.
         if type(table) is nn.Embedding and table_path not in kept:
             replace_table(network, FakeQuantEmbedding(table, weight_high(self.table_bits)).train(table.training))
