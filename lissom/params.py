@@ -146,6 +146,12 @@ class Params(Section):
                 f"prune.method: {self.prune[0].method} removes heads and neurons of Transformer blocks, and "
                 f"distill.method: {self.distill.method} makes a student without blocks; set prune.method: none"
             )
+        makes_exits = self.distill.method in ("fastbert", "deep_to_shallow")
+        if makes_exits and any(method.method == "hidden" for method in self.prune):
+            raise ValueError(
+                f"prune.method: hidden removes the same channels from every layer, and distill.method: "
+                f"{self.distill.method} makes exits that read all of them; take another method of one of both"
+            )
         trims = any(getattr(method, "min_count", None) is not None for method in self.factorize)
         if self.distill.method == "lstm" and self.distill.tokenizer == "words" and trims:
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
+from lissom.models.families import family_of
 from lissom.models.layers import computes_with_integers
 from lissom.models.patterned import has_patterns
 from lissom.models.sites import attention_sites, blocks_of, ffn_sites, head_groups, head_size
@@ -90,9 +91,19 @@ def target_shapes(shapes: Shapes, architecture: Architecture, width: int) -> Sha
         shapes: sizes of the network's blocks.
         architecture: how llama.cpp holds it.
         width: the hidden size.
+
+    Raises:
+        InputError: llama.cpp divides the hidden size by the number of heads, and there are more heads than fit.
     """
     count = len(shapes.neurons)
     if architecture.all_heads:
+        unit = shapes.head_size * shapes.group
+        if width % unit or max(shapes.groups) * unit > width:
+            raise InputError(
+                f"export.formats gguf: a {architecture.name} of llama.cpp has heads of hidden size / heads; here there "
+                f"are {width} hidden channels and up to {max(shapes.groups) * shapes.group} heads of "
+                f"{shapes.head_size}; keep a multiple of {unit} channels (prune.multiple), and no more heads than fit"
+            )
         shapes = replace(shapes, groups=(width // shapes.head_size // shapes.group,) * count)
     if shapes.is_even or architecture.uneven is not None:
         return shapes
@@ -123,6 +134,13 @@ def architecture_of(network: PreTrainedModel) -> Architecture:
         )
     architecture = ARCHITECTURES[model_type]
     _check_windows(network, architecture)
+    table = network.get_submodule(family_of(network).word_table)
+    scale = getattr(table, "scalar_embed_scale", None)
+    if scale is not None and round(scale**2) != network.config.hidden_size:
+        raise InputError(
+            f"export.formats gguf: llama.cpp multiplies the word vectors of a {architecture.name} with the root of the "
+            "hidden size, which pruning has changed; take another method than prune.method: hidden"
+        )
     return architecture
 
 

@@ -95,6 +95,31 @@ class BlocksPruning(Section):
         return self
 
 
+class HiddenPruning(Section):
+    """Remove hidden channels, the same ones from all layers (Muralidharan et al. 2024, arXiv:2407.14679)."""
+
+    method: Literal["hidden"]
+
+    keep: float = Field(default=0.75, gt=0, le=1)
+    """Share of the hidden channels to keep, rounded down to `multiple`."""
+
+    budget: BudgetParams | None = None
+    """Keep as many channels as a budget allows, in place of `keep`."""
+
+    multiple: int = Field(default=32, ge=1)
+    """A multiple of this number of channels is kept, for efficient kernels; 256 for the K types of GGUF."""
+
+    criterion: Literal["gradient", "activation", "magnitude"] = "gradient"
+    """What tells how much a channel matters: the sum of |w dL/dw| over its weights, the size of its activations, or the
+    norm of its weights."""
+
+    calibration_examples: int = Field(default=512, ge=1)
+    """Training examples over which the first two criteria are averaged."""
+
+    training: RecoveryParams | None = RecoveryParams()
+    """Training of the narrow model against the teacher; null skips it."""
+
+
 GatedUnits = Literal["heads", "neurons", "blocks"]
 
 
@@ -145,7 +170,13 @@ class GatesPruning(Section):
 
 
 PruneMethod = Annotated[
-    FirstOrderPruning | BlocksPruning | GatesPruning | UnstructuredPruning | MovementPruning | LotteryTicketPruning,
+    FirstOrderPruning
+    | BlocksPruning
+    | HiddenPruning
+    | GatesPruning
+    | UnstructuredPruning
+    | MovementPruning
+    | LotteryTicketPruning,
     Field(discriminator="method"),
 ]
 """All methods; with more than one, a union discriminated by `method`."""

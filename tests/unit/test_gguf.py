@@ -17,6 +17,7 @@ from lissom.models.edits import (
     FakeQuantize,
     HalfWeights,
     KeepBlocks,
+    KeepChannels,
     KeepHeads,
     KeepNeurons,
     Kronecker,
@@ -27,7 +28,7 @@ from lissom.models.edits import (
 from lissom.models.families import FAMILIES
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
-from lissom.models.sites import projections_of
+from lissom.models.sites import attention_sites, projections_of
 from lissom.tasks.language_modeling import LanguageModeling
 from tests.unit import tiny
 
@@ -118,6 +119,31 @@ def test_pruned_shapes_load_and_answer(family, uneven, tmp_path):
     if name == "deci":
         assert reader.get_field("deci.feed_forward_length").contents() == [32, 16, 32]
         assert reader.get_field("deci.attention.head_count_kv").contents() == [2, 1, 2]
+
+
+@families
+def test_fewer_hidden_channels_load_and_answer(family, tmp_path):
+    """Where llama.cpp divides the hidden size by the number of heads, as many heads must go."""
+    model = model_of(family)
+    width = model.network.config.hidden_size
+    narrow = KeepChannels(kept=tuple(range(1, width // 2 + 1)))
+    if family.startswith("gemma"):
+        model.edit([narrow])
+        with pytest.raises(InputError, match="root of the hidden size"):
+            gguf_model(model)
+        return
+    if ARCHITECTURES[family].all_heads:
+        wide = model_of(family)
+        wide.edit([narrow])
+        with pytest.raises(InputError, match="no more heads than fit"):
+            gguf_model(wide)
+        units = 4 if family == "gpt2" else 2
+        sites = len(attention_sites(model.network))
+        model.edit([KeepHeads(kept=(tuple(range(units // 2)),) * sites)])
+    model.edit([narrow])
+    assert difference(model, tmp_path, length_for(family)) < bound(family)
+    field = gguf.GGUFReader(tmp_path / "model.gguf").get_field(f"{ARCHITECTURES[family].name}.embedding_length")
+    assert field.contents() == width // 2
 
 
 @pytest.mark.parametrize("edit", ["rank", "products", "trains", "codes", "halves"])

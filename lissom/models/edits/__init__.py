@@ -10,6 +10,7 @@ from pydantic import Field
 
 from lissom.models.edits.attention import UseAttention
 from lissom.models.edits.blocks import KeepBlocks
+from lissom.models.edits.channels import KeepChannels
 from lissom.models.edits.codebooks import ProductQuantize
 from lissom.models.edits.exits import AddExits, DropExits
 from lissom.models.edits.grouped import GroupWeights
@@ -32,6 +33,7 @@ Edit = Annotated[
     KeepBlocks
     | KeepHeads
     | KeepNeurons
+    | KeepChannels
     | KeepPositions
     | ExtendPositions
     | KeepVocabulary
@@ -62,6 +64,7 @@ __all__ = [
     "GroupWeights",
     "HalfWeights",
     "KeepBlocks",
+    "KeepChannels",
     "KeepHeads",
     "KeepNeurons",
     "KeepPositions",
