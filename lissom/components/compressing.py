@@ -35,9 +35,11 @@ class Method(Protocol):
 M = TypeVar("M", bound=Method)
 
 
-def apply_methods(stage: Stage, methods: Sequence[M], plan: Callable[[CompressedModel, Lesson, M], Recipe]) -> Outcome:
+def apply_methods(
+    stage: Stage, methods: Sequence[M], plan: Callable[[CompressedModel, Lesson, M], Recipe], lesson: Lesson
+) -> Outcome:
     """Plan and apply every method to the result of the previous one; without methods the model does not change."""
-    model, lesson = stage.load("model"), stage.lesson()
+    model = stage.load("model")
     before, outcome = model.tokenizer, Outcome(metrics={"method": "none"}, model=model, method="none")
     history: list[dict[str, float]] = []
     metrics: dict[str, Any] = {}

@@ -38,7 +38,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: BlocksPruning) -> Recip
     """
     network = model.network
     first_blocks(network)  # says what to do about a model without blocks
-    first = params.blocks if params.budget is None else _count_within(model, params.budget)
+    first = params.blocks if params.budget is None else _count_within(model, lesson, params.budget)
     edits, scores = [], {}
     for stack, count in zip(family_of(network).stacks, (first, params.decoder_blocks), strict=False):
         blocks = blocks_at(network, stack)
@@ -56,12 +56,12 @@ def plan(model: CompressedModel, lesson: Lesson, params: BlocksPruning) -> Recip
     return Recipe(edits=edits, facts={name.replace(" ", "_"): values for name, values in scores.items()})
 
 
-def _count_within(model: CompressedModel, budget: BudgetParams) -> int:
+def _count_within(model: CompressedModel, lesson: Lesson, budget: BudgetParams) -> int:
     """Return the number of blocks that a budget allows; all blocks of a stack have the same size."""
     if family_of(model.network).has_encoder_and_decoder:
         raise InputError("prune.budget: an encoder-decoder has two stacks; give blocks and decoder_blocks")
     counts = range(1, len(blocks_of(model.network)) + 1)
-    return int(largest_within(model, counts, lambda count: [KeepBlocks(kept=tuple(range(int(count))))], budget))
+    return int(largest_within(model, lesson, counts, lambda count: [KeepBlocks(kept=tuple(range(int(count))))], budget))
 
 
 def by_position(criterion: str, count: int, available: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Budgets: how much may stay so that a model has a share of its parameters or operations."""
+"""Budgets: how much may stay so that a model has a share of its parameters, operations or latency."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -8,15 +8,21 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.models.flops import flops_by_depth
 from lissom.prune.config import BudgetParams
+from lissom.training.lesson import Lesson
 
 
 def largest_within(
-    model: CompressedModel, amounts: Sequence[float], edits: Callable[[float], Sequence[Edit]], budget: BudgetParams
+    model: CompressedModel,
+    lesson: Lesson,
+    amounts: Sequence[float],
+    edits: Callable[[float], Sequence[Edit]],
+    budget: BudgetParams,
 ) -> float:
     """Return the largest of some amounts with which the edited model is within a budget.
 
     Args:
         model: the model before the edits; not changed.
+        lesson: its dev texts are those whose latency is measured.
         amounts: what may stay, ascending; costs must not fall with them.
         edits: returns the edits that leave an amount.
         budget: the share of the model's cost.
@@ -24,12 +30,12 @@ def largest_within(
     Raises:
         InputError: the least amount exceeds the budget.
     """
-    whole = _cost(model, budget)
+    cost = _cost_of(model, lesson, budget)
 
     def share(amount: float) -> float:
         edited = copy.deepcopy(model)
         edited.edit(list(edits(amount)))
-        return _cost(edited, budget) / whole
+        return cost(edited)
 
     low, high = 0, len(amounts)  # amounts[low] is within the budget, amounts[high] is not
     if (least := share(amounts[0])) > budget.keep:
@@ -40,8 +46,17 @@ def largest_within(
     return amounts[low]
 
 
-def _cost(model: CompressedModel, budget: BudgetParams) -> float:
+def _cost_of(whole: CompressedModel, lesson: Lesson, budget: BudgetParams) -> Callable[[CompressedModel], float]:
+    """Return a function that gives what an edited model costs, as a share of what the whole one does."""
+    if budget.of == "latency":
+        texts = lesson.encode(whole, "dev")
+        return lambda edited: lesson.latency_of(whole, edited, texts)
     if budget.of == "parameters":
-        return float(model.network.num_parameters())
+        return lambda edited: edited.network.num_parameters() / whole.network.num_parameters()
+    before = _operations(whole)
+    return lambda edited: _operations(edited) / before
+
+
+def _operations(model: CompressedModel) -> float:
     length = model.manifest.task.max_length
     return float(flops_by_depth(model.network, [length])[length][-1])

@@ -51,7 +51,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
     units = {kind: sum(map(len, of_kind.values())) for kind, of_kind in scores.items()}
     final: dict[_Kind, float] = {KeepHeads: params.heads, KeepNeurons: params.neurons}
     if params.budget is not None:
-        final = dict.fromkeys(scores, _share_within(model, scores, params, params.budget))
+        final = dict.fromkeys(scores, _share_within(model, lesson, scores, params, params.budget))
     facts: dict[str, Any] = {"head_scores": _shown(model, scores[KeepHeads])} if KeepHeads in scores else {}
     pruned, edits = model, list[Edit]()
     for number in range(1, params.rounds + 1):
@@ -121,6 +121,7 @@ def _keep(
 
 def _share_within(
     model: CompressedModel,
+    lesson: Lesson,
     scores: Mapping[_Kind, Mapping[int, Tensor]],
     params: FirstOrderPruning,
     budget: BudgetParams,
@@ -130,7 +131,7 @@ def _share_within(
     def edits(share: float) -> list[Edit]:
         return [_keep(model, kind, of_kind, share, params) for kind, of_kind in scores.items()]
 
-    return largest_within(model, _SHARES, edits, budget)
+    return largest_within(model, lesson, _SHARES, edits, budget)
 
 
 def _composed(later: Edit, earlier: Sequence[Edit]) -> Edit:

@@ -44,7 +44,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: HiddenPruning) -> Recip
 
     counts = [*range(params.multiple, width, params.multiple), width]
     if params.budget is not None:
-        count = largest_within(model, counts, edits, params.budget)
+        count = largest_within(model, lesson, counts, edits, params.budget)
     else:
         count = max((number for number in counts if number <= params.keep * width + 1e-9), default=counts[0])
     before = network.num_parameters()

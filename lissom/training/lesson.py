@@ -9,6 +9,7 @@ from torch import nn
 
 from lissom.data.encoding import Encoded
 from lissom.data.tables import Table
+from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.parallel.world import World
 from lissom.training.checkpoint import Checkpoints
@@ -17,6 +18,9 @@ from lissom.training.hooks import Hook
 from lissom.training.loop import TrainingResult, autocast_type, fit
 from lissom.training.objective import Objective
 from lissom.training.predicting import Scorer, score
+
+RelativeLatency = Callable[[CompressedModel, CompressedModel, Encoded], float]
+"""Returns how long the exported file of the second model takes for texts, as a share of the first one's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,21 @@ class Lesson:
     checkpoints: Checkpoints | None = None
     world: World | None = None
     """The processes that share the trainings; None for this one alone."""
+    latency: RelativeLatency | None = None
+    """Measures latencies for budgets; None where nothing can be exported."""
+
+    def latency_of(self, whole: CompressedModel, edited: CompressedModel, texts: Encoded) -> float:
+        """Return the relative latency that the first process measures, the same on all.
+
+        Raises:
+            InputError: nothing can be measured here.
+        """
+        if self.latency is None:
+            raise InputError("budget.of: latency: give the lesson a function that measures it (Lesson.latency)")
+        if self.world is None:
+            return self.latency(whole, edited, texts)
+        measured = self.latency(whole, edited, texts) if self.world.is_main else None
+        return next(value for value in self.world.gather(measured) if value is not None)
 
     def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
         """Tokenise the named tables, and then `more`, into one data set."""

@@ -1,9 +1,13 @@
 """Budgets: as much stays as a share of the parameters or operations allows, and no more."""
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
 from lissom.errors import InputError
+from lissom.evaluate.relative_latency import relative_latency
+from lissom.models.edits import KeepBlocks
 from lissom.models.flops import flops_by_depth
 from lissom.models.sites import blocks_of
 from lissom.prune.config import BlocksPruning, FirstOrderPruning
@@ -68,6 +72,50 @@ def test_blocks_are_as_many_as_the_budget_allows(of, keep, lesson):
     larger = tiny.model("bert")
     larger.edit(plan(larger, lesson, BlocksPruning(method="blocks", blocks=left + 1)).edits)
     assert cost(larger, of) > keep * whole
+
+
+def test_latency_is_measured_on_what_the_edits_make(lesson):
+    """The amount is the largest whose measured share is within the budget, as for what is counted."""
+    asked = []
+
+    def measure(whole, edited, texts):
+        assert len(texts) == len(lesson.tables["dev"])
+        asked.append(edited.network.num_parameters())
+        return (edited.network.num_parameters() / whole.network.num_parameters()) ** 2
+
+    timed = replace(lesson, latency=measure)
+    model, same = tiny.model("bert"), tiny.model("bert")
+    model.edit(plan(model, timed, first_order(budget={"of": "latency", "keep": 0.49})).edits)
+    same.edit(plan(same, lesson, first_order(budget={"of": "parameters", "keep": 0.7})).edits)
+    assert model.manifest.edits == same.manifest.edits
+    assert len(asked) <= 8  # of a hundred shares
+    with pytest.raises(InputError, match="a function that measures it"):
+        plan(tiny.model("bert"), lesson, first_order(budget={"of": "latency"}))
+
+
+@pytest.fixture
+def halved(tmp_path):
+    """A model, the same with one block of four, and texts."""
+    whole, edited = tiny.model("bert"), tiny.model("bert")
+    edited.edit([KeepBlocks(kept=(0,))])
+    return whole, edited, Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path).encode(whole, "dev")
+
+
+def test_the_exported_files_are_timed(halved, tmp_path):
+    assert 0 < relative_latency(tmp_path, tmp_path / "latency.json")(*halved) < 5
+
+
+@pytest.mark.parametrize("disturbed", [None, "other processes ran"])
+def test_latencies_are_measured_once_for_a_machine(disturbed, halved, tmp_path, monkeypatch):
+    """Those of disturbed measurements are told, and not kept."""
+    values = iter((0.5, 0.25, 0.125))
+    monkeypatch.setattr("lissom.evaluate.relative_latency._measured", lambda *_: (next(values), disturbed))
+    measure = relative_latency(tmp_path, tmp_path / "cache" / "latency.json")
+    whole, edited, texts = halved
+    others = tiny.model("bert", seed=1)
+    others.edit([KeepBlocks(kept=(3,))])  # the same shapes
+    assert [measure(whole, model, texts) for model in (edited, others)] == ([0.5, 0.25] if disturbed else [0.5, 0.5])
+    assert measure(whole, whole, texts) == (0.125 if disturbed else 0.25)
 
 
 def test_what_cannot_be_reached_is_refused(lesson, tmp_path):

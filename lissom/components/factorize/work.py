@@ -7,4 +7,4 @@ from lissom.factorize.plan import plan
 
 def factorize(stage: Stage) -> Outcome:
     """Factorise matrices, then train the model against the teacher."""
-    return apply_methods(stage, stage.params.factorize, plan)
+    return apply_methods(stage, stage.params.factorize, plan, stage.lesson())

@@ -7,4 +7,4 @@ from lissom.quantize.plan import plan
 
 def quantize(stage: Stage) -> Outcome:
     """Insert quantisers, set their ranges, train against the teacher."""
-    return apply_methods(stage, stage.params.quantize, plan)
+    return apply_methods(stage, stage.params.quantize, plan, stage.lesson())
