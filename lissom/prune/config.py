@@ -96,6 +96,24 @@ class BlocksPruning(Section):
         return self
 
 
+class LayerDropPruning(Section):
+    """Train with whole blocks left out at random, then keep evenly spaced ones (Fan et al. 2019, arXiv:1909.11556)."""
+
+    method: Literal["layer_drop"]
+
+    blocks: int = Field(ge=1)
+    """Number of blocks to keep; of an encoder-decoder, of the encoder's."""
+
+    decoder_blocks: int | None = Field(default=None, ge=1)
+    """Number of the decoder's blocks to keep, of an encoder-decoder; null keeps all."""
+
+    drop: float | None = Field(default=None, ge=0, lt=1)
+    """Probability that a block is left out in a step; null takes the share of the blocks that go in the end."""
+
+    training: RecoveryParams = RecoveryParams()
+    """The training of the whole model against the teacher in which blocks are left out."""
+
+
 class HiddenPruning(Section):
     """Remove hidden channels, the same ones from all layers (Muralidharan et al. 2024, arXiv:2407.14679)."""
 
@@ -173,6 +191,7 @@ class GatesPruning(Section):
 PruneMethod = Annotated[
     FirstOrderPruning
     | BlocksPruning
+    | LayerDropPruning
     | HiddenPruning
     | GatesPruning
     | UnstructuredPruning

@@ -1,12 +1,13 @@
 """Pruning: every method behind one function."""
 
 from lissom.models.compressed import CompressedModel
-from lissom.prune import blocks, first_order, gates, hidden, lottery_ticket, movement, unstructured
+from lissom.prune import blocks, first_order, gates, hidden, layer_drop, lottery_ticket, movement, unstructured
 from lissom.prune.config import (
     BlocksPruning,
     FirstOrderPruning,
     GatesPruning,
     HiddenPruning,
+    LayerDropPruning,
     PruneMethod,
 )
 from lissom.prune.sparse_config import LotteryTicketPruning, MovementPruning, UnstructuredPruning
@@ -21,6 +22,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: PruneMethod) -> Recipe:
             return first_order.plan(model, lesson, params)
         case BlocksPruning():
             return blocks.plan(model, lesson, params)
+        case LayerDropPruning():
+            return layer_drop.plan(model, lesson, params)
         case HiddenPruning():
             return hidden.plan(model, lesson, params)
         case UnstructuredPruning():

@@ -1,0 +1,83 @@
+"""LayerDrop: train with whole blocks left out at random, then keep some of them, without a training afterwards.
+
+In every step of the training each block is left out with the same probability, for all texts of the batch, so that the
+network learns to do without any of them (Fan et al. 2019, arXiv:1909.11556, section 3.2). Then evenly spaced blocks
+stay ("every other", section 3.3). For a target of r of N blocks, the authors train with a probability of 1 - r / N
+(section 3.4), which is the default here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lissom.errors import InputError
+from lissom.models.compressed import CompressedModel
+from lissom.models.edits import Edit, KeepBlocks
+from lissom.models.families import family_of
+from lissom.models.family import Stack
+from lissom.models.sites import blocks_at, first_blocks
+from lissom.models.students import evenly_spaced
+from lissom.prune.config import LayerDropPruning
+from lissom.training.lesson import Lesson
+from lissom.training.recipe import Recipe
+
+
+def plan(model: CompressedModel, _: Lesson, params: LayerDropPruning) -> Recipe:
+    """Return the recipe that trains with blocks left out, and keeps `params.blocks` of them.
+
+    Raises:
+        InputError: the model has fewer blocks, or no Transformer blocks.
+    """
+    first_blocks(model.network)  # says what to do about a model without blocks
+    stacks = family_of(model.network).stacks
+    counts: dict[str, int] = {}
+    for stack, count in zip(stacks, (params.blocks, params.decoder_blocks), strict=False):
+        available = len(blocks_at(model.network, stack))
+        counts[stack.title] = available if count is None else count
+        if counts[stack.title] > available:
+            raise InputError(f"prune.method: layer_drop: {count} blocks are to be kept; the model has {available}")
+    handles: list[RemovableHandle] = []
+    rates = {stack.title: _rate(model, stack, counts[stack.title], params) for stack in stacks}
+
+    def add(trained: CompressedModel) -> None:
+        for stack in stacks:
+            for number, block in enumerate(blocks_at(trained.network, stack)):
+                if rates[stack.title] and not (stack.first_block_read and number == 0):
+                    handles.append(block.register_forward_hook(_left_out(rates[stack.title])))
+
+    def keep(trained: CompressedModel) -> Sequence[Edit]:
+        for handle in handles:
+            handle.remove()
+        edits: list[Edit] = []
+        for stack in stacks:
+            count, available = counts[stack.title], len(blocks_at(trained.network, stack))
+            if count < available:
+                edits.append(KeepBlocks(kept=evenly_spaced(count, available), stack=stack.title))
+        return edits
+
+    facts = {f"{title}_drop".strip("_"): rate for title, rate in rates.items()}
+    return Recipe(calibrate=add, finish=keep, facts=facts)
+
+
+def _rate(model: CompressedModel, stack: Stack, count: int, params: LayerDropPruning) -> float:
+    return 1 - count / len(blocks_at(model.network, stack)) if params.drop is None else params.drop
+
+
+def _left_out(rate: float) -> Callable[..., Any]:
+    """Return a hook by which a block returns its input with a probability, while the network trains.
+
+    The block is computed all the same: every process of a training then has a gradient of every weight.
+    """
+
+    def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        if not module.training:
+            return output
+        before, after = arguments[0], output[0] if isinstance(output, tuple) else output
+        stays: Tensor = (torch.rand((), device=after.device) >= rate).to(after.dtype)
+        mixed = before + stays * (after - before)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    return hook
