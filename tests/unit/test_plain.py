@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import lissom
-from lissom.models.edits import KeepBlocks, KeepNeurons
+from lissom.models.edits import KeepBlocks, KeepChannels, KeepNeurons
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.families import FAMILIES
 from tests.unit import tiny
@@ -26,6 +26,20 @@ def test_uniform_results_load_in_plain_transformers(family, tmp_path):
         assert torch.allclose(logits(model, family), expected, atol=1e-6)
     else:
         assert torch.equal(logits(model, family), expected)
+
+
+@pytest.mark.parametrize("family", [name for name in tiny.FAMILY_NAMES if FAMILIES[name].grouped])
+def test_fewer_hidden_channels_load_where_the_config_has_the_width_of_heads(family, tmp_path):
+    model = tiny.model(family)
+    model.edit([KeepChannels(kept=tuple(range(20)))])
+    expected = logits(model, family)
+    lissom.save(model, tmp_path / "model")
+    if FAMILIES[family].scaled_word_table:  # by the hidden size, which is another one now
+        with pytest.raises(ValueError, match="lissom-gemma"):
+            AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+        return
+    model.network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    assert torch.equal(logits(model, family), expected)
 
 
 def test_a_network_whose_first_block_differs_is_plain_only_with_it(tmp_path):
@@ -57,6 +71,7 @@ def test_an_edit_is_not_plain_unless_it_says_so():
         ("bert", TABLE),
         ("bert", HEADS_OF_FOUR),
         ("bert", QUANTIZE),
+        ("bert", KeepChannels(kept=tuple(range(16)))),
         ("bert", KeepNeurons(kept=((1,), (2,), (3,), (4, 5)))),
         ("mobilebert", KeepNeurons(kept=(tuple(range(16)),) * 4)),
     ],
