@@ -11,6 +11,7 @@ from lissom.artifacts import FINAL, STEPS, TEACHER, Step
 from lissom.cluster import ClusterParams
 from lissom.data.config import DataParams, TaskKind
 from lissom.distill.config import DistillParams, NoDistillation
+from lissom.distill.offline_config import DistilBertDistillation
 from lissom.emissions.config import EmissionsParams
 from lissom.errors import ParamsError
 from lissom.evaluate.config import EvaluateParams
@@ -28,7 +29,7 @@ from lissom.tracking.config import GatesParams, TrackingParams
 from lissom.training.config import RecoveryParams, TeacherParams, TrainingParams
 
 _OF_TOKENS: Mapping[TaskKind, tuple[str, ...]] = {
-    "language_modeling": ("none", "logits"),
+    "language_modeling": ("none", "logits", "distilbert"),
     "translation": ("none", "logits", "sequence"),
 }
 """Methods of distillation where the outputs are logits of tokens, by task."""
@@ -97,6 +98,17 @@ class Params(Section):
                 f"distill.method: {self.distill.method} is not made for data.task: {self.data.task}; allowed: "
                 f"{', '.join(allowed)}"
             )
+        if isinstance(self.distill, DistilBertDistillation):
+            if self.distill.pretraining is not None:
+                raise ValueError(
+                    "distill.pretraining trains a language model before the task, and data.task: "
+                    f"{self.data.task} is that already; set it to null"
+                )
+            if self.distill.signals.source == "cached":
+                raise ValueError(
+                    "distill.signals.source: cached would keep a distribution over all tokens for every token of the "
+                    "texts; set it to live or auto"
+                )
         if any(getattr(method, "min_count", None) is not None for method in self.factorize):
             raise ValueError(
                 f"factorize.min_count changes the tokens that are predicted with data.task: {self.data.task}; set it "

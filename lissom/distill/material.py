@@ -80,6 +80,11 @@ class Material(Lesson):
         """
         network = self.teacher.network
         check_signals(network, spec, "teacher")
+        if self.task.continues_texts:  # its distributions over all tokens are kept for a batch only
+            note("teacher's signals are computed live, for every batch")
+            with sharded(network, self.world) as module:
+                yield LiveTeacher(module, spec)
+            return
         gigabytes = estimate_bytes(network, data, spec) / 1e9
         fits = gigabytes <= params.cache_gigabytes
         if params.source == "cached" and not fits:
