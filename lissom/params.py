@@ -109,9 +109,15 @@ class Params(Section):
                     "distill.signals.source: cached would keep a distribution over all tokens for every token of the "
                     "texts; set it to live or auto"
                 )
-        if any(getattr(method, "min_count", None) is not None for method in self.factorize):
+        counts = [getattr(method, "min_count", None) for method in self.factorize]
+        if self.data.task == "translation" and any(count is not None for count in counts):
             raise ValueError(
-                f"factorize.min_count changes the tokens that are predicted with data.task: {self.data.task}; set it "
+                "factorize.min_count changes the tokens that are predicted with data.task: translation; set it to null"
+            )
+        if any(count is not None and count > 1 for count in counts):
+            raise ValueError(
+                "factorize.min_count above 1 divides training texts into other tokens than those that the teacher "
+                f"predicts with data.task: {self.data.task}; set it to 1, which removes what no training text has, or "
                 "to null"
             )
         warm = [

@@ -51,6 +51,8 @@ class Encoded:
     """Where a decoder writes the targets: the token before the first of them."""
     written: Written | None = None
     """Set where answers are texts."""
+    text_numbers: NDArray[np.int64] | None = None
+    """The text that every example is a part of, ascending, `[examples]`; None: the examples are whole texts."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

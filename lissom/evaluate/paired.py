@@ -6,6 +6,7 @@ cancels, and the interval of the difference is much narrower than those of the t
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from lissom.artifacts import write_text
 from lissom.data.tables import Table
 from lissom.interval import Interval, interval_of, resamples
 from lissom.section import Section
+from lissom.tasks.metric import Metric
 
 if TYPE_CHECKING:  # the results are read where there is no torch
     from lissom.data.encoding import Encoded
@@ -35,17 +37,27 @@ class Paired(Section):
 
 
 def compare_scores(
-    task: "Task", answers: NDArray[np.float32], reference: NDArray[np.float32], data: "Encoded"
+    task: "Task",
+    answers: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    data: "Encoded",
+    reference_data: "Encoded | None" = None,
 ) -> Paired:
     """Compare the scores of two models with 95 % intervals.
+
+    Language models that read the texts as other tokens are compared text by text, and both perplexities are per token
+    of the reference.
 
     Args:
         task: the task, which gives the metric.
         answers: logits of the variant, `[rows, outputs]`.
         reference: logits of the teacher or of the champion, `[rows, outputs]`.
         data: the examples, which are resampled whole.
+        reference_data: the same as the reference reads them; None is the same as `data`.
     """
     metric = task.metric
+    if reference_data is not None and not np.array_equal(data.targets, reference_data.targets):
+        return _compare_by_texts(metric, (reference, reference_data), (answers, data))
 
     def both(indices: NDArray[np.int64]) -> tuple[float, float]:
         scores, rows = [], data.rows_of(indices)
@@ -56,7 +68,30 @@ def compare_scores(
         return scores[0], scores[1]
 
     full = both(np.arange(len(data)))
-    pairs = [both(indices) for indices in resamples(len(data), _RESAMPLES)]
+    return _intervals(metric, full, [both(indices) for indices in resamples(len(data), _RESAMPLES)])
+
+
+def _compare_by_texts(metric: Metric, *sides: "tuple[NDArray[np.float32], Encoded]") -> Paired:
+    """Compare a reference and a model with other tokens, in this order."""
+    numbers = [data.text_numbers for _, data in sides]
+    assert all(texts is not None for texts in numbers), "rows differ only between language models"
+    count = 1 + max(int(texts.max()) for texts in numbers if texts is not None)
+    # Sums of a text are all that is needed of it: minus the log-probability, tokens, bytes and words.
+    sums = []
+    for logits, data in sides:
+        per_row = np.concatenate([-logits[:, :1], np.ones((len(logits), 1))], axis=1, dtype=np.float64)
+        of_text = np.repeat(np.asarray(data.text_numbers), data.row_counts(np.arange(len(data))))
+        sums.append(np.stack([np.bincount(of_text, column, minlength=count) for column in per_row.T], axis=1))
+
+    def both(texts: NDArray[np.int64]) -> tuple[float, float]:
+        (before, tokens), (after, _) = (total[texts].sum(0) for total in sums)
+        return math.exp(min(before / max(1, tokens), 700)), math.exp(min(after / max(1, tokens), 700))
+
+    return _intervals(metric, both(np.arange(count)), [both(texts) for texts in resamples(count, _RESAMPLES)])
+
+
+def _intervals(metric: Metric, full: tuple[float, float], pairs: list[tuple[float, float]]) -> Paired:
+    """Return the intervals of two scores, given for all examples and for resamples."""
     drop = interval_of(metric.drop(*full), (metric.drop(*pair) for pair in pairs))
     if min(before for before, _ in (full, *pairs)) <= 0:
         return Paired(drop=drop, kept=None)

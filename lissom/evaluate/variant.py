@@ -76,12 +76,15 @@ def evaluate_variant(
     """
     task, record = subject.model.manifest.task, read_record(subject.exported.folder)
     answers, teacher_answers = (split_answers(side.exported, side.test, task) for side in (subject, reference.teacher))
-    judged = subject.test.judged
+    judged, teacher_judged = subject.test.judged, reference.teacher.test.judged
+    quality = task.quality(answers, teacher_answers, judged.targets, params.calibration_bins)
+    if not np.array_equal(judged.targets, teacher_judged.targets):  # a language model with other tokens
+        quality = quality.model_copy(update={"agreement": None})
     evaluation = Evaluation(
         variant=variant,
         metric=task.metric,
-        quality=task.quality(answers, teacher_answers, judged.targets, params.calibration_bins),
-        paired=compare_scores(task, answers, teacher_answers, judged),
+        quality=quality,
+        paired=compare_scores(task, answers, teacher_answers, judged, teacher_judged),
         exported=record,
         megabytes=model_bytes(record.files) / 1e6,
         tokenizer_megabytes=record.files[TOKENIZER] / 1e6,

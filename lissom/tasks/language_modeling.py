@@ -102,7 +102,7 @@ class LanguageModeling(NextToken):
             **meter.figures(),
             "next_token_accuracy": float((answers[:, 1] == targets[:, 0]).mean()),
         }
-        same = float((answers[:, 1] == teacher[:, 1]).mean())
+        same = float((answers[:, 1] == teacher[:, 1]).mean()) if len(answers) == len(teacher) else None
         return Quality(examples=len(targets), score=figures["perplexity"], agreement=same, figures=figures)
 
     def same_question(self, other: Task) -> bool:
@@ -124,7 +124,7 @@ class LanguageModeling(NextToken):
 
     def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:
         """Return the number of predicted tokens."""
-        return sum(len(places) for _, places, _ in self._windows(tables, tokenizer))
+        return sum(len(places) for _, _, places, _ in self._windows(tables, tokenizer))
 
     def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
         """Tokenise texts and cut them into windows, in files below `folder`, which must outlive the result.
@@ -134,9 +134,11 @@ class LanguageModeling(NextToken):
         folder.mkdir(parents=True, exist_ok=True)
         names = ("tokens.i32", "places.i64", "targets.i64")
         sizes: list[tuple[int, int]] = []
+        numbers: list[int] = []
         files = [(folder / name).open("wb") for name in names]
         try:
-            for ids, places, targets in self._windows(tables, tokenizer):
+            for number, ids, places, targets in self._windows(tables, tokenizer):
+                numbers.append(number)
                 sizes.append((len(ids), len(places)))
                 arrays: tuple[NDArray[Any], ...] = (ids, places, targets)
                 for file, array in zip(files, arrays, strict=True):
@@ -151,13 +153,14 @@ class LanguageModeling(NextToken):
             map_array(folder / names[0], np.int32, (tokens,)), np.zeros(tokens, dtype=np.uint8), offsets,
             map_array(folder / names[2], np.int64, (rows, 3)),
             places=map_array(folder / names[1], np.int64, (rows,)), row_offsets=row_offsets,
+            text_numbers=np.asarray(numbers, dtype=np.int64),
         )  # fmt: skip
 
     def _windows(
         self, tables: Sequence[Table], tokenizer: Tokenizer
-    ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield tokens `[n]`, places of the predicting tokens `[rows]` and targets `[rows, 3]` of every window."""
-        for encoding, text, parts in self._encodings(tables, tokenizer):
+    ) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield every window: number of its text, tokens `[n]`, places of the predicting ones, targets `[rows, 3]`."""
+        for number, (encoding, text, parts) in enumerate(self._encodings(tables, tokenizer)):
             ids, sizes = np.asarray(encoding.ids, dtype=np.int32), _sizes(encoding, text)
             is_predicted = _are_inside(encoding, parts)
             for start in range(0, len(ids), self.max_length):
@@ -165,7 +168,7 @@ class LanguageModeling(NextToken):
                 targets = np.concatenate([ids[window, None], sizes[window]], axis=1).astype(np.int64)
                 places = np.flatnonzero(is_predicted[window][1:])
                 if len(places):
-                    yield ids[window], places, targets[places + 1]
+                    yield number, ids[window], places, targets[places + 1]
 
     def _encodings(
         self, tables: Sequence[Table], tokenizer: Tokenizer

@@ -60,9 +60,12 @@ class NextToken(Task, ABC):
             return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
         assert temperature == 1, "params refuse other temperatures"
         tokens, log_teacher = from_cache(teacher.detach())
-        top = log_student.gather(1, tokens)
-        rest = log_rest(top)
-        return F.kl_div(torch.cat([top, rest], 1), log_teacher, reduction="batchmean", log_target=True)
+        gone = log_teacher[:, :-1].isneginf()  # tokens that the student lacks
+        top = log_student.gather(1, tokens).masked_fill(gone, -torch.inf)
+        compared = torch.cat([top, log_rest(top)], 1)
+        gone = F.pad(gone, (0, 1))
+        terms = log_teacher.exp() * (log_teacher.masked_fill(gone, 0) - compared.masked_fill(gone, 0))
+        return terms.sum() / len(terms)
 
     def remember(self, outputs: Tensor, tokens: int) -> Tensor:
         """Return the most likely tokens with their log-probabilities and the logarithm of the rest's mass.
@@ -73,9 +76,11 @@ class NextToken(Task, ABC):
 
         Returns:
             `[tokens, 2 k + 1]`: k token ids, k log-probabilities, and the rest's. Ids below 2^24 are exact in float32.
+            There are never as many columns as tokens, so that it cannot be taken for logits.
         """
         log_p = F.log_softmax(outputs.float(), dim=-1)
-        top, ids = log_p.topk(min(tokens, outputs.shape[1] - 1))
+        count = min(tokens, outputs.shape[1] - 1)
+        top, ids = log_p.topk(count - (2 * count + 1 == outputs.shape[1]))
         return torch.cat([ids.float(), top, log_rest(top)], 1)
 
     def cache_metrics(self, cached: Tensor) -> dict[str, float]:
@@ -85,6 +90,28 @@ class NextToken(Task, ABC):
     def agreement(self, reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: float) -> float | None:
         """Return the share of positions with the same most likely token, or a near tie of the reference's."""
         return agreement_of(reference, logits, tolerance)
+
+
+def renumbered(cached: Tensor, new_ids: Tensor) -> Tensor:
+    """Return a cached distribution, or logits, for a model that has some of the tokens only, by their new numbers.
+
+    The distribution is that on the condition that the token is none of those that are known and gone; their entries
+    have the log-probability -inf. Tokens that are gone and not cached stay within the rest.
+
+    Args:
+        cached: `[rows, 2 k + 1]` of `NextToken.remember`, or logits `[rows, vocabulary]`.
+        new_ids: the new number of every token, -1 for those that are gone, `[vocabulary]`.
+    """
+    if cached.shape[1] == len(new_ids):
+        return cached[:, new_ids >= 0]
+    tokens, log_p = from_cache(cached)
+    numbers = new_ids.to(cached.device)[tokens]
+    gone = F.pad(numbers < 0, (0, 1))
+    left = log_p.masked_fill(gone, -torch.inf)
+    left, numbers = left - left.logsumexp(1, keepdim=True), numbers.clamp(min=0)
+    if cached.shape[1] == int((new_ids >= 0).sum()):  # it would be taken for logits: one more that is gone
+        left, numbers = F.pad(left, (1, 0), value=-torch.inf), F.pad(numbers, (1, 0))
+    return torch.cat([numbers.float(), left], 1)
 
 
 def from_cache(cached: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ class Quality(Section):
     examples: int
     score: float
     """Value of the task's metric."""
-    agreement: float
-    """Agreement with the teacher, at most 1."""
+    agreement: float | None
+    """Agreement with the teacher, at most 1; None where it predicts other tokens."""
     figures: dict[str, float]
     """All metrics by name, including the score."""
     per_label: dict[str, dict[str, float]] = Field(default_factory=dict)

@@ -78,7 +78,9 @@ def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path,
     timing = measure_latency(runners, [1] * len(batches["new"]), threads=1, seconds=seconds)
     sizes = {name: model_bytes(exported.files) for name, exported in exports.items()}
     return Duel(
-        scores=compare_scores(task, logits["new"], logits["champion"], encoded["new"].judged),
+        scores=compare_scores(
+            task, logits["new"], logits["champion"], encoded["new"].judged, encoded["champion"].judged
+        ),
         speedup=timing.ratio("champion", "new"),
         conditions=timing.conditions,
         times_smaller=sizes["champion"] / sizes["new"],

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
-from lissom.models.edits import SparseWeights
+from lissom.models.edits import KeepVocabulary, SparseWeights
 from lissom.training.config import RecoveryParams
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
@@ -13,7 +15,7 @@ from lissom.training.loop import TrainingResult, precision_name
 from lissom.training.losses import against_teacher
 from lissom.training.recipe import Recipe
 from lissom.training.sparsity import KeepZeros
-from lissom.training.teacher import Teacher
+from lissom.training.teacher import Renumbered, Teacher
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def compress(
     metrics: dict[str, Any] = {"dev_score_before_training": scorer()}
     result = None
     if training is not None:
-        objective = against_teacher(teacher, training.loss, model.manifest.task).with_penalty(recipe.penalty)
+        objective = against_teacher(_with_tokens_of(model, teacher), training.loss, model.manifest.task).with_penalty(
+            recipe.penalty
+        )
         data, hooks = lesson.texts(model), [*_kept_zeros(model, training), *recipe.hooks]
         for number in range(1, recipe.trainings + 1):
             latest = lesson.train(
@@ -78,6 +82,19 @@ def compress(
         scorer = lesson.scorer(model, training or RecoveryParams())
     metrics["dev_score"] = scorer() if result is None or after else result.best_score
     return CompressionResult({**metrics, **recipe.facts}, result)
+
+
+def _with_tokens_of(model: CompressedModel, teacher: Teacher) -> Teacher:
+    """Return the teacher with the tokens of a model that predicts tokens, of which edits may have left some."""
+    edits = [edit for edit in model.manifest.edits if isinstance(edit, KeepVocabulary)]
+    if not edits or not model.manifest.task.continues_texts:
+        return teacher
+    old_ids = torch.arange(model.manifest.base_config["vocab_size"])
+    new_ids = torch.full_like(old_ids, -1)
+    for edit in edits:
+        old_ids = old_ids[list(edit.kept)]
+    new_ids[old_ids] = torch.arange(len(old_ids))
+    return Renumbered(teacher, new_ids)
 
 
 def _joined(first: TrainingResult, second: TrainingResult) -> TrainingResult:

@@ -14,6 +14,7 @@ from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.models.signals import Signals, SignalSpec, signals_of
 from lissom.models.tensor_file import write_tensors
+from lissom.tasks.next_token import renumbered
 from lissom.tasks.task import Task
 from lissom.training.config import CACHED_TOKENS
 from lissom.training.predicting import predict
@@ -55,6 +56,22 @@ class CachedLogits:
     def signals(self, batch: Batch) -> Signals:
         """Return the logits of the batch's rows."""
         return Signals(self.values[batch.row_indices.cpu()].to(batch.indices.device))
+
+
+class Renumbered:
+    """A teacher of next tokens for a student that has some of its tokens only.
+
+    Args:
+        teacher: the teacher, which has all.
+        new_ids: the student's number of every token, -1 for those that are gone, `[vocabulary]`.
+    """
+
+    def __init__(self, teacher: Teacher, new_ids: Tensor) -> None:
+        self._teacher, self._new_ids = teacher, new_ids
+
+    def signals(self, batch: Batch) -> Signals:
+        """Return the logits of the student's tokens."""
+        return Signals(renumbered(self._teacher.signals(batch).logits, self._new_ids))
 
 
 def cache_logits(

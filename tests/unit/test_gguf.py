@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from lissom.errors import InputError
 from lissom.gguf.architecture import ARCHITECTURES, interleave
+from lissom.gguf.checks import check_tokens
 from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.llama_cpp import LlamaCpp
@@ -20,6 +21,7 @@ from lissom.models.edits import (
     KeepChannels,
     KeepHeads,
     KeepNeurons,
+    KeepVocabulary,
     Kronecker,
     LowRank,
     ProductQuantize,
@@ -29,6 +31,7 @@ from lissom.models.families import FAMILIES
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
 from lissom.models.sites import attention_sites, projections_of
+from lissom.models.vocabulary import closed_vocabulary
 from lissom.tasks.language_modeling import LanguageModeling
 from tests.unit import tiny
 
@@ -119,6 +122,16 @@ def test_pruned_shapes_load_and_answer(family, uneven, tmp_path):
     if name == "deci":
         assert reader.get_field("deci.feed_forward_length").contents() == [32, 16, 32]
         assert reader.get_field("deci.attention.head_count_kv").contents() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", [name for name in LANGUAGE_MODELS if not name.startswith("gemma")])
+def test_fewer_tokens_load_and_answer(family, tied, tmp_path):
+    model = model_of(family, tied)
+    used = np.bincount(model.tokenizer.encode("the good film was").ids, minlength=model.network.config.vocab_size)
+    model.edit([KeepVocabulary(kept=closed_vocabulary(model.tokenizer, used, 1))])
+    assert difference(model, tmp_path, length_for(family)) < bound(family)
+    check_tokens(tmp_path / "model.gguf", model.tokenizer, TEXTS, [model.network.config.eos_token_id])
 
 
 @families

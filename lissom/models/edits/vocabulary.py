@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.capabilities import check_technique
 from lissom.models.edits.edit import StructureEdit
-from lissom.models.edits.surgery import check_indices, slice_rows
+from lissom.models.edits.surgery import check_indices, slice_linear, slice_rows
 from lissom.models.edits.word_table import rows_of
-from lissom.models.families import family_of
+from lissom.models.families import classifier_of, family_of
 from lissom.models.sites import fixed_tokens, replace_module, tied_head
 from lissom.models.vocabulary import trim_tokenizer
 
@@ -42,6 +42,8 @@ class KeepVocabulary(StructureEdit):
         replace_module(network, path, smaller)
         if head is not None:
             replace_module(network, head, _tied_to(smaller, network.get_submodule(head).bias, self.kept))
+        elif (own := classifier_of(network)) == "lm_head":  # predicts the tokens, with a matrix of its own
+            replace_module(network, own, slice_linear(network, own, rows=self.kept))
         network.config.vocab_size = len(self.kept)
 
     def retokenize(self, tokenizer: Tokenizer) -> Tokenizer:
