@@ -101,10 +101,20 @@ def test_tags_of_words(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_language_model(tmp_path):
+@pytest.mark.parametrize("own_tokens", [False, True])
+def test_a_language_model(own_tokens, tmp_path):
+    """As it is; and taught by hidden states too, without the tokens that no training text has."""
     result, generator = workspace_of("language_model.yaml", "llama", tmp_path), random.Random(0)
+    if own_tokens:
+        params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+        params["distill"]["method"] = "distilbert"
+        params["factorize"] = [{"method": "word_table", "training": params["prune"]["training"]}]
+        params["gates"]["max_score_drop"] = 1  # a word of the test is letters, which the training texts do not have
+        result.write_params(params)
     for split, count in (("train", 300), ("dev", 30), ("test", 40)):
         texts = [text(generator, generator.randint(10, 40)) for _ in range(count)]
+        if own_tokens and split == "train":
+            texts = [one.replace("dull", "great") for one in texts]
         (tmp_path / "made" / f"{split}.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
     result.run("lissom", "compress")
     ledger = Ledger.model_validate(read(result, "artifacts/report/ledger.json"))
@@ -113,6 +123,8 @@ def test_a_language_model(tmp_path):
     assert 1 < quality["perplexity"] < quality["word_perplexity"] * 2 and 0 < quality["bits_per_byte"] < 8
     page = (tmp_path / "artifacts/report/report.html").read_text()
     assert "bits per byte" in page and "test perplexity" in page
+    assert ("reads the texts as other tokens than the teacher" in page) == own_tokens
+    assert (read(result, "artifacts/quantize/config.json")["vocab_size"] < tiny.SIZE) == own_tokens
     prompt = "the film good movie"
     champion = result.run("lissom", "predict", prompt).stdout
     assert (
