@@ -42,20 +42,19 @@ _REHEARSED = 64
 
 def translations(seed: int, *, rehearse: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield variant and figures of every row; the teacher of a seed is trained once and kept."""
-    kept = WORK / f"tasks-translation-{seed}{'-rehearsed' if rehearse else ''}"
     with tempfile.TemporaryDirectory() as scratch:
-        lesson = _lesson(Path(scratch), rehearse=rehearse)
-        teacher = _teacher(kept, lesson, seed, rehearse=rehearse)
-        yield TEACHER, _figures(teacher, lesson)
+        lesson = lesson_of(Path(scratch), rehearse=rehearse)
+        teacher = teacher_of(lesson, seed, rehearse=rehearse)
+        yield TEACHER, quality(teacher, lesson)
         params = SequenceDistillation.model_validate(
             {**STUDENT, "training": {**TRAINING, "seed": seed, **({"epochs": 1} if rehearse else {})}}
         )
         student = distill(params, Material(**vars(lesson), teacher=teacher)).model
         share = _size(student) / _size(teacher)
-        yield SEQUENCE, {**_figures(student, lesson), "share_of_parameters": share}
+        yield SEQUENCE, {**quality(student, lesson), "share_of_parameters": share}
 
 
-def _lesson(scratch: Path, *, rehearse: bool) -> Lesson:
+def lesson_of(scratch: Path, *, rehearse: bool) -> Lesson:
     """Read Multi30k as a user would, from two files with a line for every text."""
     source, pairs, prepared = require_data("multi30k"), scratch / "pairs", scratch / "data"
     pairs.mkdir()
@@ -82,12 +81,12 @@ def _shorten(prepared: Path, target: Path) -> None:
     prepare(DataParams(source=f"files:{folder}", task="translation"), target)
 
 
-def _teacher(kept: Path, lesson: Lesson, seed: int, *, rehearse: bool) -> CompressedModel:
+def teacher_of(lesson: Lesson, seed: int, *, rehearse: bool) -> CompressedModel:
+    """Return the translator of a seed, which is trained once and kept."""
+    kept = WORK / f"tasks-translation-{seed}{'-rehearsed' if rehearse else ''}"
     if kept.is_dir():
         return load(kept)
-    rows = list(lesson.tables["train"].rows())
-    params, task = BaseParams.model_validate(BASE), Translation(name="multi30k", pair=False, max_length=64)
-    teacher = load_base(params, task, seed, texts=lambda: [str(text) for row in rows for text in (row.text, row.label)])
+    teacher = fresh(lesson, seed)
     training = TrainingParams(**{**TRAINING, "seed": seed, **({"epochs": 1} if rehearse else {})})
     lesson.train(
         "teacher", teacher.network, lesson.encode(teacher, "train"), teacher.pad_id,
@@ -97,7 +96,14 @@ def _teacher(kept: Path, lesson: Lesson, seed: int, *, rehearse: bool) -> Compre
     return teacher
 
 
-def _figures(model: CompressedModel, lesson: Lesson) -> dict[str, Any]:
+def fresh(lesson: Lesson, seed: int) -> CompressedModel:
+    """Return a translator with random weights, and a vocabulary learnt from the training texts."""
+    rows = list(lesson.tables["train"].rows())
+    params, task = BaseParams.model_validate(BASE), Translation(name="multi30k", pair=False, max_length=64)
+    return load_base(params, task, seed, texts=lambda: [str(text) for row in rows for text in (row.text, row.label)])
+
+
+def quality(model: CompressedModel, lesson: Lesson) -> dict[str, Any]:
     """Return BLEU and chrF of the exported file on test2016, which searches with its beam."""
     task, test = model.manifest.task, lesson.encode(model, "test")
     with tempfile.TemporaryDirectory() as folder:
