@@ -128,11 +128,8 @@ def load_base(
     network = forget_quantization(network)
     fresh = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     _check_fresh(params.model, network, fresh)
-    if task.writes_texts and tied_head(network) is None:
-        raise InputError(
-            f"base.model {params.model}: its output projection is not tied to its word table (as in T5 1.1 and "
-            "Flan-T5), which lissom does not support in an encoder-decoder; take a model whose projection is tied"
-        )
+    if task.writes_texts and tied_head(network) is None:  # T5 1.1 and Flan-T5: a config of their class never says so
+        config.tie_word_embeddings = network.config.tie_word_embeddings = False
     own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     check_tokens(params.model, network, own)
     positions = count_positions(network)

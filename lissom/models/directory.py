@@ -43,7 +43,7 @@ from lissom.models.families import family_of
 from lissom.models.fused import fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
 from lissom.models.tensor_file import write_tensors
-from lissom.models.tied import assign, untied_state
+from lissom.models.tied import assign, tie, untied_state
 
 
 def load(path: str | Path) -> CompressedModel:
@@ -106,7 +106,7 @@ def build(manifest: Manifest) -> PreTrainedModel:
     with building(), no_init_weights():
         config = AutoConfig.for_model(**manifest.base_config)
         network: PreTrainedModel = manifest.task.auto_class.from_config(config)
-        network.tie_weights()  # which transformers leaves out with the initial weights
+        tie(network, manifest.base_config)  # which transformers leaves out with the initial weights
     parameters: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in network.modules():
         for name, parameter in module._parameters.items():
@@ -129,7 +129,7 @@ def _check_size(manifest: Manifest, weights: Path) -> None:
     header = {name: torch.empty(shape, device="meta") for name, shape in header_shapes(weights).items()}
     with building(), torch.device("meta"):
         sketch: PreTrainedModel = manifest.task.auto_class.from_config(AutoConfig.for_model(**manifest.base_config))
-        sketch.tie_weights()
+        tie(sketch, manifest.base_config)
         check_parameters(sum(parameter.numel() for parameter in sketch.parameters()))
         separate(sketch)
     with torch.device("meta"):

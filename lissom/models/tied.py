@@ -1,8 +1,26 @@
 """Tied weights: stored once, under one name, and loaded into every place that shares them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lissom.models.sites import tied_head
+
+
+def tie(network: PreTrainedModel, config: Mapping[str, Any]) -> None:
+    """Tie the weights of a new network as its config says.
+
+    transformers always ties a T5 (5.23), and unties on loading what differs in the file.
+    """
+    network.tie_weights()
+    head = tied_head(network)
+    if config.get("tie_word_embeddings") is False and head is not None:
+        projection = network.get_submodule(head)
+        assert isinstance(projection, nn.Linear)
+        projection.weight = nn.Parameter(projection.weight.detach().clone())
+        network.config.tie_word_embeddings = False
 
 
 def untied_state(network: nn.Module) -> dict[str, Tensor]:
