@@ -139,17 +139,17 @@ class HiddenPruning(Section):
     """Training of the narrow model against the teacher; null skips it."""
 
 
-GatedUnits = Literal["heads", "neurons", "blocks"]
+GatedUnits = Literal["heads", "neurons", "blocks", "channels"]
 
 
 class GatesPruning(Section):
-    """Learn which heads, neurons and blocks to keep, by a gate on each (Voita et al. 2019, arXiv:1905.09418; together,
-    to a target size: Xia et al. 2022, arXiv:2204.00408)."""
+    """Learn which heads, neurons, blocks and hidden channels to keep, by a gate on each (Voita et al. 2019,
+    arXiv:1905.09418; together, to a target size: Xia et al. 2022, arXiv:2204.00408)."""
 
     method: Literal["gates"]
 
     units: tuple[GatedUnits, ...] = ("heads", "neurons", "blocks")
-    """What has gates; with several, they are chosen together."""
+    """What has gates: heads, neurons, blocks, channels; with several, they are chosen together."""
 
     attention: AttentionKind = "all"
     """Which attention's heads have gates; the last three are of encoder-decoders."""
@@ -162,6 +162,9 @@ class GatesPruning(Section):
 
     neuron_multiple: int = Field(default=32, ge=1)
     """Every block keeps a multiple of this number of neurons, for efficient kernels."""
+
+    channel_multiple: int = Field(default=32, ge=1)
+    """A multiple of this number of hidden channels is kept."""
 
     gate_learning_rate: float = Field(default=0.1, gt=0)
     """Learning rate of the gates, far above that of the weights."""
@@ -181,7 +184,9 @@ class GatesPruning(Section):
     @model_validator(mode="after")
     def _has_a_schedule(self) -> "GatesPruning":
         if not self.units or len(set(self.units)) < len(self.units):
-            raise ValueError(f"units {list(self.units)}: name heads, neurons and blocks at most once, and one of them")
+            raise ValueError(
+                f"units {list(self.units)}: name heads, neurons, blocks and channels at most once, and one of them"
+            )
         if self.warmup + self.cooldown >= 1:
             raise ValueError(f"warmup {self.warmup:g} + cooldown {self.cooldown:g}: together they must be below 1")
         self.training.refuse_early_weights("gates")

@@ -1,4 +1,7 @@
-"""What gates act on: the units of every site and block, what they cost in parameters, and which of them stay."""
+"""What gates act on: the units of sites, blocks and network, what they cost in parameters, and which of them stay.
+
+Hidden channels are one group of the whole network: the cost of everything else is proportional to their number.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,17 +27,17 @@ from lissom.prune.config import GatedUnits, GatesPruning
 
 @dataclass(frozen=True)
 class GateGroup:
-    """The units of one site, or one block."""
+    """The units of one site, one block, or the hidden channels."""
 
     kind: GatedUnits
     path: str
-    """Path of the output projection, or of the block."""
+    """Path of the output projection, or of the block; empty for the channels."""
     units: int
     is_gated: bool
     width: int = 1
     """Number of columns of the projection's input that belong to a unit."""
     cost: int = 0
-    """Parameters of a unit; 0 if no gate can remove them, and for a block, whose sites count."""
+    """Parameters of a unit; 0 if no gate can remove them, and for blocks and channels, whose sites count."""
     multiple: int = 1
     """Number of units that are kept or removed together."""
     block: str = ""
@@ -42,7 +45,7 @@ class GateGroup:
 
 
 def groups_of(network: PreTrainedModel, params: GatesPruning) -> list[GateGroup]:
-    """Return the groups of all attention sites, feed-forward sites and blocks, in this order.
+    """Return the groups of all attention sites, feed-forward sites and blocks, in this order, then of gated channels.
 
     Raises:
         InputError: the network has no blocks, its heads cannot be removed, or it has no attention of the wanted kind.
@@ -68,7 +71,15 @@ def groups_of(network: PreTrainedModel, params: GatesPruning) -> list[GateGroup]
         for number in range(len(blocks_at(network, stack))):
             is_gated = "blocks" in wanted and not (stack.first_block_read and number == 0)
             groups.append(GateGroup("blocks", f"{stack.blocks}.{number}", 1, is_gated))
+    if "channels" in wanted:
+        width = int(network.config.hidden_size)
+        groups.append(GateGroup("channels", "", width, True, multiple=min(params.channel_multiple, width)))
     return groups
+
+
+def channels_of(groups: Sequence[GateGroup]) -> GateGroup | None:
+    """Return the group of the hidden channels, if they have gates."""
+    return next((group for group in groups if group.kind == "channels"), None)
 
 
 def open_units(groups: Sequence[GateGroup], log_alpha: Mapping[str, Tensor], params: GatesPruning) -> dict[str, Tensor]:
@@ -76,14 +87,20 @@ def open_units(groups: Sequence[GateGroup], log_alpha: Mapping[str, Tensor], par
 
     Without a budget, those stay whose gates are above 1/2. With one, the highest gates stay, heads and neurons ranked
     together, until the share `params.keep` of the parameters is spent. Every site keeps its best unit, every stack its
-    best block.
+    best block. Of the channels those stay whose gates are above 1/2, or fewer if nothing else can meet the budget.
     """
     budget = None if params.keep is None else params.keep * sum(group.units * group.cost for group in groups) + 1e-6
-    blocks = _open_blocks(groups, log_alpha, budget)
     result = {group.path: torch.zeros(group.units) for group in groups if group.is_gated}
+    if (channels := channels_of(groups)) is not None:
+        result[channels.path] = _open_channels(groups, channels, log_alpha[channels.path], budget)
+        if budget is not None:  # all units are as much smaller as there are fewer channels
+            budget *= channels.units / float(result[channels.path].sum())
+    blocks = _open_blocks(groups, log_alpha, budget)
     candidates: list[tuple[float, int, str, Tensor, int]] = []
     spent = 0
     for group in groups:
+        if group.kind == "channels":
+            continue
         if group.kind == "blocks":
             if group.is_gated:
                 result[group.path].fill_(group.path in blocks)
@@ -104,6 +121,21 @@ def open_units(groups: Sequence[GateGroup], log_alpha: Mapping[str, Tensor], par
         result[path][chunk] = 1
         spent += cost
     return result
+
+
+def _open_channels(groups: Sequence[GateGroup], channels: GateGroup, values: Tensor, budget: float | None) -> Tensor:
+    """Return 1 for every channel that stays; the rest of the network must be able to meet the budget with them."""
+    chunks = torch.split(torch.argsort(values, descending=True, stable=True), channels.multiple)
+    count = sum(bool(values[chunk].mean() > 0) for chunk in chunks)
+    if budget is not None:
+        others = smallest_share([group for group in groups if group.kind != "channels"])
+        share = budget / (others * sum(group.units * group.cost for group in groups))
+        most = int(share * channels.units / channels.multiple)
+        count = min(count, most) if any(group.is_gated and group.kind != "channels" for group in groups) else most
+    kept = torch.zeros(channels.units)
+    for chunk in chunks[: max(1, count)]:
+        kept[chunk] = 1
+    return kept
 
 
 def _open_blocks(groups: Sequence[GateGroup], log_alpha: Mapping[str, Tensor], budget: float | None) -> set[str]:
@@ -142,7 +174,9 @@ def smallest_share(groups: Sequence[GateGroup]) -> float:
     stacks = {group.path.rpartition(".")[0]: group.path for group in groups if group.kind == "blocks"}
     blocks = {group.path for group in groups if group.kind == "blocks"} - {group.path for group in gated}
     blocks |= {path for stack, path in stacks.items() if not any(kept.startswith(f"{stack}.") for kept in blocks)}
-    return _size(groups, blocks, whole=False) / sum(group.units * group.cost for group in groups)
+    share = _size(groups, blocks, whole=False) / sum(group.units * group.cost for group in groups)
+    channels = channels_of(groups)
+    return share if channels is None else share * channels.multiple / channels.units
 
 
 def _site(
@@ -152,5 +186,6 @@ def _site(
     """Return the group of a site whose inner projections are at `paths`."""
     inner = sum(parameter.numel() for path in paths for parameter in network.get_submodule(path).parameters())
     outer = network.get_submodule(site.output).get_parameter("weight").numel()
-    cost = (inner + outer) // units if is_gated or "blocks" in params.units else 0
+    counts = is_gated or bool({"blocks", "channels"} & set(params.units))
+    cost = (inner + outer) // units if counts else 0
     return GateGroup(kind, site.output, units, is_gated, width, cost, multiple, site.block)

@@ -1,11 +1,10 @@
-"""Gates: learn which heads, neurons and blocks to keep while the model is trained, then remove the rest.
+"""Gates: learn which heads, neurons, blocks and channels to keep while the model is trained, then remove the rest.
 
 A gate multiplies a head's output before the output projection (Voita et al. 2019, arXiv:1905.09418, section 5), a
-neuron's activation, or the change that a block makes to its input. The gates' probabilities of being open enter the
-loss: with a fixed factor, as in Voita et al., or with Lagrange multipliers that hold the expected size at a target,
-while fine and coarse units are chosen together (Xia et al. 2022, arXiv:2204.00408, section 3.2; here without gates on
-the hidden size). In the last part of the training, gates are fixed at 0 or 1, so that what stays is trained as it will
-be.
+neuron's activation, the change that a block makes to its input, or a channel of all hidden states. The gates'
+probabilities of being open enter the loss: with a fixed factor, as in Voita et al., or with Lagrange multipliers that
+hold the expected size at a target, while fine and coarse units are chosen together (Xia et al. 2022, arXiv:2204.00408,
+section 3.2). In the last part of the training, gates are fixed at 0 or 1, so that what stays is trained as it will be.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
-from lissom.models.edits import Edit, KeepBlocks, KeepHeads, KeepNeurons
+from lissom.models.edits import Edit, KeepBlocks, KeepChannels, KeepHeads, KeepNeurons
 from lissom.models.families import family_of
 from lissom.models.layers import Indivisible
 from lissom.models.sites import blocks_at
+from lissom.prune.channel_gates import gate_channels
 from lissom.prune.config import GatesPruning
-from lissom.prune.gate_groups import GateGroup, groups_of, open_units, smallest_share
+from lissom.prune.gate_groups import GateGroup, channels_of, groups_of, open_units, smallest_share
 from lissom.prune.hard_concrete import expected_state, open_probability, sample
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
@@ -45,7 +46,11 @@ def plan(model: CompressedModel, _: Lesson, params: GatesPruning) -> Recipe:
     facts: dict[str, Any] = {}
 
     def add_gates(trained: CompressedModel) -> None:
-        handles.extend(_add(trained.network.get_submodule(group.path), group) for group in groups if group.is_gated)
+        if (channels := channels_of(groups)) is not None:  # first, while there are no other gates in the network
+            handles.extend(_add_to_channels(trained.network, channels))
+        handles.extend(
+            _add(trained.network.get_submodule(group.path), group) for group in groups if group.is_gated and group.path
+        )
         if params.keep is not None:
             trained.network.register_module("constraint", Constraint())
 
@@ -94,6 +99,15 @@ class Gate(nn.Module, Indivisible):
         self.register_buffer("fixed", torch.full((group.units,), -1.0))  # in checkpoints: it cannot be derived again
         self.fixed: Tensor
         """0 (closed) or 1 (open) from when the gates are chosen; -1 before."""
+        self._drawn: Tensor | None = None
+
+    def draw(self) -> None:
+        """Draw the gates that `drawn` returns until the next call."""
+        self._drawn = self() if self.training else None
+
+    def drawn(self) -> Tensor:
+        """Return the gates, `[units]`, the same ones for all that reads them in a forward pass of a training."""
+        return self._drawn if self.training and self._drawn is not None else self()
 
     def forward(self) -> Tensor:
         """Return the gates, `[units]`: drawn while the network trains, without noise otherwise."""
@@ -165,7 +179,9 @@ def expected_share(groups: Sequence[GateGroup], gates: dict[str, Gate]) -> Tenso
             units = torch.tensor(float(group.units)) if gate is None else gate.probability().sum()
             expected = expected + units * group.cost * (1 if block is None else block.probability().squeeze(0))
             total += group.units * group.cost
-    return expected / total
+    share = expected / total
+    channels = channels_of(groups)
+    return share if channels is None else share * gates[channels.path].probability().mean()
 
 
 def _add(module: nn.Module, group: GateGroup) -> RemovableHandle:
@@ -175,6 +191,14 @@ def _add(module: nn.Module, group: GateGroup) -> RemovableHandle:
     if group.kind == "blocks":
         return module.register_forward_hook(_weigh(gate))
     return module.register_forward_pre_hook(_multiply(gate, group.width))
+
+
+def _add_to_channels(network: PreTrainedModel, group: GateGroup) -> list[RemovableHandle]:
+    """Add gates to the hidden channels of a network."""
+    gate = Gate(group).to(next(network.parameters()).device)
+    handles = gate_channels(network, gate.drawn)
+    network.register_module("gate", gate)
+    return [*handles, network.register_forward_pre_hook(lambda *_: gate.draw())]
 
 
 def _multiply(gate: Gate, width: int) -> Callable[..., Any]:
@@ -206,7 +230,7 @@ def kept_units(groups: Sequence[GateGroup], gates: dict[str, Gate]) -> dict[str,
 def _count(groups: Sequence[GateGroup], kept: dict[str, tuple[int, ...]], kind: str) -> dict[str, int]:
     """Return how many units of a kind there were, and how many are left; what lies in a closed block is not."""
     of_kind = _of_kind(groups, kind)
-    left = sum(len(kept[group.path]) for group in of_kind if kind == "blocks" or kept[group.block])
+    left = sum(len(kept[group.path]) for group in of_kind if kind in ("blocks", "channels") or kept[group.block])
     return {"before": sum(group.units for group in of_kind), "after": left}
 
 
@@ -223,6 +247,9 @@ def _edits(model: CompressedModel, groups: Sequence[GateGroup], kept: dict[str, 
         left = tuple(number for number, path in enumerate(blocks) if kept[path])
         if len(left) < len(blocks):
             edits.append(KeepBlocks(kept=left, stack=stack.title))
+    channels = channels_of(groups)
+    if channels is not None and len(kept[channels.path]) < channels.units:
+        edits.append(KeepChannels(kept=kept[channels.path]))
     return edits
 
 
