@@ -1,6 +1,5 @@
 """Translation: BLEU, decoder inputs, edits of encoder and decoder, two graphs that write as torch does, and new models."""
 
-import copy
 import dataclasses
 import json
 import random
@@ -10,47 +9,35 @@ import pytest
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch.nn import functional as F
-from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+from transformers import AutoModelForSeq2SeqLM
 
 import lissom
 from lissom.components.preflight import preflight
 from lissom.components.teacher.work import check_later_stages
 from lissom.data.batches import collate
 from lissom.data.tables import Row, write_table
-from lissom.distill.material import Material
-from lissom.distill.offline_config import LogitsDistillation
-from lissom.distill.run import distill
-from lissom.distill.sequence import written_by_teacher
-from lissom.distill.sequence_config import SequenceDistillation
 from lissom.errors import InputError, ParamsError
-from lissom.evaluate.paired import changed_answers, compare_scores
-from lissom.export.baselines import open_baselines, write_baselines
 from lissom.export.config import ExportParams
-from lissom.export.exported import model_bytes, split_answers
+from lissom.export.exported import model_bytes
 from lissom.export.onnx import export_onnx
 from lissom.export.onnx_file import OnnxFile
 from lissom.export.parity import check_parity
 from lissom.models.base import load_base
 from lissom.models.compressed import logits_of
 from lissom.models.config import BaseParams, NewModelParams
-from lissom.models.edits import FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons, LowRank
+from lissom.models.edits import FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons
 from lissom.models.generation import TorchModel, end_ids
 from lissom.models.layers import observers_of
-from lissom.models.new import CONFIGS, learn_tokenizer
-from lissom.models.sites import attention_sites, ffn_sites, tied_head
-from lissom.models.students import take_stacks
+from lissom.models.sites import attention_sites, ffn_sites
 from lissom.parallel.parts import split_batch
 from lissom.params import check_params
 from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
-from lissom.serving.folder import DECODER, DamagedFolderError
+from lissom.serving.folder import DECODER
 from lissom.tasks.bleu import BleuMeter, chrf
 from lissom.tasks.classification import Classification
 from lissom.tasks.translation import LABEL_SMOOTHING, Translation
-from lissom.tracking.answering import answer
-from lissom.training.config import TrainingParams
-from lissom.training.lesson import Lesson
 from lissom.training.losses import against_targets
 
 COLD = {"loss": {"temperature": 1.0}}
@@ -102,21 +89,6 @@ def batch_of(model, folder, count=6):
         [write_table(folder / "batch.arrow", pairs_of(count, 9))], model.tokenizer, folder / "batch"
     )
     return collate(data, np.arange(count), model.pad_id)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A model that has learnt to translate a little, and its lesson."""
-    folder = tmp_path_factory.mktemp("trained")
-    lesson = Lesson(tables=tables_of(folder), scratch=folder)
-    params = BaseParams(model="new:t5", shape=SHAPE, max_length=12)
-    model = load_base(params, TASK, 0, texts=lambda: [text for row in pairs_of(80) for text in (row.text, row.label)])
-    training = TrainingParams(**TRAINING)
-    lesson.train(
-        "training", model.network, lesson.encode(model, "train"), model.pad_id, against_targets(model.manifest.task), training,
-        identity="", score=lesson.scorer(model, training),
-    )  # fmt: skip
-    return model, lesson
 
 
 def test_bleu_is_sacrebleus_however_the_texts_are_divided():
@@ -222,16 +194,6 @@ def test_a_gate_of_zero_is_a_removed_neuron(family, tmp_path):
     assert torch.allclose(logits_of(model.network, batch), expected, atol=1e-5)
 
 
-def test_what_a_t5_cannot_lose():
-    model = model_of("t5")
-    with pytest.raises(InputError, match="bias of relative positions"):
-        KeepHeads(kept=((0,),) * 9).apply(model.network)
-    with pytest.raises(InputError, match="block 0 of a t5"):
-        KeepBlocks(kept=(1, 2), stack="decoder").apply(model.network)
-    with pytest.raises(InputError, match="this one has 2"):
-        KeepBlocks(kept=(0,)).apply(model.network)
-
-
 def quantized(model, folder):
     model.edit([FakeQuantize()])
     calibrate(model.network, [batch_of(model, folder, 32)])
@@ -288,86 +250,6 @@ def test_padding_of_what_a_decoder_reads_is_not_observed(tmp_path):
     assert {layer.mask_name for layer in observers_of(again.network)} == {"attention_mask", "decoder_attention_mask"}
     for layer, ranges in zip(observers_of(again.network), expected, strict=True):
         assert (float(layer.low), float(layer.high)) == pytest.approx(ranges, abs=1e-5)
-
-
-def test_a_trained_model_translates_from_every_place(trained, tmp_path):
-    model, lesson = trained
-    training = TrainingParams(**TRAINING)
-    assert lesson.scorer(model, training)() > 0.5
-    lissom.save(model, tmp_path / "model")
-    folder = tmp_path / "export"
-    folder.mkdir()
-    file = export_onnx(model, folder)
-    write_baselines(model, folder)
-    test = lesson.encode(model, "test")
-    answers = split_answers(file, test, model.manifest.task)
-    texts = [row.text for row in lesson.tables["test"].rows()]
-    served = [one["translation"] for one in OnnxClassifier(folder).predict(texts)]
-    assert served == answers.tolist() == [one["translation"] for one in answer(texts, None, str(tmp_path / "model"))[1]]
-    quality = model.manifest.task.quality(answers, answers, test.judged.targets, 10)
-    assert (
-        quality.agreement == 1
-        and quality.score == quality.figures["bleu"] > 0.5
-        and 0.5 < quality.figures["length_ratio"] < 1.5
-    )
-    paired = compare_scores(model.manifest.task, answers, answers, test.judged)
-    assert paired.drop.value == paired.drop.low == paired.drop.high == 0
-    (int8,) = open_baselines(folder).values()
-    others = split_answers(int8, test, model.manifest.task)
-    rows = changed_answers(model.manifest.task, others, answers, test.judged, lesson.tables["test"])
-    assert len(rows) == int((others != answers).sum()) and all(row["variant"] != row["teacher"] for row in rows)
-
-
-def test_a_student_learns_what_its_teacher_writes(trained, tmp_path):
-    model, lesson = trained
-    material = Material(**(vars(lesson) | {"scratch": tmp_path}), teacher=model)
-    rows = list(written_by_teacher(2, material))
-    texts = [row.text for row in lesson.tables["train"].rows()]
-    assert [row.text for row in rows] == texts
-    data = lesson.encode(model, "train")
-    batch = collate(data, np.arange(8), model.pad_id)
-    assert [row.label for row in rows[:8]] == [
-        text.strip() or None for text in data.written.decode(TorchModel(model.network, 12, 2).generate(batch))
-    ]
-    params = SequenceDistillation(
-        method="sequence", blocks=(0, 2), decoder_blocks=(0,), beams=2, training=TrainingParams(**TRAINING)
-    )
-    result = distill(params, material)
-    config = result.model.network.config
-    assert (config.num_layers, config.num_decoder_layers) == (2, 1) and result.metrics == {"written_texts": len(rows)}
-    assert lesson.scorer(result.model, TrainingParams(**TRAINING))() > 0.3
-    wrong = params.model_copy(update={"decoder_blocks": (0, 7)})
-    with pytest.raises(
-        InputError, match=r"distill.decoder_blocks: \[7\] do not exist; the teacher's decoder has blocks 0 to 2"
-    ):
-        distill(wrong, material)
-
-
-def test_a_student_learns_the_probabilities_of_its_teacher(trained, tmp_path):
-    """From the cache of the most likely tokens, for blocks of the encoder and as many of the decoder."""
-    model, lesson = trained
-    material = Material(**(vars(lesson) | {"scratch": tmp_path}), teacher=model)
-    params = LogitsDistillation.model_validate({"method": "logits", "blocks": (0, 2), "training": TRAINING | COLD})
-    result = distill(params, material)
-    config = result.model.network.config
-    assert (config.num_layers, config.num_decoder_layers) == (2, 2)
-    assert lesson.scorer(result.model, TrainingParams(**TRAINING))() > 0.3
-
-
-def test_a_damaged_decoder_is_told(trained, tmp_path):
-    model, _ = trained
-    export_onnx(model, tmp_path)
-    content = (tmp_path / DECODER).read_bytes()
-    (tmp_path / DECODER).write_bytes(content[:-10])
-    with pytest.raises(DamagedFolderError, match=r"decoder\.onnx"):
-        OnnxClassifier(tmp_path)
-    (tmp_path / DECODER).unlink()
-    with pytest.raises(DamagedFolderError, match=r"decoder\.onnx"):
-        OnnxClassifier(tmp_path)
-    (tmp_path / DECODER).write_bytes(content)
-    export_again(tmp_path, beams=0)
-    with pytest.raises(DamagedFolderError, match="beams must be"):
-        OnnxClassifier(tmp_path)
 
 
 def test_a_diverged_model_gives_an_error(tmp_path):
@@ -436,55 +318,3 @@ def test_the_gradients_of_parts_of_a_batch_add_up(tmp_path):
 
     whole = gradient(split_batch(data, members, model.pad_id, 1, [0]))
     assert torch.allclose(gradient(split_batch(data, members, model.pad_id, 3, [0, 1, 2])), whole, atol=1e-6)
-
-
-def saved_t5(folder, tied):
-    """A T5 with gated feed-forward networks, as transformers writes it."""
-    tokenizer = learn_tokenizer([row.text for row in pairs_of(40)], 512, ends=True)
-    config = CONFIGS["t5"](SHAPE, tokenizer.get_vocab_size(), 12)
-    config.feed_forward_proj, config.is_gated_act, config.dense_act_fn = "gated-gelu", True, "gelu_new"
-    torch.manual_seed(0)
-    network = AutoModelForSeq2SeqLM.from_config(config)
-    if not tied:
-        network.config.tie_word_embeddings = False
-        network.lm_head.weight = torch.nn.Parameter(torch.randn_like(network.lm_head.weight))
-    network.save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
-    return BaseParams(model=f"dir:{folder}", max_length=12)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_downloaded_t5_with_gated_neurons(tied, tmp_path):
-    """As T5 1.1 and Flan-T5 are; those have an output projection of their own, and do not scale what it reads."""
-    model, reference = (load_base(saved_t5(tmp_path / "base", tied), TASK, 0) for _ in range(2))
-    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base").eval()
-    whole = batch_of(model, tmp_path)
-    with torch.no_grad():
-        assert torch.allclose(logits_of(model.network, whole), logits_of(plain, whole), atol=1e-6)
-    assert (tied_head(model.network) == "lm_head") == tied
-    assert model.manifest.task.start_id == 0
-    batch, sites = batch_of(model, tmp_path), ffn_sites(model.network)
-    assert all(len(site.inputs) == 2 for site in sites)
-    kept = tuple(tuple(range(number, 40)) for number in range(len(sites)))
-    gates = [torch.tensor([[float(neuron in neurons) for neuron in range(48)]]) for neurons in kept]
-    with gated([reference.network.get_submodule(site.output) for site in sites], gates, 1):
-        expected = logits_of(reference.network, batch)
-    model.edit([KeepNeurons(kept=kept)])
-    assert torch.allclose(logits_of(model.network, batch), expected, atol=1e-5)
-    lissom.save(model, tmp_path / "model")
-    again = lissom.load(tmp_path / "model")
-    assert torch.equal(logits_of(again.network, batch), logits_of(model.network, batch))
-    assert (tied_head(again.network) == "lm_head") == tied
-    student = take_stacks(again, (0,), (0,))
-    (tmp_path / "export").mkdir()
-    exported = export_onnx(student, tmp_path / "export")
-    data = student.manifest.task.encode([tables_of(tmp_path)["dev"]], student.tokenizer, tmp_path / "dev")
-    parity = check_parity(student, exported, data, ExportParams())
-    assert parity.max_logit_difference < 1e-4
-    for edit in (FakeQuantize(), LowRank(ranks={"decoder.block.0.layer.2.DenseReluDense.wo": 4})):
-        edited = copy.deepcopy(student)
-        edited.edit([edit])
-        lissom.save(edited, tmp_path / edit.kind)
-        assert torch.equal(
-            logits_of(lissom.load(tmp_path / edit.kind).network, batch), logits_of(edited.network.eval(), batch)
-        )
