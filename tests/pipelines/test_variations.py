@@ -73,6 +73,28 @@ def test_a_student_that_is_no_transformer_goes_all_the_way(taught, tmp_path):
 
 
 @pytest.mark.slow
+def test_blocks_channels_and_a_budget_of_latency_go_all_the_way(taught, tmp_path):
+    """Trained with blocks left out, narrowed, cut to a measured latency; then factorised, quantised and registered."""
+    other, short = taught.copied_to(tmp_path), PARAMS["prune"]["training"]
+    prune = [
+        {"method": "layer_drop", "blocks": 3, "training": short},
+        {"method": "hidden", "keep": 0.75, "multiple": 8, "training": short},
+        {"method": "first_order", "neuron_multiple": 8, "budget": {"of": "latency", "keep": 0.97}, "training": short},
+    ]
+    other.write_params(PARAMS | {"variants": VARIANTS, "distill": {"method": "none"}, "prune": prune})
+    other.env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    other.run("dvc", "repro")
+    steps = read(other, "artifacts/quantize/lissom.json")["steps"]
+    metrics = next(step["metrics"] for step in steps if step["stage"] == "prune")
+    assert metrics["2-hidden"]["channels"] == {"before": 32, "after": 24}
+    kinds = [edit["kind"] for edit in read(other, "artifacts/quantize/lissom.json")["edits"]]
+    assert [kind for kind in kinds if kind.startswith("keep_")][:2] == ["keep_blocks", "keep_channels"]
+    final = read(other, "metrics/evaluate/quantize/metrics.json")
+    assert final["exported"]["integer_kernels"] > 0 and final["anatomy"]["total"] > 0
+    assert lissom_predict(other, "the film was good", "very good film") in ("match", "mismatch")
+
+
+@pytest.mark.slow
 def test_a_student_without_blocks_goes_all_the_way(taught, tmp_path):
     """Factorised, quantised, exported with integers, measured and registered."""
     other, none = taught.copied_to(tmp_path), {"method": "none"}
