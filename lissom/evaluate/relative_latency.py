@@ -66,7 +66,9 @@ def _measured(
         runners, count = {}, 0
         for name, model in (("whole", whole), ("edited", edited)):
             (Path(folder) / name).mkdir()
-            exported = export_onnx(copy.deepcopy(model), Path(folder) / name)
+            timed = copy.deepcopy(model)  # the export changes the tokenizer, and a training may have moved the weights
+            timed.network.to("cpu")
+            exported = export_onnx(timed, Path(folder) / name)
             batches = timed_batches(texts, 1, model.pad_id)
             runners[name], count = exported.runner(batches, 1), len(batches)
         timing = measure_latency(runners, [1] * count, threads=1, seconds=_SECONDS, retries=_RETRIES)

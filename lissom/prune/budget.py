@@ -30,7 +30,7 @@ def largest_within(
     Raises:
         InputError: the least amount exceeds the budget.
     """
-    cost = _cost_of(model, lesson, budget)
+    cost = cost_of(model, lesson, budget)
 
     def share(amount: float) -> float:
         edited = copy.deepcopy(model)
@@ -46,7 +46,7 @@ def largest_within(
     return amounts[low]
 
 
-def _cost_of(whole: CompressedModel, lesson: Lesson, budget: BudgetParams) -> Callable[[CompressedModel], float]:
+def cost_of(whole: CompressedModel, lesson: Lesson, budget: BudgetParams) -> Callable[[CompressedModel], float]:
     """Return a function that gives what an edited model costs, as a share of what the whole one does."""
     if budget.of == "latency":
         texts = lesson.encode(whole, "dev")

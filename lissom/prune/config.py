@@ -155,7 +155,12 @@ class GatesPruning(Section):
     """Which attention's heads have gates; the last three are of encoder-decoders."""
 
     keep: float | None = Field(default=0.5, gt=0, lt=1)
-    """Share of the parameters to keep, of those that gates can remove; null lets `penalty` decide."""
+    """Share of the parameters to keep, of those that gates can remove; or share of all operations, or of the measured
+    latency. Null lets `penalty` decide."""
+
+    of: Literal["parameters", "flops", "latency"] = "parameters"
+    """What `keep` is a share of. Operations are those of a text of the longest length; latency is that of the exported
+    file in floats, for texts of dev, on one CPU of this machine."""
 
     penalty: float = Field(default=1.0, ge=0)
     """Without `keep`: factor in the loss of the expected share of parameters behind open gates."""
@@ -189,6 +194,10 @@ class GatesPruning(Section):
             )
         if self.warmup + self.cooldown >= 1:
             raise ValueError(f"warmup {self.warmup:g} + cooldown {self.cooldown:g}: together they must be below 1")
+        if self.of != "parameters" and self.keep is None:
+            raise ValueError(
+                f"of {self.of}: keep is null, and a penalty counts parameters; give keep, or of: parameters"
+            )
         self.training.refuse_early_weights("gates")
         return self
 

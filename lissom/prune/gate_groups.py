@@ -36,12 +36,13 @@ class GateGroup:
     is_gated: bool
     width: int = 1
     """Number of columns of the projection's input that belong to a unit."""
-    cost: int = 0
-    """Parameters of a unit; 0 if no gate can remove them, and for blocks and channels, whose sites count."""
+    cost: float = 0
+    """What a unit costs: its parameters; 0 if no gate can remove them, and for blocks and channels, whose sites count.
+    Or a share of the model's operations or latency (`gate_costs`), of a block without its units."""
     multiple: int = 1
     """Number of units that are kept or removed together."""
     block: str = ""
-    """Path of the block of a site."""
+    """Path of the block of a site; of a block that has a cost, its own."""
 
 
 def groups_of(network: PreTrainedModel, params: GatesPruning) -> list[GateGroup]:
@@ -96,14 +97,15 @@ def open_units(groups: Sequence[GateGroup], log_alpha: Mapping[str, Tensor], par
         if budget is not None:  # all units are as much smaller as there are fewer channels
             budget *= channels.units / float(result[channels.path].sum())
     blocks = _open_blocks(groups, log_alpha, budget)
-    candidates: list[tuple[float, int, str, Tensor, int]] = []
-    spent = 0
+    candidates: list[tuple[float, int, str, Tensor, float]] = []
+    spent = 0.0
     for group in groups:
         if group.kind == "channels":
             continue
         if group.kind == "blocks":
             if group.is_gated:
                 result[group.path].fill_(group.path in blocks)
+            spent += group.cost if group.path in blocks else 0
         elif group.block in blocks:
             if not group.is_gated:
                 spent += group.units * group.cost
@@ -159,8 +161,8 @@ def _open_blocks(groups: Sequence[GateGroup], log_alpha: Mapping[str, Tensor], b
     return kept
 
 
-def _size(groups: Sequence[GateGroup], blocks: set[str], *, whole: bool) -> int:
-    """Return the parameters of some blocks: of all their units, or of the fewest that can stay."""
+def _size(groups: Sequence[GateGroup], blocks: set[str], *, whole: bool) -> float:
+    """Return the cost of some blocks: of all their units, or of the fewest that can stay."""
     return sum(
         (group.units if whole or not group.is_gated else min(group.multiple, group.units)) * group.cost
         for group in groups

@@ -23,6 +23,7 @@ from lissom.models.layers import Indivisible
 from lissom.models.sites import blocks_at
 from lissom.prune.channel_gates import gate_channels
 from lissom.prune.config import GatesPruning
+from lissom.prune.gate_costs import with_costs
 from lissom.prune.gate_groups import GateGroup, channels_of, groups_of, open_units, smallest_share
 from lissom.prune.hard_concrete import expected_state, open_probability, sample
 from lissom.training.hooks import Hook
@@ -33,13 +34,15 @@ _START = 2.5
 """First log alpha: a gate is open with a probability of 0.96, and is 1 without noise."""
 
 
-def plan(model: CompressedModel, _: Lesson, params: GatesPruning) -> Recipe:
+def plan(model: CompressedModel, lesson: Lesson, params: GatesPruning) -> Recipe:
     """Return the recipe: gates beside the weights, a schedule, and at the end the open units alone.
 
     Raises:
         InputError: the model has no such units, its heads cannot be removed, or `params.keep` cannot be reached.
     """
     groups = groups_of(model.network, params)
+    if params.of != "parameters":
+        groups, params = with_costs(model, lesson, groups, params)
     if params.keep is not None and params.keep < (least := smallest_share(groups)):
         raise InputError(f"prune.method: gates: keep {params.keep:g} cannot be reached; the least here is {least:.3g}")
     handles: list[RemovableHandle] = []
@@ -172,9 +175,13 @@ def gates_of(network: nn.Module) -> dict[str, Gate]:
 
 def expected_share(groups: Sequence[GateGroup], gates: dict[str, Gate]) -> Tensor:
     """Return the expected share of the groups' parameters behind open gates, a scalar with a gradient."""
-    expected, total = torch.zeros(()), 0
+    expected, total = torch.zeros(()), 0.0
     for group in groups:
-        if group.cost:
+        if group.kind == "blocks":
+            gate = gates.get(group.path)
+            expected = expected + group.cost * (1 if gate is None else gate.probability().squeeze(0))
+            total += group.cost
+        elif group.cost:
             gate, block = gates.get(group.path), gates.get(group.block)
             units = torch.tensor(float(group.units)) if gate is None else gate.probability().sum()
             expected = expected + units * group.cost * (1 if block is None else block.probability().squeeze(0))
