@@ -18,6 +18,7 @@ from lissom.console import note
 from lissom.data.encoding import Encoded
 from lissom.evaluate.latency import measure_latency
 from lissom.evaluate.variant import timed_batches
+from lissom.export.exported import Exported
 from lissom.export.onnx import export_onnx
 from lissom.machine import describe_machine, describe_versions
 from lissom.models.compressed import CompressedModel
@@ -39,12 +40,20 @@ def relative_latency(scratch: Path, table: Path) -> RelativeLatency:
         table: the file of what was measured; None of it is used where machine, versions or texts differ.
     """
 
+    exports: dict[str, Exported] = {}  # of whole models, which every candidate of a search is compared with
+
+    def whole_file(whole: CompressedModel) -> Exported:
+        place = _digest(_structure(whole))
+        if place not in exports:
+            exports[place] = _exported(whole, Path(tempfile.mkdtemp(dir=scratch)))
+        return exports[place]
+
     def measure(whole: CompressedModel, edited: CompressedModel, texts: Encoded) -> float:
         lengths = [int(batch.mask.sum()) for batch in timed_batches(texts, 1, whole.pad_id)]
         place = _digest(_structure(whole), _structure(edited), lengths, describe_machine(), describe_versions())
         known: dict[str, float] = read_json(table) if table.is_file() else {}
         if place not in known:
-            value, disturbed = _measured(whole, edited, texts, scratch)
+            value, disturbed = _measured(whole_file(whole), edited, texts, scratch)
             if disturbed:
                 note(f"the latency of a pruned model was measured while other processes ran ({disturbed})")
                 return value
@@ -59,20 +68,19 @@ def relative_latency(scratch: Path, table: Path) -> RelativeLatency:
     return measure
 
 
-def _measured(
-    whole: CompressedModel, edited: CompressedModel, texts: Encoded, scratch: Path
-) -> tuple[float, str | None]:
+def _measured(whole: Exported, edited: CompressedModel, texts: Encoded, scratch: Path) -> tuple[float, str | None]:
+    batches = timed_batches(texts, 1, edited.pad_id)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        runners, count = {}, 0
-        for name, model in (("whole", whole), ("edited", edited)):
-            (Path(folder) / name).mkdir()
-            timed = copy.deepcopy(model)  # the export changes the tokenizer, and a training may have moved the weights
-            timed.network.to("cpu")
-            exported = export_onnx(timed, Path(folder) / name)
-            batches = timed_batches(texts, 1, model.pad_id)
-            runners[name], count = exported.runner(batches, 1), len(batches)
-        timing = measure_latency(runners, [1] * count, threads=1, seconds=_SECONDS, retries=_RETRIES)
+        files = {"whole": whole, "edited": _exported(edited, Path(folder))}
+        runners = {name: file.runner(batches, 1) for name, file in files.items()}
+        timing = measure_latency(runners, [1] * len(batches), threads=1, seconds=_SECONDS, retries=_RETRIES)
     return timing.ratio("edited", "whole").value, timing.conditions.disturbed
+
+
+def _exported(model: CompressedModel, folder: Path) -> Exported:
+    timed = copy.deepcopy(model)  # the export changes the tokenizer, and a training may have moved the weights
+    timed.network.to("cpu")
+    return export_onnx(timed, folder)
 
 
 def _structure(model: CompressedModel) -> Mapping[str, Any]:

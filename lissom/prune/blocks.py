@@ -130,6 +130,21 @@ def bypassed(block: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
+def weighed(weight: Callable[[], Tensor]) -> Callable[..., Any]:
+    """Return a hook by which a block returns its input plus a share of the change that it makes to it.
+
+    Args:
+        weight: returns the share, of one element: 0 leaves the block out, 1 changes nothing.
+    """
+
+    def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        before, after = arguments[0], output[0] if isinstance(output, tuple) else output
+        mixed = before + weight().to(after.dtype) * (after - before)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    return hook
+
+
 def _scores(model: CompressedModel, lesson: Lesson, stack: Stack, params: BlocksPruning) -> list[float]:
     network, blocks = model.network.eval(), blocks_at(model.network, stack)
     data = lesson.texts(model)

@@ -1,4 +1,4 @@
-"""A gate on every hidden channel, of the whole network at once (Xia et al. 2022, arXiv:2204.00408, section 3.2).
+"""A gate on every hidden channel, of the whole network at once (Xia et al. 2022, arXiv:2204.00408).
 
 The gates multiply what is written to the hidden states: embeddings, the outputs of attentions and feed-forward
 networks, and what a LayerNorm returns. A LayerNorm weighs its mean and variance with the gates, so that a closed

@@ -1,6 +1,6 @@
 """What units cost in operations or in measured latency, for gates with such a target (as in ZipLM).
 
-The cost of a model is taken as linear in its units (Kurtic et al. 2023, arXiv:2302.04089, section 3.2, add up a table
+The cost of a model is taken as linear in its units (Kurtic et al. 2023, arXiv:2302.04089, add up a table
 of what layers of every size take): a head and a neuron cost what removing half of their kind saves, divided by how many
 go; a block costs, besides what is in it, what is left of the saving of half of the blocks. Three models are measured.
 """

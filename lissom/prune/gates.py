@@ -21,6 +21,7 @@ from lissom.models.edits import Edit, KeepBlocks, KeepChannels, KeepHeads, KeepN
 from lissom.models.families import family_of
 from lissom.models.layers import Indivisible
 from lissom.models.sites import blocks_at
+from lissom.prune.blocks import weighed
 from lissom.prune.channel_gates import gate_channels
 from lissom.prune.config import GatesPruning
 from lissom.prune.gate_costs import with_costs
@@ -196,7 +197,7 @@ def _add(module: nn.Module, group: GateGroup) -> RemovableHandle:
     gate = Gate(group).to(next(module.parameters()).device)
     module.register_module("gate", gate)
     if group.kind == "blocks":
-        return module.register_forward_hook(_weigh(gate))
+        return module.register_forward_hook(weighed(gate))
     return module.register_forward_pre_hook(_multiply(gate, group.width))
 
 
@@ -211,15 +212,6 @@ def _add_to_channels(network: PreTrainedModel, group: GateGroup) -> list[Removab
 def _multiply(gate: Gate, width: int) -> Callable[..., Any]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         return (inputs[0] * gate().repeat_interleave(width).to(inputs[0].dtype),)
-
-    return hook
-
-
-def _weigh(gate: Gate) -> Callable[..., Any]:
-    def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        before, after = arguments[0], output[0] if isinstance(output, tuple) else output
-        weighed = before + gate().to(after.dtype) * (after - before)
-        return (weighed, *output[1:]) if isinstance(output, tuple) else weighed
 
     return hook
 

@@ -1,7 +1,7 @@
 """Remove hidden channels: the same ones from every layer, since residual connections tie them.
 
-A channel is scored by all weights that belong to it, or by its activation; the scores of the whole network are one
-list, so that nothing has to be normalised between blocks (Muralidharan et al. 2024, arXiv:2407.14679, section 2.2).
+A channel is scored by all weights that belong to it, or by its activation where norms read it (as Muralidharan et al.
+2024, arXiv:2407.14679). The scores of the whole network are one list, so that blocks need no normalisation.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -68,7 +68,8 @@ def _scores(model: CompressedModel, lesson: Lesson, params: HiddenPruning) -> Te
 
 def channel_magnitude(network: PreTrainedModel) -> Tensor:
     """Return the norm of all weights of every channel, `[hidden_size]`."""
-    return _over_weights(network, lambda weight: weight.detach().square()).sqrt()
+    axes = channel_axes(network)
+    return _over_weights(network, axes, lambda weight: weight.detach().square()).sqrt()
 
 
 def channel_importance(network: PreTrainedModel, batches: Iterable[Batch], loss: Loss) -> Tensor:
@@ -79,7 +80,7 @@ def channel_importance(network: PreTrainedModel, batches: Iterable[Batch], loss:
         batches: examples that all have a target.
         loss: the loss whose derivative is taken.
     """
-    device = next(network.parameters()).device
+    device, axes = next(network.parameters()).device, channel_axes(network)
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
     total, examples = torch.zeros(int(network.config.hidden_size)), 0
     for batch in batches:
@@ -87,7 +88,7 @@ def channel_importance(network: PreTrainedModel, batches: Iterable[Batch], loss:
         value = loss(logits_of(network, batch), batch.targets)
         gradients = torch.autograd.grad(value, weights, allow_unused=True)
         by_weight = {id(weight): gradient for weight, gradient in zip(weights, gradients, strict=True)}
-        total += len(batch) * _over_weights(network, partial(_first_order, by_weight))
+        total += len(batch) * _over_weights(network, axes, partial(_first_order, by_weight))
         examples += len(batch)
     return total / max(examples, 1)
 
@@ -97,9 +98,10 @@ def _first_order(gradients: Mapping[int, Tensor | None], weight: Tensor) -> Tens
     return torch.zeros_like(weight) if gradient is None else (weight.detach() * gradient).abs()
 
 
-def _over_weights(network: PreTrainedModel, value: Callable[[Tensor], Tensor]) -> Tensor:
+def _over_weights(
+    network: PreTrainedModel, axes: Mapping[str, tuple[int, ...]], value: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Return the sum of a value over all weights of every channel, `[hidden_size]`; tied weights count once."""
-    axes = channel_axes(network)
     total = torch.zeros(int(network.config.hidden_size), dtype=torch.float64)
     for name, parameter in network.named_parameters():
         values = value(parameter) if name in axes else None

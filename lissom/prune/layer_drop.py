@@ -1,9 +1,8 @@
 """LayerDrop: train with whole blocks left out at random, then keep some of them, without a training afterwards.
 
 In every step of the training each block is left out with the same probability, for all texts of the batch, so that the
-network learns to do without any of them (Fan et al. 2019, arXiv:1909.11556, section 3.2). Then evenly spaced blocks
-stay ("every other", section 3.3). For a target of r of N blocks, the authors train with a probability of 1 - r / N
-(section 3.4), which is the default here.
+network learns to do without any of them (Fan et al. 2019, arXiv:1909.11556). Then evenly spaced blocks stay ("every
+other"). For r of N blocks in the end, the authors take a probability of 1 - r / N, which is the default here.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from lissom.models.families import family_of
 from lissom.models.family import Stack
 from lissom.models.sites import blocks_at, first_blocks
 from lissom.models.students import evenly_spaced
+from lissom.prune.blocks import weighed
 from lissom.prune.config import LayerDropPruning
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
@@ -46,7 +46,7 @@ def plan(model: CompressedModel, _: Lesson, params: LayerDropPruning) -> Recipe:
         for stack in stacks:
             for number, block in enumerate(blocks_at(trained.network, stack)):
                 if rates[stack.title] and not (stack.first_block_read and number == 0):
-                    handles.append(block.register_forward_hook(_left_out(rates[stack.title])))
+                    handles.append(block.register_forward_hook(_left_out(block, rates[stack.title])))
 
     def keep(trained: CompressedModel) -> Sequence[Edit]:
         for handle in handles:
@@ -66,18 +66,14 @@ def _rate(model: CompressedModel, stack: Stack, count: int, params: LayerDropPru
     return 1 - count / len(blocks_at(model.network, stack)) if params.drop is None else params.drop
 
 
-def _left_out(rate: float) -> Callable[..., Any]:
+def _left_out(block: nn.Module, rate: float) -> Callable[..., Any]:
     """Return a hook by which a block returns its input with a probability, while the network trains.
 
     The block is computed all the same: every process of a training then has a gradient of every weight.
     """
 
-    def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        if not module.training:
-            return output
-        before, after = arguments[0], output[0] if isinstance(output, tuple) else output
-        stays: Tensor = (torch.rand((), device=after.device) >= rate).to(after.dtype)
-        mixed = before + stays * (after - before)
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+    def stays() -> Tensor:
+        weight = next(block.parameters())
+        return torch.rand((), device=weight.device) >= rate if block.training else weight.new_ones(())
 
-    return hook
+    return weighed(stays)

@@ -107,7 +107,7 @@ def test_the_exported_files_are_timed(halved, tmp_path):
 
 @pytest.mark.parametrize("disturbed", [None, "other processes ran"])
 def test_latencies_are_measured_once_for_a_machine(disturbed, halved, tmp_path, monkeypatch):
-    """Those of disturbed measurements are told, and not kept."""
+    """A latency that was measured while other processes ran is reported, but not stored."""
     values = iter((0.5, 0.25, 0.125))
     monkeypatch.setattr("lissom.evaluate.relative_latency._measured", lambda *_: (next(values), disturbed))
     measure = relative_latency(tmp_path, tmp_path / "cache" / "latency.json")

@@ -1,4 +1,4 @@
-"""A trained translator: it translates from every place, students learn what it writes, and damage is told."""
+"""A trained translator: all interfaces give the same translation, students learn it, and damaged files are refused."""
 
 import numpy as np
 import pytest
