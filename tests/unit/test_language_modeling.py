@@ -14,10 +14,6 @@ from torch.nn import functional as F
 import lissom
 from lissom.data.batches import collate
 from lissom.data.tables import Row, write_table
-from lissom.distill.distilbert import cosine_loss
-from lissom.distill.material import Material
-from lissom.distill.run import distill
-from lissom.errors import ParamsError
 from lissom.evaluate.paired import compare_scores
 from lissom.export.config import ExportParams
 from lissom.export.exported import split_answers
@@ -25,21 +21,13 @@ from lissom.export.onnx import export_onnx
 from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons, StoreIntegers
-from lissom.models.signals import SignalSpec, signals_of
-from lissom.params import check_params
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.language_modeling import continuations
 from lissom.tasks.language_modeling import LanguageModeling
 from lissom.tasks.next_token import from_cache, log_rest
 from lissom.tasks.perplexity import PerplexityMeter
-from lissom.tracking.answering import answer
-from lissom.training.config import RecoveryParams
-from lissom.training.lesson import Lesson
-from lissom.training.losses import against_targets
-from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
-from tests.unit.distill.recipes import params_of
 
 TASK = LanguageModeling(name="texts", pair=False, max_length=12)
 DECODERS = [family for family in tiny.able("language") if family in ("gpt2", "llama", "qwen3", "gemma2", "mistral")]
@@ -232,79 +220,6 @@ def test_the_exported_file_scores_as_torch_does(family, tmp_path):
     assert quality.agreement == 1.0 and quality.figures["perplexity"] == quality.score > 1
     paired = compare_scores(TASK, answers, answers, data)
     assert paired.kept.value == 1 and paired.drop.value == 0
-
-
-@pytest.fixture(scope="module")
-def learnt(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("learnt")
-    tables = tables_of(folder)
-    teacher = model_of("llama")
-    lesson = Lesson(tables=tables, scratch=folder)
-    params = RecoveryParams(**TRAINING)
-    before = lesson.scorer(teacher, params)()
-    result = lesson.train(
-        "teacher", teacher.network, lesson.encode(teacher, "train"), teacher.pad_id, against_targets(TASK), params,
-        identity="", score=lesson.scorer(teacher, params),
-    )  # fmt: skip
-    return Material(teacher=teacher, tables=tables, scratch=folder), before, result
-
-
-def test_it_is_learnt_and_distilled_from_cached_tokens(learnt):
-    material, before, result = learnt
-    assert result.best_score < 12 < before  # seven words are possible after another, or six
-    training = TRAINING | {"loss": {"temperature": 1.0}}
-    student = distill(params_of("logits", blocks=[0, 3], training=training), material)
-    score = material.scorer(student.model, RecoveryParams(**TRAINING))()
-    assert score < 15
-    assert material.teacher_logits(RecoveryParams(**TRAINING)).values.shape[1] == 2 * 64 + 1
-
-
-def test_it_is_distilled_by_hidden_states_too(learnt):
-    material, _, _ = learnt
-    training = TRAINING | {"loss": {"temperature": 1.0}}
-    result = distill(params_of("distilbert", blocks=[0, 3], training=training), material)
-    assert material.scorer(result.model, RecoveryParams(**TRAINING))() < 15
-    student, data = result.model, material.texts(material.teacher)
-    batch = collate(data, np.arange(6), student.pad_id)
-    params = params_of("distilbert", cosine_weight=3.0, training=training)
-    teacher = LiveTeacher(material.teacher.network, SignalSpec(hidden=(4,)))
-    with torch.no_grad():
-        value = cosine_loss(teacher, 2, 4, params, TASK)(student.network.eval(), batch)
-        ours = signals_of(student.network, batch, SignalSpec(hidden=(2,)))
-        theirs = signals_of(material.teacher.network.eval(), batch, SignalSpec(hidden=(4,)))
-        soft = F.kl_div(ours.logits.log_softmax(-1), theirs.logits.softmax(-1), reduction="batchmean")
-        hard = F.cross_entropy(ours.logits, batch.targets[:, 0])
-        cosines = F.cosine_similarity(ours.hidden[2], theirs.hidden[4], dim=-1)[batch.mask.bool()]
-    expected = hard + params.training.loss.alpha * soft + 3.0 * (1 - cosines.mean())
-    assert float(value) == pytest.approx(float(expected), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"pretraining": {}}, "is that already"),
-        ({"signals": {"source": "cached"}}, "a distribution over all tokens for every token"),
-    ],
-)
-def test_params_of_hidden_states(section, message):
-    params = {"base": {"model": "dir:x"}, "data": {"source": "files:x", "task": "language_modeling"}}
-    training = {"loss": {"temperature": 1.0}}
-    check_params({**params, "distill": {"method": "distilbert", "training": training}})
-    with pytest.raises(ParamsError, match=message):
-        check_params({**params, "distill": {"method": "distilbert", "training": training, **section}})
-
-
-def test_texts_are_continued_by_file_and_model_alike(learnt, tmp_path):
-    material, _, _ = learnt
-    model = material.teacher
-    (tmp_path / "export").mkdir()
-    export_onnx(model, tmp_path / "export")
-    served = OnnxClassifier(tmp_path / "export")
-    texts = ["the film good", "bad " + "plot the " * 30]
-    answers = served.predict(texts)
-    assert all(set(one) == {"continuation"} for one in answers) and len(answers[0]["continuation"].split()) > 1
-    lissom.save(model, tmp_path / "model")
-    assert answer(texts, None, str(tmp_path / "model"))[1] == answers
 
 
 def test_a_text_without_tokens_is_refused():
