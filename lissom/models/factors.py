@@ -60,15 +60,21 @@ class KroneckerLinear(AskedForItsType, nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map `[..., in]` to `[..., out]`: with the inputs as a matrix X `[n1, n2]`, the sum of A X B^T."""
-        (_, m1, n1), (_, m2, n2) = self.left.shape, self.right.shape
-        grid = input.reshape(*input.shape[:-1], 1, n1, n2)  # [..., 1, n1, n2]
+        """Map `[..., in]` to `[..., out]`: with the inputs as a matrix X `[n1, n2]`, the sum of A X B^T.
+
+        Both factors multiply the rows of all tokens at once, since a product per token would copy the factor for each.
+        """
+        (terms, m1, n1), (_, m2, n2) = self.left.shape, self.right.shape
+        grid = input.reshape(-1, n1, n2)
         # The cheaper order: whether n1 rows are mapped by B first, or n2 columns by A.
         if n1 * m2 * (n2 + m1) <= m1 * n2 * (n1 + m2):
-            output = self.left @ (grid @ self.right.transpose(1, 2))
+            mapped = F.linear(grid, self.right.flatten(0, 1)).unflatten(-1, (terms, m2))  # [tokens, n1, terms, m2]
+            joined = F.linear(mapped.permute(0, 3, 2, 1).flatten(-2), self.left.transpose(0, 1).flatten(1))
+            output = joined.transpose(1, 2)  # [tokens, m1, m2]
         else:
-            output = (self.left @ grid) @ self.right.transpose(1, 2)
-        flat: Tensor = output.sum(-3).flatten(-2)
+            mapped = F.linear(grid.transpose(1, 2), self.left.flatten(0, 1)).unflatten(-1, (terms, m1))
+            output = F.linear(mapped.permute(0, 3, 2, 1).flatten(-2), self.right.transpose(0, 1).flatten(1))
+        flat = output.reshape(*input.shape[:-1], self.out_features)
         return flat if self.bias is None else flat + self.bias
 
     def matrix(self) -> Tensor:

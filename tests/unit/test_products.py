@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lissom.models.factors import (
     KroneckerLinear,
@@ -78,6 +80,29 @@ def test_a_kronecker_layer_is_its_matrix(m1, n1):
     assert torch.allclose(layer(inputs), inputs @ expected.T + bias, atol=1e-5)
     layer(inputs).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in layer.parameters())
+
+
+class LargestTensor(TorchDispatchMode):
+    """Keeps the number of elements of the largest tensor that an operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.untyped_storage().nbytes() // 4 for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return result
+
+
+@pytest.mark.parametrize(("m1", "n1"), [(32, 32), (2, 4), (32, 2)])
+def test_a_kronecker_layer_holds_no_factor_per_token(m1, n1):
+    terms, tokens = 2, 100
+    layer = KroneckerLinear(torch.randn(terms, m1, n1), torch.randn(terms, 64 // m1, 64 // n1), None)
+    inputs = torch.randn(tokens, 64, requires_grad=True)
+    with LargestTensor() as largest:
+        layer(inputs).sum().backward()
+    between = min(n1 * (64 // m1), m1 * (64 // n1))
+    assert 0 < largest.elements <= tokens * max(64, terms * between)
 
 
 def test_a_tensor_train_within_its_bound():
