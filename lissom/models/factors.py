@@ -68,11 +68,11 @@ class KroneckerLinear(AskedForItsType, nn.Module):
         grid = input.reshape(-1, n1, n2)
         # The cheaper order: whether n1 rows are mapped by B first, or n2 columns by A.
         if n1 * m2 * (n2 + m1) <= m1 * n2 * (n1 + m2):
-            mapped = F.linear(grid, self.right.flatten(0, 1)).unflatten(-1, (terms, m2))  # [tokens, n1, terms, m2]
+            mapped = F.linear(grid, self.right.flatten(0, 1)).reshape(-1, n1, terms, m2)
             joined = F.linear(mapped.permute(0, 3, 2, 1).flatten(-2), self.left.transpose(0, 1).flatten(1))
             output = joined.transpose(1, 2)  # [tokens, m1, m2]
         else:
-            mapped = F.linear(grid.transpose(1, 2), self.left.flatten(0, 1)).unflatten(-1, (terms, m1))
+            mapped = F.linear(grid.transpose(1, 2), self.left.flatten(0, 1)).reshape(-1, n2, terms, m1)
             output = F.linear(mapped.permute(0, 3, 2, 1).flatten(-2), self.right.transpose(0, 1).flatten(1))
         flat = output.reshape(*input.shape[:-1], self.out_features)
         return flat if self.bias is None else flat + self.bias
