@@ -54,7 +54,7 @@ def export_onnx(model: CompressedModel, folder: Path, beams: int = BEAMS) -> Onn
     write_graph(model.network, folder / ONNX, task)
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
-    write_text(folder / TOKENIZER, model.tokenizer.to_str(pretty=True))
+    write_text(folder / TOKENIZER, model.tokenizer.to_str())
     serving: dict[str, Any] = {
         "format": "onnx",
         **task.serving(),

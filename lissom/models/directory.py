@@ -92,7 +92,7 @@ def write_model(model: CompressedModel, folder: Path) -> None:
     write_json(folder / CONFIG, _visible_config(model))
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()
-    write_text(folder / TOKENIZER, model.tokenizer.to_str(pretty=True))
+    write_text(folder / TOKENIZER, model.tokenizer.to_str())
     write_json(folder / TOKENIZER_CONFIG, model.tokenizer_config)
 
 

@@ -36,6 +36,11 @@ def refused(folder, *says):
     assert "\n" not in message and all(part in message for part in says), message
 
 
+def test_the_tokenizer_takes_no_bytes_for_layout(folder):
+    content = (folder / "tokenizer.json").read_text()
+    assert "\n" not in content and content == json.dumps(json.loads(content), ensure_ascii=False, separators=(",", ":"))
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
 def test_flipped_bits_are_found(folder, name):
     content = bytearray((folder / name).read_bytes())
