@@ -92,6 +92,7 @@ NOTES = (
     "4 bits, one scale per matrix: the simplest rounding, which no method of lissom does: every matrix of attentions and feed-forward networks on 15 levels up to its largest weight",
     "groups are of 64 inputs with a scale and a zero point each; int8: unsigned inputs, and a scale per row of weights (7 bits by default, exact on every x86 CPU)",
     "speedup of one text on one pinned core over the teacher's file (ONNX, floats), both in one session",
+    "rows of 2d0b341 are marked old: after them Kronecker layers, which no row has, became faster, and tokenizer.json, which no figure counts, smaller; they ran in processes of one thread, two side by side",
     f"wikitext-2: perplexity on {TOKENS:,} tokens of the test set in windows of 512; calibrated on validation texts",
 )
 
