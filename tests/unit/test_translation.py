@@ -12,11 +12,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM
 
 import lissom
-from lissom.components.preflight import preflight
-from lissom.components.teacher.work import check_later_stages
 from lissom.data.batches import collate
 from lissom.data.tables import Row, write_table
-from lissom.errors import InputError, ParamsError
+from lissom.errors import InputError
 from lissom.export.config import ExportParams
 from lissom.export.exported import model_bytes
 from lissom.export.onnx import export_onnx
@@ -30,7 +28,6 @@ from lissom.models.generation import TorchModel, end_ids
 from lissom.models.layers import observers_of
 from lissom.models.sites import attention_sites, ffn_sites
 from lissom.parallel.parts import split_batch
-from lissom.params import check_params
 from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
@@ -260,48 +257,8 @@ def test_a_diverged_model_gives_an_error(tmp_path):
         OnnxClassifier(tmp_path).predict(["the dog"])
 
 
-def params_with(**sections):
-    base = {"base": {"model": "new:t5"}, "data": {"source": "files:x", "task": "translation"}}
-    return check_params({**base, **sections})
-
-
-def test_params_of_translation(tmp_path, monkeypatch):
-    assert params_with(distill={"method": "sequence", "blocks": [0, 1]}).data.predicts_tokens
-    for sections, message in (
-        ({"distill": {"method": "lstm"}}, "not made for data.task: translation; allowed: none, logits, sequence"),
-        ({"factorize": {"method": "word_table", "min_count": 1}}, "changes the tokens that are predicted"),
-        ({"distill": {"method": "logits", "blocks": [0]}}, "exact at temperature 1 only"),
-        ({"data": {"source": "files:x", "task": "translation", "text_pair": "b"}}, "translation is for single texts"),
-        (
-            {"data": {"source": "files:x"}, "distill": {"method": "sequence", "blocks": [0]}},
-            "learns texts that the teacher writes",
-        ),
-    ):
-        with pytest.raises(ParamsError, match=message):
-            params_with(**sections)
-    monkeypatch.chdir(tmp_path)
-    preflight(params_with())  # a new model has no folder that could be missing
-
-
 def test_the_models_end_is_known():
     assert end_ids(model_of("bart").network) == [1]
-
-
-def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
-    model = model_of("t5")
-    with pytest.raises(InputError, match=r"prune.heads below 1: not possible with a t5 .*bias of relative positions"):
-        check_later_stages(params_with(prune={"method": "first_order", "training": COLD}), model)
-    with pytest.raises(InputError, match="factorize: not possible with a t5"):
-        check_later_stages(
-            params_with(factorize={"method": "word_table", "rank": 8, "min_count": None, "training": COLD}), model
-        )
-    check_later_stages(params_with(prune={"method": "first_order", "heads": 1, "training": COLD}), model)
-    with pytest.raises(InputError, match="with heads: not possible with a t5"):
-        check_later_stages(params_with(prune={"method": "gates", "training": COLD}), model)
-    check_later_stages(params_with(prune={"method": "gates", "units": ["neurons"], "training": COLD}), model)
-    confident = {"method": "first_order", "head_criterion": "confidence", "training": COLD}
-    with pytest.raises(InputError, match="confidence: not possible with a bart"):
-        check_later_stages(params_with(prune=confident), model_of("bart"))
 
 
 def test_the_gradients_of_parts_of_a_batch_add_up(tmp_path):
