@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, variance
 from typing import Any
 
@@ -20,6 +20,12 @@ class PerSeed:
     old: bool = False
     """Whether a row is older than the code that it measures."""
     machines: frozenset[str] = frozenset()
+
+
+def undisturbed(figure: PerSeed, marks: PerSeed) -> PerSeed:
+    """Return a figure without the seeds that are marked, whose measurement other load disturbed."""
+    kept = {seed: value for seed, value in figure.values.items() if not marks.values.get(seed)}
+    return replace(figure, values=kept)
 
 
 def paired(function: Callable[..., float], *figures: PerSeed) -> PerSeed:

@@ -8,12 +8,13 @@ what comes after them. Latencies are of one pinned session per variant, baseline
 
 import sys
 import tempfile
+from contextlib import ExitStack
 from operator import sub, truediv
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.claims import PerSeed, claim, paired
+from benchmarks.claims import PerSeed, claim, paired, undisturbed
 from benchmarks.data import write_data
 from benchmarks.headline import EAGER, FINAL, FUSED, ONNX_FP32, PLAIN, measure, smaller
 from benchmarks.provenance import ROOT, data_digest
@@ -41,16 +42,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "factorize": {"method": "word_table", "min_count": 4, "rank": 64, "training": {"epochs": 2, "learning_rate": 2.0e-4}},
         "quantize": {**_FOUR, "training": _TRAINING},
     },
+    "3 bits, table at rank 96, tokens seen 3 times": {
+        "factorize": {"method": "word_table", "min_count": 3, "rank": 96, "training": {"epochs": 2, "learning_rate": 2.0e-4}},
+        "quantize": {**_FOUR, "weight_bits": 3, "training": {**_TRAINING, "epochs": 2}},
+    },
 }  # fmt: skip
 _STAGES = ("prepare", "teacher", "distill", "prune", "factorize", "quantize", "export")
+_CHOSEN = ("choose_kernels", "simplify_lookups", "select_early")
+"""Steps of the export that a plain graph goes without."""
 _SECONDS = 5.0
 _KEPT = 0.98
 
 NOTES = (
     "megabytes: model.onnx and tokenizer.json, what a deployment needs besides code; kept: accuracy over that of the teacher of the same seed",
-    "rows of 2d0b341 are marked old: after them tokenizer.json lost its layout, 0.09 MB of megabytes, and Kronecker layers, which no row has, became faster; they ran in processes of one thread, two side by side",
+    "every row is of a process of one thread; another benchmark used the other core",
+    "disturbed: 1 if lissom marked one of the timings, in which case speeds are shown and not claimed",
     "nodes: kernels in a session of onnxruntime, after its own optimisations",
-    "over_plain_graph: median over that of the same weights in a graph without chosen kernels and simplified lookups, as the files were at ccb5961; one text, one pinned core, in turn",
+    "over_plain_graph: median over that of the same weights in a graph without chosen kernels and simplified lookups, and with all of the last block computed for every token, as the files were at ccb5961; one text, one pinned core, in turn",
     "speedups of one text on one pinned core; strongest: the faster of two dynamic int8 files of the teacher, with the same session options",
 )
 
@@ -87,6 +95,7 @@ def _figures(folder: Path, seconds: float) -> dict[str, Any]:
     rows = measure(folder, seconds)
     final, teacher = rows[FINAL], rows[EAGER]
     export = folder / "artifacts" / "export" / "quantize"
+    over_plain_graph, disturbed = _over_plain_graph(folder, seconds)
     strongest = min(rows[PLAIN]["pinned_ms"], rows[FUSED]["pinned_ms"])
     return {
         "accuracy_percent": final["accuracy_percent"],
@@ -94,22 +103,25 @@ def _figures(folder: Path, seconds: float) -> dict[str, Any]:
         "megabytes": sum((export / name).stat().st_size for name in (ONNX, TOKENIZER)) / 1e6,
         "nodes": sum(count_kernels(export / ONNX).values()),
         "pinned_ms": final["pinned_ms"],
-        "over_plain_graph": _over_plain_graph(folder, seconds),
+        "over_plain_graph": over_plain_graph,
         "speedup_strongest_int8": strongest / final["pinned_ms"],
         "speedup_onnx_fp32": rows[ONNX_FP32]["pinned_ms"] / final["pinned_ms"],
         "speedup_eager": teacher["pinned_ms"] / final["pinned_ms"],
+        "disturbed": float(disturbed or PINNED in (final["disturbed"] or "")),
     }
 
 
-def _over_plain_graph(folder: Path, seconds: float) -> float:
-    """Return the median of the final file over that of the same weights in a plain graph."""
+def _over_plain_graph(folder: Path, seconds: float) -> tuple[float, bool]:
+    """Return the median of the final file over that of the same weights in a plain graph, and whether load disturbed."""
     model = load(folder / "artifacts" / "quantize")
     files = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("plain", "chosen"):
             (Path(scratch) / name).mkdir()
             if name == "plain":
-                with patch("lissom.export.graph.choose_kernels"), patch("lissom.export.graph.simplify_lookups"):
+                with ExitStack() as stack:
+                    for step in _CHOSEN:
+                        stack.enter_context(patch(f"lissom.export.graph.{step}"))
                     files[name] = export_onnx(model, Path(scratch) / name)
             else:
                 files[name] = export_onnx(model, Path(scratch) / name)
@@ -120,7 +132,7 @@ def _over_plain_graph(folder: Path, seconds: float) -> float:
             lambda threads: {name: file.runner(batches, threads) for name, file in files.items()},
             [1] * len(batches), setting=PINNED, seconds=seconds,
         )  # fmt: skip
-    return timing.ratio("chosen", "plain").value
+    return timing.ratio("chosen", "plain").value, timing.conditions.disturbed is not None
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -128,6 +140,9 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
 
     def of(figure: str, variant: str = "int8") -> PerSeed:
         return rows.take(figure, variant=variant)
+
+    def quiet(figure: str) -> PerSeed:
+        return undisturbed(of(figure), of("disturbed"))
 
     best: dict[int, float] = {}
     for name in VARIANTS:
@@ -146,10 +161,10 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
             paired(sub, of("accuracy_percent", "4 bits"), of("accuracy_percent")), "points", None
         ),
         "nodes_final": claim(of("nodes"), "", "<= 45", exact=True),
-        "ms_final_over_ccb5961": claim(of("over_plain_graph"), "", "<= 0.65"),
-        "speedup_final_over_strongest_int8_pinned": claim(of("speedup_strongest_int8"), "x", ">= 4"),
-        "speedup_final_over_onnx_fp32_pinned": claim(of("speedup_onnx_fp32"), "x", None),
-        "speedup_final_over_eager_pinned": claim(of("speedup_eager"), "x", None),
+        "ms_final_over_ccb5961": claim(quiet("over_plain_graph"), "", "<= 0.65"),
+        "speedup_final_over_strongest_int8_pinned": claim(quiet("speedup_strongest_int8"), "x", ">= 4"),
+        "speedup_final_over_onnx_fp32_pinned": claim(quiet("speedup_onnx_fp32"), "x", None),
+        "speedup_final_over_eager_pinned": claim(quiet("speedup_eager"), "x", None),
     }
 
 

@@ -14,6 +14,7 @@ from lissom.export.divisions import fold_divisions
 from lissom.export.fusions import choose_kernels
 from lissom.export.lookups import simplify_lookups
 from lissom.export.packing import pack_integers, pack_operands
+from lissom.export.selections import select_early
 
 Shape = tuple[str | int, ...]
 
@@ -34,6 +35,7 @@ def tidy(graph: GraphProto) -> None:
     choose_kernels(graph)
     simplify_lookups(graph)
     _drop_unused(graph)
+    select_early(graph)
     pack_operands(graph)
     pack_integers(graph)
 

@@ -35,15 +35,31 @@ def _look_up_quantised(graph: GraphProto) -> None:
             continue
         if rows.input[1] != scales.input[1] or not {rows.input[0], scales.input[0]} <= values.keys():
             continue
-        integers, factors = (_array(values, each.input[0]) for each in (rows, scales))
-        if integers.dtype != np.int8 or np.abs(integers).max(initial=0) < 8:  # fewer bits are packed in the file
+        integers = _array(values, rows.input[0])
+        if integers.dtype != np.int8:
             continue
-        table = _quantised(integers.astype(np.float32) * factors / divisors, node, values)
-        name = f"{rows.input[0]}_quantised"
-        graph.initializer.append(numpy_helper.from_array(table, name))
+        name, nodes = f"{rows.input[0]}_quantised", list[NodeProto]()
+        if np.abs(integers).max(initial=0) < 8:  # packed in the file: the session computes the table when it starts
+            graph.initializer.append(numpy_helper.from_array(divisors, f"{name}_divisors"))
+            nodes = _quantising(name, rows.input[0], scales.input[0], node)
+        else:
+            table = _quantised(integers.astype(np.float32) * _array(values, scales.input[0]) / divisors, node, values)
+            graph.initializer.append(numpy_helper.from_array(table, name))
+        nodes.append(helper.make_node("Gather", [name, rows.input[1]], [node.output[0]], name=node.name))
         place = list(graph.node).index(node)
-        graph.node.insert(place, helper.make_node("Gather", [name, rows.input[1]], [node.output[0]], name=node.name))
         graph.node.remove(node)
+        for offset, new in enumerate(nodes):
+            graph.node.insert(place + offset, new)
+
+
+def _quantising(table: str, rows: str, scales: str, quantiser: NodeProto) -> list[NodeProto]:
+    """Return the nodes, of constants alone, that compute a quantised table."""
+    return [
+        helper.make_node("Cast", [rows], [f"{table}_floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{table}_floats", scales], [f"{table}_scaled"]),
+        helper.make_node("Div", [f"{table}_scaled", f"{table}_divisors"], [f"{table}_divided"]),
+        helper.make_node("QuantizeLinear", [f"{table}_divided", *quantiser.input[1:]], [table]),
+    ]
 
 
 def _quantised(table: NDArray[np.float32], node: NodeProto, values: Mapping[str, TensorProto]) -> NDArray[np.uint8]:

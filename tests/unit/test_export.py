@@ -159,10 +159,11 @@ def test_a_large_graph_has_its_tensors_in_a_file_beside(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "gpt2"])
 @pytest.mark.parametrize("factorized", [True, False], ids=["factorised", "whole"])
-def test_simpler_lookups_answer_the_same_to_the_bit(factorized, family, tmp_path, monkeypatch):
-    """Rows that are quantised already, positions cut off their table, three vectors added at once."""
+@pytest.mark.parametrize("bits", [8, 4])
+def test_simpler_lookups_answer_the_same_to_the_bit(bits, factorized, family, tmp_path, monkeypatch):
+    """Rows that are quantised already or once a session starts, positions cut off their table, three added at once."""
     model = tiny.model(family)
-    model.edit([*([FactorizeWordTable(rank=8)] if factorized else []), FakeQuantize()])
+    model.edit([*([FactorizeWordTable(rank=8)] if factorized else []), FakeQuantize(table_bits=bits)])
     calibrate(model.network, [tiny.batch(family, seed=seed) for seed in (1, 2)])
     model.edit([StoreIntegers()])
     folders = [tmp_path / name for name in ("simple", "plain")]
