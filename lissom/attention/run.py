@@ -4,7 +4,7 @@ Source of the patterns: Child et al. 2019 (arXiv:1904.10509), Beltagy et al. 202
 tokens) and Ding et al. 2023 (arXiv:2307.02486).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import assert_never
@@ -20,6 +20,10 @@ from lissom.attention.groups import real_tokens
 
 DENSE_BELOW = 256
 """Up to so many tokens one dense attention with a mask is as fast as any pattern (measured, docs/attention.md)."""
+
+LARGEST = 16 * 2**20
+"""Bytes of a tensor on the CPU above which heads are computed in turn. glibc gives memory of more than 32 MiB back to
+the system at once, so that every such tensor is paid for page by page."""
 
 
 def attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
@@ -129,9 +133,28 @@ def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
             inputs,
             _small_bias(pattern, inputs.length, inputs.heads, inputs.all_heads, inputs.causal, inputs.query.dtype),
         )
-    if not pattern.global_tokens:
-        return _part(inputs, pattern, lse=False).output
-    return _with_global_tokens(inputs, pattern)
+    outputs = [
+        _with_global_tokens(some, pattern) if pattern.global_tokens else _part(some, pattern, lse=False).output
+        for some in _some_heads(inputs)
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+
+def _some_heads(inputs: AttentionInputs) -> Iterator[AttentionInputs]:
+    """Yield the inputs of so many heads at a time that no tensor of one query's width is larger than `LARGEST`."""
+    heads = inputs.query.shape[1]
+    size = inputs.query.numel() * inputs.query.element_size() if not is_exporting() else 0
+    turns = -(-size // LARGEST) if inputs.query.device.type == "cpu" else 1
+    if turns <= 1:
+        yield inputs
+        return
+    rows = max(1, heads // turns)
+    for start in range(0, heads, rows):
+        chosen = slice(start, start + rows)
+        yield replace(
+            inputs, query=inputs.query[:, chosen], key=inputs.key[:, chosen], value=inputs.value[:, chosen],
+            heads=inputs.heads[chosen],
+        )  # fmt: skip
 
 
 def _part(inputs: AttentionInputs, pattern: Pattern, *, lse: bool) -> Part:

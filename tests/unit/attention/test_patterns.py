@@ -267,6 +267,18 @@ def test_heads_with_patterns_of_their_own():
     check_equal(inputs_of(33, real=scattered(33)), [local, wide])
 
 
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("turns", [2, 3, 100])
+def test_heads_in_turn_give_what_all_at_once_give(name, turns, monkeypatch):
+    inputs = inputs_of(33, real=ragged(33))
+    monkeypatch.setattr(run, "LARGEST", -(-inputs.query.numel() * inputs.query.element_size() // turns))
+    calls = []
+    part = run.attend if PATTERNS[name].global_tokens else run._part
+    monkeypatch.setattr(run, part.__name__, lambda *args, **kwargs: calls.append(1) or part(*args, **kwargs))
+    check_equal(inputs, [PATTERNS[name]])
+    assert len(calls) >= min(turns, HEADS)
+
+
 def test_numbers_of_heads_that_were_pruned_or_sharded():
     pattern = PATTERNS["longnet with rests"]
     whole = inputs_of(33)
