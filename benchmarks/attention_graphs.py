@@ -1,8 +1,6 @@
 """Time of exported attention alone in onnxruntime, and its difference from its definition."""
 
-import logging
 import tempfile
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,11 +19,13 @@ from lissom.attention.config import Pattern
 from lissom.attention.dense import AttentionInputs
 from lissom.attention.run import attention
 from lissom.attention.run import counts as oracle
+from lissom.export.graph import tidy
+from lissom.export.graph_file import save_graph
+from lissom.export.onnx import export_module
 
 _SAMPLED, _LONGEST = 64, 65536
 _LONGEST_MASKED, _PADDED = 8192, "dense, with a padding mask"
 """With a mask onnxruntime's kernel holds all scores: 13 GB and more at 16,384 tokens."""
-_OPSET = 21
 _NUMBERS = tuple(range(HEADS))
 
 
@@ -97,18 +97,15 @@ class _Attention(nn.Module):
 
 
 def _export(pattern: Pattern | None, path: Path, *, masked: bool = True) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     # As long as the longest input (see lissom/export/onnx.py).
     sample = tuple(torch.zeros(2, _LONGEST, HEADS * WIDTH) for _ in range(3))
+    mask = torch.ones(2, _LONGEST, dtype=torch.int64)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=_LONGEST)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Attention(pattern, masked=masked), (*sample, torch.ones(2, _LONGEST, dtype=torch.int64)), dynamo=True, opset_version=_OPSET,
-            dynamic_shapes=(shape,) * 4, input_names=["query", "key", "value", "mask"], verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    program.save(str(path))
+    names = ["query", "key", "value", "mask"]
+    export_module(_Attention(pattern, masked=masked), (*sample, mask), (shape,) * 4, names, ["output"], path)
+    model = onnx.load(path)
+    tidy(model.graph)
+    save_graph(model, path)
 
 
 def _run(session: onnxruntime.InferenceSession, feeds: dict[str, NDArray[Any]], _: int) -> None:

@@ -6,20 +6,23 @@ c + 2 * radius keys for every query 2 * radius + 1 are in reach, so that small g
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
 from lissom.attention.config import FixedRadius
 from lissom.attention.dense import AttentionInputs, Part, attend, is_exporting, is_spelled_out
 from lissom.attention.groups import blocks_of, count_blocks, join, real_tokens, shorter, ungrouped
 
-QUERIES, MORE_QUERIES = 32, 128
+QUERIES, MORE_QUERIES, EXPORTED_QUERIES = 32, 128, 64
 """Queries of a group. Small groups see fewer keys in vain; larger ones copy keys, and add up their gradients, less
-often, so that they are faster in exports and in trainings (measured, docs/attention.md)."""
+often, so that they are faster in trainings and in exports (measured, docs/attention.md)."""
 
 
 def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
     """Return the attention to the keys at most `radius` tokens away; with causal attention to earlier ones alone."""
     length = inputs.length
+    if is_exporting():
+        return _in_turn(inputs, radius, lse=lse)
     has_gradient = torch.is_grad_enabled() and inputs.query.requires_grad
     size = MORE_QUERIES if has_gradient or is_spelled_out() else QUERIES
     radius = shorter(radius, inputs.length) if radius else 0
@@ -27,13 +30,10 @@ def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
     blocks, width = count_blocks(length, size), radius + size + ahead
     around = (radius, blocks * size - length + ahead)
     query = blocks_of(inputs.query, size)
-    key, value = (_windows(functional.pad(t, (0, 0, *around)), size, blocks, width) for t in (inputs.key, inputs.value))
-    device = query.device
-    distance = torch.arange(size, device=device)[:, None] + radius - torch.arange(width, device=device)
-    relation = (distance <= radius) & (distance >= -ahead)
-    inside = functional.pad(real_tokens(inputs), around)
-    inside = _real_windows(inside, size, blocks, width)
-    if inputs.real is not None or is_exporting():
+    key, value = (_windows(functional.pad(t, (0, 0, *around)), size, width) for t in (inputs.key, inputs.value))
+    relation = _relation(radius, ahead, size, width, query.device)
+    inside = _real_windows(functional.pad(real_tokens(inputs), around), size, blocks, width)
+    if inputs.real is not None:
         return ungrouped(attend(inputs, query, key, value, relation=relation, real=inside, lse=lse), length)
     # All groups but those at the ends have the same relation, which is read from the cache then.
     first = min(count_blocks(radius, size), blocks)
@@ -50,23 +50,56 @@ def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
     return join(parts)
 
 
-def _windows(padded: Tensor, size: int, blocks: int, width: int) -> Tensor:
+def _in_turn(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
+    """Return the result of all groups, computed one after the other, for a graph.
+
+    The operator `Scan` holds one group's scores, which stay in the processor's cache, where plain operations on all
+    groups hold all scores, and read them from memory again and again.
+    """
+    length, device = inputs.length, inputs.query.device
+    size = shorter(EXPORTED_QUERIES, length)
+    radius = shorter(radius, length) if radius else 0
+    ahead = 0 if inputs.causal else radius
+    blocks, width = count_blocks(length, size), radius + size + ahead
+    around = (radius, blocks * size - length + ahead)
+    query = functional.pad(inputs.query.transpose(1, 2), (0, 0, 0, 0, 0, blocks * size - length))
+    key, value = (functional.pad(tensor, (0, 0, *around)) for tensor in (inputs.key, inputs.value))
+    inside = functional.pad(real_tokens(inputs), around)
+    relation = _relation(radius, ahead, size, width, device)
+    keys = torch.arange(width, device=device)
+
+    def group(carried: Tensor, own: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        near = own[:1] + keys
+        rows = (query.index_select(1, own).transpose(1, 2), key.index_select(2, near), value.index_select(2, near))
+        windows = (tensor[:, :, None] for tensor in rows)
+        real = inside.index_select(1, near)[:, None]
+        part = attend(inputs, *windows, relation=relation, real=real, lse=lse)
+        sums = () if part.lse is None else (part.lse.squeeze(2).transpose(1, 2),)
+        return carried.clone(), (part.output.squeeze(2).transpose(1, 2), *sums)
+
+    places = torch.arange(blocks * size, device=device).reshape(blocks, size)
+    _, results = scan(group, torch.zeros((), device=device), places)
+    output, *sums = (result.movedim(0, 1).flatten(1, 2)[:, :length].transpose(1, 2) for result in results)
+    return Part(output, sums[0] if sums else None)
+
+
+def _relation(radius: int, ahead: int, size: int, width: int, device: torch.device) -> Tensor:
+    """Return whether a query of a group sees a key of its window, `[size, width]`."""
+    distance = torch.arange(size, device=device)[:, None] + radius - torch.arange(width, device=device)
+    return (distance <= radius) & (distance >= -ahead)
+
+
+def _windows(padded: Tensor, size: int, width: int) -> Tensor:
     """Return the windows of `[batch, heads, n, d]` at every `size`-th token, `[batch, heads, blocks, width, d]`."""
-    batch, heads, _, channels = padded.shape
-    if is_exporting():
-        places = _places(size, blocks, width, padded.device).flatten()
-        return padded.index_select(2, places).reshape(batch, heads, blocks, width, channels)
+    batch, heads, _, _ = padded.shape
     windows = padded.flatten(0, 1).unfold(1, width, size).transpose(-1, -2)  # a view
     return windows.view(batch, heads, *windows.shape[1:])
 
 
 def _real_windows(real: Tensor, size: int, blocks: int, width: int) -> Tensor:
-    places = _places(size, blocks, width, real.device).flatten()
+    starts = torch.arange(blocks, device=real.device)[:, None] * size
+    places = (starts + torch.arange(width, device=real.device)).flatten()
     return real.index_select(1, places).reshape(real.shape[0], blocks, width)
-
-
-def _places(size: int, blocks: int, width: int, device: torch.device) -> Tensor:
-    return torch.arange(blocks, device=device)[:, None] * size + torch.arange(width, device=device)
 
 
 def counts(params: FixedRadius, queries: Tensor, length: int) -> Tensor:

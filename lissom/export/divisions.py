@@ -8,22 +8,23 @@ from collections import Counter
 
 from onnx import GraphProto, NodeProto, numpy_helper
 
+from lissom.export.nodes import constants, producers, reads
+
 NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 _PRODUCT, _SCALES, _BIAS = "MatMulIntegerToFloat", 3, 6
 
 
 def fold_divisions(graph: GraphProto) -> None:
     """Fold every division by a constant vector for which it is possible, in place; equal ones must be shared before."""
-    values = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    readers = Counter(name for node in graph.node for name in node.input)
-    readers.update(value.name for value in graph.output)
+    values, written_by = constants(graph), producers(graph)
+    uses = Counter(name for node in graph.node for name in reads(node))
+    uses.update(value.name for value in graph.output)
     folded = []
     for node in graph.node:
         if node.op_type != "Div" or node.input[1] not in values or len(values[node.input[1]].dims) != 1:
             continue
-        source = producers.get(node.input[0])
-        operands = _operands(source, producers, readers, tuple(values)) if readers[node.input[0]] == 1 else None
+        source = written_by.get(node.input[0])
+        operands = _operands(source, written_by, uses, tuple(values)) if uses[node.input[0]] == 1 else None
         if source is None or operands is None:
             continue
         owner, places = operands
@@ -42,7 +43,7 @@ def fold_divisions(graph: GraphProto) -> None:
 
 
 def _operands(
-    source: NodeProto | None, producers: dict[str, NodeProto], readers: Counter[str], constants: tuple[str, ...]
+    source: NodeProto | None, written_by: dict[str, NodeProto], uses: Counter[str], known: tuple[str, ...]
 ) -> tuple[NodeProto, list[int]] | None:
     """Return the node and its constant inputs by which an output of `source` is divided; None if there is none."""
     if source is None:
@@ -51,11 +52,11 @@ def _operands(
         return source, list(range(1, len(source.input)))
     if source.op_type == "Mul":
         for place, name in enumerate(source.input):
-            if name in constants:
+            if name in known:
                 return source, [place]
     linear = source.input[2:3] if source.op_type == "MultiHeadAttention" else source.input
     for name in linear if source.op_type in ("Mul", "MultiHeadAttention") else ():
-        product = producers.get(name)
-        if product is not None and product.op_type == _PRODUCT and readers[name] == 1:
+        product = written_by.get(name)
+        if product is not None and product.op_type == _PRODUCT and uses[name] == 1:
             return product, [_SCALES, *range(_BIAS, len(product.input))]
     return None

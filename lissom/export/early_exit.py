@@ -145,11 +145,13 @@ def _branch(
 
 def _inline(step: onnx.ModelProto, number: int, hidden: str, mask: str) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return nodes and weights of a block, with prefixed names, and with `hidden` and `mask` as its inputs."""
-    prefixed = compose.add_prefix(step, _of(number, ""))
+    # Bodies of loops read initializers, too, which are not renamed there unless they are named beforehand.
+    read = {tensor.name: _of(number, tensor.name) for tensor in step.graph.initializer}
+    prefixed = compose.add_prefix_graph(step.graph, _of(number, ""), name_map=read)
     renames = {_of(number, "hidden"): hidden, _of(number, "attention_mask"): mask}
-    for node in prefixed.graph.node:
+    for node in prefixed.node:
         node.input[:] = [renames.get(name, name) for name in node.input]
-    return list(prefixed.graph.node), list(prefixed.graph.initializer)
+    return list(prefixed.node), list(prefixed.initializer)
 
 
 def _of(number: int, name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lissom.export.divisions import NORMS
+from lissom.export.nodes import constants, integer, producers
 
 _PRODUCT = "MatMulIntegerToFloat"
 
@@ -31,10 +32,10 @@ def _keep_sums_apart(graph: GraphProto) -> None:
 
 def _shorten_mask(graph: GraphProto) -> None:
     """Take the padding mask of zeros and ones as integers directly; transformers makes it boolean in between."""
-    producers = _producers(graph)
+    written_by = producers(graph)
     inputs = {value.name for value in graph.input}
     for node in graph.node:
-        before = producers.get(node.input[0]) if node.op_type == "Cast" else None
+        before = written_by.get(node.input[0]) if node.op_type == "Cast" else None
         if before is None or before.op_type != "Cast" or _target(before) != TensorProto.BOOL:
             continue
         if before.input[0] in inputs and _target(node) in (TensorProto.INT32, TensorProto.INT64):
@@ -43,11 +44,11 @@ def _shorten_mask(graph: GraphProto) -> None:
 
 def _fuse_integer_attention(graph: GraphProto) -> None:
     """Replace a joined integer product, the split of its output and the attention on the parts by `QAttention`."""
-    values = {tensor.name: tensor for tensor in graph.initializer}
-    producers, shapes = _producers(graph), _widths(values)
+    values = constants(graph)
+    written_by, shapes = producers(graph), _widths(values)
     for node in [node for node in graph.node if node.op_type == "MultiHeadAttention"]:
-        split = producers.get(node.input[0])
-        product = producers.get(split.input[0]) if split is not None and split.op_type == "Split" else None
+        split = written_by.get(node.input[0])
+        product = written_by.get(split.input[0]) if split is not None and split.op_type == "Split" else None
         if split is None or product is None or not _is_whole(node, split, product, values):
             continue
         inputs = list(product.input)
@@ -56,12 +57,12 @@ def _fuse_integer_attention(graph: GraphProto) -> None:
             inputs.append(f"{split.input[0]}_bias")
             graph.initializer.append(numpy_helper.from_array(np.zeros(width, dtype=np.float32), inputs[6]))
         quantised, weight, scale, weight_scales, zero_point, weight_zero_points, bias = inputs
-        heads = _attribute(node, "num_heads")
+        heads = integer(node, "num_heads")
         fused = helper.make_node(
             "QAttention",
             [quantised, weight, bias, scale, weight_scales, node.input[4], zero_point, weight_zero_points],
             [node.output[0]],
-            name=node.name, domain=product.domain, num_heads=heads, unidirectional=_attribute(node, "unidirectional"),
+            name=node.name, domain=product.domain, num_heads=heads, unidirectional=integer(node, "unidirectional"),
         )  # fmt: skip
         place = list(graph.node).index(node)
         graph.node.insert(place, fused)
@@ -74,23 +75,14 @@ def _is_whole(attention: NodeProto, split: NodeProto, product: NodeProto, values
     if product.op_type != _PRODUCT or list(attention.input[:3]) != list(split.output) or len(attention.input) != 5:
         return False
     widths = numpy_helper.to_array(values[split.input[1]]).tolist()
-    usual = (widths[0] // _attribute(attention, "num_heads")) ** -0.5
+    usual = (widths[0] // integer(attention, "num_heads")) ** -0.5
     scale = next((attribute.f for attribute in attention.attribute if attribute.name == "scale"), usual)
     return bool(attention.input[4]) and len(set(widths)) == 1 and abs(scale - usual) < 1e-6 * usual
-
-
-def _producers(graph: GraphProto) -> dict[str, NodeProto]:
-    return {name: node for node in graph.node for name in node.output}
 
 
 def _widths(values: Mapping[str, TensorProto]) -> dict[str, int]:
     return {name: tensor.dims[-1] for name, tensor in values.items() if tensor.dims}
 
 
-def _attribute(node: NodeProto, name: str) -> int:
-    """Return an integer; those that a node leaves out are 0 by default."""
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), 0)
-
-
 def _target(cast: NodeProto) -> int:
-    return _attribute(cast, "to")
+    return integer(cast, "to")

@@ -13,6 +13,8 @@ from onnx import GraphProto, NodeProto, helper, numpy_helper
 from lissom.export.divisions import fold_divisions
 from lissom.export.fusions import choose_kernels
 from lissom.export.lookups import simplify_lookups
+from lissom.export.loops import write_loops
+from lissom.export.nodes import bodies, constants, producers, reads
 from lissom.export.packing import pack_integers, pack_operands
 from lissom.export.selections import select_early
 
@@ -21,12 +23,8 @@ Shape = tuple[str | int, ...]
 
 def tidy(graph: GraphProto) -> None:
     """Remove metadata, redundant reshapes and unused nodes, merge integer products, choose kernels; in place."""
-    for node in graph.node:  # the exporter stores stack traces, with paths of this machine, in every node
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        value.ClearField("metadata_props")
-    del graph.metadata_props[:]
+    _forget_sources(graph)
+    write_loops(graph)
     _cancel_round_trips(graph)
     _share_quantisers(graph)
     _drop_unused(graph)  # what reads a value no longer must not count as its reader
@@ -40,21 +38,33 @@ def tidy(graph: GraphProto) -> None:
     pack_integers(graph)
 
 
+def _forget_sources(graph: GraphProto) -> None:
+    """Remove what the exporter stores in every node: stack traces, with paths of this machine."""
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        for body in bodies(node):
+            _forget_sources(body)
+    for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        value.ClearField("metadata_props")
+    del graph.metadata_props[:]
+
+
 def _cancel_round_trips(graph: GraphProto) -> None:
     """Replace every tensor that equals an earlier one, up to reshapes and transposes that cancel, by that one."""
-    producers = {name: node for node in graph.node for name in node.output}
+    written_by = producers(graph)
     shapes = {value.name: shape for value in (*graph.value_info, *graph.input) if (shape := _shape(value)) is not None}
     replacements: dict[str, str] = {}
     for node in graph.node:
         if node.op_type == "Reshape":
-            source = _origin(node, producers, shapes)
+            source = _origin(node, written_by, shapes)
             if source is not None:
                 replacements[node.output[0]] = source
     for node in graph.node:
         node.input[:] = [replacements.get(name, name) for name in node.input]
 
 
-def _origin(node: NodeProto, producers: dict[str, NodeProto], shapes: dict[str, Shape]) -> str | None:
+def _origin(node: NodeProto, written_by: dict[str, NodeProto], shapes: dict[str, Shape]) -> str | None:
     """Return the earliest input of a chain ending in a Reshape that has its output's shape and order of elements."""
     shape, origin = shapes.get(node.output[0]), None
     pending: Sequence[int] = ()  # a permutation whose inverse has not been reached yet
@@ -70,13 +80,13 @@ def _origin(node: NodeProto, producers: dict[str, NodeProto], shapes: dict[str, 
         name = current.input[0]
         if not pending and shapes.get(name) == shape:
             origin = name
-        current = producers.get(name)
+        current = written_by.get(name)
     return origin
 
 
 def _share_quantisers(graph: GraphProto) -> None:
     """Let products of the same tensor read the same quantised one, where scales, zero points and divisors are."""
-    values = {tensor.name: tensor for tensor in graph.initializer}
+    values = constants(graph)
 
     def identity(name: str) -> bytes | str:
         return numpy_helper.to_array(values[name]).tobytes() if name in values else name
@@ -92,7 +102,7 @@ def _share_quantisers(graph: GraphProto) -> None:
 
 def _join_products(graph: GraphProto) -> None:
     """Merge integer products of the same quantised tensor (query, key and value) into one."""
-    values = {tensor.name: tensor for tensor in graph.initializer}
+    values = constants(graph)
     groups: dict[tuple[str, int], list[NodeProto]] = {}
     for node in graph.node:
         if node.op_type == "MatMulIntegerToFloat":
@@ -125,8 +135,10 @@ def _drop_unused(graph: GraphProto) -> None:
     nodes = []
     for node in reversed(graph.node):  # nodes are in topological order
         if live.intersection(node.output):
-            live.update(node.input)
+            live.update(reads(node))
             nodes.append(node)
+            for body in bodies(node):
+                _drop_unused(body)
     del graph.node[:]
     graph.node.extend(reversed(nodes))
     for values in (graph.initializer, graph.value_info):

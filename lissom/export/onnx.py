@@ -128,7 +128,7 @@ def _write_decoder(decoder: CachedDecoder, path: Path, max_length: int) -> None:
         torch.zeros(size, heads, before, width) for heads, width in decoder.cache_shapes for _ in ("key", "value")
     ]
     shapes = ({0: batch, 1: tokens}, {0: batch, 1: total}, tuple({0: batch, 2: past} for _ in caches))
-    _export(decoder, (ids, mask, *caches), shapes, decoder.input_names(), decoder.output_names(), path)
+    export_module(decoder, (ids, mask, *caches), shapes, decoder.input_names(), decoder.output_names(), path)
     model = onnx.load(path)
     tidy(model.graph)
     save_graph(model, path)
@@ -144,13 +144,13 @@ def _write_encoder_decoder(network: PreTrainedModel, path: Path, max_length: int
     texts: list[Any] = [torch.zeros(size, heads, length, width) for heads, width in cross for _ in range(2)]
     tokens = [torch.zeros(size, heads, before, width) for heads, width in past for _ in range(2)]
     of_texts, of_past = names("cross", len(cross)), names("past", len(past))
-    _export(
+    export_module(
         EncoderGraph(network, cross), (ids, mask), ({0: batch, 1: read}, {0: batch, 1: read}),
         ["input_ids", "attention_mask"], of_texts, path,
     )  # fmt: skip
     caches = tuple([{0: batch, 2: read} for _ in texts] + [{0: batch, 2: cached} for _ in tokens])
     target = torch.ones(size, length - 2, dtype=torch.int64)
-    _export(
+    export_module(
         DecoderGraph(network), (target, mask, *texts, *tokens), ({0: batch, 1: written}, {0: batch, 1: read}, caches),
         ["decoder_input_ids", "attention_mask", *of_texts, *of_past], ["logits", *names("present", len(past))],
         path.with_name(DECODER),
@@ -207,10 +207,10 @@ def _trace(
     shapes: tuple[Any, ...] = tuple({0: batch, 1: tokens} for _ in inputs)
     if isinstance(module, _LogitsOnly | EmbeddingPart):
         shapes = (shapes,)
-    _export(module, sample, shapes, inputs, outputs, path)
+    export_module(module, sample, shapes, inputs, outputs, path)
 
 
-def _export(
+def export_module(
     module: nn.Module,
     sample: tuple[Tensor, ...],
     shapes: tuple[Any, ...],
@@ -218,9 +218,19 @@ def _export(
     outputs: list[str],
     path: Path,
 ) -> None:
+    """Trace a module and write the graph of torch's exporter.
+
+    Args:
+        module: the module.
+        sample: inputs to trace with.
+        shapes: which dimensions of the inputs are of any size, as `torch.export.export` takes them.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        path: path of the ONNX file.
+    """
     # The exporter warns about its own deprecations and about optional packages that are not used here.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), _no_garbage_collection():
+    with warnings.catch_warnings(), _no_garbage_collection(), torch.no_grad():  # a scan with gradients is no Scan
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,

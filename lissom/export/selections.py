@@ -6,9 +6,10 @@ token alone, so that it need be computed for this token only: the selection move
 
 from collections.abc import Mapping
 
-from onnx import AttributeProto, GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, helper
 
 from lissom.export.divisions import NORMS
+from lissom.export.nodes import array, constants, integer, readers, reads
 
 _OF_ALL = ("Add", "Sum", "Sub", "Mul", "Div")
 """Element by element; every input may have tokens."""
@@ -32,12 +33,11 @@ def select_early(graph: GraphProto) -> None:
 
 
 def _selects_first(node: NodeProto, graph: GraphProto) -> bool:
-    if node.op_type != "Gather" or _attribute(node, "axis", 0) != _TOKENS:
+    if node.op_type != "Gather" or integer(node, "axis", 0) != _TOKENS:
         return False
-    index = next((numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name == node.input[1]), None)
-    return (
-        index is not None and index.ndim == 0 and not index.any()
-    )  # tensors that are broadcast along tokens have no other
+    index = constants(graph).get(node.input[1])
+    # Tensors that are broadcast along tokens have no other one than the first.
+    return index is not None and not index.dims and not array(index).any()
 
 
 def _move_up(selection: NodeProto, graph: GraphProto) -> None:
@@ -69,15 +69,12 @@ def _move_up(selection: NodeProto, graph: GraphProto) -> None:
 
 def _behind(selection: NodeProto, graph: GraphProto, ranks: Mapping[str, int], varying: set[str]) -> list[NodeProto]:
     """Return the nodes that may be computed for the selected token alone, in the graph's order."""
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    read_by = readers(graph)
     outputs = {value.name for value in graph.output}
     behind: list[NodeProto] = []
     selected = {selection.output[0]}
     for node in reversed(graph.node):  # nodes are in topological order
-        reading = [reader for name in node.output for reader in readers.get(name, [])]
+        reading = [reader for name in node.output for reader in read_by.get(name, [])]
         if not reading or outputs.intersection(node.output):
             continue
         if all(reader.output[0] in selected for reader in reading) and _by_token(node, ranks, varying):
@@ -98,8 +95,8 @@ def _by_token(node: NodeProto, ranks: Mapping[str, int], varying: set[str]) -> b
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return ranks.get(others[0]) == 0
     if node.op_type == "Split":
-        return _attribute(node, "axis", 0) == _LAST_AXIS
-    return _attribute(node, "axis", _LAST_AXIS) == _LAST_AXIS
+        return integer(node, "axis", 0) == _LAST_AXIS
+    return integer(node, "axis", _LAST_AXIS) == _LAST_AXIS
 
 
 def _ranks(graph: GraphProto) -> dict[str, int]:
@@ -113,11 +110,6 @@ def _varying(graph: GraphProto) -> set[str]:
     """Return the names of the tensors that depend on the graph's inputs."""
     names = {value.name for value in graph.input}
     for node in graph.node:
-        if names.intersection(node.input):
+        if names.intersection(reads(node)):
             names.update(node.output)
     return names
-
-
-def _attribute(node: NodeProto, name: str, default: int) -> int:
-    found = (each.i for each in node.attribute if each.name == name and each.type == AttributeProto.INT)
-    return next(found, default)

@@ -1,6 +1,7 @@
 """Patterns and more positions in networks of every family: the same answers trained, saved, pruned and exported."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -9,6 +10,7 @@ import lissom
 from lissom.attention import run
 from lissom.attention.config import BlockLocal, FixedRadius, LongNet, SparseTransformer
 from lissom.errors import InputError
+from lissom.export.nodes import bodies, reads
 from lissom.export.onnx import export_onnx
 from lissom.gguf.architecture import architecture_of
 from lissom.models.compressed import input_names, logits_of
@@ -266,6 +268,19 @@ def test_a_network_with_exits_keeps_its_pattern(tmp_path):
     model.edit([AddExits(size=24)])
     export_onnx(model, tmp_path)
     check_graph(model, tmp_path, "bert")
+
+
+def test_an_exported_window_computes_group_by_group(tmp_path):
+    """In a loop whose scores do not grow with the text, and which tells nothing of the machine."""
+    exported("bert", [LOCAL], (0,), tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    (loop,) = [node for node in graph.node if node.op_type == "Loop"]
+    (body,) = bodies(loop)
+    assert [node.op_type for node in body.node].count("MatMul") == 2
+    assert "Softmax" not in {node.op_type for node in graph.node}
+    assert b"site-packages" not in (tmp_path / "model.onnx").read_bytes()
+    used = {name for node in body.node for name in reads(node)}
+    assert {tensor.name for tensor in body.initializer} <= used
 
 
 def test_an_int8_file_keeps_its_pattern(tmp_path):
