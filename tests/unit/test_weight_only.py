@@ -155,7 +155,8 @@ def test_the_file_answers_as_torch(rounding, kernel, bits, lesson, tmp_path):
     packed = kernel == "packed" and bits != 3
     assert kernels["MatMulNBits"] == (25 if packed else 0)  # of four blocks six each, and the pooler
     if not packed:
-        assert kernels["Gather"] <= 4 and kernels["BitwiseOr"] == 0  # unpacked when the session starts
+        # Of words, segments and positions, and the first token twice; matrices are unpacked when the session starts.
+        assert kernels["Gather"] <= 5 and kernels["BitwiseOr"] == 0
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "mse"])
