@@ -15,18 +15,18 @@ from lissom.attention.groups import blocks_of, count_blocks, join, real_tokens, 
 
 QUERIES, MORE_QUERIES, EXPORTED_QUERIES = 32, 128, 64
 """Queries of a group. Small groups see fewer keys in vain; larger ones copy keys, and add up their gradients, less
-often, so that they are faster in trainings and in exports (measured, docs/attention.md)."""
+often, so that they are faster in trainings and in exports (measured, docs/decisions.md)."""
 
 
 def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
     """Return the attention to the keys at most `radius` tokens away; with causal attention to earlier ones alone."""
     length = inputs.length
-    if is_exporting():
-        return _in_turn(inputs, radius, lse=lse)
     has_gradient = torch.is_grad_enabled() and inputs.query.requires_grad
-    size = MORE_QUERIES if has_gradient or is_spelled_out() else QUERIES
-    radius = shorter(radius, inputs.length) if radius else 0
+    size = EXPORTED_QUERIES if is_spelled_out() else MORE_QUERIES if has_gradient else QUERIES
+    radius = shorter(radius, length) if radius else 0
     ahead = 0 if inputs.causal else radius
+    if is_exporting():
+        return _in_turn(inputs, radius, ahead, shorter(size, length), lse=lse)
     blocks, width = count_blocks(length, size), radius + size + ahead
     around = (radius, blocks * size - length + ahead)
     query = blocks_of(inputs.query, size)
@@ -50,16 +50,20 @@ def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
     return join(parts)
 
 
-def _in_turn(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
+def _in_turn(inputs: AttentionInputs, radius: int, ahead: int, size: int, *, lse: bool) -> Part:
     """Return the result of all groups, computed one after the other, for a graph.
 
-    The operator `Scan` holds one group's scores, which stay in the processor's cache, where plain operations on all
-    groups hold all scores, and read them from memory again and again.
+    A loop holds one group's scores, which stay in the processor's cache, where plain operations on all groups hold all
+    scores, and read them from memory again and again.
+
+    Args:
+        inputs: queries, keys and values.
+        radius: how far back a query sees.
+        ahead: how far ahead.
+        size: queries of a group.
+        lse: whether the log-sum-exp is wanted.
     """
     length, device = inputs.length, inputs.query.device
-    size = shorter(EXPORTED_QUERIES, length)
-    radius = shorter(radius, length) if radius else 0
-    ahead = 0 if inputs.causal else radius
     blocks, width = count_blocks(length, size), radius + size + ahead
     around = (radius, blocks * size - length + ahead)
     query = functional.pad(inputs.query.transpose(1, 2), (0, 0, 0, 0, 0, blocks * size - length))

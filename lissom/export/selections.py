@@ -33,7 +33,7 @@ def select_early(graph: GraphProto) -> None:
 
 
 def _selects_first(node: NodeProto, graph: GraphProto) -> bool:
-    if node.op_type != "Gather" or integer(node, "axis", 0) != _TOKENS:
+    if node.op_type != "Gather" or integer(node, "axis") != _TOKENS:
         return False
     index = constants(graph).get(node.input[1])
     # Tensors that are broadcast along tokens have no other one than the first.
@@ -95,7 +95,7 @@ def _by_token(node: NodeProto, ranks: Mapping[str, int], varying: set[str]) -> b
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return ranks.get(others[0]) == 0
     if node.op_type == "Split":
-        return integer(node, "axis", 0) == _LAST_AXIS
+        return integer(node, "axis") == _LAST_AXIS
     return integer(node, "axis", _LAST_AXIS) == _LAST_AXIS
 
 
