@@ -127,12 +127,10 @@ def _by_head(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
 def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
     inputs = _without_later_padding(inputs)
     if pattern is None:
-        return _dense(inputs, None)
+        return _dense(inputs)
     if not is_spelled_out() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
-        return _dense(
-            inputs,
-            _small_bias(pattern, inputs.length, inputs.heads, inputs.all_heads, inputs.causal, inputs.query.dtype),
-        )
+        small = _small(pattern, inputs.length, inputs.heads, inputs.all_heads, inputs.causal, inputs.query.dtype)
+        return _dense(inputs, *small)
     outputs = [
         _with_global_tokens(some, pattern) if pattern.global_tokens else _part(some, pattern, lse=False).output
         for some in _some_heads(inputs)
@@ -194,24 +192,30 @@ def _with_global_tokens(inputs: AttentionInputs, pattern: Pattern) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _small_bias(
+def _small(
     pattern: Pattern, length: int, heads: tuple[int, ...], all_heads: int, causal: bool, dtype: torch.dtype
-) -> Tensor | None:
-    """Return what a pattern adds to the scores of all pairs, `[1, heads or 1, n, n]`; None if nothing."""
+) -> tuple[Tensor | None, bool]:
+    """Return what a pattern adds to the scores of all pairs, `[1, heads or 1, n, n]`, and whether a query sees nothing.
+
+    The first is None if it adds nothing.
+    """
     with torch.inference_mode(False):  # trainings read it, too
         count = _counts(pattern, torch.arange(length), length, heads, all_heads)[None]
         if not causal and bool((count == 1).all()):
-            return None
+            return None, False
         count = (count.tril() if causal else count).to(torch.float32)
-        return torch.where(count > 0, count.log(), missing(dtype)).to(dtype)
+        bias = torch.where(count > 0, count.log(), missing(dtype)).to(dtype)
+        # A query that sees itself sees something; those that are padding are zeroed by the caller.
+        return bias, bool((count.diagonal(dim1=-2, dim2=-1) == 0).any())
 
 
-def _dense(inputs: AttentionInputs, bias: Tensor | None) -> Tensor:
+def _dense(inputs: AttentionInputs, bias: Tensor | None = None, empty: bool = False) -> Tensor:
     """Return dense attention.
 
     Args:
         inputs: queries, keys and values.
         bias: what a pattern adds to the scores, causality included, `[1, heads or 1, n, n]`; None is nothing.
+        empty: whether some query may see nothing; its output is 0 then.
     """
     query, key, value, causal = inputs.query, inputs.key, inputs.value, inputs.causal
     if is_spelled_out() or inputs.softcap is not None:
@@ -219,11 +223,8 @@ def _dense(inputs: AttentionInputs, bias: Tensor | None) -> Tensor:
         real = None if inputs.real is None else inputs.real[:, None]
         groups = (tensor[:, :, None] for tensor in (query, key, value))
         return attend(inputs, *groups, real=real, causal=causal, lse=False).output.squeeze(2)
-    empty = False
     if bias is not None:
         bias, causal = bias.to(query.device), False
-        # A query that sees itself sees something; those that are padding are zeroed by the caller.
-        empty = bool((bias.diagonal(dim1=-2, dim2=-1) <= missing(query.dtype) / 2).any())
     if inputs.real is not None:
         if causal:
             ones = torch.ones(inputs.length, inputs.length, dtype=torch.bool, device=query.device)
