@@ -33,7 +33,9 @@ PATTERNS: dict[str, Pattern] = {
 _LONGEST_MASK, _LONGEST_BLOCK_MASK = 8192, 32768  # tokens, of n x n entries; FlexAttention's are made from as many
 
 
-def time_patterns(tokens: int, seconds: float, *, backward: bool, dense: bool) -> dict[str, dict[str, Any]]:
+def time_patterns(
+    tokens: int, seconds: float, *, backward: bool, dense: bool, peers: bool = True
+) -> dict[str, dict[str, Any]]:
     """Time all patterns in turn with dense attention.
 
     Args:
@@ -41,6 +43,7 @@ def time_patterns(tokens: int, seconds: float, *, backward: bool, dense: bool) -
         seconds: time of undisturbed measuring.
         backward: time the forward and the backward pass, instead of the forward pass alone.
         dense: whether attention of all pairs takes part.
+        peers: whether other implementations of the sliding window take part; they have no backward pass here.
 
     Returns:
         figures by pattern.
@@ -62,7 +65,7 @@ def time_patterns(tokens: int, seconds: float, *, backward: bool, dense: bool) -
     if dense and tokens <= _LONGEST_MASK:
         mask = oracle([PATTERNS[FIXED_RADIUS]], torch.arange(tokens), tokens, [0], 1, causal=False)[0] > 0
         calls[MASKED] = partial(functional.scaled_dot_product_attention, query, key, value, attn_mask=mask)
-    if not backward:
+    if peers and not backward:
         calls |= _peers(query, key, value, tokens)
 
     def run(call: Callable[[], Tensor], _: int) -> None:

@@ -21,7 +21,7 @@ from lissom.attention.groups import real_tokens
 DENSE_BELOW = 256
 """Up to so many tokens one dense attention with a mask is as fast as any pattern (measured, docs/attention.md)."""
 
-LARGEST = 16 * 2**20
+LARGEST = 8 * 2**20
 """Bytes of a tensor on the CPU above which heads are computed in turn. glibc gives memory of more than 32 MiB back to
 the system at once, so that every such tensor is paid for page by page."""
 
