@@ -20,8 +20,8 @@ from benchmarks.timing import PINNED, time_in_turn
 from benchmarks.workspace import WORK
 from lissom.data.config import DataParams
 from lissom.data.prepare import load_card, load_table, prepare
+from lissom.distill.blockless_config import StaticDistillation
 from lissom.distill.material import Material
-from lissom.distill.offline_config import StaticDistillation
 from lissom.distill.static import distill
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.linear_floor import linear_floor

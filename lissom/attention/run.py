@@ -21,9 +21,8 @@ from lissom.attention.groups import real_tokens
 DENSE_BELOW = 256
 """Up to so many tokens one dense attention with a mask is as fast as any pattern (measured, docs/attention.md)."""
 
-LARGEST = 8 * 2**20
-"""Bytes of a tensor on the CPU above which heads are computed in turn. glibc gives memory of more than 32 MiB back to
-the system at once, so that every such tensor is paid for page by page."""
+KEPT_BY_GLIBC = 32 * 2**20
+"""Bytes of the largest memory that glibc keeps when it is freed; larger ones are paid for page by page, every time."""
 
 
 def attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
@@ -133,16 +132,16 @@ def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
         return _dense(inputs, *small)
     outputs = [
         _with_global_tokens(some, pattern) if pattern.global_tokens else _part(some, pattern, lse=False).output
-        for some in _some_heads(inputs)
+        for some in _some_heads(inputs, pattern)
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
 
 
-def _some_heads(inputs: AttentionInputs) -> Iterator[AttentionInputs]:
-    """Yield the inputs of so many heads at a time that no tensor of one query's width is larger than `LARGEST`."""
+def _some_heads(inputs: AttentionInputs, pattern: Pattern) -> Iterator[AttentionInputs]:
+    """Yield the inputs of so many heads at a time that a tensor of the pattern is not larger than glibc keeps."""
     heads = inputs.query.shape[1]
     size = inputs.query.numel() * inputs.query.element_size() if not is_exporting() else 0
-    turns = -(-size // LARGEST) if inputs.query.device.type == "cpu" else 1
+    turns = -(-_growth(pattern) * size // KEPT_BY_GLIBC) if inputs.query.device.type == "cpu" else 1
     if turns <= 1:
         yield inputs
         return
@@ -153,6 +152,12 @@ def _some_heads(inputs: AttentionInputs) -> Iterator[AttentionInputs]:
             inputs, query=inputs.query[:, chosen], key=inputs.key[:, chosen], value=inputs.value[:, chosen],
             heads=inputs.heads[chosen],
         )  # fmt: skip
+
+
+def _growth(pattern: Pattern) -> int:
+    """Return about how many times as large as the queries a pattern's largest tensor is."""
+    blocks_alone = isinstance(pattern, BlockLocal) and not pattern.global_tokens  # whole blocks are views
+    return 1 if blocks_alone else 4
 
 
 def _part(inputs: AttentionInputs, pattern: Pattern, *, lse: bool) -> Part:

@@ -8,14 +8,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lissom.distill.blockless_config import LstmDistillation, StaticDistillation
 from lissom.distill.offline_config import (
     DistilBertDistillation,
     LogitsDistillation,
-    LstmDistillation,
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
-    StaticDistillation,
     TinyBertDistillation,
 )
 from lissom.distill.online_config import JointDistillation, MutualDistillation

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lissom.data.batches import Batch
 from lissom.data.labels import UNLABELLED
+from lissom.distill.blockless_config import LstmDistillation
 from lissom.distill.material import DistillationResult, Material
-from lissom.distill.offline_config import LstmDistillation
 from lissom.distill.words import more_texts
 from lissom.errors import InputError
 from lissom.models.bilstm import BiLstmConfig

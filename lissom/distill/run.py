@@ -16,16 +16,15 @@ from lissom.distill import (
     static,
     tinybert,
 )
+from lissom.distill.blockless_config import LstmDistillation, StaticDistillation
 from lissom.distill.config import DistillParams
 from lissom.distill.material import DistillationResult, Material
 from lissom.distill.offline_config import (
     DistilBertDistillation,
     LogitsDistillation,
-    LstmDistillation,
     MobileBertDistillation,
     NoDistillation,
     PatientDistillation,
-    StaticDistillation,
     TinyBertDistillation,
 )
 from lissom.distill.online_config import JointDistillation, MutualDistillation

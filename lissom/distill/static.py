@@ -5,8 +5,8 @@ with the head on the soft targets of Hinton et al. 2015 (as `logits`). Published
 WordLlama, which distil such tables for any text; this one is made for one task. Returns the student.
 """
 
+from lissom.distill.blockless_config import StaticDistillation
 from lissom.distill.material import DistillationResult, Material
-from lissom.distill.offline_config import StaticDistillation
 from lissom.models.static_student import static_student, weigh_by_rarity
 from lissom.models.vocabulary import count_tokens
 from lissom.training.losses import against_teacher

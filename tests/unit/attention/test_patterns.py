@@ -271,7 +271,8 @@ def test_heads_with_patterns_of_their_own():
 @pytest.mark.parametrize("turns", [2, 3, 100])
 def test_heads_in_turn_give_what_all_at_once_give(name, turns, monkeypatch):
     inputs = inputs_of(33, real=ragged(33))
-    monkeypatch.setattr(run, "LARGEST", -(-inputs.query.numel() * inputs.query.element_size() // turns))
+    monkeypatch.setattr(run, "_growth", lambda pattern: turns)
+    monkeypatch.setattr(run, "KEPT_BY_GLIBC", inputs.query.numel() * inputs.query.element_size())
     calls = []
     part = run.attend if PATTERNS[name].global_tokens else run._part
     monkeypatch.setattr(run, part.__name__, lambda *args, **kwargs: calls.append(1) or part(*args, **kwargs))

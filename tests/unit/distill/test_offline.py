@@ -9,12 +9,12 @@ from tokenizers import Tokenizer, models
 from lissom.data.batches import collate, shuffled_batches
 from lissom.data.labels import Scale
 from lissom.data.tables import Row, write_table
+from lissom.distill.blockless_config import LstmDistillation
 from lissom.distill.cache import cache_signals, estimate_bytes
 from lissom.distill.lstm import FixedChannel, squared_error_loss, with_predictions, word_tokenizer, word_vectors
 from lissom.distill.material import Material
 from lissom.distill.mobilebert import only_block, transfer_loss
 from lissom.distill.offline_config import (
-    LstmDistillation,
     MobileBertDistillation,
     PatientDistillation,
     ShapeParams,

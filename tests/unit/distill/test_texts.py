@@ -10,15 +10,12 @@ from lissom.data.batches import Members, collate
 from lissom.data.tables import Row, write_table
 from lissom.distill.augment import candidates, whole_word
 from lissom.distill.augment import more_texts as masked_lm_texts
-from lissom.distill.augment_config import AugmentationParams
+from lissom.distill.augment_config import AugmentationParams, WordAugmentationParams
+from lissom.distill.blockless_config import LstmDistillation
 from lissom.distill.language import IGNORED, Masking, language_loss, mask_tokens, next_tokens, token_draws
 from lissom.distill.lstm import make_student, pieces_of
 from lissom.distill.material import Material
-from lissom.distill.offline_config import (
-    LanguageModelParams,
-    LstmDistillation,
-    WordAugmentationParams,
-)
+from lissom.distill.offline_config import LanguageModelParams
 from lissom.distill.run import distill
 from lissom.distill.words import english_tagger, more_texts
 from lissom.errors import InputError
