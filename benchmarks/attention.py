@@ -32,6 +32,10 @@ from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
 
 TORCH, KEPT, BACKWARD, ONNX, MEMORY = "torch", "kept", "backward", "onnxruntime", "memory"
+_MODULES = {
+    TORCH: "attention_speed", KEPT: "attention_speed", BACKWARD: "attention_speed", ONNX: "attention_graphs",
+    MEMORY: "attention_memory", DOCUMENTS: "attention_documents", LANGUAGE: "attention_language",
+}  # fmt: skip
 _KEEPS = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 _FORWARD_LENGTHS, _BACKWARD_LENGTHS, _ONNX_LENGTHS = (
     (128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (2048, 16384), (2048, 8192, 16384, 65536),
@@ -148,7 +152,13 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
 
 
 BENCHMARK = Benchmark(
-    name="attention", key=("part", "pattern", "tokens"), claims=claims, notes=NOTES, settings=settings, tables="part"
+    name="attention",
+    key=("part", "pattern", "tokens"),
+    claims=claims,
+    notes=NOTES,
+    settings=settings,
+    part=lambda key: _MODULES[key["part"]],
+    tables="part",
 )
 
 

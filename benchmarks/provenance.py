@@ -28,20 +28,23 @@ _TELLING = {"claims", "figure", "main", "NOTES"}
 _MEASURED_FRAME = FRAME - {"emissions"}
 
 
-def code_digest(script: Path, stages: Iterable[str], settings: Any, root: Path = ROOT) -> str:
+def code_digest(
+    script: Path, stages: Iterable[str], settings: Any, root: Path = ROOT, *, part: Path | None = None
+) -> str:
     """Return a digest of the code that a benchmark measures, comments, docstrings and formatting left out.
 
     The files are the script, the work of the pipeline's stages that it runs, and all modules of the project that
     these import, except the frame (console, params and so on) and what only records results.
 
     Args:
-        script: the benchmark's file.
+        script: the benchmark's file, of which definitions that only tell what was measured do not count.
         stages: names of stages that are run as commands, not imported.
         settings: further values that the row depends on, as JSON; other rows of the same script may have others.
         root: the tree.
+        part: file that measures a row by itself, in place of the script.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in _files(script, tuple(stages), root):
+    for path in _files(part or script, tuple(stages), root):
         leave_out = _TELLING if path == script else set()
         digest.update(f"{path.relative_to(root)} {_structure_digest(path, frozenset(leave_out))}\n".encode())
     return digest.hexdigest()[:16]

@@ -41,6 +41,9 @@ class Benchmark:
     """Stages of the pipeline that it runs as commands: their code is measured too."""
     settings: Callable[[Key], Any] = lambda _: None
     """Returns, for a row's key, further values that the row depends on, as JSON: its own params, for instance."""
+    part: Callable[[Key], str | None] = lambda _: None
+    """Returns the name of the module beside the script that measures a row by itself, without stages; None is the
+    script. A row of a part does not get old when other parts change."""
     tables: str | None = None
     """Key column that divides the rows into tables of their own."""
 
@@ -55,7 +58,10 @@ class Benchmark:
 
     def code(self, key: Key) -> str:
         """Return the digest of the code that a row measures."""
-        return code_digest(self.script, self.stages, self.settings(key))
+        part = self.part(key)
+        if part is None:
+            return code_digest(self.script, self.stages, self.settings(key))
+        return code_digest(self.script, (), self.settings(key), part=ROOT / "benchmarks" / f"{part}.py")
 
 
 class Rows:

@@ -96,10 +96,10 @@ def tree(tmp_path, monkeypatch):
     (tmp_path / "lissom/part.py").write_text("def answer():\n    return 41\n")
     (tmp_path / "lissom/components/quantize/work.py").write_text("LEVELS = 256\n")
 
-    def digest(settings=None):
+    def digest(settings=None, part=None):
         provenance._files.cache_clear()
         provenance._structure_digest.cache_clear()
-        return code_digest(tmp_path / "benchmarks/speed.py", ["quantize"], settings, tmp_path)
+        return code_digest(tmp_path / "benchmarks/speed.py", ["quantize"], settings, tmp_path, part=part)
 
     return SimpleNamespace(root=tmp_path, digest=digest)
 
@@ -127,6 +127,16 @@ def test_the_digest_is_of_what_is_measured(tree, file, before, after, changes):
 
 def test_the_digest_knows_the_settings_of_its_row(tree):
     assert tree.digest({"epochs": 1}) == tree.digest({"epochs": 1}) != tree.digest({"epochs": 2})
+
+
+def test_a_part_does_not_get_old_with_the_others(tree):
+    part = tree.root / "lissom/part.py"
+    first = tree.digest(part=part)
+    script = tree.root / "benchmarks/speed.py"
+    script.write_text(script.read_text().replace("return answer()", "return answer() + 1"))
+    assert tree.digest(part=part) == first
+    part.write_text(part.read_text().replace("41", "42"))
+    assert tree.digest(part=part) != first
 
 
 @pytest.fixture

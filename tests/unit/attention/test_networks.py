@@ -281,6 +281,12 @@ def test_an_exported_window_computes_group_by_group(tmp_path):
     assert b"site-packages" not in (tmp_path / "model.onnx").read_bytes()
     used = {name for node in body.node for name in reads(node)}
     assert {tensor.name for tensor in body.initializer} <= used
+    assert len(loop.input) == 2, "torch's scan has a state, of which the loop has no need"
+    own = {value.name for value in body.input} | {name for node in body.node for name in node.output}
+    assert all(own.intersection(node.input) for node in body.node), "what is the same in every turn is outside"
+    # Keys, values and which of them are real are copied at once; the place of a turn and its queries are looked up.
+    kinds = [node.op_type for node in body.node]
+    assert kinds.count("Gather") == 2 and kinds.count("Slice") == 4
 
 
 def test_an_int8_file_keeps_its_pattern(tmp_path):
