@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.attention_speed import DENSE, FIXED_RADIUS
 from benchmarks.data import require_data
-from benchmarks.provenance import ROOT
 from benchmarks.timing import PINNED, time_in_turn
+from benchmarks.workspace import WORK
 from lissom.data.config import DataParams
 from lissom.data.prepare import load_card, load_table, prepare
 from lissom.evaluate.paired import compare_scores
@@ -43,7 +43,8 @@ def settings_of() -> dict[str, Any]:
 
 def documents(seed: int, *, rehearse: bool) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Fine-tune and yield pattern, tokens and figures; each row's gain is over the first row, 512 tokens cut off."""
-    with tempfile.TemporaryDirectory(dir=ROOT / "benchmarks" / "work") as scratch:
+    WORK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=WORK) as scratch:
         folder = Path(scratch)
         _write(folder / "texts", 8 if rehearse else 1)
         prepare(DataParams.model_validate({"source": f"files:{folder / 'texts'}"}), folder)

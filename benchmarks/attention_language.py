@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attention_speed import DENSE, LONGNET
-from benchmarks.provenance import ROOT
 from benchmarks.smollm2 import perplexity, table, wikitext
+from benchmarks.workspace import WORK
 from lissom.attention.config import LongNet, Pattern, SparseTransformer
 from lissom.gguf.proof import windows_of
 from lissom.models.base import load_base
@@ -43,7 +43,8 @@ def settings_of() -> dict[str, Any]:
 
 def language(seed: int, *, rehearse: bool) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Train and yield pattern, tokens and figures."""
-    with tempfile.TemporaryDirectory(dir=ROOT / "benchmarks" / "work") as scratch:
+    WORK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=WORK) as scratch:
         folder = Path(scratch)
         train, test = (
             _long("".join(wikitext(split, 0, share)))
