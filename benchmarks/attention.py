@@ -3,9 +3,10 @@
     python -m benchmarks.attention [torch kept backward onnxruntime memory documents language] [--seed 1]
 
 `torch` and `backward` time one call of attention alone, `onnxruntime` the exported attention, all on one pinned core and
-in turn with dense attention. `kept` times the patterns where glibc keeps the memory that a call gives back. `memory` is the peak of a process that runs one block of MiniLM's width. `documents`
-fine-tunes models on long reviews of IMDb with the first 256, 512, 1,024 and 2,048 tokens of each. `language` trains a
-small language model on the same tokens of wikitext-2 in windows of 512, 1,024 and 2,048.
+in turn with dense attention. `kept` times the patterns where glibc keeps the memory that a call gives back. `memory` is
+the peak of a process that runs one block of MiniLM's width. `documents` fine-tunes models on long reviews of IMDb with
+the first 256, 512, 1,024 and 2,048 tokens of each. `language` trains a small language model on the same tokens of
+wikitext-2 in windows of 512, 1,024 and 2,048.
 """
 
 import os
@@ -78,14 +79,15 @@ def main() -> None:
 
     for part in arguments.parts:
         lengths = {
-            TORCH: _FORWARD_LENGTHS, KEPT: _DOUBLED_LENGTHS, BACKWARD: _BACKWARD_LENGTHS, ONNX: _ONNX_LENGTHS, MEMORY: _MEMORY_LENGTHS,
+            TORCH: _FORWARD_LENGTHS, KEPT: _DOUBLED_LENGTHS, BACKWARD: _BACKWARD_LENGTHS, ONNX: _ONNX_LENGTHS,
+            MEMORY: _MEMORY_LENGTHS,
         }.get(part, ())  # fmt: skip
         for tokens in arguments.tokens or ((512,) if rehearse else lengths):
             match part:
                 case "torch" | "backward":
                     backward = part == BACKWARD
                     keep(part, time_patterns(tokens, seconds, backward=backward, dense=tokens <= _LONGEST), tokens)
-                case "kept" if _KEEPS.keys() <= os.environ.keys():
+                case "kept" if _KEEPS.items() <= os.environ.items():
                     keep(part, time_patterns(tokens, seconds, backward=False, dense=False, peers=False), tokens)
                 case "kept":  # glibc reads its settings when a process starts
                     command = [sys.executable, "-m", "benchmarks.attention", KEPT, "--tokens", str(tokens)]
@@ -152,13 +154,7 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
 
 
 BENCHMARK = Benchmark(
-    name="attention",
-    key=("part", "pattern", "tokens"),
-    claims=claims,
-    notes=NOTES,
-    settings=settings,
-    part=lambda key: _MODULES[key["part"]],
-    tables="part",
+    "attention", ("part", "pattern", "tokens"), claims, NOTES, settings=settings, tables="part", parts=_MODULES
 )
 
 

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,17 @@ class Benchmark:
     """Stages of the pipeline that it runs as commands: their code is measured too."""
     settings: Callable[[Key], Any] = lambda _: None
     """Returns, for a row's key, further values that the row depends on, as JSON: its own params, for instance."""
-    part: Callable[[Key], str | None] = lambda _: None
-    """Returns the name of the module beside the script that measures a row by itself, without stages; None is the
-    script. A row of a part does not get old when other parts change."""
     tables: str | None = None
     """Key column that divides the rows into tables of their own."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Modules beside the script that measure a table by themselves, without stages, by the table's value of its column.
+    The rows of one do not get old when others change."""
 
     def __post_init__(self) -> None:
         # Files may change while a benchmark runs; digests are kept, and are those of the code at its start.
         code_digest(self.script, self.stages, None)
+        for module in self.parts.values():
+            self._digest_of(module, None)
 
     @property
     def script(self) -> Path:
@@ -58,10 +60,13 @@ class Benchmark:
 
     def code(self, key: Key) -> str:
         """Return the digest of the code that a row measures."""
-        part = self.part(key)
-        if part is None:
+        module = None if self.tables is None else self.parts.get(key[self.tables])
+        if module is None:
             return code_digest(self.script, self.stages, self.settings(key))
-        return code_digest(self.script, (), self.settings(key), part=ROOT / "benchmarks" / f"{part}.py")
+        return self._digest_of(module, self.settings(key))
+
+    def _digest_of(self, module: str, settings: Any) -> str:
+        return code_digest(self.script, (), settings, part=ROOT / "benchmarks" / f"{module}.py")
 
 
 class Rows:

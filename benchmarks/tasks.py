@@ -151,10 +151,9 @@ _STAGES = (
     "prepare", "teacher", "distill", "prune", "factorize", "quantize", "export", "evaluate", "emissions", "report",
     "register",
 )  # fmt: skip
-_MODULES = {LANGUAGE: "tasks_language", TRANSLATION: "translating"}
 BENCHMARK = Benchmark(
-    "tasks", ("measure", "variant"), claims, NOTES, stages=_STAGES, settings=settings,
-    part=lambda key: _MODULES.get(key["measure"]), tables="measure",
+    "tasks", ("measure", "variant"), claims, NOTES, stages=_STAGES, settings=settings, tables="measure",
+    parts={LANGUAGE: "tasks_language", TRANSLATION: "translating"},
 )  # fmt: skip
 
 if __name__ == "__main__":
