@@ -76,15 +76,14 @@ class Stage:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         return task.encode([load_table(self.inputs["data"], split) for split in splits], model.tokenizer, folder)
 
-    def texts(self, split: str) -> "Iterator[str]":
-        """Yield the first texts of a split of the input `data`, conversations left out."""
+    def texts(self, split: str, *, conversations: bool = False) -> "Iterator[str]":
+        """Yield the first texts of a split of the input `data`: its plain ones, or its conversations (JSON)."""
         from lissom.data.prepare import load_table
         from lissom.data.tables import CONVERSATION
 
         table = load_table(self.inputs["data"], split)
-        yield from (
-            text for (text, _), label in zip(table.texts(), table.labels(), strict=True) if label != CONVERSATION
-        )
+        rows = zip(table.texts(), table.labels(), strict=True)
+        yield from (text for (text, _), label in rows if (label == CONVERSATION) == conversations)
 
     def lesson(self) -> "Lesson":
         """Return what the stage's trainings share; they report to its run and to the terminal."""

@@ -1,6 +1,6 @@
 """Greedy answers of GGUF files to the beginnings of a user's own texts, compared with torch's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,11 +30,12 @@ def compare_answers(
         context: the longest text.
         threads: threads of llama.cpp.
     """
-    ends, decode = end_ids(model.network), model.tokenizer.decode
+    decode = model.tokenizer.decode
     expected = [torch_answer(model, prompt) for prompt in prompts]
     result = {}
     for kind, path in paths.items():
         engine = LlamaCpp(path, context, threads)
+        ends = frozenset(engine.ends)  # the file's own
         written = [_answer(engine, prompt, ends) for prompt in prompts]
         changed = [
             Changed(prompt=decode(list(prompt)), torch=decode(ours), file=decode(theirs))
@@ -56,7 +57,7 @@ def torch_answer(model: CompressedModel, prompt: Sequence[int], most: int = WRIT
     return [int(token) for token in written[0, len(prompt) :] if int(token) not in ends]
 
 
-def _answer(engine: LlamaCpp, prompt: Sequence[int], ends: Sequence[int]) -> list[int]:
+def _answer(engine: LlamaCpp, prompt: Sequence[int], ends: Collection[int]) -> list[int]:
     written: list[int] = []
     logits, state = engine.step(prompt, None)
     while len(written) < WRITTEN and (token := int(logits.argmax())) not in ends:

@@ -1,17 +1,25 @@
 """Checks that llama.cpp reads texts as the tokenizer does, and conversations as the chat template says."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import gguf
 from tokenizers import Tokenizer
+from transformers import PreTrainedConfig
 
 from lissom.errors import InputError
 from lissom.gguf.llama_cpp import LlamaCpp
+from lissom.models.generation import listed
 from lissom.serving.llama_server import LlamaServer
-from lissom.tasks.chat import as_text
+from lissom.tasks.chat import ASSISTANT, as_text
 from lissom.tasks.language_modeling import LanguageModeling
 
 _CONTEXT = 64  # of an engine that only tokenises
+_TEMPLATE_CONTEXT = 512  # of a server that only writes conversations as texts
+_OWN_CONVERSATIONS = 50
 CONVERSATIONS = (
     [{"role": "user", "content": "Hello!"}],
     [
@@ -45,9 +53,10 @@ def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str], ends: S
         if not token.lstrip and not token.rstrip
     ]
     all_texts = [*texts, *(f"a{token}b" for token in special)]
+    adds_end = tokenizer.encode("a").ids[-1] in ends
     for text, encoding in zip(all_texts, tokenizer.encode_batch(all_texts), strict=True):
         tokens = opened.tokenize(text)
-        expected = encoding.ids[:-1] if encoding.ids and encoding.ids[-1] in ends else encoding.ids
+        expected = encoding.ids[:-1] if adds_end else encoding.ids
         if tokens != expected:
             pairs = zip([*tokens, None], [*expected, None], strict=False)
             place = next(number for number, (theirs, ours) in enumerate(pairs) if theirs != ours)
@@ -57,24 +66,73 @@ def check_tokens(path: Path, tokenizer: Tokenizer, texts: Sequence[str], ends: S
             )
 
 
-def check_templates(path: Path, task: LanguageModeling, context: int) -> int:
+def check_marks(path: Path, config: PreTrainedConfig, tokens: Sequence[str]) -> None:
+    """Compare the tokens that begin and end a text for llama.cpp with those of the model's config.
+
+    Args:
+        path: path of the file.
+        config: the config.
+        tokens: text of every token.
+
+    Raises:
+        InputError: they are others, so that answers would not end, or end too early.
+    """
+    opened = LlamaCpp(path, _CONTEXT, threads=1)
+    ends = listed(config.eos_token_id)
+    missing = [tokens[token] for token in ends if token not in opened.ends]
+    if missing:
+        raise InputError(
+            f"export.gguf: for llama.cpp an answer does not end at {', '.join(map(repr, missing))}, as it does for "
+            f"the model, whose config names {len(ends)} such tokens (eos_token_id); a file names three, and llama.cpp "
+            "knows common ones by their text"
+        )
+    entry = gguf.GGUFReader(path).fields.get("tokenizer.ggml.eos_token_id")
+    named = None if entry is None else int(entry.contents())
+    if ends and named not in ends:
+        shown = "no token" if named is None else repr(tokens[named])
+        raise InputError(
+            f"export.gguf: in the file {shown} ends a text, for the model "
+            f"{', '.join(repr(tokens[token]) for token in ends)}"
+        )
+    if config.bos_token_id is not None and opened.start != config.bos_token_id:
+        raise InputError(
+            f"export.gguf: for llama.cpp token {opened.start} begins a text, for the model {config.bos_token_id}"
+        )
+
+
+def check_templates(path: Path, task: LanguageModeling, own: Iterable[str] = ()) -> int:
     """Compare some conversations as texts by Jinja and by llama.cpp's server; return their number.
 
     Conversations that the template refuses, such as those with a system prompt, are left out.
 
+    Args:
+        path: path of the file.
+        task: the task, with the chat template.
+        own: conversations of the user's, as messages in JSON, of which the first ones are compared too.
+
     Raises:
-        InputError: a conversation becomes another text in llama.cpp.
+        InputError: llama.cpp cannot read the template, or a conversation becomes another text in it.
     """
     if task.chat_template is None:
         return 0
-    server, compared = LlamaServer(path, context, threads=1), 0
     try:
-        for messages in CONVERSATIONS:
+        server = LlamaServer(path, _TEMPLATE_CONTEXT, threads=1)
+    except ValueError as error:
+        raise InputError(
+            f"export.gguf: {error}; its tensors were read before, so that it is probably the chat template: llama.cpp "
+            "knows less of Jinja. Take a simpler chat_template in the base model's tokenizer_config.json"
+        ) from None
+    compared = 0
+    try:
+        for messages in (*CONVERSATIONS, *map(_questions, islice(own, _OWN_CONVERSATIONS))):
             try:
                 ours = as_text(messages, task.chat_template, task.chat_tokens, reply=True)
             except InputError:
                 continue
-            theirs = server.post("/apply-template", {"messages": messages})["prompt"]
+            try:
+                theirs = server.post("/apply-template", {"messages": messages})["prompt"]
+            except ValueError as error:
+                raise InputError(f"export.gguf: llama.cpp cannot write a conversation as a text: {error}") from None
             compared += 1
             if theirs != ours:
                 raise InputError(
@@ -83,3 +141,11 @@ def check_templates(path: Path, task: LanguageModeling, context: int) -> int:
     finally:
         server.close()
     return compared
+
+
+def _questions(text: str) -> list[dict[str, Any]]:
+    """Return the messages of a conversation up to the last one that is to be answered."""
+    messages: list[dict[str, Any]] = json.loads(text)
+    while len(messages) > 1 and messages[-1]["role"] == ASSISTANT:
+        messages.pop()
+    return messages

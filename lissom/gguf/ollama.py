@@ -9,7 +9,7 @@ from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.gguf.answers import WRITTEN, compare_answers
 from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
-from lissom.gguf.checks import check_templates, check_tokens
+from lissom.gguf.checks import check_marks, check_templates, check_tokens
 from lissom.gguf.config import FileTypeName, GgufParams
 from lissom.gguf.file import GgufModel, gguf_model
 from lissom.gguf.folder import F32, file_facts, model_name, write_files, write_modelfiles, write_readme
@@ -19,6 +19,7 @@ from lissom.gguf.settings import context_of
 from lissom.models.compressed import CompressedModel
 from lissom.models.generation import end_ids
 from lissom.serving.cores import usable_cores
+from lissom.tasks.chat import render
 from lissom.tasks.language_modeling import LanguageModeling
 
 BOUNDS: dict[FileTypeName, float] = {
@@ -30,8 +31,9 @@ of billions."""
 
 
 def write_ollama(
-    model: CompressedModel, folder: Path, train: Encoded, test: Encoded, texts: Sequence[str], params: GgufParams
-) -> Card:
+    model: CompressedModel, folder: Path, train: Encoded, test: Encoded, texts: Sequence[str], params: GgufParams,
+    conversations: Sequence[str] = (),
+) -> Card:  # fmt: skip
     """Write and prove the files of a language model.
 
     Args:
@@ -41,17 +43,23 @@ def write_ollama(
         test: texts on which llama.cpp is compared with torch.
         texts: texts whose tokens are compared.
         params: types, bounds and the settings of the Modelfile.
+        conversations: messages in JSON, whose texts by the chat template are compared, and the tokens of these.
 
     Raises:
-        InputError: llama.cpp cannot hold the model, or differs from torch by more than allowed.
+        InputError: llama.cpp cannot hold the model, or differs from torch by more than allowed; or there is no text to
+            compare.
     """
     source, task = gguf_model(model), model.manifest.task
     assert isinstance(task, LanguageModeling)
     name = model_name(task.name, params)
     paths = write_files(source, folder, name, train, params)
     context = context_of(model.network, source.architecture, task.max_length)
-    check_tokens(paths[F32], model.tokenizer, texts, end_ids(model.network))
-    conversations = check_templates(paths[F32], task, context)
+    all_texts = [*texts, *(render(each, task.chat_template, task.chat_tokens)[0] for each in conversations)]
+    if not all_texts:
+        raise InputError("export.gguf: there are no test texts, on which llama.cpp is compared with torch")
+    check_marks(paths[F32], model.network.config, source.vocabulary.tokens)
+    check_tokens(paths[F32], model.tokenizer, all_texts, end_ids(model.network))
+    rendered = check_templates(paths[F32], task, conversations)
     longest = min(context, task.max_length)
     windows = torch_windows(model.network, windows_of(test, params.proof_tokens, longest))
     agreements = compare(paths, windows, longest, usable_cores())
@@ -73,7 +81,7 @@ def write_ollama(
         network_parameters=sum(parameter.numel() for parameter in model.network.parameters()),
         heads=tuple(groups * source.shapes.group for groups in source.shapes.groups), neurons=source.shapes.neurons,
         context=context, f32=agreements[F32], f32_tolerance=params.f32_tolerance, files=files,
-        texts_tokenized=len(texts), conversations_rendered=conversations, calibration_tokens=params.calibration_tokens,
+        texts_tokenized=len(all_texts), conversations_rendered=rendered, calibration_tokens=params.calibration_tokens,
     )  # fmt: skip
     _write_texts(source, folder, card, params)
     return card

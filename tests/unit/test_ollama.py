@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
+from lissom.gguf import file
 from lissom.gguf.answers import compare_answers, torch_answer
 from lissom.gguf.card import Card
 from lissom.gguf.checks import check_templates, check_tokens
@@ -168,6 +169,61 @@ def test_a_type_above_its_bound_is_refused(tmp_path):
         write_ollama(model, tmp_path, data, data, texts, exact)
 
 
+CHATS = [
+    json.dumps([{"role": "user", "content": question}, {"role": "assistant", "content": "good"}])
+    for question in ("the film", "a bad story?")
+]
+
+
+def test_conversations_are_texts_that_are_compared(tmp_path, monkeypatch):
+    model = chat_model()
+    data, _ = texts_of(model, tmp_path)
+    (tmp_path / "chat").mkdir()
+    card = write_ollama(model, tmp_path / "chat", data, data, [], PARAMS, CHATS)
+    assert card.texts_tokenized == 2 and card.conversations_rendered == 5
+    with pytest.raises(InputError, match="no test texts"):
+        write_ollama(model, tmp_path, data, data, [], PARAMS)
+    of_tokenizer = file.vocabulary_of
+
+    def reversed_merges(*arguments):
+        vocabulary = of_tokenizer(*arguments)
+        vocabulary.merges.reverse()
+        return vocabulary
+
+    monkeypatch.setattr(file, "vocabulary_of", reversed_merges)
+    with pytest.raises(InputError, match="tokens of a text differ"):
+        write_ollama(model, tmp_path, data, data, [], PARAMS, CHATS)
+
+
+@pytest.mark.parametrize("kind", ["lost", "another", "too many"])
+def test_tokens_that_end_an_answer_are_the_models(kind, tmp_path, monkeypatch):
+    model = chat_model()
+    data, texts = texts_of(model, tmp_path)
+    match kind:
+        case "lost":
+            monkeypatch.setattr(gguf.GGUFWriter, "add_eos_token_id", lambda *_: None)
+            message = "no token ends a text|does not end at '</s>'"
+        case "another":
+            real = gguf.GGUFWriter.add_eos_token_id
+            monkeypatch.setattr(gguf.GGUFWriter, "add_eos_token_id", lambda writer, _: real(writer, 7))
+            message = "ends a text, for the model '</s>'|does not end at '</s>'"
+        case _:
+            model.network.config.eos_token_id = [2, 9, 12, 30, 31]
+            message = "whose config names 5 such tokens"
+    with pytest.raises(InputError, match=message):
+        write_ollama(model, tmp_path, data, data, texts, PARAMS)
+
+
+def test_a_template_that_llama_cpp_cannot_read_is_refused(tmp_path):
+    model = chat_model()
+    task = model.manifest.task.model_copy(update={"chat_template": "{{ messages | groupby('role') }}" + TEMPLATE})
+    write_gguf(gguf_model(model), tmp_path / "model.gguf", FILE_TYPES["f32"])
+    model.manifest = model.manifest.model_copy(update={"task": task})
+    write_gguf(gguf_model(model), tmp_path / "other.gguf", FILE_TYPES["f32"])
+    with pytest.raises(InputError, match="probably the chat template"):
+        check_templates(tmp_path / "other.gguf", task)
+
+
 @pytest.mark.parametrize("damage", ["tensor", "half of the file", "template", "special token", "merges"])
 def test_a_damaged_file_fails_the_proof(damage, tmp_path, monkeypatch):
     model = chat_model()
@@ -199,7 +255,7 @@ def test_a_damaged_file_fails_the_proof(damage, tmp_path, monkeypatch):
                 compare({"f32": path}, windows, 24, 1)
         case "template":
             with pytest.raises(InputError, match="makes of a conversation"):
-                check_templates(path, chat_model().manifest.task, 24)
+                check_templates(path, chat_model().manifest.task)
         case _:
             with pytest.raises(InputError, match="tokens of a text differ"):
                 check_tokens(path, model.tokenizer, texts, ends=[2])

@@ -36,10 +36,16 @@ def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
     model = model_of("t5")
     with pytest.raises(InputError, match=r"prune.heads below 1: not possible with a t5 .*bias of relative positions"):
         check_later_stages(params_with(prune={"method": "first_order", "training": COLD}), model)
-    with pytest.raises(InputError, match="factorize: not possible with a t5"):
+    with pytest.raises(InputError, match=r"factorize\.method: word_table, .*: not possible with a t5"):
         check_later_stages(
             params_with(factorize={"method": "word_table", "rank": 8, "min_count": None, "training": COLD}), model
         )
+    for method, values in (("kronecker", {}), ("tensor_train", {"ffn": 4})):
+        of_table = {"method": method, "training": COLD, **values}
+        with pytest.raises(InputError, match=f"factorize.method: {method}, which changes the word table"):
+            check_later_stages(params_with(factorize=of_table), model)
+        check_later_stages(params_with(factorize={**of_table, "table": None}), model)
+    check_later_stages(params_with(factorize={"method": "low_rank", "training": COLD}), model)
     check_later_stages(params_with(prune={"method": "first_order", "heads": 1, "training": COLD}), model)
     with pytest.raises(InputError, match="with heads: not possible with a t5"):
         check_later_stages(params_with(prune={"method": "gates", "training": COLD}), model)

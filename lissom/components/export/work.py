@@ -1,5 +1,6 @@
 """The work of the stage: export the model, check parity with torch, and choose the speed of a model with exits."""
 
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from lissom.artifacts import EXPORT_RECORD, FINAL, OLLAMA, TEACHER, write_json
@@ -14,8 +15,8 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.exits import has_early_exits
 from lissom.tasks.language_modeling import LanguageModeling
 
-_TEXTS, _LONGEST_TEXT = 100, 5000
-"""Texts whose tokens are compared, and how many characters of them."""
+_TEXTS, _PIECE = 100, 5000
+"""Texts, or pieces of so many characters of long ones, whose tokens are compared."""
 
 
 def export(stage: Stage) -> Outcome:
@@ -49,8 +50,14 @@ def _export_gguf(stage: Stage, model: CompressedModel) -> AnyCard | None:
 
     folder = stage.outputs["export"] / OLLAMA
     folder.mkdir()
-    texts = [text[:_LONGEST_TEXT] for text in islice(stage.texts("test"), _TEXTS)]
+    texts = list(islice(_pieces(stage.texts("test")), _TEXTS))
     train = stage.encode(model, "train")
     if isinstance(model.manifest.task, LanguageModeling):
-        return write_ollama(model, folder, train, stage.encode(model, "test"), texts, params.gguf)
+        conversations = list(islice(stage.texts("test", conversations=True), _TEXTS))
+        return write_ollama(model, folder, train, stage.encode(model, "test"), texts, params.gguf, conversations)
     return write_embeddings(model, folder, train, texts, params.gguf)
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from (text[start : start + _PIECE] for start in range(0, max(1, len(text)), _PIECE))

@@ -7,11 +7,12 @@ from typing import Any
 from lissom.components.stage import Outcome, Stage
 from lissom.console import note
 from lissom.data.prepare import load_card
+from lissom.errors import InputError
 from lissom.export.cached_attention import check_cached_patterns
 from lissom.models.base import load_base
 from lissom.models.capabilities import check_family
 from lissom.models.compressed import CompressedModel
-from lissom.models.sites import sites_of_kind
+from lissom.models.sites import head_size, sites_of_kind
 from lissom.params import Params
 from lissom.tasks.kinds import AnyTask, task_of
 from lissom.training.lesson import Lesson
@@ -19,6 +20,10 @@ from lissom.training.loop import autocast_type, precision_name
 from lissom.training.losses import against_targets
 from lissom.training.teacher import cache_logits, save_logits
 
+_WITH_EXITS = ("fastbert", "deep_to_shallow")
+_OF_SCORES = ("tinybert", "mobilebert")
+"""Methods of distillation that compare the scores of attention."""
+_KERNEL_WIDTH = 8
 _OF_ANOTHER_FAMILY = ("distilbert", "tinybert", "mobilebert", "lstm", "static")
 """Methods of distillation whose students may be of another family than the teacher."""
 
@@ -62,29 +67,48 @@ def make_teacher(stage: Stage) -> Outcome:
 
 def check_later_stages(params: Params, model: CompressedModel) -> None:
     """Raise `InputError`, before hours of training, if the model's family cannot have what a later stage does to it."""
-    if params.distill.method in _OF_ANOTHER_FAMILY:
-        return
-    family = model.network.config.model_type
-    for method in params.prune:
-        if method.method == "first_order" and method.heads < 1:
-            check_family(family, "heads", "prune.heads below 1")
-            if method.head_criterion == "confidence":
-                check_family(family, "scores", "prune.head_criterion: confidence")
-        if method.method == "gates" and "heads" in method.units:
-            check_family(family, "heads", "prune.units with heads")
-        if method.method in ("first_order", "gates"):
-            sites_of_kind(model.network, method.attention)
+    _check_distillation(params, model)
+    if params.distill.method not in _OF_ANOTHER_FAMILY:
+        _check_compression(params, model)
+    if "gguf" in params.export.formats:
+        from lissom.gguf.file import described  # needs packages that only this format needs
+
+        described(model)
+
+
+def _check_distillation(params: Params, model: CompressedModel) -> None:
+    family, method = model.network.config.model_type, params.distill.method
+    if method in _WITH_EXITS:
+        check_family(family, "exits", f"distill.method: {method}")
+    if method in _OF_SCORES:
+        check_family(family, "scores", f"distill.method: {method}")
     if params.distill.method == "logits" and params.distill.attention:
         check_family(family, "attention", "distill.attention")
     if model.manifest.task.continues_texts:
         more = params.distill.attention if params.distill.method == "logits" else ()
         check_cached_patterns([*params.base.attention, *more])
-    if params.factorize:
-        check_family(family, "word_table", "factorize")
-    if "gguf" in params.export.formats:
-        from lissom.gguf.file import described  # needs packages that only this format needs
+        if width := head_size(model.network) % _KERNEL_WIDTH:
+            raise InputError(
+                f"base.model {params.base.model}: its heads are {head_size(model.network)} wide, {width} more than a "
+                f"multiple of {_KERNEL_WIDTH}, which onnxruntime's kernel for language models needs; take another "
+                "width or number of heads"
+            )
 
-        described(model)
+
+def _check_compression(params: Params, model: CompressedModel) -> None:
+    family = model.network.config.model_type
+    for pruning in params.prune:
+        if pruning.method == "first_order" and pruning.heads < 1:
+            check_family(family, "heads", "prune.heads below 1")
+            if pruning.head_criterion == "confidence":
+                check_family(family, "scores", "prune.head_criterion: confidence")
+        if pruning.method == "gates" and "heads" in pruning.units:
+            check_family(family, "heads", "prune.units with heads")
+        if pruning.method in ("first_order", "gates"):
+            sites_of_kind(model.network, pruning.attention)
+    for factors in params.factorize:
+        if factors.method == "word_table" or getattr(factors, "table", None) is not None:
+            check_family(family, "word_table", f"factorize.method: {factors.method}, which changes the word table")
 
 
 def _texts(lesson: Lesson, task: AnyTask) -> Iterator[str]:
