@@ -3,11 +3,14 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from lissom.gguf.running import Runnable
 
 
 def serve(model: str, threads: int, host: str, port: int) -> None:
@@ -54,6 +57,7 @@ def chat(
     from lissom.gguf.running import find
 
     runnable = find(model)
+    _check_chats(runnable)
     server = runnable.start()
     messages: list[dict[str, str]] = []
     while message := text or _ask():
@@ -93,6 +97,19 @@ def harness(
     Console(markup=False, emoji=False, highlight=False).print(table)
     if output is not None:
         write_json(output, results)
+
+
+def _check_chats(runnable: "Runnable") -> None:
+    """Raise `InputError` if a file has no chat template: an engine would make one up that the model never saw."""
+    import gguf
+
+    from lissom.errors import InputError
+
+    if "tokenizer.chat_template" not in gguf.GGUFReader(runnable.path).fields:
+        raise InputError(
+            f"{runnable.path}: the model has no chat template, it continues texts: use lissom generate, or a base "
+            "model for chat"
+        )
 
 
 def _ask() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from lissom.artifacts import CONFIG, MANIFEST
 from lissom.errors import InputError, advice_for
 from lissom.factorize.config import WordTableFactorization
-from lissom.models.source import GGUF, locate
+from lissom.models.source import GGUF, is_gguf, locate
 from lissom.params import Params
 from lissom.storage import followed
 
@@ -43,9 +43,13 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     except InputError:
         if not elsewhere:
             raise
-    problems = [] if elsewhere else [*_missing_packages(params), *_lacking_space(folder)]
+    missing = [] if elsewhere else [*_missing_packages(params)]
+    of_file = {} if folder is None or not is_gguf(folder) or missing else _config_of_file(params.base.model, folder)
+    problems = [*missing, *([] if elsewhere else _lacking_space(folder, of_file))]
+    if of_file:
+        problems += _misfits(params, of_file)
     # A folder of lissom's has edits of its own, which its config does not show.
-    if folder and folder.is_dir() and not (folder / MANIFEST).is_file():
+    elif folder and folder.is_dir() and not (folder / MANIFEST).is_file():
         problems += _misfits(params, _config_of(params.base.model, folder))
     if problems:
         count = f"{len(problems)} problem{'s'[: len(problems) != 1]}"
@@ -70,9 +74,12 @@ def _missing_packages(params: Params) -> Iterator[str]:
             yield f"  {advice_for(ModuleNotFoundError(name=name))}"
 
 
-def _lacking_space(model: Path | None) -> Iterator[str]:
+def _lacking_space(model: Path | None, of_file: Mapping[str, Any]) -> Iterator[str]:
     """Compare the free space where stages write with an estimate from a base model's weights; 0 without the model."""
-    needed = _COPIES * sum(file.stat().st_size for file in model.glob("*.safetensors")) if model else 0
+    weights = of_file.get("bytes", 0) + (
+        sum(file.stat().st_size for file in model.glob("*.safetensors")) if model else 0
+    )
+    needed = _COPIES * weights
     for place in _WRITTEN:
         existing = followed(place).absolute()
         while not existing.exists():
@@ -94,6 +101,27 @@ def _config_of(model: str, folder: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"base.model {model}: {CONFIG} holds no mapping")
     return config
+
+
+def _config_of_file(model: str, path: Path) -> Mapping[str, Any]:
+    """Return the sizes of the model in a GGUF file by their names in a config, and `bytes` of its weights as floats."""
+    import gguf  # one of the packages that were looked for
+
+    try:
+        reader = gguf.GGUFReader(path)
+        values = {
+            name.rpartition(".")[2]: field.contents()
+            for name, field in reader.fields.items()
+            if name.endswith((".block_count", ".context_length", ".embedding_length"))
+        }
+        rows = next((int(tensor.shape[-1]) for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"base.model {model}: {path.name} cannot be read: {error}; copy the file again") from None
+    return {
+        "num_hidden_layers": values.get("block_count"), "max_position_embeddings": values.get("context_length"),
+        "hidden_size": values.get("embedding_length"), "vocab_size": rows,
+        "bytes": 4 * sum(int(tensor.n_elements) for tensor in reader.tensors),
+    }  # fmt: skip
 
 
 def _misfits(params: Params, config: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Closeness, EmbeddingCard,
 from lissom.gguf.checks import check_tokens
 from lissom.gguf.config import FileTypeName, GgufParams, Pooling
 from lissom.gguf.file import gguf_model
-from lissom.gguf.folder import F32, file_facts, model_name, write_files, write_modelfiles, write_readme
+from lissom.gguf.folder import F32, file_facts, model_name, write_files, write_modelfiles, write_proof, write_readme
 from lissom.gguf.settings import context_of
 from lissom.models.compressed import CompressedModel
 from lissom.serving.cores import usable_cores
@@ -59,6 +59,8 @@ def write_embeddings(
                 f"{len(texts)} texts; allowed are {bounds[kind]:g} or more. Take a type with more bits, or set "
                 f"export.gguf.min_cosine: {{{kind}: ...}}"
             )
+    for kind, path in paths.items():
+        write_proof(path, agreements[kind])
     files = tuple(
         EmbeddingFile(**file_facts(source, paths[kind]), type=kind, agreement=agreements[kind], bound=bounds[kind])
         for kind in params.types

@@ -108,6 +108,7 @@ def write_gguf(
         writer.add_file_type(file_type.number)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_size_label(gguf.size_label(source.parameters, 0, 0, 0))
+        writer.add_base_model_count(1)
         for key, value in (metadata or {}).items():
             writer.add_string(key, value)
         network = source.model.network

@@ -1,11 +1,15 @@
 """What every folder for Ollama has: GGUF files, a Modelfile for each of them, and a README of commands."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
+from pydantic import BaseModel
 
 from lissom.artifacts import write_text
 from lissom.data.batches import collate
@@ -21,6 +25,9 @@ from lissom.models.directory import file_sha256
 README = "README.md"
 F32: FileTypeName = "f32"
 """The type that is always written, to compare llama.cpp's arithmetic alone."""
+PROOF = "lissom.proof.sha256"
+"""Key in a file's metadata: digest of its comparison with torch, `agreement` in card.json."""
+_NO_DIGEST = "0" * 64
 _BATCH_SIZE = 8
 
 
@@ -36,14 +43,25 @@ def write_files(
     importance = _importance(source, train, params.calibration_tokens)
     manifest = source.model.manifest
     metadata = {"general.name": name, "general.base_model.0.name": manifest.base}
+    metadata |= {"lissom.base.sha256": manifest.base_sha256} if manifest.base_sha256 else {}
     metadata |= {"general.license": params.license} if params.license else {}
     metadata |= {"lissom.edits": "; ".join(edit.describe() for edit in manifest.edits)}
+    metadata |= {PROOF: _NO_DIGEST}
     paths: dict[FileTypeName, Path] = {}
     for kind in dict.fromkeys((F32, *params.types)):
         file_type = FILE_TYPES[kind]
         paths[kind] = folder / f"{name}-{kind}.gguf"
         write_gguf(source, paths[kind], file_type, None if file_type.is_float else importance, metadata)
     return paths
+
+
+def write_proof(path: Path, proof: BaseModel) -> None:
+    """Write the SHA-256 digest of a proof, as JSON with sorted keys, into the metadata of its file, in place."""
+    digest = hashlib.sha256(json.dumps(proof.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    field = gguf.GGUFReader(path).fields[PROOF]
+    with path.open("r+b") as file:
+        file.seek(field.offset + sum(part.nbytes for part in field.parts[:-1]))
+        file.write(digest.encode())
 
 
 def file_facts(source: GgufModel, path: Path) -> dict[str, Any]:
@@ -63,12 +81,14 @@ def write_modelfiles(
     parameters: Sequence[tuple[str, Value]],
     params: GgufParams,
     system: str | None = None,
+    template: str | None = None,
 ) -> None:
     """Write a Modelfile for the file of every type; the first one is also the folder's."""
     for number, (kind, file) in enumerate(files.items()):
         text = Modelfile(
-            f"./{file}", tuple(parameters), system=system, license=params.license, requires=params.requires
-        ).text()
+            f"./{file}", tuple(parameters), template=template, system=system, license=params.license,
+            requires=params.requires,
+        ).text()  # fmt: skip
         for name in (f"{MODELFILE}.{kind}", *([MODELFILE] if number == 0 else [])):
             write_text(folder / name, text)
 

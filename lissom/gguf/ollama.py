@@ -12,7 +12,7 @@ from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
 from lissom.gguf.checks import check_marks, check_templates, check_tokens
 from lissom.gguf.config import FileTypeName, GgufParams
 from lissom.gguf.file import GgufModel, gguf_model
-from lissom.gguf.folder import F32, file_facts, model_name, write_files, write_modelfiles, write_readme
+from lissom.gguf.folder import F32, file_facts, model_name, write_files, write_modelfiles, write_proof, write_readme
 from lissom.gguf.modelfile import Value
 from lissom.gguf.proof import compare, torch_windows, windows_of
 from lissom.gguf.settings import context_of
@@ -22,6 +22,8 @@ from lissom.serving.cores import usable_cores
 from lissom.tasks.chat import render
 from lissom.tasks.language_modeling import LanguageModeling
 
+PLAIN = "{{ .Prompt }}"
+"""Ollama's template of a model that continues texts."""
 BOUNDS: dict[FileTypeName, float] = {
     "f16": 0.005, "bf16": 0.02, "q8_0": 0.02, "q6_k": 0.05, "q5_k_m": 0.15, "q5_k_s": 0.15, "q5_1": 0.15, "q5_0": 0.15,
     "q4_k_m": 0.2, "q4_k_s": 0.25, "q4_1": 0.5, "q4_0": 0.5, "q3_k_l": 0.6, "q3_k_m": 0.7, "q3_k_s": 1.0, "q2_k": 2.0,
@@ -65,6 +67,8 @@ def write_ollama(
     agreements = compare(paths, windows, longest, usable_cores())
     _check(agreements, params)
     prompts = _prompts(test, params.prompts, longest)
+    for kind, path in paths.items():
+        write_proof(path, agreements[kind])
     shipped = {kind: paths[kind] for kind in params.types}
     answers = compare_answers(shipped, model, prompts, longest, usable_cores()) if prompts else {}
     files = tuple(
@@ -129,5 +133,11 @@ def _write_texts(source: GgufModel, folder: Path, card: Card, params: GgufParams
         ("repeat_penalty", params.repeat_penalty),
         *(("stop", end) for end in dict.fromkeys(ends)),
     )
-    write_modelfiles(folder, {file.type: file.file for file in card.files}, parameters, params, params.system)
+    task = source.model.manifest.task
+    chats = isinstance(task, LanguageModeling) and task.chat_template is not None
+    # Without a template anywhere, engines make one up; a model that was not made for chat continues the text.
+    write_modelfiles(
+        folder, {file.type: file.file for file in card.files}, parameters, params, params.system,
+        template=None if chats else PLAIN,
+    )  # fmt: skip
     write_readme(folder, card.name, f"ollama run {card.name}", params.types)

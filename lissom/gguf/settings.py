@@ -42,8 +42,11 @@ def write_settings(
     writer.add_value_length(shapes.head_size)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(shapes.head_size)
-    rope = config.rope_parameters
-    writer.add_rope_freq_base(rope["full_attention"]["rope_theta"] if "full_attention" in rope else rope["rope_theta"])
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
     if architecture.period is not None:
         writer.add_sliding_window(config.sliding_window)
     if (cap := getattr(config, "attn_logit_softcapping", None)) is not None:

@@ -1,6 +1,7 @@
 """The tensors of a GGUF file: transformers' ones under llama.cpp's names and in its layout."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import gguf
 import numpy as np
@@ -61,17 +62,19 @@ def rope_factors(network: PreTrainedModel) -> dict[str, NDArray[np.float32]]:
         InputError: the positions are scaled in a way that is not known here.
     """
     rope = getattr(network.config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type", "default")} if "rope_type" in rope else {
-        values.get("rope_type", "default") for values in rope.values() if isinstance(values, Mapping)
-    }  # fmt: skip
-    if kinds <= {"default"}:
-        return {}
+    kinds = {_kind_of(values) for values in ((rope,) if "rope_type" in rope else rope.values())}
+    if kinds <= {"default", "linear"} and "linear" not in _kind_of(rope.get("sliding_attention")):
+        return {}  # settings have the factor, which llama.cpp takes for all blocks without a window
     if kinds != {"llama3"}:
         raise InputError(f"export.formats gguf: rotary positions of type {', '.join(sorted(kinds))} are not supported")
     width = network.config.head_dim
     frequencies = rope["rope_theta"] ** -(torch.arange(0, width, 2).double() / width)
     module = next(module for module in network.modules() if hasattr(module, "inv_freq"))
     return {ROPE_FACTORS: (frequencies / module.inv_freq.double().cpu()).float().numpy()}
+
+
+def _kind_of(values: Any) -> str:
+    return str(values.get("rope_type", "default")) if isinstance(values, Mapping) else "default"
 
 
 def _change_attention(

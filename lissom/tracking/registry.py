@@ -1,5 +1,6 @@
 """The model registry: a version is registered, loaded and verified before any alias moves."""
 
+import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import lissom
-from lissom.artifacts import MODEL_CARD, SERVING, read_json
+from lissom.artifacts import EXPORT_RECORD, MODEL_CARD, SERVING, read_json
 from lissom.errors import GateError, InputError
 from lissom.export.exported import read_record
 from lissom.models.directory import file_sha256
@@ -230,7 +231,7 @@ def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
         "disturbed": str(ledger.headline.conditions.disturbed is not None).lower(),
         "megabytes": f"{final.megabytes:.6f}",
         "sha256": file_sha256(exported / next(iter(read_record(exported).files))),
-        "speed": str(read_json(exported / SERVING).get("speed")),
+        "files_sha256": _files_digest(exported),
         "task": ledger.task,
         "base": f"dir:{PurePath(place).name}" if kind == "dir" else base,  # not where it lies on this machine
         "lissom_version": lissom.__version__,
@@ -239,9 +240,17 @@ def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
 
 def _same_artifact(client: Any, name: str, tags: Mapping[str, str]) -> str | None:
     for version in client.search_model_versions(f"name = '{name}'"):
-        if all(version.tags.get(f"lissom.{key}") == tags[key] for key in ("sha256", "speed")):
+        if version.tags.get("lissom.files_sha256") == tags["files_sha256"]:
             return str(version.version)
     return None
+
+
+def _files_digest(exported: Path) -> str:
+    """Return a digest of all that is registered, the record of the export left out, which has times."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in exported.rglob("*") if path.is_file() and path.name != EXPORT_RECORD):
+        digest.update(f"{path.relative_to(exported).as_posix()} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _answers(exported: Path, sample: pd.DataFrame) -> pd.DataFrame:

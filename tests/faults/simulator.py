@@ -185,7 +185,7 @@ def _report(stage: Stage) -> Outcome:
 
 def _register(stage: Stage) -> Outcome:
     """Register a folder, and move both aliases to its version."""
-    sample, tags = pd.DataFrame({"text": ["the good film"]}), {"sha256": "0", "speed": "None"}
+    sample, tags = pd.DataFrame({"text": ["the good film"]}), {"files_sha256": "0"}
     version = registry.register(stage.inputs["export"], MODEL, "# card", tags, sample)
     for alias in (registry.CHALLENGER, registry.CHAMPION):
         registry._set_alias(mlflow.MlflowClient(), MODEL, alias, version)

@@ -191,6 +191,21 @@ def test_llama_3s_positions(tmp_path):
         gguf_model(model_of("llama", rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}))
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_stretched_positions(family, tmp_path):
+    rope = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0}
+    if family == "gemma3_text":  # as Gemma 3 has them from 4B on: blocks with a window are left alone
+        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    model = model_of(family, rope_parameters=rope)
+    assert difference(model, tmp_path) < bound(family)
+    plain = torch_logits(model_of(family), list(range(9)))
+    assert np.abs(torch_logits(model, list(range(9))) - plain).max() > 1e-3, "the factor matters"
+    if family == "gemma3_text":
+        everywhere = {name: {**values, **rope["full_attention"]} for name, values in rope.items()}
+        with pytest.raises(InputError, match="positions of type linear"):
+            gguf_model(model_of(family, rope_parameters=everywhere))
+
+
 def test_biases_of_llamas(tmp_path):
     assert difference(model_of("llama", attention_bias=True, mlp_bias=True), tmp_path) < 1e-5
 

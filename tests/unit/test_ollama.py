@@ -1,5 +1,6 @@
 """The folder for Ollama: proof, refusals, Modelfile, and the engine that Ollama runs, with torch's answers."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lissom import cli_language
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
 from lissom.gguf import file
@@ -89,6 +91,10 @@ def test_the_folder_holds_files_proof_and_commands(folder):
         if line.startswith("ollama create"):
             assert (place / line.split(" -f ")[1]).is_file()
     fields = gguf.GGUFReader(place / "texts-q4_k_m.gguf").fields
+    proof = json.dumps(card.files[1].agreement.model_dump(mode="json"), sort_keys=True)
+    assert fields["lissom.proof.sha256"].contents() == hashlib.sha256(proof.encode()).hexdigest()
+    assert fields["general.base_model.count"].contents() == 1
+    assert hashlib.sha256((place / "texts-q4_k_m.gguf").read_bytes()).hexdigest() == card.files[1].sha256
     assert (
         fields["lissom.edits"].contents().startswith("kept 256 + 128") and fields["general.license"].contents() == "mit"
     )
@@ -212,6 +218,18 @@ def test_tokens_that_end_an_answer_are_the_models(kind, tmp_path, monkeypatch):
             message = "whose config names 5 such tokens"
     with pytest.raises(InputError, match=message):
         write_ollama(model, tmp_path, data, data, texts, PARAMS)
+
+
+def test_a_model_without_a_template_continues_texts(tmp_path):
+    model = chat_model()
+    task = model.manifest.task.model_copy(update={"chat_template": None})
+    model.manifest = model.manifest.model_copy(update={"task": task})
+    data, texts = texts_of(model, tmp_path)
+    (tmp_path / "plain").mkdir()
+    write_ollama(model, tmp_path / "plain", data, data, texts, PARAMS)
+    assert parse((tmp_path / "plain/Modelfile").read_text()).template == "{{ .Prompt }}"
+    with pytest.raises(InputError, match="has no chat template, it continues texts"):
+        cli_language.chat("good", str(tmp_path / "plain"))
 
 
 def test_a_template_that_llama_cpp_cannot_read_is_refused(tmp_path):

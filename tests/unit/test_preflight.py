@@ -7,7 +7,10 @@ import pytest
 
 from lissom.components.preflight import preflight
 from lissom.errors import InputError
+from lissom.gguf.file import gguf_model, write_gguf
+from lissom.gguf.file_types import FILE_TYPES
 from lissom.params import check_params
+from tests.unit.test_gguf import model_of
 
 BERT = {
     "model_type": "bert",
@@ -50,6 +53,26 @@ def test_what_fits_passes(base):
 def test_what_does_not_fit_is_told(base, sections, message):
     with pytest.raises(InputError, match=message):
         preflight(params(**sections))
+
+
+def test_the_sizes_of_a_gguf_file_are_looked_at(base, tmp_path):
+    model = model_of("llama")
+    write_gguf(gguf_model(model), tmp_path / "base.gguf", FILE_TYPES["q8_0"])
+    longest = model.network.config.max_position_embeddings
+    of_file = {"model": "dir:base.gguf", "max_length": longest}
+    language = {"source": "files:data", "task": "language_modeling"}
+    blocks = {"method": "logits", "blocks": [0, 3], "training": {"loss": {"temperature": 1.0}}}
+    preflight(params(base=of_file, data=language, factorize={"method": "none"}, distill=blocks))
+    with pytest.raises(InputError, match=r"blocks: 9 does not exist.*\n.*is more than the base model's"):
+        preflight(
+            params(
+                base={**of_file, "max_length": longest + 1}, data=language, factorize={"method": "none"},
+                distill={**blocks, "blocks": [0, 9]},
+            )
+        )  # fmt: skip
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"base\.gguf cannot be read"):
+        preflight(params(base=of_file, data=language, factorize={"method": "none"}, distill=blocks))
 
 
 def test_all_problems_are_told_at_once(base):

@@ -118,3 +118,14 @@ def test_tags_do_not_tell_where_the_base_model_lies(monkeypatch, tmp_path):
     described = described.model_copy(update={"task": "t"})
     assert registry.version_tags(described, tmp_path, "dir:/home/me/secret/base")["base"] == "dir:base"
     assert registry.version_tags(described, tmp_path, "hub:owner/base@v1")["base"] == "hub:owner/base@v1"
+
+
+def test_another_file_for_ollama_is_another_version(tmp_path):
+    (tmp_path / "ollama").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    (tmp_path / "ollama/model-q8_0.gguf").write_bytes(b"y")
+    digests = [registry._files_digest(tmp_path)]
+    for name, content in (("export.json", b"times"), ("ollama/Modelfile", b"SYSTEM"), ("ollama/model-q4_0.gguf", b"z")):
+        (tmp_path / name).write_bytes(content)
+        digests.append(registry._files_digest(tmp_path))
+    assert digests[0] == digests[1] and len(set(digests)) == 3
