@@ -51,7 +51,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: BlocksPruning) -> Recip
             scores[f"{stack.title or 'block'} scores"] = {str(place): value for place, value in enumerate(values)}
             kept = highest(values, count, keep_first=stack.first_block_read)
         else:
-            kept = by_position(params.criterion, count, len(blocks))
+            kept = by_position(params.criterion, count, len(blocks), keep_first=stack.first_block_read)
         edits.append(KeepBlocks(kept=kept, stack=stack.title))
     return Recipe(edits=edits, facts={name.replace(" ", "_"): values for name, values in scores.items()})
 
@@ -64,13 +64,17 @@ def _count_within(model: CompressedModel, lesson: Lesson, budget: BudgetParams) 
     return int(largest_within(model, lesson, counts, lambda count: [KeepBlocks(kept=tuple(range(int(count))))], budget))
 
 
-def by_position(criterion: str, count: int, available: int) -> tuple[int, ...]:
-    """Return the kept ones of `available` blocks: without the top or the bottom ones, or evenly spaced."""
+def by_position(criterion: str, count: int, available: int, *, keep_first: bool = False) -> tuple[int, ...]:
+    """Return the kept ones of `available` blocks: without the top or the bottom ones, or evenly spaced.
+
+    With `keep_first`, all blocks read something of the first one, which then stays in place of the next one.
+    """
     match criterion:
         case "top":
             return tuple(range(count))
         case "bottom":
-            return tuple(range(available - count, available))
+            last = range(available - count + keep_first, available)
+            return (0, *last) if keep_first else tuple(last)
         case _:
             return evenly_spaced(count, available)
 

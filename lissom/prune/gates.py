@@ -84,6 +84,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: GatesPruning) -> Recipe
             r"constraint\.multipliers$": params.multiplier_learning_rate * factor,
         },
         penalty=penalty,
+        needs_whole=True,
         finish=remove_closed,
         facts=facts,
     )

@@ -12,22 +12,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.data.batches import sorted_batches
 from lissom.errors import InputError
 from lissom.models.base import load_base
 from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.edits import Edit, SparseWeights
-from lissom.prune.criteria import scores_of
-from lissom.prune.masks import keep_highest, prunable
+from lissom.prune.criteria import batches_for, scores_of
+from lissom.prune.masks import keep_highest
 from lissom.prune.sparse_config import LotteryTicketPruning
 from lissom.prune.unstructured import apply_masks, sparse_edit
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-from lissom.training.sparsity import KeepZeros
-
-_BATCH_SIZE = 32
+from lissom.training.sparsity import KeepZeros, projections
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: LotteryTicketPruning) -> Recipe:
@@ -36,17 +33,16 @@ def plan(model: CompressedModel, lesson: Lesson, params: LotteryTicketPruning) -
     Raises:
         InputError: the weights of the pre-trained model do not fit the model, which has others.
     """
-    layers = prunable(model.network)
+    layers = projections(model.network)
     before = _pretrained(model, params.seed) if params.rewind == "base" else dict(model.network.named_parameters())
     data = lesson.texts(model)
-    members = data.labelled(params.calibration_examples)
 
     def remember(trained: CompressedModel) -> None:
         trained.network.register_module("remembered", Remembered(before))
 
     def remove_and_rewind(trained: CompressedModel, number: int) -> None:
         network, loss = trained.network.eval(), trained.manifest.task.loss
-        batches = list(sorted_batches(data, _BATCH_SIZE, trained.pad_id, members))
+        batches = batches_for(params.criterion, data, trained.pad_id, params.calibration_examples, params.seed)
         scores = scores_of(params.criterion, network, layers, batches, loss, params.scope, params.seed)
         kept = {path: network.get_submodule(path).get_parameter("weight").detach().cpu() != 0 for path in layers}
         masks = keep_highest(scores, sparsity_after(params, number), params.scope, kept)
@@ -63,7 +59,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: LotteryTicketPruning) -
 
     def forget(trained: CompressedModel) -> Sequence[Edit]:
         del trained.network.remembered
-        return [sparse_edit(trained.network, layers)]
+        return [sparse_edit(trained.network)]
 
     hooks: list[Hook] = [KeepZeros()]
     if params.rewind_after:
@@ -71,6 +67,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: LotteryTicketPruning) -
     return Recipe(
         calibrate=remember,
         hooks=hooks,
+        needs_whole=True,
         trainings=params.rounds + 1,
         between=remove_and_rewind,
         finish=forget,

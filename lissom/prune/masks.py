@@ -6,20 +6,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-
-from lissom.models.sites import attention_sites, ffn_sites
 
 Scope = Literal["global", "layer"]
-
-
-def prunable(network: PreTrainedModel) -> list[str]:
-    """Return the paths of the projections of all attentions and feed-forward networks.
-
-    Embeddings, norms, biases and heads are left as they are.
-    """
-    attention = [path for site in attention_sites(network) for path in (site.query, site.key, site.value, site.output)]
-    return attention + [path for site in ffn_sites(network) for path in (*site.inputs, site.output)]
 
 
 def keep_highest(
@@ -40,9 +28,32 @@ def keep_highest(
         for name, score in scores.items()
     }
     if scope == "layer":
-        return {name: _highest(score.flatten(), sparsity).view_as(score) for name, score in ranked.items()}
-    flat = _highest(torch.cat([score.flatten() for score in ranked.values()]), sparsity)
-    return divided(flat, ranked)
+        masks = {name: _highest(score.flatten(), sparsity).view_as(score) for name, score in ranked.items()}
+    else:
+        masks = divided(_highest(torch.cat([score.flatten() for score in ranked.values()]), sparsity), ranked)
+    return masks if kept is None else {name: mask & kept[name] for name, mask in masks.items()}
+
+
+def keep_blocks(
+    scores: Mapping[str, Tensor], pattern: str, sparsity: float, scope: Scope, kept: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return masks that keep whole tiles of R outputs and C inputs (`RxC`), which must divide a layer's.
+
+    A tile's score is the sum of its weights'; arguments else as for `keep_highest`.
+    """
+    rows, columns = (int(part) for part in pattern.split("x"))
+    of_tiles = {
+        name: score.double().view(score.shape[0] // rows, rows, score.shape[1] // columns, columns).sum((1, 3))
+        for name, score in scores.items()
+    }
+    alive = {
+        name: mask.view(mask.shape[0] // rows, rows, mask.shape[1] // columns, columns).any(3).any(1)
+        for name, mask in kept.items()
+    }
+    masks = keep_highest(of_tiles, sparsity, scope, alive)
+    return {
+        name: mask.repeat_interleave(rows, 0).repeat_interleave(columns, 1) & kept[name] for name, mask in masks.items()
+    }
 
 
 def keep_pattern(scores: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:

@@ -16,19 +16,21 @@ from torch.nn.utils import parametrize
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.models.layers import Indivisible
-from lissom.prune.masks import prunable
 from lissom.prune.sparse_config import MovementPruning
 from lissom.prune.unstructured import sparse_edit
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
+from lissom.training.sparsity import projections
 
+_LEAST = 0.005
+"""Share of a matrix that a threshold leaves at least, so that no layer ends (the authors' code does so)."""
 _SCORES = r"parametrizations\.weight\.0\.scores$"
 
 
 def plan(model: CompressedModel, _: Lesson, params: MovementPruning) -> Recipe:
     """Return the recipe: scores beside the weights, a schedule, and at the end the masked weights alone."""
-    layers = prunable(model.network)
+    layers = projections(model.network)
 
     def add_scores(trained: CompressedModel) -> None:
         for path in layers:
@@ -39,7 +41,7 @@ def plan(model: CompressedModel, _: Lesson, params: MovementPruning) -> Recipe:
     def keep_masked(trained: CompressedModel) -> Sequence[Edit]:
         for path in layers:
             parametrize.remove_parametrizations(trained.network.get_submodule(path), "weight")
-        return [sparse_edit(trained.network, layers)]
+        return [sparse_edit(trained.network)]
 
     def penalty(network: nn.Module) -> Tensor:
         return params.penalty * torch.cat([mask.scores.sigmoid() for mask in masks_of(network)]).mean()
@@ -49,6 +51,7 @@ def plan(model: CompressedModel, _: Lesson, params: MovementPruning) -> Recipe:
         hooks=[Schedule(params)] if params.variant == "hard" else [],
         rates={_SCORES: params.score_learning_rate / params.training.learning_rate},
         penalty=penalty if params.variant == "soft" else None,
+        needs_whole=True,
         finish=keep_masked,
     )
 
@@ -65,17 +68,23 @@ class Masked(nn.Module, Indivisible):
         super().__init__()
         # A vector, since the optimiser decays matrices, and scores must not be drawn to zero.
         self.scores = nn.Parameter(torch.zeros(weight.numel(), device=weight.device))
+        self.register_buffer("zeros", (weight.detach() == 0).flatten())
+        self.zeros: Tensor
+        """Weights that were removed before: they go first, since their scores cannot move."""
         self.threshold = threshold
         self.kept = 1.0
         """Share of the scores that are kept, without a threshold."""
 
     def mask(self) -> Tensor:
         """Return the mask, `[out * in]`; of equal scores, the first ones are kept."""
-        scores = self.scores.detach()
+        scores = self.scores.detach().masked_fill(self.zeros, -math.inf)
+        least = math.ceil(_LEAST * len(scores))
         if self.threshold is not None:
-            return (scores.sigmoid() > self.threshold).to(scores.dtype)
+            above = scores.sigmoid() > self.threshold
+            if int(above.sum()) >= least:
+                return above.to(scores.dtype)
         result = torch.zeros_like(scores)
-        count = math.floor(self.kept * len(scores) + 1e-9)
+        count = least if self.threshold is not None else math.floor(self.kept * len(scores) + 1e-9)
         result[scores.argsort(descending=True, stable=True)[:count]] = 1
         return result
 

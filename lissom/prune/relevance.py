@@ -32,7 +32,8 @@ _NEAR_ZERO = 1e-6
 def head_relevance(network: PreTrainedModel, batches: Iterable[Batch]) -> list[Tensor]:
     """Return the share of every head (or group) in the relevance of its site, a tensor `[heads]` per site.
 
-    Relevances may be negative; those of a site are summed over all examples, and then divided by their sum.
+    Relevances may be negative; those of a site are summed over all examples, and then divided by the sum of their
+    absolute values, which leaves their order as it is.
 
     Args:
         network: in eval mode; not changed.
@@ -49,7 +50,7 @@ def head_relevance(network: PreTrainedModel, batches: Iterable[Batch]) -> list[T
         for total, value, gradient in zip(sums, values, gradients, strict=True):
             relevance = (value * gradient).detach()
             total += relevance.view(*relevance.shape[:-1], len(total), width).sum((0, 1, 3)).cpu()
-    return [total / total.sum() for total in sums]
+    return [total / total.abs().sum() for total in sums]
 
 
 @contextmanager

@@ -38,39 +38,50 @@ class UnstructuredPruning(Section):
     scope: Literal["global", "layer"] = "global"
     """Whether the share is of all layers together, or the same in every one."""
 
-    schedule: Literal["one_shot", "linear", "cubic"] = "one_shot"
-    """Remove all at once before the training, or in rounds during it."""
+    schedule: Literal["one_shot", "linear", "cubic", "iterative"] = "one_shot"
+    """Remove all at once before the training, or in rounds during it; `iterative`: in rounds, each of the same share of
+    what is left and each followed by a whole training."""
 
     ramp: float = Field(default=0.7, gt=0, le=1)
     """Share of the training's steps over which a schedule removes weights."""
 
-    rounds: int = Field(default=20, ge=1)
-    """Rounds of a schedule."""
+    rounds: int | None = Field(default=None, ge=1)
+    """Rounds of a schedule; null: 20, and 3 of `iterative`."""
 
-    pattern: str | None = Field(default=None, pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")
-    """`N:M` keeps the N best of every M neighbouring inputs, such as `2:4`; in place of `sparsity`, at once."""
+    pattern: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,2}[:x][1-9][0-9]{0,2}$")
+    """`N:M` keeps the N best of every M neighbouring inputs, such as `2:4`, in place of `sparsity`; `RxC` removes whole
+    tiles of R outputs and C inputs, such as `32x32`. Either at once."""
 
     calibration_examples: int = Field(default=512, ge=1)
     """Training examples from which gradients are taken."""
 
     seed: int = 0
-    """Seed of the criterion `random`."""
+    """Seed of the criterion `random`, and of the batch of `snip`."""
 
     training: SparseTrainingParams | None = SparseTrainingParams()
     """Training of the sparse model against the teacher; null skips it."""
 
+    @property
+    def steps(self) -> int:
+        """Return the number of rounds."""
+        return self.rounds or (3 if self.schedule == "iterative" else 20)
+
     @model_validator(mode="after")
     def _rounds_can_be_scored(self) -> "UnstructuredPruning":
-        if self.pattern is not None:
+        if self.pattern is not None and self.schedule != "one_shot":
+            raise ValueError(f"pattern {self.pattern}: the schedule must be one_shot")
+        if self.pattern is not None and ":" in self.pattern:
             keep, group = (int(part) for part in self.pattern.split(":"))
-            if keep >= group or self.schedule != "one_shot":
-                raise ValueError(f"pattern {self.pattern}: N must be less than M, and the schedule one_shot")
+            if keep >= group:
+                raise ValueError(f"pattern {self.pattern}: N must be less than M")
         if self.schedule != "one_shot" and self.training is None:
             raise ValueError(f"schedule {self.schedule} removes weights during a training; training is null")
-        if self.schedule != "one_shot" and self.criterion not in ("magnitude", "gradient", "taylor"):
+        if self.schedule in ("linear", "cubic") and self.criterion not in ("magnitude", "gradient", "taylor"):
             raise ValueError(f"schedule {self.schedule}: criterion must be magnitude, gradient or taylor")
-        if self.schedule != "one_shot" and self.training is not None:
+        if self.schedule in ("linear", "cubic") and self.training is not None:
             self.training.refuse_early_weights(f"schedule {self.schedule}")
+        if self.training is not None and self.training.lora is not None:
+            raise ValueError("unstructured: adapters would fill what is removed; set training.lora: null")
         return self
 
 

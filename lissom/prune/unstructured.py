@@ -2,27 +2,27 @@
 
 The sparsity of a schedule after the share x of its steps is s x (linear) or s (1 - (1 - x)^3) (cubic; Zhu and Gupta
 2017, arXiv:1710.01878, equation 1), from 0 to the final s. What was removed stays removed. In rounds, the gradients of
-the criteria are those of the training's own batch.
+the criteria are those of the training's own batch. Iteratively, removals alternate with whole trainings (Han et al.
+2015, arXiv:1506.02626, section 3).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.data.batches import sorted_batches
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, SparseWeights
-from lissom.prune.criteria import scores_of
-from lissom.prune.masks import keep_highest, keep_pattern, prunable
+from lissom.prune.criteria import batches_for, scores_of
+from lissom.prune.masks import keep_blocks, keep_highest, keep_pattern
 from lissom.prune.sparse_config import UnstructuredPruning
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-
-_BATCH_SIZE = 32
+from lissom.training.sparsity import KeepZeros, projections, zeros_of
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: UnstructuredPruning) -> Recipe:
@@ -31,20 +31,40 @@ def plan(model: CompressedModel, lesson: Lesson, params: UnstructuredPruning) ->
     Raises:
         InputError: a pattern does not divide the inputs of a layer.
     """
-    layers = prunable(model.network)
+    layers = projections(model.network)
     if params.pattern is not None:
         _check_pattern(model.network, layers, params.pattern)
-    if params.schedule != "one_shot":
-        gradual = Gradual(layers, params)
-        return Recipe(hooks=[gradual], finish=lambda trained: [sparse_edit(trained.network, layers, params.pattern)])
-    masks = _masks(model, lesson, layers, params)
+    if params.schedule in ("linear", "cubic"):
+        return Recipe(
+            hooks=[Gradual(layers, params)], needs_whole=True, finish=lambda trained: [sparse_edit(trained.network)]
+        )
+    if params.schedule == "iterative":
+        return _in_rounds(lesson, layers, params)
+    masks = _masks(model, lesson, layers, params, params.sparsity)
 
     def remove(pruned: CompressedModel) -> None:
         apply_masks(pruned.network, masks)
 
     removed = sum(int((~mask).sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-    edit = SparseWeights(sparsity=removed, pattern=params.pattern or "")
-    return Recipe(edits=[edit], calibrate=remove, facts={"sparsity": removed})
+    edit = SparseWeights(sparsity=removed, pattern=params.pattern if params.pattern and ":" in params.pattern else "")
+    return Recipe(edits=[edit], calibrate=remove, needs_whole=True, facts={"sparsity": removed})
+
+
+def _in_rounds(lesson: Lesson, layers: Sequence[str], params: UnstructuredPruning) -> Recipe:
+    """Return the recipe of removals, each of the same share of what is left and each followed by a training."""
+
+    def remove(model: CompressedModel, number: int) -> None:
+        sparsity = 1 - (1 - params.sparsity) ** (number / params.steps)
+        apply_masks(model.network, _masks(model, lesson, layers, params, sparsity))
+
+    return Recipe(
+        calibrate=lambda model: remove(model, 1),
+        hooks=[KeepZeros()],
+        needs_whole=True,
+        trainings=params.steps,
+        between=lambda model, number: remove(model, number + 1),
+        finish=lambda trained: [sparse_edit(trained.network)],
+    )
 
 
 def apply_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -55,11 +75,9 @@ def apply_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
             weight.mul_(mask.to(weight.device))
 
 
-def sparse_edit(network: PreTrainedModel, layers: Sequence[str], pattern: str | None = None) -> Edit:
-    """Return the edit that tells the share of zeros in layers."""
-    weights = [network.get_submodule(path).get_parameter("weight") for path in layers]
-    zeros, count = sum(int((weight == 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
-    return SparseWeights(sparsity=zeros / count, pattern=pattern or "")
+def sparse_edit(network: PreTrainedModel) -> Edit:
+    """Return the edit that tells the share of zeros in the weights of a network's blocks."""
+    return SparseWeights(sparsity=zeros_of(network))
 
 
 class Gradual(Hook):
@@ -83,7 +101,7 @@ class Gradual(Hook):
     def before_step(self, step: int, total: int) -> None:
         """Find out whether a round is due."""
         ramp = max(1, round(self._params.ramp * total))
-        every = max(1, ramp // self._params.rounds)
+        every = max(1, ramp // self._params.steps)
         is_due = step < ramp and ((step + 1) % every == 0 or step + 1 == ramp)
         self._share = scheduled(self._params, (step + 1) / ramp) if is_due else None
 
@@ -118,21 +136,25 @@ def scheduled(params: UnstructuredPruning, progress: float) -> float:
 
 
 def _masks(
-    model: CompressedModel, lesson: Lesson, layers: Sequence[str], params: UnstructuredPruning
+    model: CompressedModel, lesson: Lesson, layers: Sequence[str], params: UnstructuredPruning, sparsity: float
 ) -> dict[str, Tensor]:
     network, data = model.network.eval(), lesson.texts(model)
-    members = data.labelled(params.calibration_examples)
-    batches = list(sorted_batches(data, _BATCH_SIZE, model.pad_id, members))
+    batches = batches_for(params.criterion, data, model.pad_id, params.calibration_examples, params.seed)
     loss = model.manifest.task.loss
     scores = scores_of(params.criterion, network, layers, batches, loss, params.scope, params.seed)
-    if params.pattern is not None:
-        return keep_pattern(scores, params.pattern)
-    return keep_highest(scores, params.sparsity, params.scope)
+    kept = {path: network.get_submodule(path).get_parameter("weight").detach().cpu() != 0 for path in layers}
+    if params.pattern is None:
+        return keep_highest(scores, sparsity, params.scope, kept)
+    if ":" in params.pattern:
+        return {path: mask & kept[path] for path, mask in keep_pattern(scores, params.pattern).items()}
+    return keep_blocks(scores, params.pattern, sparsity, params.scope, kept)
 
 
 def _check_pattern(network: PreTrainedModel, layers: Sequence[str], pattern: str) -> None:
-    group = int(pattern.split(":")[1])
+    first, second = (int(part) for part in re.split("[:x]", pattern))
+    rows, columns = (1, second) if ":" in pattern else (first, second)
     for path in layers:
-        width = network.get_submodule(path).get_parameter("weight").shape[1]
-        if width % group:
-            raise InputError(f"prune.pattern {pattern}: {path} has {width} inputs, which {group} does not divide")
+        weight = network.get_submodule(path).get_parameter("weight")
+        for count, size, name in zip(weight.shape, (rows, columns), ("outputs", "inputs"), strict=True):
+            if count % size:
+                raise InputError(f"prune.pattern {pattern}: {path} has {count} {name}, which {size} does not divide")

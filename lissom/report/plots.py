@@ -154,7 +154,8 @@ def heads(scores: Sequence[Sequence[float]], kept: Sequence[Sequence[int]]) -> s
         figure = Figure(figsize=(_WIDTH, 0.32 * len(rows) + 1.1), layout="constrained")
         axes = figure.subplots()
         grid = [[*row, *[math.nan] * (widest - len(row))] for _, row in rows]
-        image = axes.imshow(grid, cmap="BuGn", aspect="auto", vmin=0)
+        lowest = min(min(row) for _, row in rows)
+        image = axes.imshow(grid, cmap="BuGn", aspect="auto", vmin=min(0.0, lowest))
         for place, (site, row) in enumerate(rows):
             for head in set(range(len(row))) - set(kept[site]):
                 axes.plot([head], [place], "x", color=_AMBER, markersize=7)

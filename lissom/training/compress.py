@@ -5,16 +5,18 @@ from typing import Any
 
 import torch
 
+from lissom.console import note
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import KeepVocabulary, SparseWeights
+from lissom.parallel.world import World
 from lissom.training.config import RecoveryParams
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.loop import TrainingResult, precision_name
 from lissom.training.losses import against_teacher
 from lissom.training.recipe import Recipe
-from lissom.training.sparsity import KeepZeros
+from lissom.training.sparsity import KeepZeros, zeros_of
 from lissom.training.teacher import Renumbered, Teacher
 
 
@@ -51,6 +53,8 @@ def compress(
     Raises:
         InputError: an edit does not fit the model, or low-rank adapters would fill the zeros of its weights.
     """
+    if recipe.needs_whole and lesson.world is not None:
+        lesson = replace(lesson, world=_with_whole_networks(lesson.world))
     model.edit(recipe.edits)
     if recipe.calibrate is not None:
         recipe.calibrate(model)
@@ -79,9 +83,31 @@ def compress(
     after = () if recipe.finish is None else tuple(recipe.finish(model))
     if after:
         model.edit(after)
+    _tell_zeros(model)
+    if after:
         scorer = lesson.scorer(model, training or RecoveryParams())
     metrics["dev_score"] = scorer() if result is None or after else result.best_score
     return CompressionResult({**metrics, **recipe.facts}, result)
+
+
+def _with_whole_networks(world: World) -> World:
+    """Return the processes as replicas, each of which has the whole network."""
+    params = world.params
+    if params.tensor == params.pipeline == 1 and not params.shard:
+        return world
+    whole = {"data": params.world, "tensor": 1, "pipeline": 1, "shard": False, "sequence": False, "schedule": "1f1b"}
+    params = params.model_copy(update=whole)
+    note(f"parallel: the method looks at all weights in every step: here it is {params.factors}")
+    return replace(world, params=params)
+
+
+def _tell_zeros(model: CompressedModel) -> None:
+    """Let the manifest's last sparse edit tell the zeros that there are now; edits before it are told as they were."""
+    edits = list(model.manifest.edits)
+    place = next((place for place in reversed(range(len(edits))) if isinstance(edits[place], SparseWeights)), None)
+    if place is not None:
+        edits[place] = edits[place].model_copy(update={"sparsity": zeros_of(model.network)})
+        model.manifest = model.manifest.model_copy(update={"edits": tuple(edits)})
 
 
 def _with_tokens_of(model: CompressedModel, teacher: Teacher) -> Teacher:

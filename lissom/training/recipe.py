@@ -25,6 +25,9 @@ class Recipe:
     """Factors of the learning rate, keyed by regular expressions over parameter names; the first match applies."""
     penalty: Callable[[nn.Module], Tensor] | None = None
     """A scalar function of the network's weights, added to the loss."""
+    needs_whole: bool = False
+    """Whether hooks and masks look at all weights of the network during a training, which no process has if it is cut
+    into stages, shards or pieces."""
     trainings: int = 1
     """Trainings in a row, each with a new optimiser and schedule."""
     between: Callable[[CompressedModel, int], None] | None = None

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
 
+from lissom.models.sites import attention_sites, ffn_sites
 from lissom.training.hooks import Hook
 
 
@@ -33,6 +35,20 @@ class KeepZeros(Hook):
         with torch.no_grad():
             for weight, mask in self._masks:
                 weight.mul_(mask)
+
+
+def zeros_of(network: PreTrainedModel) -> float:
+    """Return the share of zeros among the weights of the Linear layers of attentions and feed-forward networks."""
+    layers = (network.get_submodule(path) for path in projections(network))
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
+    count = sum(weight.numel() for weight in weights)
+    return sum(int((weight == 0).sum()) for weight in weights) / count if count else 0.0
+
+
+def projections(network: PreTrainedModel) -> list[str]:
+    """Return the paths of the projections of all attentions and feed-forward networks."""
+    attention = [path for site in attention_sites(network) for path in (site.query, site.key, site.value, site.output)]
+    return attention + [path for site in ffn_sites(network) for path in (*site.inputs, site.output)]
 
 
 def _trained(layer: nn.Linear) -> Tensor:

@@ -101,6 +101,9 @@ def test_influence_is_of_real_tokens_alone():
 def test_positions():
     assert by_position("top", 2, 6) == (0, 1) and by_position("bottom", 2, 6) == (4, 5)
     assert by_position("alternate", 3, 6) == (0, 2, 5)
+    assert by_position("bottom", 3, 6, keep_first=True) == (0, 4, 5) and by_position(
+        "bottom", 1, 6, keep_first=True
+    ) == (0,)
     assert highest([0.1, 0.9, 0.5, 0.5], 2, keep_first=False) == (1, 2)
     assert highest([0.1, 0.9, 0.5, 0.5], 2, keep_first=True) == (0, 1)
 

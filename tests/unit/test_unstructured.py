@@ -1,5 +1,8 @@
 """Pruning of single weights: exact counts, scores by hand, zeros that stay, and a file that is smaller."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,9 +11,9 @@ from lissom.data.batches import sorted_batches
 from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
-from lissom.models.edits import FakeQuantize, SparseWeights
-from lissom.prune.criteria import scores_of
-from lissom.prune.masks import keep_highest, keep_pattern, prunable, ranks
+from lissom.models.edits import FakeQuantize, LowRank, SparseWeights
+from lissom.prune.criteria import batches_for, scores_of
+from lissom.prune.masks import keep_blocks, keep_highest, keep_pattern, ranks
 from lissom.prune.plan import plan
 from lissom.prune.sparse_config import UnstructuredPruning
 from lissom.prune.unstructured import Gradual, scheduled
@@ -22,6 +25,7 @@ from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.loop import fit
 from lissom.training.recipe import Recipe
+from lissom.training.sparsity import projections
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, tables_in
@@ -49,7 +53,7 @@ def pruned(model, lesson, params):
 
 
 def zeros_of(model):
-    return {path: model.network.get_submodule(path).weight == 0 for path in prunable(model.network)}
+    return {path: model.network.get_submodule(path).weight == 0 for path in projections(model.network)}
 
 
 def share(zeros):
@@ -92,7 +96,7 @@ def test_patterns_keep_the_best_of_every_group():
 def test_taylor_is_the_change_of_the_loss():
     """For a loss that is linear in a weight; gradient and snip from the same derivative."""
     model, batch = tiny.model("bert"), next(sorted_batches(examples(), 40, 0))
-    path = prunable(model.network)[-1]
+    path = projections(model.network)[-1]
 
     def linear(logits, _):
         return logits_weight.sum() + 0 * logits.sum()
@@ -110,7 +114,7 @@ def test_taylor_is_the_change_of_the_loss():
 def test_taylor_does_not_see_a_rescaling_and_magnitude_does():
     """Queries times 4 and keys over 4: the same network."""
     model, batches = tiny.model("bert"), list(sorted_batches(examples(), 8, 0))
-    paths = [path for path in prunable(model.network) if path.endswith((".query", ".key"))][:2]
+    paths = [path for path in projections(model.network) if path.endswith((".query", ".key"))][:2]
     before = {
         name: scores_of(name, model.network, paths, batches, model.manifest.task.loss, "global", 0)
         for name in ("taylor", "magnitude")
@@ -130,7 +134,7 @@ def test_taylor_does_not_see_a_rescaling_and_magnitude_does():
 
 def test_the_gradient_of_a_gate_is_weight_times_gradient():
     model, batch = tiny.model("bert"), next(sorted_batches(examples(), 40, 0))
-    path = prunable(model.network)[0]
+    path = projections(model.network)[0]
     layer = model.network.get_submodule(path)
     gate = torch.ones_like(layer.weight, requires_grad=True)
     handle = layer.register_forward_hook(lambda _, args, __: F.linear(args[0], layer.weight * gate, layer.bias))
@@ -144,7 +148,7 @@ def test_the_gradient_of_a_gate_is_weight_times_gradient():
 def test_both_must_be_small(scope):
     """What is removed has both ranks at most that of the last one removed."""
     model, batches = tiny.model("bert"), list(sorted_batches(examples(), 8, 0))
-    layers, loss = prunable(model.network), model.manifest.task.loss
+    layers, loss = projections(model.network), model.manifest.task.loss
     both = scores_of("magnitude_and_gradient", model.network, layers, batches, loss, scope, 0)
     masks = keep_highest(both, 0.4, scope)
     single = [scores_of(name, model.network, layers, batches, loss, scope, 0) for name in ("magnitude", "gradient")]
@@ -203,7 +207,7 @@ class Watch(Hook):
 def test_rounds_only_remove():
     model, params = tiny.model("bert"), params_of(schedule="cubic", sparsity=0.8, rounds=5, ramp=0.8)
     watch = Watch(model)
-    hooks = [Gradual(prunable(model.network), params), watch]
+    hooks = [Gradual(projections(model.network), params), watch]
     fit(model.network, examples(), 0, tiny.LOSS, TRAINING, hooks=hooks)
     shares = [share(zeros) for zeros in watch.seen]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(0.8, abs=1e-3) and len(set(shares)) >= 5
@@ -226,7 +230,7 @@ def test_a_killed_round_goes_on_as_if_nothing_had_been(tmp_path):
         model = tiny.model("bert")
         params = params_of(schedule="cubic", criterion="taylor", sparsity=0.7, rounds=6)
         checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
-        hooks = [Gradual(prunable(model.network), params), *more]
+        hooks = [Gradual(projections(model.network), params), *more]
         fit(model.network, examples(), 0, tiny.LOSS, TRAINING, hooks=hooks, checkpoints=checkpoints)
         remove_folder(tmp_path / "checkpoint")
         return weights(model.network)
@@ -261,7 +265,7 @@ def test_magnitude_is_better_than_chance():
     for criterion in ("magnitude", "random"):
         model, data = tiny.model("bert"), examples(200)
         fit(model.network, data, 0, tiny.LOSS, TRAINING.model_copy(update={"epochs": 12, "learning_rate": 5e-3}))
-        batches, layers = list(sorted_batches(data, 40, 0)), prunable(model.network)
+        batches, layers = list(sorted_batches(data, 40, 0)), projections(model.network)
         scores = scores_of(criterion, model.network, layers, batches, model.manifest.task.loss, "global", 0)
         with torch.no_grad():
             for path, mask in keep_highest(scores, 0.5, "global").items():
@@ -270,7 +274,87 @@ def test_magnitude_is_better_than_chance():
     assert losses["magnitude"] < losses["random"]
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_sparse_model_becomes_as_sparse_as_asked_for(criterion, lesson):
+    """What was removed before counts, and stays; the manifest tells the zeros that there are."""
+    model = tiny.model("bert")
+    before, _ = pruned(model, lesson, params_of(sparsity=0.3))
+    zeros, result = pruned(model, lesson, params_of(sparsity=0.5, criterion=criterion))
+    assert share(zeros) == pytest.approx(0.5, abs=1e-3) and result.metrics["sparsity"] == share(zeros)
+    assert all((zeros[path] | ~zero).all() for path, zero in before.items())
+    fewer, _ = pruned(model, lesson, params_of(sparsity=0.2, criterion=criterion))
+    assert share(fewer) == share(zeros), "nothing comes back"
+
+
+def test_the_manifest_tells_the_zeros_that_are_left(lesson):
+    model, teacher = tiny.model("bert"), LiveTeacher(tiny.model("bert", 1).network)
+    pruned(model, lesson, params_of(sparsity=0.6))
+    targets = tuple(path for path in projections(model.network) if path.endswith(("query", "key")))
+    compress(model, Recipe(edits=[LowRank(ranks=dict.fromkeys(targets, 4))]), lesson, teacher, None)
+    (edit,) = [edit for edit in model.manifest.edits if isinstance(edit, SparseWeights)]
+    plain = [
+        layer
+        for path in projections(model.network)
+        if path not in targets
+        for layer in [model.network.get_submodule(path)]
+    ]
+    expected = sum(int((layer.weight == 0).sum()) for layer in plain) / sum(layer.weight.numel() for layer in plain)
+    assert edit.sparsity == pytest.approx(expected) and edit.sparsity != pytest.approx(0.6, abs=1e-4)
+
+
+def test_iterations_each_have_a_training(lesson):
+    watch = Starts()
+    own, params = replace(lesson, hooks=lambda _: [watch]), params_of(schedule="iterative", sparsity=0.7, rounds=3)
+    model = tiny.model("bert")
+    watch.model = model
+    zeros, result = pruned(model, own, params)
+    assert watch.shares == pytest.approx([1 - 0.3 ** (number / 3) for number in (1, 2, 3)], abs=1e-3)
+    assert share(zeros) == pytest.approx(0.7, abs=1e-3) and result.metrics["steps"] == 3 * 16
+    assert params_of(schedule="iterative").steps == 3 and params_of(schedule="cubic").steps == 20
+
+
+class Starts(Hook):
+    """Keeps the sparsity with which every training begins."""
+
+    def __init__(self):
+        self.shares = []
+
+    def begin(self, network):
+        self.shares.append(share(zeros_of(self.model)))
+
+
+def test_tiles_go_as_a_whole(lesson):
+    model = tiny.model("bert")
+    zeros, _ = pruned(model, lesson, params_of(pattern="4x8", sparsity=0.5))
+    assert share(zeros) == pytest.approx(0.5, abs=0.01)
+    for zero in zeros.values():
+        tiles = zero.view(zero.shape[0] // 4, 4, zero.shape[1] // 8, 8).sum((1, 3))
+        assert set(tiles.flatten().tolist()) <= {0, 32}
+    scores = {"a": torch.tensor([[9.0, 0, 1, 1], [0, 0, 1, 1]])}
+    kept = keep_blocks(scores, "2x2", 0.5, "global", {"a": torch.ones(2, 4).bool()})
+    assert kept["a"].tolist() == [[True, True, False, False]] * 2, "the sum decides"
+    assert "zero: smaller" in model.manifest.edits[-1].describe()
+
+
+def test_the_batch_of_snip_has_every_label_and_all_lengths():
+    data = examples(200)
+    rare = np.asarray(data.targets).copy()
+    rare[:] = 0
+    rare[[17, 130]] = 1, 2
+    data = replace(data, targets=rare)
+    (batch,) = batches_for("snip", data, 0, 200, seed=0)
+    assert set(batch.targets.tolist()) == {0, 1, 2} and len(batch.targets) == 32
+    (other,) = batches_for("snip", data, 0, 200, seed=1)
+    assert batch.indices.tolist() != other.indices.tolist()
+    lengths = data.lengths[batch.indices.numpy()]
+    assert lengths.max() > np.sort(data.lengths)[31], "not the shortest texts alone"
+
+
 def test_patterns_that_do_not_fit_are_refused(lesson):
+    with pytest.raises(InputError, match=r"prune\.pattern 5x8: .* outputs, which 5 does not divide"):
+        plan(tiny.model("bert"), lesson, params_of(pattern="5x8"))
+    with pytest.raises(ValueError, match=r"set training\.lora: null"):
+        params_of(training=SHORT | {"lora": {}})
     with pytest.raises(InputError, match=r"prune\.pattern 2:7: .* which 7 does not divide"):
         plan(tiny.model("bert"), lesson, params_of(pattern="2:7"))
     with pytest.raises(ValueError, match="N must be less than M"):
