@@ -71,8 +71,8 @@ def measure_inference_energy(
         repeats: number of blocks over which the power is measured, for each runner.
         seconds: length of one block, and of the timing.
         country: required by CodeCarbon.
-        expected: median milliseconds of every runner, as another stage measured them undisturbed. If both runners'
-            medians differ from them by more than a quarter, the conditions say that the measurement was disturbed.
+        expected: median milliseconds of every runner, as another stage measured them undisturbed. If the median
+            of any differs by more than a quarter, the conditions say that the measurement was disturbed.
 
     Raises:
         InputError: the country is not known.
@@ -88,7 +88,9 @@ def measure_inference_energy(
     )
 
 
-def measure_token_energy(runners: Mapping[str, Runner], *, repeats: int, seconds: float, country: str) -> TokenEnergy:
+def measure_token_energy(
+    runners: Mapping[str, Runner], *, repeats: int, seconds: float, country: str, expected: Mapping[str, float]
+) -> TokenEnergy:
     """Measure the energy of a token that is written, in the same way.
 
     Args:
@@ -96,6 +98,7 @@ def measure_token_energy(runners: Mapping[str, Runner], *, repeats: int, seconds
         repeats: number of blocks over which the power is measured, for each runner.
         seconds: length of one block, and of each runner's share of the timing.
         country: required by CodeCarbon.
+        expected: as for `measure_inference_energy`.
 
     Raises:
         InputError: the country is not known.
@@ -103,7 +106,7 @@ def measure_token_energy(runners: Mapping[str, Runner], *, repeats: int, seconds
     timing = measure_latency(runners, [1], threads=1, seconds=len(runners) * seconds)
     watts, power = _power_of(runners, 1, repeats, seconds, country)
     joules = {name: _energy(timing, watts, (name,)) for name in runners}
-    return TokenEnergy(joules=joules, power=power, conditions=timing.conditions)
+    return TokenEnergy(joules=joules, power=power, conditions=compared_with(timing, expected))
 
 
 def compared_with(timing: Timing, expected: Mapping[str, float]) -> Conditions:
@@ -146,8 +149,8 @@ def _power_blocks(runner: Runner, batches: int, repeats: int, seconds: float, co
 
 
 def _watts(reading: EnergyReading) -> float:
-    """Return the energy of a second in which the thread has its CPU for itself."""
-    return reading.energy_kwh * JOULES_PER_KWH / reading.cpu_seconds
+    """Return the energy of a second in which the thread has its CPU for itself; accelerators do not run it."""
+    return (reading.energy_kwh - reading.gpu_kwh) * JOULES_PER_KWH / reading.cpu_seconds
 
 
 def _energy(timing: Timing, watts: Mapping[str, NDArray[np.float64]], names: Sequence[str]) -> Interval:

@@ -11,6 +11,7 @@ import configparser
 import logging
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ class EnergyReading(Section):
     what is wrong with a model of the power."""
     cpu_kwh: float
     gpu_kwh: float
+    """Of all accelerators that this process sees, if it used one; else 0."""
     ram_kwh: float
     co2e_g: float
     intensity_g_per_kwh: float
@@ -173,6 +175,8 @@ class EnergyMeter:
         modes = {getattr(part, "_mode", None) for part in self._tracker._hardware}
         is_measured = bool(modes.intersection(_COUNTED_BY_HARDWARE))
         cpu, gpu, ram = (float(value) for value in (data.cpu_energy, data.gpu_energy, data.ram_energy))
+        if self._alone and not _uses_accelerator():  # CodeCarbon counts all of them, idle ones and others' too
+            gpu = 0.0
         share = min(1.0, strain.own / strain.cpus)
         if self._alone:  # CodeCarbon's model of a process's memory has steps of whole memory modules
             ram = _memory_watts() * seconds / JOULES_PER_KWH * share
@@ -229,6 +233,12 @@ def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:
 def interval_of_energy(kwh: float, error: float) -> Interval:
     """Return an energy with its interval, whose half width is `error`."""
     return Interval(value=kwh, low=max(0.0, kwh - error), high=kwh + error)
+
+
+def _uses_accelerator() -> bool:
+    """Return whether this process has opened an accelerator; without torch it cannot have."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def _memory_watts() -> float:

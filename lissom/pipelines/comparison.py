@@ -58,6 +58,9 @@ def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str)
         old, new = (None if figures is None else figures.get(key) for figures in (before, after))
         change = f"{(new / old - 1) * 100:+.1f} %" if old and new is not None else ""
         lines.append(_row(label, old, new, change, "{:.4g}"))
+    marked = [name for name, figures in ((base, before), ("now", after)) if figures and figures.get("disturbed")]
+    if marked:
+        lines += ["", f"Other load disturbed the measuring of time or energy ({', '.join(marked)}): they do not count."]
     return "\n".join(lines) + "\n"
 
 

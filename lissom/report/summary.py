@@ -7,11 +7,15 @@ _DIGITS = 5
 
 
 def summary(ledger: Ledger, sci: SciStatement) -> dict[str, float | None]:
-    """Return the main figures by name, rounded to five significant digits; DVC shows them in the names' order."""
+    """Return the main figures by name, rounded to five significant digits; DVC shows them in the names' order.
+
+    `disturbed` is 1 if other load disturbed the measuring of time or power.
+    """
     final, teacher, headline = ledger.rows[-1], ledger.rows[0], ledger.headline
     figures = {
         ledger.metric.name: final.score,
         f"{ledger.metric.name}_of_teacher": teacher.score,
+        "disturbed": float((headline.conditions.disturbed or ledger.inference.conditions.disturbed) is not None),
         "compressing_wh": ledger.spent.compressing.value * 1000,
         "joules_per_1000_inferences": ledger.inference.artifact.value,
         "megabytes": final.megabytes,

@@ -91,7 +91,8 @@ def decide(duel: Duel, metric: Metric, gates: GatesParams) -> tuple[bool, str]:
     """Return whether the new version replaces the champion, and why.
 
     It does if its score is better beyond the interval; or if its score is not worse beyond the interval, nor by more
-    than `gates.champion_margin`, and it is clearly faster or smaller and not clearly slower or bigger.
+    than `gates.champion_margin`, and it is clearly faster or smaller and not clearly slower or bigger, of
+    which a disturbed measurement tells nothing.
     """
     drop, speedup, smaller = duel.scores.drop, duel.speedup, duel.times_smaller
     on_dev = f"{metric.name} on dev is {metric.show_change(drop.value, 0)} against the champion's"
@@ -110,6 +111,11 @@ def decide(duel: Duel, metric: Metric, gates: GatesParams) -> tuple[bool, str]:
         return False, f"{on_dev} ({bounds}): no difference, and it is {1 / smaller:.2f} times bigger"
     better = [f"{smaller:.2f} times smaller"] if smaller > _CLEAR else []
     better += [f"{speedup.value:.2f} times faster"] if disturbed is None and faster else []
+    if better and disturbed is not None:
+        return False, (
+            f"{on_dev} ({bounds}): no difference; it is {' and '.join(better)}, but whether it is slower is uncertain: "
+            f"{disturbed}"
+        )
     if better:
         return True, f"{' and '.join(better)}, and {on_dev} ({bounds}): no difference"
     unsure = "" if disturbed is None else f"; whether it is faster is uncertain: {disturbed}"

@@ -58,12 +58,10 @@ class Run:
         mlflow.log_params({name: redacted(str(value))[:_LONGEST_PARAM] for name, value in flatten(params)})
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log the numbers among nested metrics under dotted names; texts and gaps are left to the artefacts."""
+        """Log the numbers among nested metrics under dotted names; other texts and gaps are left to the artefacts."""
         import mlflow
 
-        mlflow.log_metrics(
-            {name: float(value) for name, value in flatten(metrics) if isinstance(value, int | float)}, step=step
-        )
+        mlflow.log_metrics(dict(numbers_of(metrics)), step=step)
 
     def log_files(self, *paths: Path) -> None:
         """Log files as artefacts."""
@@ -100,9 +98,8 @@ class Run:
         client = mlflow.MlflowClient()
         for path in paths:
             client.log_artifact(self.parent, str(path))
-        for name, value in flatten(metrics or {}):
-            if isinstance(value, int | float):
-                client.log_metric(self.parent, name, float(value))
+        for name, number in numbers_of(metrics or {}):
+            client.log_metric(self.parent, name, number)
         for name, value in (tags or {}).items():
             client.set_tag(self.parent, name, redacted(value))
 
@@ -261,6 +258,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten({str(number): part for number, part in enumerate(value)}, f"{name}.")
         else:
             yield shortened(name, _LONGEST_NAME), value
+
+
+def numbers_of(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the numbers among nested metrics; of `disturbed`, whose value is the reason or null, 1 or 0."""
+    for name, value in flatten(metrics):
+        if isinstance(value, int | float):
+            yield name, float(value)
+        elif name.rpartition(".")[2] == "disturbed":
+            yield name, float(value is not None)
 
 
 def escaped(text: str) -> str:

@@ -46,6 +46,33 @@ def measure(monkeypatch, times, powers, expected=None, conditions=QUIET):
     return measure_inference_energy(runners, 4, repeats=3, seconds=1.0, country="DEU", expected=expected or {})
 
 
+def test_accelerators_do_not_run_an_inference():
+    of_cpu, idle = reading(), reading(gpu_kwh=5e-4, energy_kwh=3e-6 + 5e-4)
+    assert inference._watts(idle) == pytest.approx(inference._watts(of_cpu))
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_accelerators_count_where_the_process_has_opened_one(used, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    with EnergyMeter("DEU") as meter:
+        work(0.1)
+        tracker = meter._tracker
+        stop = tracker.stop
+
+        def with_idle_ones():
+            result = stop()
+            tracker.final_emissions_data.gpu_energy = 2e-3
+            return result
+
+        tracker.stop = with_idle_ones
+    assert meter.reading.gpu_kwh == (2e-3 if used else 0)
+    assert meter.reading.energy_kwh == pytest.approx(
+        meter.reading.cpu_kwh + meter.reading.ram_kwh + meter.reading.gpu_kwh
+    )
+
+
 def test_energy_is_power_times_latency(monkeypatch):
     outcome = measure(
         monkeypatch,

@@ -37,3 +37,6 @@ def test_retraining_is_refused_by_the_direction_of_the_metric():
     assert _against_base(figures(ACCURACY, 0.9), figures(ACCURACY, 0.95), "main", 0.02) == []
     assert len(_against_base(figures(ACCURACY, 0.9), figures(ACCURACY, 0.85), "main", 0.02)) == 1
     assert "| perplexity | 20.0000 | 15.0000 | -5.000 |" in table(before, figures(PERPLEXITY, 15.0), "main")
+    busy = {**figures(PERPLEXITY, 15.0), "disturbed": "threads waited"}
+    assert "disturbed the measuring of time or energy (now)" in table(before, busy, "main")
+    assert "disturbed" not in table(before, figures(PERPLEXITY, 15.0), "main")

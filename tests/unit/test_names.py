@@ -14,7 +14,7 @@ from lissom.errors import ParamsError
 from lissom.params import check_params
 from lissom.tracking import answering, comparison
 from lissom.tracking.registry import default_name
-from lissom.tracking.runs import escaped, flatten, open_run
+from lissom.tracking.runs import escaped, flatten, numbers_of, open_run
 
 LABELS = [
     "Q&A", "Q-x26-A", "Q-x2d-x26-A", "C++", "C--", "50%", "a/b", "a//b", "/a", "a/", "..", "a.b", "a:b", "a_b", "a b", " a",
@@ -103,3 +103,8 @@ def test_characters_that_the_terminal_lacks_end_no_command():
     env = os.environ | {"PYTHONIOENCODING": "latin-1"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"gut \\U0001f600\n"), done.stderr
+
+
+def test_what_disturbed_a_measurement_is_1_in_the_store():
+    metrics = {"speed": 2.5, "disturbed": "threads waited", "latency": {"disturbed": None, "method": "pinned"}}
+    assert dict(numbers_of(metrics)) == {"speed": 2.5, "disturbed": 1.0, "latency.disturbed": 0.0}

@@ -85,6 +85,7 @@ def duel(drop=0.0, width=0.01, speedup=1.0, smaller=1.0, conditions=QUIET) -> Du
         (duel(speedup=2.0, smaller=0.5), False, "2.00 times bigger"),
         (duel(speedup=2.0, conditions=BUSY), False, "is uncertain: threads waited"),
         (duel(drop=-0.02, speedup=0.5, conditions=BUSY), True, "improvement"),
+        (duel(speedup=0.2, smaller=1.06, conditions=BUSY), False, "whether it is slower is uncertain: threads waited"),
     ],
 )
 def test_a_champion_is_replaced_by_what_is_clearly_better(outcome, wins, words):

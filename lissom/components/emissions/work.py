@@ -7,7 +7,7 @@ from lissom.components.stage import Outcome, Stage
 from lissom.emissions.inference import TokenEnergy, measure_inference_energy, measure_token_energy
 from lissom.emissions.meter import JOULES_PER_KWH
 from lissom.emissions.payback import payback
-from lissom.evaluate.figures import EAGER, VARIANT
+from lissom.evaluate.figures import EAGER, VARIANT, Writing
 from lissom.evaluate.variant import eager_runner, timed_batches
 from lissom.evaluate.writing import engines, prompts_of, token_runner
 from lissom.export.exported import Exported, open_exported
@@ -28,7 +28,7 @@ def measure_emissions(stage: Stage) -> Outcome:
     torch.set_num_threads(1)
     exported = open_exported(stage.inputs["export"])
     runners = {
-        "teacher": eager_runner(teacher, batches),
+        "teacher": eager_runner(teacher, batches, exported.serving.get("beams", 1)),
         "artifact": exported.runner(final_batches, threads=1),
     }
     measured = evaluations[FINAL].headline
@@ -37,7 +37,8 @@ def measure_emissions(stage: Stage) -> Outcome:
         runners, len(batches), repeats=params.repeats, seconds=params.seconds, country=params.country,
         expected=expected if measured.conditions.disturbed is None else {},
     )  # fmt: skip
-    writing = _writing(stage, teacher, exported) if evaluations[FINAL].writing else None
+    speeds = evaluations[FINAL].writing
+    writing = _writing(stage, teacher, exported, speeds) if speeds else None
     spent = energy_spent(model.manifest, evaluations)
     saved = Interval(**{name: value / _JOULES for name, value in energy.saved.model_dump().items()})
     return Outcome(
@@ -50,9 +51,13 @@ def measure_emissions(stage: Stage) -> Outcome:
     )
 
 
-def _writing(stage: Stage, teacher: CompressedModel, exported: Exported) -> TokenEnergy:
+def _writing(stage: Stage, teacher: CompressedModel, exported: Exported, speeds: Writing) -> TokenEnergy:
     """Return the energy of a token that a language model's engines write."""
     params, context = stage.params.emissions, int(exported.serving["max_length"])
     prompt = prompts_of(stage.encode(teacher, "test"), context)[0]
     runners = {name: token_runner(step, prompt) for name, step in engines(teacher, exported, context).items()}
-    return measure_token_energy(runners, repeats=params.repeats, seconds=params.seconds, country=params.country)
+    is_quiet = speeds.token_conditions.disturbed is None
+    return measure_token_energy(
+        runners, repeats=params.repeats, seconds=params.seconds, country=params.country,
+        expected={name: speed.token.p50 for name, speed in speeds.engines.items()} if is_quiet else {},
+    )  # fmt: skip
