@@ -17,7 +17,7 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.claims import PerSeed, claim, paired
+from benchmarks.claims import PerSeed, claim, paired, undisturbed
 from benchmarks.data import AG_NEWS_TEST, SETS, write_data
 from benchmarks.provenance import ROOT, data_digest
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
@@ -53,7 +53,7 @@ _EPOCHS_REHEARSED = 0.1
 
 NOTES = (
     "p50_ms, p95_ms: batch 1, all cores; pinned_ms: median on one pinned core, where other load cannot slow one runner alone. All "
-    "latencies of a data set and a seed are of one session; disturbed names the sessions that other load disturbed; in old rows, faster_than_eager of the steps between is of another",
+    "latencies of a data set and a seed are of one session; disturbed_ is 1 in sessions that other load disturbed, of which no speed is claimed; in old rows, faster_than_eager of the steps between is of another",
     f"plain dynamic int8: torch's exporter, quantize_dynamic. The first baseline of that name, at 009bb73, was quantize_dynamic on "
     f"lissom's graph with fused attention, which is faster and has the row '{FUSED}' since",
     "speedup_strongest_int8_b1_pinned is over the faster one of the two, run by run",
@@ -128,7 +128,8 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
         return rows.take(figure, data="sst2", variant=variant)
 
     def over(baseline: str, figure: str) -> PerSeed:
-        return paired(lambda slow, fast: slow / fast, take(figure, baseline), take(figure, FINAL))
+        ratio = paired(lambda slow, fast: slow / fast, take(figure, baseline), take(figure, FINAL))
+        return undisturbed(ratio, take(f"disturbed_{figure}", FINAL))
 
     strongest = paired(min, over(PLAIN, "pinned_ms"), over(FUSED, "pinned_ms"))
     kept = paired(
@@ -189,14 +190,14 @@ def _score(model: CompressedModel, test: Encoded, export: Path) -> float:
 
 
 def _latency(variant: str, times: Mapping[str, Timing]) -> dict[str, Any]:
-    disturbed = [setting for setting, timing in times.items() if timing.conditions.disturbed is not None]
+    disturbed = {setting: float(timing.conditions.disturbed is not None) for setting, timing in times.items()}
     return {
         **{column: times[setting].latency(variant).p50 for setting, column in _COLUMNS.items()},
+        **{f"disturbed_{column}": disturbed[setting] for setting, column in _COLUMNS.items()},
         "p95_ms": times[ALL].latency(variant).p95,
         "faster_than_eager": times[ALL].ratio(EAGER, variant).value,
         "faster_than_eager_pinned": times[PINNED].ratio(EAGER, variant).value,
         "faster_than_onnx_pinned": times[PINNED].ratio(ONNX_FP32, variant).value,
-        "disturbed": "; ".join(disturbed) or None,
     }
 
 

@@ -113,9 +113,11 @@ def _value(claim: Mapping[str, Any], form: str, unit: str, factor: float = 1.0) 
     if claim["value"] is None:
         return "?"
     value = f"{claim['value'] * factor:{form}}{unit}"
+    missed = "its bar is missed" if claim["holds"] == "no" else ""
     if claim["low"] is None:
-        return value
-    return f"{value} ({claim['low'] * factor:{form}} to {claim['high'] * factor:{form}})"
+        return f"{value} ({missed})" if missed else value
+    interval = f"{claim['low'] * factor:{form}} to {claim['high'] * factor:{form}}"
+    return f"{value} ({interval}{'; ' if missed else ''}{missed})"
 
 
 def _speeds(claims: Mapping[str, Mapping[str, Any]]) -> str:
