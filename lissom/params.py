@@ -145,9 +145,10 @@ class Params(Section):
                 f"embeddings, and data.task is {self.data.task}; set export.formats: [onnx]"
             )
         if len(of_gguf) < len(self.quantize):
+            other = next(method.method for method in self.quantize if method.method != "gguf")
             raise ValueError(
-                "quantize.method: int8 quantises activations, which a GGUF file cannot express; set quantize.method to "
-                "gguf, or to none: export.gguf.types quantise the weights anyway"
+                f"quantize.method: {other} stores the model in a form that a GGUF file cannot express; set "
+                "quantize.method to gguf, or to none: export.gguf.types quantise the weights anyway"
             )
         missing = [method.type for method in of_gguf if method.type not in self.export.gguf.types]
         if missing:

@@ -40,12 +40,13 @@ def plan(model: CompressedModel, lesson: Lesson, params: LowRankFactorization) -
     grams: dict[str, Tensor] = {}
     rows: dict[str, Tensor] = {}
     if params.weighting != "none":
-        batches = calibration_batches(model, lesson, params.calibration_examples, params.seed)
+        at_once = 1 if params.weighting == "fisher" else 32  # the square of a mean gradient is not the mean square
+        batches = calibration_batches(model, lesson, params.calibration_examples, params.seed, at_once)
         if params.weighting == "inputs":
             grams = input_grams(network, layers, batches)
         else:
             rows = fisher_rows(network, layers, batches, model.manifest.task)
-    ranks = choose_ranks(layers, grams, params.keep, params.by)
+    ranks = choose_ranks(layers, grams, rows, params.keep, params.by)
     if not ranks:
         raise InputError(f"low_rank: keep: {params.keep} by {params.by} saves nothing on any projection; lower it")
     factors = {
@@ -60,19 +61,36 @@ def plan(model: CompressedModel, lesson: Lesson, params: LowRankFactorization) -
             fill(layer, second, first, layer.second.bias)
 
     kept = sum(rank * sum(layers[path].weight.shape) for path, rank in ranks.items())
-    facts = {"projections": len(ranks), "kept": kept / sum(layers[path].weight.numel() for path in ranks)}
+    facts = {
+        "projections": len(ranks),
+        "left_as_they_are": len(layers) - len(ranks),
+        "kept": kept / sum(layers[path].weight.numel() for path in ranks),
+    }
     return Recipe(edits=[LowRank(ranks=ranks)], calibrate=set_factors, facts=facts)
 
 
 def choose_ranks(
-    layers: Mapping[str, nn.Linear], grams: Mapping[str, Tensor], keep: float, by: Literal["ratio", "energy", "budget"]
-) -> dict[str, int]:
-    """Return the rank of every projection that a factorisation makes smaller; others are left out."""
+    layers: Mapping[str, nn.Linear], grams: Mapping[str, Tensor], rows: Mapping[str, Tensor], keep: float,
+    by: Literal["ratio", "energy", "budget"],
+) -> dict[str, int]:  # fmt: skip
+    """Return the rank of every projection that a factorisation makes smaller; others are left out.
+
+    Args:
+        layers: the projections.
+        grams: the mean of x x^T of their inputs, if the SVD is weighted by inputs.
+        rows: weights of their rows, if it is weighted by rows.
+        keep: what is kept.
+        by: what `keep` is a share of.
+    """
     limits = {path: largest_rank(*layer.weight.shape) for path, layer in layers.items()}
     if by == "ratio":
         ranks = {path: int(keep * layer.weight.numel() / sum(layer.weight.shape)) for path, layer in layers.items()}
         return {path: max(rank, 1) for path, rank in ranks.items() if limits[path] >= 1}
-    squares = {path: singular_values(layer.weight, grams.get(path)).square() for path, layer in layers.items()}
+    weights = {
+        path: layer.weight.detach() * rows[path][:, None] if path in rows else layer.weight.detach()
+        for path, layer in layers.items()
+    }
+    squares = {path: singular_values(weight, grams.get(path)).square() for path, weight in weights.items()}
     if by == "energy":
         ranks = {path: int((values.cumsum(0) < keep * values.sum()).sum()) + 1 for path, values in squares.items()}
         return {path: rank for path, rank in ranks.items() if rank <= limits[path]}
@@ -86,6 +104,11 @@ def _within(
     """Give the ranks with the largest error per weight first, until the budget is spent; each matrix has one."""
     ranks = {path: 1 for path in costs if limits[path] >= 1}
     left = budget - sum(costs[path] for path in ranks)
+    if left < 0:
+        raise InputError(
+            f"low_rank: keep by budget allows {budget:,} weights, and rank 1 of every projection has "
+            f"{budget - left:,}; raise keep"
+        )
     # Matrices differ in scale, so squared singular values are compared as shares of their sum in a matrix.
     gains = {path: (squares[path] / squares[path].sum()).tolist() for path in ranks}
     queue = [(-gains[path][1] / costs[path], path) for path in ranks if limits[path] > 1]
@@ -104,7 +127,10 @@ def _within(
 def fisher_rows(
     network: PreTrainedModel, layers: Mapping[str, nn.Linear], batches: Sequence[Batch], task: Task
 ) -> dict[str, Tensor]:
-    """Return the root of the summed squared gradients of every row of every weight, `[out]`."""
+    """Return the root of the summed squared gradients of every row of every weight, `[out]`.
+
+    Batches of one example give the empirical Fisher information (Hsu et al. 2022, arXiv:2207.00112, equation 4).
+    """
     network.eval()
     sums = {path: torch.zeros(layer.out_features, dtype=torch.float64) for path, layer in layers.items()}
     weights = [layer.weight for layer in layers.values()]

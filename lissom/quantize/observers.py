@@ -37,8 +37,8 @@ def percentile_range(values: Tensor, percentile: float) -> tuple[Tensor, Tensor]
 
 def least_error_range(values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """Return that of 51 ranges, from half of the whole one to all of it, whose rounding has the least squared error."""
-    values = _sampled(values)
     low, high = whole_range(values)
+    values = _sampled(values)
     best, least = (low, high), torch.tensor(float("inf"), device=values.device)
     for ratio in _RATIOS.to(values.device):
         bounds = low * ratio, high * ratio
@@ -50,6 +50,13 @@ def least_error_range(values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 
 
 def _sampled(values: Tensor) -> Tensor:
-    """Return at most so many values as a quantile may be taken of in a moment, evenly spread."""
-    values = values.flatten().float()
-    return values[:: -(-len(values) // _SAMPLE)]
+    """Return about as many values as a quantile may be taken of in a moment: all features of evenly spread tokens.
+
+    A few features are far larger than the others (Dettmers et al. 2022, arXiv:2208.07339, section 4), and a stride over
+    all values that has a factor in common with their number would miss them.
+    """
+    tokens = values.float().reshape(-1, values.shape[-1])
+    count = max(1, _SAMPLE // tokens.shape[1])
+    if len(tokens) > count:
+        tokens = tokens[torch.linspace(0, len(tokens) - 1, count, device=tokens.device).round().long()]
+    return tokens.flatten()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lissom.errors import InputError
 from lissom.models.codebooks import TrainedCodebookEmbedding, TrainedCodebookLinear
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import ProductQuantize
@@ -26,12 +27,20 @@ def plan(model: CompressedModel, _: Lesson, params: ProductQuantization) -> Reci
     """Return the recipe.
 
     Raises:
-        InputError: blocks do not divide the rows of a matrix.
+        InputError: blocks do not divide the rows of a matrix, or it is factorised or quantised already.
     """
     edit = ProductQuantize(**params.model_dump(include={*ProductQuantize.model_fields} - {"kind"}))
     blocks = edit.blocks(model.network)
     for path, block in blocks.items():
-        check_block(path, matrix_of(model.network.get_submodule(path)).shape[1], block)
+        layer = model.network.get_submodule(path)
+        if type(layer) not in (nn.Linear, nn.Embedding):
+            raise InputError(
+                f"product: {path} is a {type(layer).__name__}, factorised or quantised already, which cannot be stored "
+                "as codes; set its part (ffn, attention, table) to null, or leave that method out"
+            )
+        check_block(path, matrix_of(layer).shape[1], block)
+    if not blocks:
+        raise InputError("product: there is nothing to store as codes: the word table of this family stays in floats")
     facts = _sizes(model, edit)
     if params.training is None:
         return Recipe(edits=[edit], facts=facts)

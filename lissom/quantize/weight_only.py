@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lissom.data.batches import Batch
+from lissom.errors import InputError
 from lissom.models.calibration import input_grams
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, GroupWeights
@@ -30,13 +31,18 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
     """Return the recipe. With a training, weights are rounded in every step, and the gradient passes to the exact ones.
 
     Raises:
-        InputError: a pattern of `keep` is no regular expression, or matches nothing.
+        InputError: a pattern of `keep` is no regular expression, or matches nothing; or there is nothing to round.
     """
     edit = GroupWeights(
         bits=params.bits, group=params.group, clip=params.rounding == "mse", smooth=params.rounding == "awq",
         packed=params.kernel == "packed", keep=params.keep, correction=params.correction, table_bits=params.table_bits,
     )  # fmt: skip
     sizes = {path: matrix_of(model.network.get_submodule(path)).numel() for path in edit.paths(model.network)}
+    if not sizes and (params.table_bits is None or params.average_bits is not None):
+        raise InputError(
+            "weight_only: there is no layer to round: all are in `keep`, or factorised or quantised already; change "
+            "keep, or leave one of the methods out"
+        )
     facts: dict[str, Any] = {"bits": params.bits, "layers": len(sizes)}
     calibrates = params.rounding in ("gptq", "awq")
     batches: list[Batch] = []

@@ -8,14 +8,14 @@ from lissom.data.encoding import Encoded
 from lissom.models.compressed import CompressedModel
 from lissom.training.lesson import Lesson
 
-_BATCH_SIZE = 32
 
-
-def calibration_batches(model: CompressedModel, lesson: Lesson, count: int, seed: int) -> list[Batch]:
+def calibration_batches(
+    model: CompressedModel, lesson: Lesson, count: int, seed: int, batch_size: int = 32
+) -> list[Batch]:
     """Return `count` labelled training examples, drawn at random, in batches."""
     data = lesson.texts(model)
     members = calibration_sample(data, count, seed)
-    parts = np.split(members, range(_BATCH_SIZE, len(members), _BATCH_SIZE))
+    parts = np.split(members, range(batch_size, len(members), batch_size))
     return [collate(data, part, model.pad_id) for part in parts]
 
 

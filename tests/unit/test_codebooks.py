@@ -24,7 +24,7 @@ from lissom.models.codebooks import (
 )
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
-from lissom.models.edits import HalfWeights, ProductQuantize
+from lissom.models.edits import HalfWeights, LowRank, ProductQuantize
 from lissom.quantize.compact_config import Half, ProductQuantization
 from lissom.quantize.plan import plan
 from lissom.quantize.product import BlockNoise
@@ -217,6 +217,20 @@ def test_without_training_nothing_is_trained(lesson):
 
 
 def test_what_cannot_be_done_is_refused(lesson):
+    factorised = tiny.model("bert")
+    factorised.edit([LowRank(ranks={"bert.encoder.layer.0.intermediate.dense": 4})])
+    for training in (None, {}):
+        with pytest.raises(InputError, match=r"0\.intermediate\.dense is a LowRankLinear, factorised or quantised"):
+            plan(
+                factorised,
+                lesson,
+                ProductQuantization.model_validate(
+                    {"method": "product", "ffn": 4, "attention": 2, "table": 4, "training": training}
+                ),
+            )
+    of_table = ProductQuantization(method="product", ffn=None, attention=None, training=None)
+    with pytest.raises(InputError, match="the word table of this family stays in floats"):
+        plan(tiny.model("gemma2"), lesson, of_table)
     params = ProductQuantization(method="product", ffn=5, training=None)
     with pytest.raises(InputError, match=r"blocks of 5 do not divide the 32 inputs of bert\.encoder"):
         plan(tiny.model("bert"), lesson, params)

@@ -9,13 +9,13 @@ from torch import nn
 from lissom.errors import InputError
 from lissom.export.onnx import export_onnx
 from lissom.factorize.config import KroneckerFactorization, LowRankFactorization, TensorTrainFactorization
-from lissom.factorize.low_rank import choose_ranks
+from lissom.factorize.low_rank import choose_ranks, fisher_rows
 from lissom.factorize.plan import plan
 from lissom.models.anatomy import anatomy
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import FakeQuantize, Kronecker, LowRank, StoreIntegers, TensorTrain
-from lissom.models.edits.low_rank import largest_rank
+from lissom.models.edits.low_rank import fill, largest_rank
 from lissom.models.factors import (
     KroneckerEmbedding,
     KroneckerLinear,
@@ -23,10 +23,12 @@ from lissom.models.factors import (
     TensorTrainEmbedding,
     TensorTrainLinear,
 )
+from lissom.models.linear_algebra import low_rank
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.training.compress import compress
 from lissom.training.lesson import Lesson
+from lissom.training.sampling import calibration_batches
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, tables_in
@@ -48,17 +50,19 @@ def layers_of(*shapes):
 
 def test_ranks_by_share_energy_and_budget():
     layers = layers_of((32, 32), (64, 32), (32, 64))
-    assert choose_ranks(layers, {}, 0.5, "ratio") == {"0": 8, "1": 10, "2": 10}
+    assert choose_ranks(layers, {}, {}, 0.5, "ratio") == {"0": 8, "1": 10, "2": 10}
     with torch.no_grad():
         layers["0"].weight.copy_(torch.randn(32, 2) @ torch.randn(2, 32) + 1e-3 * torch.randn(32, 32))
-    energy = choose_ranks(layers, {}, 0.99, "energy")
+    energy = choose_ranks(layers, {}, {}, 0.99, "energy")
     assert energy["0"] <= 2 and "1" not in energy  # of random matrices, the rank would save nothing
     total = sum(layer.weight.numel() for layer in layers.values())
     for keep in (0.2, 0.5):
-        ranks = choose_ranks(layers, {}, keep, "budget")
+        ranks = choose_ranks(layers, {}, {}, keep, "budget")
         used = sum(rank * sum(layers[path].weight.shape) for path, rank in ranks.items())
         assert keep * total - 96 <= used <= keep * total
         assert ranks["0"] <= 3  # more would lower the error of that matrix by nothing
+    with pytest.raises(InputError, match=r"allows 5 weights, and rank 1 of every projection has 256; raise keep"):
+        choose_ranks(layers, {}, {}, 0.001, "budget")
     assert largest_rank(768, 768) == 383 and largest_rank(768, 3072) == 614
 
 
@@ -153,6 +157,40 @@ def test_low_rank_is_planned_applied_and_trained(by, weighting, lesson, tmp_path
     with torch.no_grad():
         batch = tiny.batch("bert")
         assert torch.equal(logits_of(load(tmp_path / "model").network, batch), logits_of(model.network.eval(), batch))
+
+
+def test_weights_of_rows_choose_the_ranks():
+    """A matrix whose heavy rows have rank 2 needs no more; plainly it would."""
+    layers = layers_of((32, 32))
+    heavy = torch.ones(32)
+    heavy[2:] = 1e-4
+    plain = choose_ranks(layers, {}, {}, 0.7, "energy").get("0", 99)
+    assert choose_ranks(layers, {}, {"0": heavy}, 0.7, "energy")["0"] <= 2 < plain
+
+
+def test_fisher_information_is_of_single_examples(lesson):
+    """The root of the summed squares of every example's own gradient; of a mean gradient it would be less."""
+    model = tiny.model("bert")
+    path = "bert.encoder.layer.1.intermediate.dense"
+    layers = {path: model.network.get_submodule(path)}
+    batches = calibration_batches(model, lesson, 6, 0, 1)
+    found = fisher_rows(model.network, layers, batches, model.manifest.task)[path]
+    total = torch.zeros(layers[path].out_features)
+    for batch in batches:
+        loss = model.manifest.task.loss(logits_of(model.network, batch), batch.targets)
+        (gradient,) = torch.autograd.grad(loss, layers[path].weight)
+        total += gradient.square().sum(1)
+    assert len(batches) == 6 and torch.allclose(found.float(), total.sqrt(), rtol=1e-4)
+    at_once = fisher_rows(model.network, layers, calibration_batches(model, lesson, 6, 0), model.manifest.task)[path]
+    assert at_once.sum() < 0.9 * found.sum()
+
+
+def test_a_low_rank_layer_is_its_matrix_and_bias():
+    layer = nn.Linear(12, 10)
+    factors = LowRankLinear(12, 10, 10, bias=True)
+    fill(factors, *low_rank(layer.weight, 10), layer.bias)
+    value = torch.randn(3, 12)
+    assert torch.allclose(factors(value), layer(value), atol=1e-5)
 
 
 def test_weighted_by_inputs_outputs_change_less(lesson):

@@ -189,6 +189,16 @@ def test_ranges_of_observers():
     assert range_of(Int8Training(method="int8"))(values)[1] == 100
 
 
+@pytest.mark.parametrize("width", [384, 768])
+def test_no_feature_is_left_out_of_a_range(width):
+    """Large inputs: a stride over all values would look at some features only."""
+    values = torch.randn(1024, width)
+    values[:, 7] *= 40
+    low, high = percentile_range(values, 99.99)
+    assert high > 20 and low < -20
+    assert least_error_range(values, 255)[1] > 40
+
+
 def test_the_whole_range_covers_all_batches():
     model, ranges = tiny.model("bert"), {}
     for whole in (False, True):

@@ -184,6 +184,13 @@ def test_what_was_trained_is_stored(rounding, lesson, tmp_path):
         assert torch.allclose(logits_of(model.network, batch), trained[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{"average_bits": 4.0}, {"table_bits": None}])
+def test_nothing_to_round_is_refused(changes, lesson):
+    params = WeightOnly.model_validate({"method": "weight_only", "keep": ["."], "training": None, **changes})
+    with pytest.raises(InputError, match="there is no layer to round"):
+        plan(tiny.model("bert"), lesson, params)
+
+
 def test_layers_may_have_other_bits():
     model = tiny.model("bert")
     path = "bert.encoder.layer.2.output.dense"
