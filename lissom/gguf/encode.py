@@ -6,7 +6,9 @@ the importance of every column, and it is the encoder of K-quants, which the pac
 
 import ctypes
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import gguf
 import numpy as np
@@ -14,8 +16,11 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from lissom.errors import InputError, advice_for
+from lissom.serving.cores import usable_cores
 
 _ENGINE = "xllamacpp"
+_WORTH_A_THREAD = 100_000
+"""Weights that take a thread some milliseconds."""
 
 
 def encode(
@@ -42,12 +47,26 @@ def encode(
     result = np.empty((*tensor.shape[:-1], tensor.shape[-1] // block * size), dtype=np.uint8)
     weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
     assert weights is None or weights.shape == (rows.shape[1],)
-    written = _quantize_chunk()(
-        int(kind), rows.ctypes.data, result.ctypes.data, 0, rows.shape[0], rows.shape[1],
-        None if weights is None else weights.ctypes.data,
-    )  # fmt: skip
+    function = _quantize_chunk()
+
+    def write(part: range) -> int:
+        written: int = function(
+            int(kind), rows.ctypes.data, result.ctypes.data, part.start * rows.shape[1], len(part), rows.shape[1],
+            None if weights is None else weights.ctypes.data,
+        )  # fmt: skip
+        return written
+
+    with ThreadPoolExecutor(usable_cores()) as threads:  # ctypes lets go of the interpreter's lock
+        written = sum(threads.map(write, _parts(len(rows), rows.size)))
     assert written == result.nbytes
     return result
+
+
+def _parts(rows: int, size: int) -> list[range]:
+    """Return contiguous parts of rows that are worth a thread."""
+    count = max(1, min(usable_cores(), rows, size // _WORTH_A_THREAD))
+    bounds = [rows * number // count for number in range(count + 1)]
+    return [range(*pair) for pair in pairwise(bounds)]
 
 
 @cache

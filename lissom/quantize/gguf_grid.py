@@ -9,16 +9,18 @@ type, and is left to the export.
 
 from collections.abc import Sequence
 
+import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lissom.gguf.file_types import FILE_TYPES
-from lissom.gguf.grid import block_types, on_grid
+from lissom.gguf.grid import block_types, on_grid, settled
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.models.layers import Indivisible
 from lissom.quantize.config import GgufTraining
+from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -34,10 +36,17 @@ def plan(model: CompressedModel, _: Lesson, params: GgufTraining) -> Recipe:
 
     def keep_rounded(trained: CompressedModel) -> Sequence[Edit]:
         for path in quantised:
-            parametrize.remove_parametrizations(trained.network.get_submodule(path), "weight")
+            layer = trained.network.get_submodule(path)
+            parametrize.remove_parametrizations(layer, "weight")
+            weight = layer.get_parameter("weight")
+            with torch.no_grad():
+                weight.copy_(settled(weight.detach(), quantised[path]))
         return ()
 
-    return Recipe(calibrate=round_weights, finish=keep_rounded, facts={"type": params.type, "layers": len(quantised)})
+    return Recipe(
+        calibrate=round_weights, hooks=[RoundAnew()], finish=keep_rounded,
+        facts={"type": params.type, "layers": len(quantised)},
+    )  # fmt: skip
 
 
 class Grid(nn.Module, Indivisible):
@@ -46,7 +55,34 @@ class Grid(nn.Module, Indivisible):
     def __init__(self, kind: Kind) -> None:
         super().__init__()
         self.kind = kind
+        self._rounded: Tensor | None = None
+        self._of: tuple[int, int] | None = None
+        """Which weight was rounded: where it lies, and how often it had changed."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Map a weight `[out, in]` to the rounded one."""
-        return weight + (on_grid(weight, self.kind) - weight).detach()
+        """Map a weight `[out, in]` to the rounded one, which is kept until the weight changes or `forget` is called."""
+        present = (weight.data_ptr(), weight._version)
+        if self._rounded is None or self._of != present:
+            self._rounded, self._of = on_grid(weight, self.kind), present
+        return weight + (self._rounded - weight).detach()
+
+    def forget(self) -> None:
+        """Round the weight anew next time."""
+        self._rounded = None
+
+
+class RoundAnew(Hook):
+    """Lets weights be rounded anew after every step; a fused optimiser changes them without a trace."""
+
+    def __init__(self) -> None:
+        self._grids: list[Grid] = []
+
+    def begin(self, network: nn.Module) -> None:
+        """Find the grids."""
+        self._grids = [module for module in network.modules() if isinstance(module, Grid)]
+        self.after_step(0, 1)
+
+    def after_step(self, step: int, total: int) -> None:  # noqa: ARG002
+        """Forget what was rounded."""
+        for grid in self._grids:
+            grid.forget()

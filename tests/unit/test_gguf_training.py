@@ -11,11 +11,13 @@ from gguf import GGMLQuantizationType as Kind
 import lissom
 from lissom.data.tables import Row, write_table
 from lissom.errors import ParamsError
+from lissom.gguf import encode
 from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
-from lissom.gguf.grid import block_types, is_on_grid, on_grid
+from lissom.gguf.grid import block_types, is_on_grid, on_grid, settled
 from lissom.gguf.proof import compare, torch_windows
 from lissom.params import check_params
+from lissom.quantize import gguf_grid
 from lissom.quantize.config import GgufTraining, GgufTrainingParams
 from lissom.quantize.gguf_grid import Grid
 from lissom.quantize.plan import plan
@@ -47,6 +49,40 @@ def test_the_grid_is_a_fixed_point_and_passes_the_gradient(kind):
     upstream = torch.randn(6, 64)
     (gradient,) = torch.autograd.grad(rounded, weight, upstream)
     assert torch.equal(gradient, upstream)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q6_K, Kind.Q5_K, Kind.Q4_K, Kind.Q3_K, Kind.Q2_K])
+def test_k_types_come_to_rest(kind):
+    """Their encoders look for scales anew; what is kept of a training they find again."""
+    weight = torch.randn(64, 512)
+    near = on_grid(weight, kind)
+    kept = settled(near, kind)
+    assert is_on_grid(kept.numpy(), kind) and not is_on_grid(weight.numpy(), kind)
+    assert float((on_grid(kept, kind) - kept).norm() / kept.norm()) < 2e-3
+    assert float((kept - near).norm() / near.norm()) < 0.05
+
+
+def test_a_rounded_weight_is_kept_until_the_weight_changes(monkeypatch):
+    calls, real = [], gguf_grid.on_grid
+    monkeypatch.setattr(gguf_grid, "on_grid", lambda *arguments: calls.append(1) or real(*arguments))
+    weight, grid = torch.nn.Parameter(torch.randn(4, 64)), Grid(Kind.Q4_0)
+    first = grid(weight).detach()
+    assert torch.equal(grid(weight), first) and len(calls) == 1
+    with torch.no_grad():
+        weight.mul_(1.5)
+    assert torch.equal(grid(weight), real(weight, Kind.Q4_0)) and len(calls) == 2
+    assert torch.equal(copy.deepcopy(grid)(torch.nn.Parameter(weight.detach().clone())), grid(weight))
+
+
+def test_threads_write_the_same_bytes(monkeypatch):
+    weight = np.random.default_rng(0).standard_normal((37, 512)).astype(np.float32)
+    importance = np.random.default_rng(1).random(512).astype(np.float32)
+    for kind in (Kind.Q4_0, Kind.Q5_K):
+        whole = encode.encode(weight, kind, importance)
+        monkeypatch.setattr(encode, "_WORTH_A_THREAD", 1)
+        monkeypatch.setattr(encode, "usable_cores", lambda: 5)
+        assert np.array_equal(encode.encode(weight, kind, importance), whole)
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
@@ -143,11 +179,11 @@ def test_params_that_do_not_go_together_are_refused():
         ),
         (
             base | {"quantize": {"method": "int8"}, "export": {"formats": ["onnx", "gguf"]}},
-            "which a GGUF file cannot express",
+            "a form that a GGUF file cannot express",
         ),
         (
             gguf_only | {"quantize": {"method": "int8", "training": {"loss": {"temperature": 1}}}},
-            "which a GGUF file cannot express",
+            "a form that a GGUF file cannot express",
         ),
         (gguf_only | {"quantize": {"method": "gguf", "type": "q4_0"}}, r"q4_0 is not among export\.gguf\.types"),
         (language | {"quantize": {"method": "gguf"}}, r"set export\.formats: \[onnx, gguf\]"),
