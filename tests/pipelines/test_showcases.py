@@ -156,6 +156,7 @@ def test_a_language_model_for_ollama(tmp_path):
         "max_kl_divergence": {"q4_0": 2},
     }
     params["export"] |= {"formats": ["onnx", "gguf"], "gguf": gguf}
+    params["quantize"]["type"] = "q4_0"  # the widths of the tiny model are none of a K type
     result.write_params(params)
     for split, count in (("train", 300), ("dev", 30), ("test", 40)):
         texts = [text(generator, generator.randint(10, 40)) for _ in range(count)]
