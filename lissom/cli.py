@@ -152,7 +152,9 @@ def serve(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Answers at the same time; default: as many as cores divided by threads.")
     ] = None,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that wait for an answer; further ones get 503.")] = 64,
+    queue: Annotated[
+        int | None, typer.Option(min=0, help="Requests that wait for an answer; further ones get 503. Default: 64.")
+    ] = None,
 ) -> None:
     """Answer over HTTP: POST /predict {"texts": [...]}, GET /health, GET /model.
 
@@ -162,6 +164,11 @@ def serve(
         from lissom.gguf.running import is_gguf_model
 
         if is_gguf_model(model):
+            if parallel is not None or queue is not None:
+                raise InputError(
+                    f"{model} is served by llama.cpp, which answers one request after the other and lets all others "
+                    "wait: leave out --parallel and --queue"
+                )
             cli_language.serve(model, threads, host, port)
             return
     from lissom.serving.classifier import OnnxClassifier
@@ -171,7 +178,8 @@ def serve(
     from lissom.tracking.fetching import exported_folder
 
     name, folder = exported_folder(model)
-    limits = Limits(running=parallel or max(1, usable_cores() // max(1, threads)), waiting=queue)
+    running = parallel or max(1, usable_cores() // max(1, threads))
+    limits = Limits(running=running, waiting=64 if queue is None else queue)
     run_server(OnnxClassifier(folder, threads, spin=False), name, host, port, limits)
 
 

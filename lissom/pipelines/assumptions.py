@@ -10,13 +10,13 @@ import yaml
 
 from lissom.artifacts import write_text
 from lissom.data import files
-from lissom.data.config import PER_TOKEN
+from lissom.data.config import EMBEDDED, PER_TOKEN, UNLABELLED_TASKS, WRITTEN, TaskKind
 from lissom.errors import InputError
 from lissom.models.source import is_gguf, locate
 from lissom.overrides import apply_override
 from lissom.params import check_params
 from lissom.pipelines.columns import Columns, assume_columns
-from lissom.pipelines.init import template
+from lissom.pipelines.recipes import recipe_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SAMPLE = 2000
 """Rows of train that are looked at."""
 _LONGEST = 512
+_WINDOW = 256
+"""Tokens that a language model is trained on at a time."""
 _HEAD = "# Written by `lissom compress {model} {data}`. docs/params.md explains every key.\n"
 
 
@@ -47,7 +49,7 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
     lines = [f"base.model: {base}", f"data.source: {source}"]
     params: dict[str, Any] = {"base": {"model": base}, "data": {"source": source}}
     rows: list[Mapping[str, Any]] = []
-    count = 0
+    count, config = 0, _config(base)
     if source.startswith("files:"):
         train = files.find_split(Path(source.removeprefix("files:")), "train")
         if train is None:
@@ -55,24 +57,28 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         records = files.records(train)
         rows = list(itertools.islice(records, _SAMPLE))
         count = len(rows) + sum(1 for _ in records)
-        columns = assume_columns(rows, given.get("data", {}))
+        columns = assume_columns(rows, given.get("data", {}), writes=_written_by(config))
         params["data"] |= _columns_section(columns)
         lines += _columns_lines(columns, rows)
-    config, lengths = _inspect(base, [_texts(row, params["data"]) for row in rows])
-    if lengths:
-        positions = int(getattr(config, "max_position_embeddings", _LONGEST))
+    elif source in EMBEDDED:
+        params["data"]["task"] = EMBEDDED[source]
+    task: TaskKind = given.get("data", {}).get("task") or params["data"].get("task", "classification")
+    positions = int(getattr(config, "max_position_embeddings", None) or _LONGEST)
+    if task in UNLABELLED_TASKS:
+        params["base"]["max_length"] = min(_WINDOW, positions)
+        lines.append(f"base.max_length: {params['base']['max_length']}: longer texts are cut into windows")
+    elif lengths := _lengths(base, [part for row in rows for part in _texts(row, params["data"], task)]):
         longest = min(_LONGEST, positions, _rounded_up(sorted(lengths)[int(0.99 * (len(lengths) - 1))]))
         params["base"]["max_length"] = longest
         lines.append(f"base.max_length: {longest}, which 99 % of the texts fit; the model has {positions} positions")
-    params |= _recipe(config, count)
+    params |= recipe_for(task, config, count)
     millions = _parameters(config) / 1e6
     params["gates"]["max_megabytes"] = math.ceil(millions)
     lines.append(
         f"gates.max_megabytes: {math.ceil(millions)}, a byte for each of the model's {millions:.1f} M parameters, as "
         "int8 alone would leave"
     )
-    if params["data"].get("task") in PER_TOKEN:
-        params["factorize"]["min_count"] = None
+    if task in PER_TOKEN:
         lines.append("factorize.min_count: null, since words that train lacks are what is looked for")
     lines.append(f"distill.blocks: {params['distill']['blocks']} of {config.num_hidden_layers}")
     for override in overrides:
@@ -111,41 +117,73 @@ def _data_source(data: str) -> str:
 
 
 def _columns_section(columns: Columns) -> dict[str, Any]:
-    section: dict[str, Any] = {"text": columns.text, "label": columns.label, "task": columns.task}
+    section: dict[str, Any] = {"text": columns.text, "task": columns.task}
+    section |= {"label": columns.label} if columns.label else {}
     return section | ({"text_pair": columns.text_pair} if columns.text_pair else {})
 
 
 def _columns_lines(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"data.text: {columns.text!r}" + (f", data.text_pair: {columns.text_pair!r}" if columns.text_pair else "")
+    if columns.label is None:
+        yield f"data.task: {columns.task}, of texts alone"
+        return
+    if columns.task in WRITTEN:
+        yield f"data.label: {columns.label!r}, the translations (data.task: {columns.task})"
+        return
     labels = {str(row[columns.label]) for row in rows}
     kind = "numbers to predict" if columns.task == "regression" else f"{len(labels)} classes"
     yield f"data.label: {columns.label!r}, {kind} (data.task: {columns.task})"
 
 
-def _texts(row: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
+def _texts(row: Mapping[str, Any], data: Mapping[str, Any], task: TaskKind) -> Iterator[tuple[str, ...]]:
+    """Yield what the model reads or writes of a row: a text, a pair of texts, or a text and then its translation."""
     pair = data.get("text_pair")
     text = row[data["text"]] or ""
     if isinstance(text, list):
         text = " ".join(map(str, text))
-    return (str(text), *((str(row[pair] or ""),) if pair else ()))
+    yield (str(text), *((str(row[pair] or ""),) if pair else ()))
+    if task in WRITTEN:
+        yield (str(row[data["label"]] or ""),)
 
 
-def _inspect(base: str, texts: Sequence[tuple[str, ...]]) -> tuple["PreTrainedConfig", list[int]]:
-    """Return the config of a model, and the lengths of texts in its tokens."""
-    from transformers import AutoConfig, AutoTokenizer
+def _written_by(config: "PreTrainedConfig") -> TaskKind | None:
+    """Return the task of a model that writes texts; None of an encoder, or a family that is not known."""
+    from lissom.models.families import FAMILIES
+
+    family = FAMILIES.get(config.model_type)
+    if family is None or not (family.has_encoder_and_decoder or family.decoder):
+        return None
+    return "translation" if family.has_encoder_and_decoder else "language_modeling"
+
+
+def _config(base: str) -> "PreTrainedConfig":
+    """Return the config of a model."""
+    from transformers import AutoConfig
 
     from lissom.models.gguf_file import pretrained
 
     source, revision = locate(base)
     source, more = pretrained(source)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, **more)
+        return AutoConfig.from_pretrained(source, revision=revision, **more)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {base}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _lengths(base: str, texts: Sequence[tuple[str, ...]]) -> list[int]:
+    """Return the lengths of texts, or pairs of them, in a model's tokens."""
+    from transformers import AutoTokenizer
+
+    from lissom.models.gguf_file import pretrained
+
+    source, revision = locate(base)
+    source, more = pretrained(source)
+    try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **more).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"model {base}: cannot be read: {str(error).splitlines()[0]}") from None
     tokenizer.no_truncation()
-    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])]
-    return config, lengths
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])]
 
 
 def _parameters(config: "PreTrainedConfig") -> int:
@@ -155,29 +193,6 @@ def _parameters(config: "PreTrainedConfig") -> int:
 
     with torch.device("meta"):
         return int(AutoModel.from_config(config).num_parameters())
-
-
-def _recipe(config: "PreTrainedConfig", rows: int) -> dict[str, Any]:
-    """Return the shipped recipe, fitted to the shape of a model and the number of training rows (0: unknown)."""
-    recipe: dict[str, Any] = yaml.safe_load(template("params.yaml"))
-    blocks, width = config.num_hidden_layers, config.hidden_size
-    kept = max(1, math.ceil(blocks / 2))
-    recipe["distill"]["blocks"] = [i * (blocks - 1) // max(1, kept - 1) for i in range(kept)]
-    recipe["distill"]["max_dev_drop"] = _MAX_DEV_DROP
-    recipe["factorize"]["rank"] = min(recipe["factorize"]["rank"], max(1, width // 3))
-    if rows:
-        for section, updates in _UPDATES.items():
-            training = recipe[section] if section == "teacher" else recipe[section]["training"]
-            epochs = updates * training.get("batch_size", 32) / rows
-            training["epochs"] = round(min(_MOST_EPOCHS, max(training["epochs"], epochs)), 2)
-    return {name: value for name, value in recipe.items() if name not in ("base", "data")}
-
-
-_UPDATES = {"teacher": 600, "distill": 1500, "prune": 600, "factorize": 600, "quantize": 300}
-"""A training on little data lasts longer than the shipped epochs, until it has done so many updates."""
-_MOST_EPOCHS = 10.0
-_MAX_DEV_DROP = 0.02
-"""A student that loses more is made of more blocks: the gate allows 0.05 for all steps together."""
 
 
 def _rounded_up(length: int) -> int:

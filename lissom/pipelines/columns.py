@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lissom.data.config import TaskKind
+from lissom.data.config import UNLABELLED_TASKS, WRITTEN, TaskKind
 from lissom.errors import InputError
 
 _TEXT = (
@@ -16,6 +16,7 @@ _LABEL = ("label", "labels", "class", "category", "target", "intent", "tag", "sc
           "similarity", "gold_label", "label_text", "coarse_label", "ner_tags", "tags", "ner")  # fmt: skip
 _MOST_CLASSES = 20
 """More distinct whole numbers than this are taken for quantities, not for names of classes."""
+_CHAT = "messages"
 _ADVICE = "name them with --set data.text=COLUMN --set data.label=COLUMN"
 
 
@@ -25,21 +26,30 @@ class Columns:
 
     text: str
     text_pair: str | None
-    label: str
+    label: str | None
+    """None of texts alone."""
     task: TaskKind
 
 
-def assume_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Columns:
+def assume_columns(
+    rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any], writes: TaskKind | None = None
+) -> Columns:
     """Return the roles of the columns by their names, and by their contents where the names say nothing.
 
     Args:
         rows: a sample of the table.
         given: what the user has set of `text`, `text_pair`, `label` and `task`.
+        writes: the task of a model that writes texts.
 
     Raises:
         InputError: the column of a role is ambiguous or missing; the message lists the columns.
     """
+    task = given.get("task") or (writes if writes in WRITTEN else None)
+    if task in WRITTEN:
+        return _translations(rows, given)
     names = list(rows[0])
+    if task in UNLABELLED_TASKS or (writes in UNLABELLED_TASKS and not given.get("label") and _CHAT in names):
+        return _texts_alone(rows, given)
     taken = {value for value in given.values() if value}
     texts = [name for name in names if name not in taken and _is_text(rows, name)]
     label = (
@@ -47,6 +57,8 @@ def assume_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) 
         or _named(names, _LABEL, taken)
         or _only([name for name in names if name not in taken and _repeats(rows, name)])
     )
+    if label is None and writes in UNLABELLED_TASKS and not given.get("task"):
+        return _texts_alone(rows, given)
     if label is None:
         raise InputError(f"no column looks like a label; the columns are {', '.join(names)}: {_ADVICE}")
     texts = [name for name in texts if name != label]
@@ -57,6 +69,29 @@ def assume_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) 
     if text is None:
         raise InputError(f"no column, or several, look like the text; the columns are {', '.join(names)}: {_ADVICE}")
     return Columns(text, pair, label, given.get("task") or _task([row[label] for row in rows]))
+
+
+def _texts_alone(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Columns:
+    names = list(rows[0])
+    texts = [name for name in names if _is_text(rows, name)]
+    text = given.get("text") or _named(names, (_CHAT, *_TEXT), set()) or _only(texts)
+    if text is None:
+        raise InputError(f"no column, or several, look like the text; the columns are {', '.join(names)}: {_ADVICE}")
+    return Columns(text, None, None, "language_modeling")
+
+
+def _translations(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Columns:
+    """Return the only two columns of texts, in their order, as texts and translations."""
+    texts = [name for name in rows[0] if _is_text(rows, name) or name in (given.get("text"), given.get("label"))]
+    text = given.get("text") or next((name for name in texts if name != given.get("label")), None)
+    others = [name for name in texts if name != text]
+    label = given.get("label") or _only(others)
+    if text is None or label is None:
+        raise InputError(
+            f"no two columns, or more, look like a text and its translation; the columns are {', '.join(rows[0])}: "
+            f"{_ADVICE}"
+        )
+    return Columns(text, None, label, "translation")
 
 
 def _named(names: Sequence[str], known: Sequence[str], taken: set[str]) -> str | None:

@@ -5,13 +5,15 @@ import json
 
 import pytest
 import yaml
-from transformers import BertConfig
+from transformers import BertConfig, PreTrainedTokenizerFast
 
 from lissom.errors import InputError
 from lissom.params import load_params
 from lissom.pipelines.assumptions import write_params
 from lissom.pipelines.columns import Columns, assume_columns
 from tests.pipelines.conftest import write_base
+from tests.unit import tiny
+from tests.unit.test_translation import model_of, pairs_of
 
 TEXTS = [f"a text of some words {number}" for number in range(40)]
 
@@ -91,6 +93,59 @@ def test_what_is_not_there_is_told(place, model, data, message):
     with pytest.raises(InputError, match=message):
         write_params(place / "params.yaml", model, data)
     assert not (place / "params.yaml").exists()
+
+
+CHATS = [[{"role": "user", "content": f"what is {n}"}, {"role": "assistant", "content": "a number"}] for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("writes", "columns", "given", "expected"),
+    [
+        ("language_modeling", {"text": TEXTS}, {}, Columns("text", None, None, "language_modeling")),
+        ("language_modeling", {"id": range(40), "messages": CHATS, "source": ["a", "b"] * 20}, {}, Columns("messages", None, None, "language_modeling")),
+        ("language_modeling", {"text": TEXTS, "label": ["a", "b"] * 20}, {}, Columns("text", None, "label", "classification")),
+        ("language_modeling", {"text": TEXTS, "label": ["a", "b"] * 20}, {"task": "language_modeling"}, Columns("text", None, None, "language_modeling")),
+        ("translation", {"id": range(40), "en": TEXTS, "de": TEXTS}, {}, Columns("en", None, "de", "translation")),
+        ("translation", {"en": TEXTS, "de": TEXTS}, {"text": "de"}, Columns("de", None, "en", "translation")),
+        (None, {"en": TEXTS, "de": TEXTS, "fr": TEXTS}, {"task": "translation", "text": "en", "label": "fr"}, Columns("en", None, "fr", "translation")),
+    ],
+)  # fmt: skip
+def test_what_a_model_writes_tells_the_columns(writes, columns, given, expected):
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    assert assume_columns(rows, given, writes) == expected
+    with pytest.raises(InputError, match="look like a text and its translation; the columns are en, de, fr"):
+        assume_columns([dict.fromkeys(("en", "de", "fr"), "a text")] * 3, {}, "translation")
+
+
+def _write_split(folder, rows):
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_params_of_a_language_model(place):
+    tiny.CONFIGS["llama"]().save_pretrained(place / "llama")
+    (place / "texts").mkdir()
+    for split in ("train", "test"):
+        (place / "texts" / f"{split}.txt").write_text("A book of several words.\n" * 40)
+    lines = write_params(place / "params.yaml", "llama", "texts")
+    params = load_params(place / "params.yaml")
+    assert params.data.task == "language_modeling" and params.base.max_length <= 256
+    assert params.distill.method == "logits" and params.distill.blocks == (0, 1, 3)
+    assert not params.factorize and params.quantize[0].training.loss.temperature == 1
+    assert any("data.task: language_modeling, of texts alone" in line for line in lines)
+
+
+def test_params_of_a_translator(place):
+    model = model_of("t5")
+    model.network.config.save_pretrained(place / "t5")
+    PreTrainedTokenizerFast(tokenizer_object=model.tokenizer).save_pretrained(place / "t5")
+    _write_split(place / "pairs", [{"en": row.text, "de": row.label} for row in pairs_of(60)])
+    lines = write_params(place / "params.yaml", "t5", "pairs")
+    params = load_params(place / "params.yaml")
+    assert (params.data.task, params.data.text, params.data.label) == ("translation", "en", "de")
+    assert params.distill.method == "sequence" and params.distill.blocks == params.distill.decoder_blocks == (0, 2)
+    assert 16 <= params.base.max_length <= 64 and any("'de', the translations" in line for line in lines)
 
 
 def test_the_bound_on_size_follows_from_the_model(place):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from lissom import cli_language
+from lissom import cli, cli_language
 from lissom.data.tables import Row, write_table
 from lissom.errors import InputError
 from lissom.gguf import file
@@ -230,6 +231,13 @@ def test_a_model_without_a_template_continues_texts(tmp_path):
     assert parse((tmp_path / "plain/Modelfile").read_text()).template == "{{ .Prompt }}"
     with pytest.raises(InputError, match="has no chat template, it continues texts"):
         cli_language.chat("good", str(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("option", ["--parallel", "--queue"])
+def test_bounds_that_llama_cpp_does_not_know_are_refused(option, tmp_path):
+    (tmp_path / "model.gguf").touch()
+    result = CliRunner().invoke(cli.app, ["serve", "--model", str(tmp_path / "model.gguf"), option, "2"])
+    assert isinstance(result.exception, InputError) and "leave out --parallel and --queue" in str(result.exception)
 
 
 def test_a_template_that_llama_cpp_cannot_read_is_refused(tmp_path):
