@@ -81,4 +81,4 @@ def test_a_fault_loses_nothing_and_leaves_nothing(seed, clean, template, tmp_pat
         client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
         aliases = client.get_registered_model(MODEL).aliases
         version = client.get_model_version(MODEL, aliases["champion"])
-        assert aliases["challenger"] == aliases["champion"] and version.tags["lissom.sha256"] == "0", again
+        assert aliases["challenger"] == aliases["champion"] and version.tags["lissom.files_sha256"] == "0", again
