@@ -40,12 +40,11 @@ def plan(model: CompressedModel, lesson: Lesson, params: LowRankFactorization) -
     grams: dict[str, Tensor] = {}
     rows: dict[str, Tensor] = {}
     if params.weighting != "none":
-        at_once = 1 if params.weighting == "fisher" else 32  # the square of a mean gradient is not the mean square
-        batches = calibration_batches(model, lesson, params.calibration_examples, params.seed, at_once)
+        examples = model, lesson, params.calibration_examples, params.seed
         if params.weighting == "inputs":
-            grams = input_grams(network, layers, batches)
-        else:
-            rows = fisher_rows(network, layers, batches, model.manifest.task)
+            grams = input_grams(network, layers, calibration_batches(*examples))
+        else:  # one by one, since the square of a mean gradient is not the mean square
+            rows = fisher_rows(network, layers, calibration_batches(*examples, batch_size=1), model.manifest.task)
     ranks = choose_ranks(layers, grams, rows, params.keep, params.by)
     if not ranks:
         raise InputError(f"low_rank: keep: {params.keep} by {params.by} saves nothing on any projection; lower it")

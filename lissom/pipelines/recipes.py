@@ -60,32 +60,31 @@ def _write_on(recipe: dict[str, Any], config: "PreTrainedConfig") -> None:
         "method": "logits", "blocks": _spread(config.num_hidden_layers, 2 / 3),
         "training": {"epochs": 3, "learning_rate": 2.0e-4, **small},
     }  # fmt: skip
-    recipe["prune"] = {
-        "method": "first_order", "heads": 1, "neurons": 0.75,
-        "training": {"epochs": 1, "learning_rate": 1.0e-4, **small},
-    }  # fmt: skip
-    recipe["factorize"] = {"method": "none"}
-    recipe["quantize"] = {"method": "int8", "training": {"epochs": 0.5, "learning_rate": 2.0e-5, **small}}
+    _prune_and_round(recipe, small)
     recipe["export"] |= {"int8_tolerance": 4, "label_agreement": 0.9}
     recipe["gates"] |= {"max_score_drop": 0.5, "min_speedup": {}}
 
 
 def _translate(recipe: dict[str, Any], config: "PreTrainedConfig") -> None:
     """Change the recipe to that of params/translation.yaml, with the learning rates of a model that translates."""
-    exact = {"loss": {"temperature": 1}}
     decoder_blocks = getattr(config, "decoder_layers", None) or config.num_decoder_layers
     recipe["teacher"] = {"epochs": 1, "learning_rate": 2.0e-5}
     recipe["distill"] = {
         "method": "sequence", "blocks": _spread(config.num_hidden_layers, 1 / 2),
         "decoder_blocks": _spread(decoder_blocks, 1 / 2), "training": {"epochs": 3, "learning_rate": 2.0e-4},
     }  # fmt: skip
+    _prune_and_round(recipe, {"loss": {"temperature": 1}})
+    recipe["gates"] |= {"min_speedup": {"onnx": 1.5}}
+
+
+def _prune_and_round(recipe: dict[str, Any], training: dict[str, Any]) -> None:
+    """Set the steps after distillation of a model that writes; `training` is what their trainings have in common."""
     recipe["prune"] = {
         "method": "first_order", "heads": 1, "neurons": 0.75,
-        "training": {"epochs": 1, "learning_rate": 1.0e-4, **exact},
+        "training": {"epochs": 1, "learning_rate": 1.0e-4, **training},
     }  # fmt: skip
     recipe["factorize"] = {"method": "none"}
-    recipe["quantize"] = {"method": "int8", "training": {"epochs": 0.5, "learning_rate": 2.0e-5, **exact}}
-    recipe["gates"] |= {"min_speedup": {"onnx": 1.5}}
+    recipe["quantize"] = {"method": "int8", "training": {"epochs": 0.5, "learning_rate": 2.0e-5, **training}}
 
 
 def _spread(blocks: int, share: float) -> list[int]:

@@ -18,13 +18,13 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.config import BaseParams
 from lissom.models.edits import Edit, SparseWeights
 from lissom.prune.criteria import batches_for, scores_of
-from lissom.prune.masks import keep_highest
+from lissom.prune.masks import keep_highest, prunable
 from lissom.prune.sparse_config import LotteryTicketPruning
 from lissom.prune.unstructured import apply_masks, sparse_edit
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-from lissom.training.sparsity import KeepZeros, projections
+from lissom.training.sparsity import KeepZeros
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: LotteryTicketPruning) -> Recipe:
@@ -33,7 +33,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: LotteryTicketPruning) -
     Raises:
         InputError: the weights of the pre-trained model do not fit the model, which has others.
     """
-    layers = projections(model.network)
+    layers = prunable(model.network)
     before = _pretrained(model, params.seed) if params.rewind == "base" else dict(model.network.named_parameters())
     data = lesson.texts(model)
 

@@ -6,8 +6,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+
+from lissom.models.sites import projections_of
 
 Scope = Literal["global", "layer"]
+
+
+def prunable(network: PreTrainedModel) -> list[str]:
+    """Return the paths of the projections of all attentions and feed-forward networks.
+
+    Embeddings, norms, biases and heads are left as they are.
+    """
+    return [*projections_of(network, "attention"), *projections_of(network, "ffn")]
 
 
 def keep_highest(

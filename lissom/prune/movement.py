@@ -16,12 +16,12 @@ from torch.nn.utils import parametrize
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.models.layers import Indivisible
+from lissom.prune.masks import prunable
 from lissom.prune.sparse_config import MovementPruning
 from lissom.prune.unstructured import sparse_edit
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-from lissom.training.sparsity import projections
 
 _LEAST = 0.005
 """Share of a matrix that a threshold leaves at least, so that no layer ends (the authors' code does so)."""
@@ -30,7 +30,7 @@ _SCORES = r"parametrizations\.weight\.0\.scores$"
 
 def plan(model: CompressedModel, _: Lesson, params: MovementPruning) -> Recipe:
     """Return the recipe: scores beside the weights, a schedule, and at the end the masked weights alone."""
-    layers = projections(model.network)
+    layers = prunable(model.network)
 
     def add_scores(trained: CompressedModel) -> None:
         for path in layers:

@@ -17,12 +17,12 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, SparseWeights
 from lissom.prune.criteria import batches_for, scores_of
-from lissom.prune.masks import keep_blocks, keep_highest, keep_pattern
+from lissom.prune.masks import keep_blocks, keep_highest, keep_pattern, prunable
 from lissom.prune.sparse_config import UnstructuredPruning
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-from lissom.training.sparsity import KeepZeros, projections, zeros_of
+from lissom.training.sparsity import KeepZeros, zeros_of
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: UnstructuredPruning) -> Recipe:
@@ -31,7 +31,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: UnstructuredPruning) ->
     Raises:
         InputError: a pattern does not divide the inputs of a layer.
     """
-    layers = projections(model.network)
+    layers = prunable(model.network)
     if params.pattern is not None:
         _check_pattern(model.network, layers, params.pattern)
     if params.schedule in ("linear", "cubic"):

@@ -102,7 +102,7 @@ def _with_whole_networks(world: World) -> World:
 
 
 def _tell_zeros(model: CompressedModel) -> None:
-    """Let the manifest's last sparse edit tell the zeros that there are now; edits before it are told as they were."""
+    """Update the share of zeros in the manifest's last sparse edit; earlier ones keep the share of their time."""
     edits = list(model.manifest.edits)
     place = next((place for place in reversed(range(len(edits))) if isinstance(edits[place], SparseWeights)), None)
     if place is not None:

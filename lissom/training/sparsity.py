@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from lissom.models.sites import attention_sites, ffn_sites
+from lissom.models.sites import projections_of
 from lissom.training.hooks import Hook
 
 
@@ -39,16 +39,11 @@ class KeepZeros(Hook):
 
 def zeros_of(network: PreTrainedModel) -> float:
     """Return the share of zeros among the weights of the Linear layers of attentions and feed-forward networks."""
-    layers = (network.get_submodule(path) for path in projections(network))
+    paths = (path for target in ("attention", "ffn") for path in projections_of(network, target))
+    layers = (network.get_submodule(path) for path in paths)
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
     count = sum(weight.numel() for weight in weights)
     return sum(int((weight == 0).sum()) for weight in weights) / count if count else 0.0
-
-
-def projections(network: PreTrainedModel) -> list[str]:
-    """Return the paths of the projections of all attentions and feed-forward networks."""
-    attention = [path for site in attention_sites(network) for path in (site.query, site.key, site.value, site.output)]
-    return attention + [path for site in ffn_sites(network) for path in (*site.inputs, site.output)]
 
 
 def _trained(layer: nn.Linear) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a family cannot do is told before its teacher is trained, not by the stage that needs it."""
+"""A technique that a family does not support is refused before the teacher is trained."""
 
 import pytest
 

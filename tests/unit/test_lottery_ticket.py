@@ -11,6 +11,7 @@ from lissom.errors import InputError
 from lissom.models.directory import save
 from lissom.models.edits import KeepBlocks, SparseWeights
 from lissom.prune.lottery_ticket import sparsity_after
+from lissom.prune.masks import prunable
 from lissom.prune.plan import plan
 from lissom.prune.sparse_config import LotteryTicketPruning
 from lissom.prune.unstructured import apply_masks
@@ -19,7 +20,7 @@ from lissom.training.compress import compress
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
-from lissom.training.sparsity import KeepZeros, projections
+from lissom.training.sparsity import KeepZeros
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, tables_in
@@ -60,7 +61,7 @@ def run(lesson, params, model=None, watch=None):
 
 
 def pruned_weights(state, model):
-    return {path: state[f"{path}.weight"] for path in projections(model.network)}
+    return {path: state[f"{path}.weight"] for path in prunable(model.network)}
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])

@@ -10,12 +10,12 @@ from torch.nn.utils import parametrize
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import SparseWeights
+from lissom.prune.masks import prunable
 from lissom.prune.movement import Masked, kept_share
 from lissom.prune.plan import plan
 from lissom.prune.sparse_config import MovementPruning
 from lissom.training.compress import compress
 from lissom.training.lesson import Lesson
-from lissom.training.sparsity import projections
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, tables_in
@@ -88,7 +88,7 @@ def test_the_result_is_sparse_and_saved(family, lesson, tmp_path):
     names = sorted(model.network.state_dict())
     compress(model, plan(model, lesson, params), lesson, teacher, params.training)
     assert sorted(model.network.state_dict()) == names
-    for path in projections(model.network):
+    for path in prunable(model.network):
         weight = model.network.get_submodule(path).weight
         assert not parametrize.is_parametrized(model.network.get_submodule(path))
         assert int((weight != 0).sum()) == math.floor(0.3 * weight.numel() + 1e-9)

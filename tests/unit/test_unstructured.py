@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from lissom.data.batches import sorted_batches
 from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import FakeQuantize, LowRank, SparseWeights
-from lissom.prune.criteria import batches_for, scores_of
-from lissom.prune.masks import keep_blocks, keep_highest, keep_pattern, ranks
+from lissom.prune.masks import keep_blocks, keep_highest, keep_pattern, prunable
 from lissom.prune.plan import plan
 from lissom.prune.sparse_config import UnstructuredPruning
 from lissom.prune.unstructured import Gradual, scheduled
@@ -25,7 +21,6 @@ from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.loop import fit
 from lissom.training.recipe import Recipe
-from lissom.training.sparsity import projections
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, tables_in
@@ -53,7 +48,7 @@ def pruned(model, lesson, params):
 
 
 def zeros_of(model):
-    return {path: model.network.get_submodule(path).weight == 0 for path in projections(model.network)}
+    return {path: model.network.get_submodule(path).weight == 0 for path in prunable(model.network)}
 
 
 def share(zeros):
@@ -91,72 +86,6 @@ def test_masks_are_nested_and_of_the_original_count():
 def test_patterns_keep_the_best_of_every_group():
     scores = {"a": torch.tensor([[4.0, 1, 3, 2, 0, 0, 0, 0]])}
     assert keep_pattern(scores, "2:4")["a"].tolist() == [[True, False, True, False, True, True, False, False]]
-
-
-def test_taylor_is_the_change_of_the_loss():
-    """For a loss that is linear in a weight; gradient and snip from the same derivative."""
-    model, batch = tiny.model("bert"), next(sorted_batches(examples(), 40, 0))
-    path = projections(model.network)[-1]
-
-    def linear(logits, _):
-        return logits_weight.sum() + 0 * logits.sum()
-
-    weight = model.network.get_submodule(path).weight
-    factors = torch.randn_like(weight)
-    logits_weight = weight * factors
-    taylor = scores_of("taylor", model.network, [path], [batch], linear, "global", 0)[path]
-    assert torch.allclose(taylor, (weight * factors).abs().detach(), atol=1e-6)
-    logits_weight = weight * factors
-    snip = scores_of("snip", model.network, [path], [batch], linear, "global", 0)[path]
-    assert float(snip.sum()) == pytest.approx(1, abs=1e-5) and torch.allclose(snip, taylor / taylor.sum(), atol=1e-7)
-
-
-def test_taylor_does_not_see_a_rescaling_and_magnitude_does():
-    """Queries times 4 and keys over 4: the same network."""
-    model, batches = tiny.model("bert"), list(sorted_batches(examples(), 8, 0))
-    paths = [path for path in projections(model.network) if path.endswith((".query", ".key"))][:2]
-    before = {
-        name: scores_of(name, model.network, paths, batches, model.manifest.task.loss, "global", 0)
-        for name in ("taylor", "magnitude")
-    }
-    with torch.no_grad():
-        for path, factor in zip(paths, (4.0, 0.25), strict=True):
-            layer = model.network.get_submodule(path)
-            layer.weight.mul_(factor), layer.bias.mul_(factor)
-    after = {
-        name: scores_of(name, model.network, paths, batches, model.manifest.task.loss, "global", 0)
-        for name in ("taylor", "magnitude")
-    }
-    for path in paths:
-        assert torch.allclose(before["taylor"][path], after["taylor"][path], rtol=1e-3, atol=1e-9)
-        assert not torch.allclose(before["magnitude"][path], after["magnitude"][path], rtol=0.1)
-
-
-def test_the_gradient_of_a_gate_is_weight_times_gradient():
-    model, batch = tiny.model("bert"), next(sorted_batches(examples(), 40, 0))
-    path = projections(model.network)[0]
-    layer = model.network.get_submodule(path)
-    gate = torch.ones_like(layer.weight, requires_grad=True)
-    handle = layer.register_forward_hook(lambda _, args, __: F.linear(args[0], layer.weight * gate, layer.bias))
-    (gradient,) = torch.autograd.grad(model.manifest.task.loss(logits_of(model.network, batch), batch.targets), gate)
-    handle.remove()
-    taylor = scores_of("taylor", model.network, [path], [batch], model.manifest.task.loss, "global", 0)[path]
-    assert torch.allclose(taylor, gradient.abs(), atol=1e-6)
-
-
-@pytest.mark.parametrize("scope", ["global", "layer"])
-def test_both_must_be_small(scope):
-    """What is removed has both ranks at most that of the last one removed."""
-    model, batches = tiny.model("bert"), list(sorted_batches(examples(), 8, 0))
-    layers, loss = projections(model.network), model.manifest.task.loss
-    both = scores_of("magnitude_and_gradient", model.network, layers, batches, loss, scope, 0)
-    masks = keep_highest(both, 0.4, scope)
-    single = [scores_of(name, model.network, layers, batches, loss, scope, 0) for name in ("magnitude", "gradient")]
-    for names in [[path] for path in layers] if scope == "layer" else [layers]:
-        values = [ranks(torch.cat([each[path].flatten() for path in names])) for each in single]
-        removed = torch.cat([~masks[path].flatten() for path in names])
-        threshold = torch.maximum(*values)[removed].max()
-        assert not ((values[0] > threshold) & (values[1] > threshold) & removed).any()
 
 
 @families
@@ -207,7 +136,7 @@ class Watch(Hook):
 def test_rounds_only_remove():
     model, params = tiny.model("bert"), params_of(schedule="cubic", sparsity=0.8, rounds=5, ramp=0.8)
     watch = Watch(model)
-    hooks = [Gradual(projections(model.network), params), watch]
+    hooks = [Gradual(prunable(model.network), params), watch]
     fit(model.network, examples(), 0, tiny.LOSS, TRAINING, hooks=hooks)
     shares = [share(zeros) for zeros in watch.seen]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(0.8, abs=1e-3) and len(set(shares)) >= 5
@@ -230,7 +159,7 @@ def test_a_killed_round_goes_on_as_if_nothing_had_been(tmp_path):
         model = tiny.model("bert")
         params = params_of(schedule="cubic", criterion="taylor", sparsity=0.7, rounds=6)
         checkpoints = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
-        hooks = [Gradual(projections(model.network), params), *more]
+        hooks = [Gradual(prunable(model.network), params), *more]
         fit(model.network, examples(), 0, tiny.LOSS, TRAINING, hooks=hooks, checkpoints=checkpoints)
         remove_folder(tmp_path / "checkpoint")
         return weights(model.network)
@@ -259,21 +188,6 @@ def test_later_trainings_keep_the_zeros(lesson):
         compress(model, Recipe(), lesson, teacher, lora)
 
 
-def test_magnitude_is_better_than_chance():
-    """On a toy model that has learnt its task: the loss after removing half of the weights."""
-    losses = {}
-    for criterion in ("magnitude", "random"):
-        model, data = tiny.model("bert"), examples(200)
-        fit(model.network, data, 0, tiny.LOSS, TRAINING.model_copy(update={"epochs": 12, "learning_rate": 5e-3}))
-        batches, layers = list(sorted_batches(data, 40, 0)), projections(model.network)
-        scores = scores_of(criterion, model.network, layers, batches, model.manifest.task.loss, "global", 0)
-        with torch.no_grad():
-            for path, mask in keep_highest(scores, 0.5, "global").items():
-                model.network.get_submodule(path).weight.mul_(mask)
-            losses[criterion] = sum(float(tiny.LOSS(model.network, batch)) for batch in batches)
-    assert losses["magnitude"] < losses["random"]
-
-
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_a_sparse_model_becomes_as_sparse_as_asked_for(criterion, lesson):
     """What was removed before counts, and stays; the manifest tells the zeros that there are."""
@@ -289,12 +203,12 @@ def test_a_sparse_model_becomes_as_sparse_as_asked_for(criterion, lesson):
 def test_the_manifest_tells_the_zeros_that_are_left(lesson):
     model, teacher = tiny.model("bert"), LiveTeacher(tiny.model("bert", 1).network)
     pruned(model, lesson, params_of(sparsity=0.6))
-    targets = tuple(path for path in projections(model.network) if path.endswith(("query", "key")))
+    targets = tuple(path for path in prunable(model.network) if path.endswith(("query", "key")))
     compress(model, Recipe(edits=[LowRank(ranks=dict.fromkeys(targets, 4))]), lesson, teacher, None)
     (edit,) = [edit for edit in model.manifest.edits if isinstance(edit, SparseWeights)]
     plain = [
         layer
-        for path in projections(model.network)
+        for path in prunable(model.network)
         if path not in targets
         for layer in [model.network.get_submodule(path)]
     ]
@@ -334,20 +248,6 @@ def test_tiles_go_as_a_whole(lesson):
     kept = keep_blocks(scores, "2x2", 0.5, "global", {"a": torch.ones(2, 4).bool()})
     assert kept["a"].tolist() == [[True, True, False, False]] * 2, "the sum decides"
     assert "zero: smaller" in model.manifest.edits[-1].describe()
-
-
-def test_the_batch_of_snip_has_every_label_and_all_lengths():
-    data = examples(200)
-    rare = np.asarray(data.targets).copy()
-    rare[:] = 0
-    rare[[17, 130]] = 1, 2
-    data = replace(data, targets=rare)
-    (batch,) = batches_for("snip", data, 0, 200, seed=0)
-    assert set(batch.targets.tolist()) == {0, 1, 2} and len(batch.targets) == 32
-    (other,) = batches_for("snip", data, 0, 200, seed=1)
-    assert batch.indices.tolist() != other.indices.tolist()
-    lengths = data.lengths[batch.indices.numpy()]
-    assert lengths.max() > np.sort(data.lengths)[31], "not the shortest texts alone"
 
 
 def test_patterns_that_do_not_fit_are_refused(lesson):

@@ -21,9 +21,11 @@ from lissom.training.losses import against_targets
 from lissom.training.teacher import cache_logits, save_logits
 
 _WITH_EXITS = ("fastbert", "deep_to_shallow")
+"""Methods of distillation whose students have an exit after every block."""
 _OF_SCORES = ("tinybert", "mobilebert")
 """Methods of distillation that compare the scores of attention."""
 _KERNEL_WIDTH = 8
+"""onnxruntime's GroupQueryAttention takes heads whose width is a multiple of this."""
 _OF_ANOTHER_FAMILY = ("distilbert", "tinybert", "mobilebert", "lstm", "static")
 """Methods of distillation whose students may be of another family than the teacher."""
 

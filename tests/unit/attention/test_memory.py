@@ -1,13 +1,19 @@
-"""No pattern allocates a tensor of all pairs, forwards or backwards."""
+"""No pattern allocates a tensor of all pairs, forwards or backwards; what is recomputed gives the same gradients."""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lissom.attention import run
 from lissom.attention.config import BlockLocal, BlockStrided, FixedRadius, LongNet, SparseTransformer
 from lissom.attention.dense import AttentionInputs
 from lissom.attention.run import attention
+from lissom.training.config import TrainingParams
+from lissom.training.preparing import training_mode
+from tests.unit import tiny
+from tests.unit.attention.test_networks import PATTERNS as NETWORK_PATTERNS
+from tests.unit.attention.test_networks import model_with
 
 HEADS, WIDTH, LENGTH = 2, 8, 2048
 PATTERNS = {
@@ -65,3 +71,21 @@ def test_the_largest_tensor_grows_with_the_pairs(name, causal, padded):
 
 def test_dense_attention_with_a_bias_would_be_noticed():
     assert largest(LENGTH, [], causal=True, padded=True) >= LENGTH**2
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("name", NETWORK_PATTERNS)
+def test_recomputed_blocks_give_the_same_gradients(family, name, monkeypatch):
+    """Also where weights are dropped, which are drawn again in the second pass."""
+    monkeypatch.setattr(run, "DENSE_BELOW", 0)
+    gradients = []
+    for recomputed in (False, True):
+        model = model_with(family, NETWORK_PATTERNS[name], attention_dropout=0.1, attention_probs_dropout_prob=0.1)
+        params = TrainingParams(gradient_checkpointing=recomputed, freeze_word_table=False)
+        with training_mode(model.network, params):
+            torch.manual_seed(5)
+            tiny.LOSS(model.network, tiny.batch(family)).backward()
+        gradients.append({key: p.grad for key, p in model.network.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, atol=1e-6, rtol=1e-5)

@@ -22,8 +22,6 @@ from lissom.models.sites import attention_sites, head_groups
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.tasks.language_modeling import LanguageModeling
-from lissom.training.config import TrainingParams
-from lissom.training.preparing import training_mode
 from tests.unit import tiny
 
 ABLE = tiny.able("attention")
@@ -101,24 +99,6 @@ def test_gradients_reach_all_parameters(family, monkeypatch):
         logits_of(model.network, tiny.batch(family)).sum().backward()
         found.append({name for name, value in model.network.named_parameters() if value.grad is not None})
     assert found[0] == found[1]
-
-
-@pytest.mark.parametrize("family", ["bert", "llama"])
-@patterned
-def test_recomputed_blocks_give_the_same_gradients(family, name, monkeypatch):
-    """Also where weights are dropped, which are drawn again in the second pass."""
-    monkeypatch.setattr(run, "DENSE_BELOW", 0)
-    gradients = []
-    for recomputed in (False, True):
-        model = model_with(family, PATTERNS[name], attention_dropout=0.1, attention_probs_dropout_prob=0.1)
-        params = TrainingParams(gradient_checkpointing=recomputed, freeze_word_table=False)
-        with training_mode(model.network, params):
-            torch.manual_seed(5)
-            tiny.LOSS(model.network, tiny.batch(family)).backward()
-        gradients.append({key: p.grad for key, p in model.network.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for key, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][key], gradient, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", [family for family in ABLE if family in tiny.able("heads")])
