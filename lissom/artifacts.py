@@ -15,6 +15,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TARGET_TOKENIZER = "target_tokenizer.json"
 
 SPLITS = ("train", "dev", "test")
 TRANSFER = "transfer"

@@ -45,7 +45,7 @@ def apply_methods(
     metrics: dict[str, Any] = {}
     if methods:  # read once: counting the rows may tokenise all texts
         tables = [lesson.tables[name] for name in ("train", "transfer")]
-        teacher = load_logits(stage.inputs["logits"], model.manifest.task.count_rows(tables, model.tokenizer))
+        teacher = load_logits(stage.inputs["logits"], model.count_rows(tables))
     for number, params in enumerate(methods, 1):
         recipe = plan(model, lesson, params)
         phase = "training" if len(methods) == 1 else f"{number}-{params.method}"

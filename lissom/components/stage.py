@@ -72,9 +72,8 @@ class Stage:
         """Tokenise splits of the input `data`, one after the other, for a model."""
         from lissom.data.prepare import load_table
 
-        task = model.manifest.task
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        return task.encode([load_table(self.inputs["data"], split) for split in splits], model.tokenizer, folder)
+        return model.encode([load_table(self.inputs["data"], split) for split in splits], folder)
 
     def texts(self, split: str, *, conversations: bool = False) -> "Iterator[str]":
         """Yield the first texts of a split of the input `data`: its plain ones, or its conversations (JSON)."""

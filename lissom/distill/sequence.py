@@ -30,7 +30,7 @@ def distill(params: SequenceDistillation, material: Material) -> DistillationRes
     folder = Path(tempfile.mkdtemp(dir=material.scratch))
     table = write_table(folder / "written.arrow", written_by_teacher(params.beams, material))
     student = take_stacks(teacher, params.blocks, params.decoder_blocks)
-    data = task.encode([table], student.tokenizer, folder / "encoded")
+    data = student.encode([table], folder / "encoded")
     result = material.train(
         "training", student.network, data, student.pad_id, against_targets(task), params.training,
         identity=params.model_dump_json(), score=material.scorer(student, params.training),

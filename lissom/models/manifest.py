@@ -40,6 +40,8 @@ class Manifest(Section):
     task: AnyTask
     edits: tuple[Edit, ...] = ()
     steps: tuple[Step, ...] = ()
+    has_target_tokenizer: bool = False
+    """Whether there is a target_tokenizer.json beside tokenizer.json."""
     weights_sha256: str | None = None
     """Digest of model.safetensors, set when the model is saved."""
 

@@ -114,6 +114,7 @@ def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> Com
     return CompressedModel(
         network=separate(network).eval(),
         tokenizer=copy.deepcopy(model.tokenizer),
+        target_tokenizer=copy.deepcopy(model.target_tokenizer),
         tokenizer_config=dict(model.tokenizer_config),
         manifest=model.manifest.model_copy(update={"base_config": config_values(config), "edits": ()}),
     )

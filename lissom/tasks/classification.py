@@ -57,8 +57,8 @@ class Classification(LabelTask):
     def show_answers(
         self,
         logits: NDArray[np.float32],
-        targets: NDArray[Any],  # noqa: ARG002
-        texts: Sequence[str],  # noqa: ARG002
+        targets: NDArray[Any],
+        texts: Sequence[str],
     ) -> list[str]:
         """Return the predicted labels."""
         return [self.labels[index] for index in logits.argmax(1)]

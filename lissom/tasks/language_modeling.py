@@ -72,18 +72,18 @@ class LanguageModeling(NextToken):
 
     def changes(
         self,
-        answers: NDArray[np.float32],  # noqa: ARG002
-        teacher: NDArray[np.float32],  # noqa: ARG002
-        targets: NDArray[Any],  # noqa: ARG002
+        answers: NDArray[np.float32],
+        teacher: NDArray[np.float32],
+        targets: NDArray[Any],
     ) -> NDArray[np.str_]:
         """Return nothing: windows of a text are no answers that are right or wrong."""
         return np.empty(0, dtype=np.str_)
 
     def show_answers(
         self,
-        logits: NDArray[np.float32],  # noqa: ARG002
-        targets: NDArray[Any],  # noqa: ARG002
-        texts: Sequence[str],  # noqa: ARG002
+        logits: NDArray[np.float32],
+        targets: NDArray[Any],
+        texts: Sequence[str],
     ) -> list[str]:
         """Return nothing, as `changes` does."""
         return []
@@ -93,7 +93,7 @@ class LanguageModeling(NextToken):
         answers: NDArray[np.float32],
         teacher: NDArray[np.float32],
         targets: NDArray[Any],
-        bins: int,  # noqa: ARG002
+        bins: int,
     ) -> Quality:
         """Return perplexities per token and word, bits per byte, and how often the most likely token is right."""
         meter = PerplexityMeter()
@@ -122,11 +122,13 @@ class LanguageModeling(NextToken):
         """Return the length of a continuation and the entries of every task."""
         return {**super().serving(), "new_tokens": NEW_TOKENS}
 
-    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:
+    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer, of_targets: Tokenizer | None = None) -> int:
         """Return the number of predicted tokens."""
         return sum(len(places) for _, _, places, _ in self._windows(tables, tokenizer))
 
-    def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
+    def encode(
+        self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path, of_targets: Tokenizer | None = None
+    ) -> Encoded:
         """Tokenise texts and cut them into windows, in files below `folder`, which must outlive the result.
 
         Of conversations only the tokens are predicted that the assistant says.

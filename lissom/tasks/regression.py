@@ -57,7 +57,7 @@ class Regression(Task):
         error = torch.where(targets.isnan(), 0.0, answers.float().squeeze(-1) - targets.nan_to_num())
         return error.square().sum() / max(1, len(targets))
 
-    def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:  # noqa: ARG002
+    def soft_loss(self, answers: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Return the squared distance to the teacher's number; the temperature is ignored."""
         return F.mse_loss(answers.float(), teacher.detach().float())
 
@@ -67,9 +67,9 @@ class Regression(Task):
 
     def agreement(
         self,
-        reference: NDArray[np.float32],  # noqa: ARG002
-        logits: NDArray[np.float32],  # noqa: ARG002
-        tolerance: float,  # noqa: ARG002
+        reference: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        tolerance: float,
     ) -> float | None:
         """Return None: numbers are never exactly equal, and are compared by a tolerance elsewhere."""
         return None
@@ -84,8 +84,8 @@ class Regression(Task):
     def show_answers(
         self,
         logits: NDArray[np.float32],
-        targets: NDArray[Any],  # noqa: ARG002
-        texts: Sequence[str],  # noqa: ARG002
+        targets: NDArray[Any],
+        texts: Sequence[str],
     ) -> list[str]:
         """Return the predicted numbers in the data's unit."""
         return [f"{value * self.scale.deviation + self.scale.mean:.4g}" for value in logits[:, 0]]
@@ -95,7 +95,7 @@ class Regression(Task):
         answers: NDArray[np.float32],
         teacher: NDArray[np.float32],
         targets: NDArray[Any],
-        bins: int,  # noqa: ARG002
+        bins: int,
     ) -> Quality:
         """Return correlations, and errors in the data's unit."""
         from scipy.stats import spearmanr

@@ -110,7 +110,7 @@ class Task(Section, ABC):
             temperature: T > 0; ignored unless `is_distribution`.
         """
 
-    def condense(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
+    def condense(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return what metrics need of the outputs for some rows: the outputs themselves, unless they are too many.
 
         Meters and comparisons get these in place of the outputs.
@@ -121,7 +121,7 @@ class Task(Section, ABC):
         """
         return outputs
 
-    def answers(self, model: Answering, batch: "Batch", data: Encoded) -> NDArray[Any]:  # noqa: ARG002
+    def answers(self, model: Answering, batch: "Batch", data: Encoded) -> NDArray[Any]:
         """Return what metrics need of a model's answers to a batch, for the rows of `data.judged`.
 
         Args:
@@ -131,7 +131,7 @@ class Task(Section, ABC):
         """
         return self.condense(model.logits(batch).float(), batch.targets).cpu().numpy()
 
-    def remember(self, outputs: Tensor, tokens: int) -> Tensor:  # noqa: ARG002
+    def remember(self, outputs: Tensor, tokens: int) -> Tensor:
         """Return what is cached of a teacher's outputs, `[rows, ...]`; `soft_loss` takes it in their place.
 
         Args:
@@ -140,7 +140,7 @@ class Task(Section, ABC):
         """
         return outputs
 
-    def cache_metrics(self, cached: Tensor) -> dict[str, float]:  # noqa: ARG002
+    def cache_metrics(self, cached: Tensor) -> dict[str, float]:
         """Return how much of a teacher's outputs the cache `[rows, ...]` leaves out."""
         return {}
 
@@ -180,7 +180,7 @@ class Task(Section, ABC):
             texts: the texts, or the first ones of pairs, `[examples]`.
         """
 
-    def show_label(self, label: str | None, text: str) -> str:  # noqa: ARG002
+    def show_label(self, label: str | None, text: str) -> str:
         """Return the label of a text for a reader."""
         return str(label)
 
@@ -197,7 +197,7 @@ class Task(Section, ABC):
             bins: number of bins of the calibration error.
         """
 
-    def linear_model(self, strength: float) -> Any:  # noqa: ARG002
+    def linear_model(self, strength: float) -> Any:
         """Return an unfitted linear model of scikit-learn for the task; None if there is none.
 
         Args:
@@ -226,10 +226,12 @@ class Task(Section, ABC):
         """Return the task's entries of serving.json."""
         return {"kind": self.kind, "task": self.name, "pair": self.pair, "max_length": self.max_length}
 
-    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:  # noqa: ARG002
+    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer, of_targets: Tokenizer | None = None) -> int:
         """Return the number of rows of targets that `encode` makes of tables."""
         return sum(map(len, tables))
 
-    def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
+    def encode(
+        self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path, of_targets: Tokenizer | None = None
+    ) -> Encoded:
         """Tokenise and concatenate tables into files below `folder`, which must outlive the result."""
         return encode(tables, tokenizer, self.max_length, self.targets, folder)

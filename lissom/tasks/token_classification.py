@@ -100,7 +100,7 @@ class TokenClassification(LabelTask):
         answers: NDArray[np.float32],
         teacher: NDArray[np.float32],
         targets: NDArray[Any],
-        bins: int,  # noqa: ARG002
+        bins: int,
     ) -> Quality:
         """Return precision, recall and F1 of spans, also by type, and the accuracy of the words' labels.
 
@@ -134,11 +134,13 @@ class TokenClassification(LabelTask):
         """Return the types of spans."""
         return f"spans of {', '.join(types_of(self.labels))}"
 
-    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:  # noqa: ARG002
+    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer, of_targets: Tokenizer | None = None) -> int:
         """Return the number of words."""
         return sum(len(spans) for spans, _ in _words_of(tables))
 
-    def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
+    def encode(
+        self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path, of_targets: Tokenizer | None = None
+    ) -> Encoded:
         """Tokenise and concatenate tables into files below `folder`, which must outlive the result.
 
         The words of a labelled text are those between its spaces; those of an unlabelled one are found as in serving.

@@ -79,8 +79,8 @@ class Translation(NextToken):
     def show_answers(
         self,
         logits: NDArray[Any],
-        targets: NDArray[Any],  # noqa: ARG002
-        texts: Sequence[str],  # noqa: ARG002
+        targets: NDArray[Any],
+        texts: Sequence[str],
     ) -> list[str]:
         """Return the translations."""
         return list(logits)
@@ -90,7 +90,7 @@ class Translation(NextToken):
         answers: NDArray[Any],
         teacher: NDArray[Any],
         targets: NDArray[Any],
-        bins: int,  # noqa: ARG002
+        bins: int,
     ) -> Quality:
         """Return BLEU, chrF and the length of the translations over the references'."""
         meter = BleuMeter()
@@ -116,11 +116,13 @@ class Translation(NextToken):
         """Return the first token and the entries of every task."""
         return {**super().serving(), "start_id": self.start_id}
 
-    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer) -> int:
+    def count_rows(self, tables: Sequence[Table], tokenizer: Tokenizer, of_targets: Tokenizer | None = None) -> int:
         """Return the number of predicted tokens."""
-        return sum(len(target) for _, target in self._pairs(tables, tokenizer))
+        return sum(len(target) for _, target in self._pairs(tables, tokenizer, of_targets))
 
-    def encode(self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path) -> Encoded:
+    def encode(
+        self, tables: Sequence[Table], tokenizer: Tokenizer, folder: Path, of_targets: Tokenizer | None = None
+    ) -> Encoded:
         """Tokenise texts and translations, in files below `folder`, which must outlive the result.
 
         A text without a translation has no targets.
@@ -128,7 +130,7 @@ class Translation(NextToken):
         folder.mkdir(parents=True, exist_ok=True)
         sizes: list[tuple[int, int]] = []
         with (folder / "tokens.i32").open("wb") as tokens, (folder / "targets.i64").open("wb") as targets:
-            for source, target in self._pairs(tables, tokenizer):
+            for source, target in self._pairs(tables, tokenizer, of_targets):
                 sizes.append((len(source), len(target)))
                 np.asarray(source, dtype=np.int32).tofile(tokens)
                 np.asarray(target, dtype=np.int64).tofile(targets)
@@ -147,14 +149,18 @@ class Translation(NextToken):
             written=Written(np.asarray(references, dtype=object), decoder_of(tokenizer)),
         )
 
-    def _pairs(self, tables: Sequence[Table], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
+    def _pairs(
+        self, tables: Sequence[Table], tokenizer: Tokenizer, of_targets: Tokenizer | None
+    ) -> Iterator[tuple[list[int], list[int]]]:
         """Yield the token ids of every text and of its translation, each at most `max_length` long."""
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_length)
+        writer = tokenizer if of_targets is None else of_targets
+        for each in (tokenizer, writer):
+            each.no_padding()
+            each.enable_truncation(self.max_length)
         rows = (row for table in tables for row in zip(table.texts(), table.labels(), strict=True))
         while chunk := list(islice(rows, _TEXTS_PER_CALL)):
             sources = tokenizer.encode_batch([text for (text, _), _ in chunk])
-            targets = tokenizer.encode_batch([label or "" for _, label in chunk])
+            targets = writer.encode_batch([label or "" for _, label in chunk])
             for source, target, (_, label) in zip(sources, targets, chunk, strict=True):
                 yield source.ids, [] if label is None else target.ids
 

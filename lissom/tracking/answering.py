@@ -62,7 +62,7 @@ def _ask_torch(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, 
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         rows = (Row(text, pair, None) for text, pair in zip(texts, seconds, strict=True))
         table = write_table(scratch / "texts.arrow", rows)
-        data = task.encode([table], model.tokenizer, scratch / "tokens")
+        data = model.encode([table], scratch / "tokens")
         if data.written is not None:
             return _translate(model, data, data.written)
         return to_answers(predict(model.network, data, model.pad_id).numpy(), task.serving(), texts)

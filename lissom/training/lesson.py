@@ -54,10 +54,9 @@ class Lesson:
 
     def encode(self, model: CompressedModel, *names: str, more: Table | None = None) -> Encoded:
         """Tokenise the named tables, and then `more`, into one data set."""
-        task = model.manifest.task
         tables = [self.tables[name] for name in names] + ([] if more is None else [more])
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        return task.encode(tables, model.tokenizer, folder)
+        return model.encode(tables, folder)
 
     def texts(self, model: CompressedModel, more: Table | None = None) -> Encoded:
         """Tokenise the training texts of a model: `train`, `transfer`, and then `more`."""

@@ -19,7 +19,7 @@ def make_student(stage: Stage) -> Outcome:
     material = Material(
         **vars(lesson),
         teacher=teacher,
-        logits=load_logits(stage.inputs["logits"], task.count_rows(tables, teacher.tokenizer)),
+        logits=load_logits(stage.inputs["logits"], teacher.count_rows(tables)),
         base=lambda seed: load_base(base, task, seed),
         language_model=lambda: load_language_model(base),
     )
