@@ -37,6 +37,8 @@ from lissom.models.generation import TorchModel
 from lissom.tasks.language_modeling import LanguageModeling
 
 _TEXTS_TIMED = 256
+_MOST_WINDOWS = 2**32
+"""Of a text: more than any has."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ def _measure_setting(
 ) -> Setting:
     torch.set_num_threads(threads)
     teacher = reference.teacher
-    batches, teacher_batches = (timed_batches(side.test, batch_size, side.model.pad_id) for side in (subject, teacher))
+    batches, teacher_batches = timed_together(
+        [(side.test, side.model.pad_id) for side in (subject, teacher)], batch_size
+    )
     runners = {
         VARIANT: subject.exported.runner(batches, threads),
         EAGER: eager_runner(teacher.model, teacher_batches, teacher.exported.serving.get("beams", 1)),
@@ -183,9 +187,38 @@ def eager_runner(model: CompressedModel, batches: list[Batch], beams: int = 1) -
 
 def timed_batches(data: Encoded, batch_size: int, pad: int) -> list[Batch]:
     """Return batches of a random sample of the examples, always the same one, with lengths and padding as they come."""
-    count = min(len(data), max(_TEXTS_TIMED, batch_size)) // batch_size * batch_size or len(data)
-    order = timed_examples(len(data), count)
-    return [collate(data, order[start : start + batch_size], pad) for start in range(0, count, batch_size)]
+    (batches,) = timed_together([(data, pad)], batch_size)
+    return batches
+
+
+def timed_together(sides: Sequence[tuple[Encoded, int]], batch_size: int) -> list[list[Batch]]:
+    """Return the batches of `timed_batches` for several models, batch by batch of the same texts.
+
+    Texts that are cut into other windows by other tokens are compared window by window, as many as all sides have.
+
+    Args:
+        sides: for every model, the same examples in its tokens, and the id of its padding.
+        batch_size: examples of a batch.
+    """
+    places = _common_examples([data for data, _ in sides])
+    count = min(len(places[0]), max(_TEXTS_TIMED, batch_size)) // batch_size * batch_size or len(places[0])
+    order = timed_examples(len(places[0]), count)
+    return [
+        [collate(data, own[order[start : start + batch_size]], pad) for start in range(0, count, batch_size)]
+        for (data, pad), own in zip(sides, places, strict=True)
+    ]
+
+
+def _common_examples(sides: Sequence[Encoded]) -> list[NDArray[np.int64]]:
+    """Return the indices of the examples that are the same part of the same text on all sides, in one order."""
+    names = []
+    for data in sides:
+        texts = np.arange(len(data)) if data.text_numbers is None else data.text_numbers
+        names.append(texts * _MOST_WINDOWS + np.arange(len(data)) - np.searchsorted(texts, texts))
+    common = names[0]
+    for other in names[1:]:
+        common = np.intersect1d(common, other)
+    return [np.searchsorted(own, common) for own in names]
 
 
 def timed_examples(available: int, count: int = _TEXTS_TIMED) -> NDArray[np.int64]:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
+from lissom.export.nodes import bodies
 from lissom.storage import naming, write_durably
 
 LARGEST = 1_900_000_000
@@ -33,4 +34,9 @@ def save_graph(model: ModelProto, path: Path) -> None:
 
 def size_of(model: ModelProto) -> int:
     """Return the bytes of the tensors of a graph, whose own size cannot be asked for if it exceeds 2 GB."""
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    return _bytes_of(model.graph)
+
+
+def _bytes_of(graph: GraphProto) -> int:
+    inner = sum(_bytes_of(body) for node in graph.node for body in bodies(node))
+    return inner + sum(len(tensor.raw_data) for tensor in graph.initializer)

@@ -33,9 +33,11 @@ def pack_operands(graph: GraphProto) -> None:
     The kernel takes unsigned integers, `[out, groups, bytes]`, and zero points, `[out, bytes]`.
     """
     values = {tensor.name: tensor for tensor in graph.initializer}
+    packed_already: set[str] = set()
     for node in graph.node:
-        if node.op_type != "MatMulNBits":
+        if node.op_type != "MatMulNBits" or node.input[1] in packed_already:  # products may share a weight
             continue
+        packed_already.add(node.input[1])
         bits, group = (next(a.i for a in node.attribute if a.name == name) for name in ("bits", "block_size"))
         weight, zeros = (numpy_helper.to_array(values[node.input[place]]) for place in (1, 3))
         per_byte = 8 // bits

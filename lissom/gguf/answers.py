@@ -10,7 +10,7 @@ from lissom.gguf.card import Answers, Changed
 from lissom.gguf.config import FileTypeName
 from lissom.gguf.llama_cpp import LlamaCpp
 from lissom.models.compressed import CompressedModel
-from lissom.models.generation import end_ids
+from lissom.models.generation import end_ids, writes_plainly
 
 WRITTEN = 16
 """Tokens of an answer."""
@@ -50,6 +50,7 @@ def compare_answers(
 def torch_answer(model: CompressedModel, prompt: Sequence[int], most: int = WRITTEN) -> list[int]:
     """Return the most likely tokens after a prompt by torch, without the one that ends a text."""
     network, ends = model.network.eval(), end_ids(model.network)
+    writes_plainly(network)
     settings = GenerationConfig(max_new_tokens=most, do_sample=False, eos_token_id=ends, pad_token_id=model.pad_id)
     ids = torch.tensor([list(prompt)], device=next(network.parameters()).device)
     with torch.inference_mode():

@@ -24,6 +24,7 @@ from lissom.models.directory import file_sha256, load
 from lissom.models.edits import Edit, ExtendPositions, UseAttention
 from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
+from lissom.models.generation import settings_of_writing
 from lissom.models.gguf_file import forget_quantization, pretrained
 from lissom.models.language_half import NOTE, has_language_half, language_config, load_language_half
 from lissom.models.manifest import Manifest
@@ -119,6 +120,11 @@ def load_base(
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
     network = forget_quantization(network)
+    if dropped := settings_of_writing(network):
+        tell(
+            f"base.model {params.model}: its own settings of writing ({', '.join(dropped)}) are left out: torch takes "
+            "the most likely token, the exported file searches with export.beams"
+        )
     fresh = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     _check_fresh(params.model, network, fresh)
     if task.writes_texts and tied_head(network) is None:  # T5 1.1 and Flan-T5: a config of their class never says so

@@ -21,6 +21,7 @@ class TorchModel:
 
     def __init__(self, network: PreTrainedModel, most: int, beams: int = 1) -> None:
         self.network, self._most, self._beams = network, most, beams
+        writes_plainly(network)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch's rows, `[rows, outputs]`."""
@@ -38,6 +39,23 @@ class TorchModel:
         with torch.no_grad():
             written = self.network.generate(batch.ids, attention_mask=batch.mask, generation_config=settings)
         return [_until_end(row, ends) for row in written[:, 1:].tolist()]
+
+
+def settings_of_writing(network: PreTrainedModel) -> list[str]:
+    """Return the names of the settings by which a model's authors let it write, besides those of its config."""
+    if network.generation_config is None:
+        return []
+    own, usual = network.generation_config.to_dict(), GenerationConfig.from_model_config(network.config).to_dict()
+    default = GenerationConfig().to_dict()
+    return sorted(name for name, value in own.items() if value not in (usual.get(name), default.get(name)))
+
+
+def writes_plainly(network: PreTrainedModel) -> None:
+    """Let a network write by the settings of a call alone: transformers would merge its own into them.
+
+    An exported file and a model that was saved know nothing of those.
+    """
+    network.generation_config = GenerationConfig()
 
 
 def end_ids(network: PreTrainedModel) -> list[int]:

@@ -34,7 +34,7 @@ class BleuMeter:
 
         matches, totals = self._counts[:_ORDERS].tolist(), self._counts[_ORDERS : 2 * _ORDERS].tolist()
         length, reference = self._counts[2 * _ORDERS :].tolist()
-        score = BLEU.compute_bleu(matches, totals, length, reference)
+        score = BLEU.compute_bleu(matches, totals, length, reference, smooth_method="exp")
         return float(score.score) / 100
 
     def length_ratio(self) -> float:

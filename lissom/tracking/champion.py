@@ -64,7 +64,7 @@ def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path,
     from tokenizers import Tokenizer
 
     from lissom.evaluate.latency import measure_latency
-    from lissom.evaluate.variant import timed_batches
+    from lissom.evaluate.variant import timed_together
     from lissom.export.exported import model_bytes, open_exported, split_answers
 
     exports = {"new": open_exported(new), "champion": open_exported(champion)}
@@ -73,7 +73,8 @@ def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path,
         for name, exported in exports.items()
     }
     logits = {name: split_answers(exported, encoded[name], task) for name, exported in exports.items()}
-    batches = {name: timed_batches(encoded[name], 1, exported.serving["pad_id"]) for name, exported in exports.items()}
+    sides = [(encoded[name], exported.serving["pad_id"]) for name, exported in exports.items()]
+    batches = dict(zip(exports, timed_together(sides, 1), strict=True))
     runners = {name: exported.runner(batches[name], threads=1) for name, exported in exports.items()}
     timing = measure_latency(runners, [1] * len(batches["new"]), threads=1, seconds=seconds)
     sizes = {name: model_bytes(exported.files) for name, exported in exports.items()}

@@ -14,7 +14,15 @@ from lissom.export.onnx import export_onnx
 from lissom.export.onnx_file import OnnxFile
 from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
-from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons, StoreIntegers
+from lissom.models.edits import (
+    AddExits,
+    FactorizeWordTable,
+    FakeQuantize,
+    KeepBlocks,
+    KeepHeads,
+    KeepNeurons,
+    StoreIntegers,
+)
 from lissom.models.families import FAMILIES
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
@@ -155,6 +163,21 @@ def test_a_large_graph_has_its_tensors_in_a_file_beside(tmp_path, monkeypatch):
     data.write_bytes(data.read_bytes()[:-8] + bytes(8))
     with pytest.raises(DamagedFolderError, match=r"model.onnx.data: sha256"):
         OnnxClassifier(tmp_path)
+
+
+def test_a_large_graph_with_exits_has_their_tensors_beside_it_too(tmp_path, monkeypatch):
+    """The blocks behind an exit are in the branches of a condition."""
+    model = tiny.model("bert")
+    model.edit([AddExits(size=8)])
+    whole = export_onnx(model, tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    own = sum(len(tensor.raw_data) for tensor in graph.initializer)
+    assert graph_file.size_of(onnx.load(tmp_path / "model.onnx")) > 1.5 * own
+    batch = tiny.batch("bert", 1)
+    expected = whole.logits(batch)
+    monkeypatch.setattr(graph_file, "LARGEST", int(1.2 * own))
+    again = export_onnx(model, tmp_path)
+    assert (tmp_path / "model.onnx.data").is_file() and np.abs(again.logits(batch) - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "gpt2"])

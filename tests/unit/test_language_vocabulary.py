@@ -12,11 +12,12 @@ import lissom
 from lissom.data.tables import Row, write_table
 from lissom.errors import ParamsError
 from lissom.evaluate.paired import compare_scores
+from lissom.evaluate.variant import timed_together
 from lissom.export.onnx import export_onnx
 from lissom.factorize.config import FactorizeMethod
 from lissom.factorize.plan import plan
 from lissom.models.edits import FactorizeWordTable, KeepVocabulary
-from lissom.models.vocabulary import trim_tokenizer
+from lissom.models.vocabulary import closed_vocabulary, trim_tokenizer
 from lissom.params import check_params
 from lissom.serving.classifier import OnnxClassifier
 from lissom.tasks.next_token import renumbered
@@ -49,6 +50,25 @@ def test_a_teachers_distribution_of_the_tokens_that_are_left(cached):
     exact = TASK.soft_loss(student, teacher[:, kept], 1.0)
     assert float(loss) == pytest.approx(float(exact), abs=1e-5)
     assert torch.allclose(gradient, torch.autograd.grad(exact, student)[0], atol=1e-5)
+
+
+def test_both_sides_are_timed_on_the_same_parts_of_the_same_texts(tmp_path):
+    """With fewer tokens a text has more windows: each is compared with the other side's of the same number."""
+    generator = random.Random(0)
+    texts = [" ".join(generator.choices(tiny.WORDS, k=generator.randint(3, 40))) for _ in range(60)]
+    table = write_table(tmp_path / "texts.arrow", [Row(text, None, None) for text in texts])
+    teacher, student = model_of("llama"), model_of("llama")
+    counts = np.zeros(teacher.network.config.vocab_size, dtype=np.int64)
+    student.edit([KeepVocabulary(kept=closed_vocabulary(student.tokenizer, counts, 1))])
+    sides = [TASK.encode([table], each.tokenizer, tmp_path / name) for name, each in (("t", teacher), ("s", student))]
+    assert len(sides[1]) > len(sides[0]) > len(texts)
+    batches = timed_together([(data, 0) for data in sides], 1)
+    assert len(batches[0]) == len(batches[1]) == len(sides[0])
+    for pair in zip(*batches, strict=True):
+        numbers = [int(data.text_numbers[batch.indices[0]]) for data, batch in zip(sides, pair, strict=True)]
+        firsts = [np.searchsorted(data.text_numbers, number) for data, number in zip(sides, numbers, strict=True)]
+        places = [int(batch.indices[0]) - first for batch, first in zip(pair, firsts, strict=True)]
+        assert numbers[0] == numbers[1] and places[0] == places[1]
 
 
 @pytest.mark.parametrize("size", [5, 7, 11, 129])

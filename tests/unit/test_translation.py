@@ -9,7 +9,7 @@ import pytest
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch.nn import functional as F
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 import lissom
 from lissom.data.batches import collate
@@ -88,6 +88,26 @@ def batch_of(model, folder, count=6):
     return collate(data, np.arange(count), model.pad_id)
 
 
+def test_a_base_models_own_settings_of_writing_are_told_and_not_used(tmp_path):
+    """They are in no exported file and no saved model."""
+    model, told = model_of("bart"), []
+    network = model.network
+    network.generation_config.update(no_repeat_ngram_size=1, repetition_penalty=3.0)
+    network.save_pretrained(tmp_path / "base")
+    PreTrainedTokenizerFast(
+        tokenizer_object=model.tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(tmp_path / "base")
+    params = BaseParams(model=f"dir:{tmp_path / 'base'}", max_length=12)
+    loaded = load_base(params, TASK, 0, told.append)
+    assert any("(no_repeat_ngram_size, repetition_penalty) are left out" in line for line in told)
+    lissom.save(loaded, tmp_path / "saved")
+    table = write_table(tmp_path / "texts.arrow", pairs_of(8))
+    batch = collate(loaded.encode([table], tmp_path / "tokens"), np.arange(8), loaded.pad_id)
+    written = [TorchModel(each.network, 12).generate(batch) for each in (loaded, lissom.load(tmp_path / "saved"))]
+    assert written[0] == written[1] and max(map(len, written[0])) == 12, "no end is forced"
+    assert any(len(set(tokens)) < len(tokens) for tokens in written[0]), "words may come again"
+
+
 def test_bleu_is_sacrebleus_however_the_texts_are_divided():
     generator = random.Random(0)
     references = [row.label for row in pairs_of(60)]
@@ -105,6 +125,9 @@ def test_bleu_is_sacrebleus_however_the_texts_are_divided():
     perfect = BleuMeter()
     perfect.add(truth, truth)
     assert perfect.result() == pytest.approx(1) and chrf(truth, truth) == pytest.approx(1) and BleuMeter().result() == 0
+    rare, (answers, truths) = BleuMeter(), (["a b c d e", "x"], ["a b x d e", "y"])  # no match of three or four words
+    rare.add(np.asarray(answers, dtype=object), np.asarray(truths, dtype=object))
+    assert rare.result() == pytest.approx(BLEU().corpus_score(answers, [truths]).score / 100) and rare.result() > 0.1
     assert TASK.metric.show(0.3512) == "35.1" and TASK.metric.show_change(0.30, 0.35) == "+5.0"
 
 

@@ -159,6 +159,19 @@ def test_the_file_answers_as_torch(rounding, kernel, bits, lesson, tmp_path):
         assert kernels["Gather"] <= 5 and kernels["BitwiseOr"] == 0
 
 
+def test_a_weight_that_two_products_share_is_packed_once(lesson, tmp_path):
+    """DeBERTa projects words and relative positions by one matrix."""
+    model = tiny.model("deberta-v2")
+    params = WeightOnly(method="weight_only", bits=4, group=16, kernel="packed")
+    compress(model, plan(model, lesson, params), lesson, LiveTeacher(tiny.model("deberta-v2").network), None)
+    export_onnx(model, tmp_path)
+    batch = tiny.batch("deberta-v2", 3, 11)
+    classifier = OnnxClassifier(tmp_path)
+    actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+    with torch.no_grad():
+        assert np.abs(actual - logits_of(model.network, batch).numpy()).max() < 1e-3
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "mse"])
 def test_what_was_trained_is_stored(rounding, lesson, tmp_path):
     training = {key: value for key, value in SHORT.items() if key != "precision"} | {"precision": "float32"}

@@ -8,7 +8,7 @@ from lissom.emissions.inference import TokenEnergy, measure_inference_energy, me
 from lissom.emissions.meter import JOULES_PER_KWH
 from lissom.emissions.payback import payback
 from lissom.evaluate.figures import EAGER, VARIANT, Writing
-from lissom.evaluate.variant import eager_runner, timed_batches
+from lissom.evaluate.variant import eager_runner, timed_together
 from lissom.evaluate.writing import engines, prompts_of, token_runner
 from lissom.export.exported import Exported, open_exported
 from lissom.interval import Interval
@@ -23,8 +23,8 @@ def measure_emissions(stage: Stage) -> Outcome:
     """Measure the energy of an inference of teacher and artefact, and compute the payback of the compression."""
     params, teacher, model = stage.params.emissions, stage.load("teacher"), stage.load("model")
     evaluations = read_evaluations(stage.inputs["evaluations"], stage.params.variants)
-    batches = timed_batches(stage.encode(teacher, "test"), 1, teacher.pad_id)
-    final_batches = timed_batches(stage.encode(model, "test"), 1, model.pad_id)
+    sides = [(stage.encode(side, "test"), side.pad_id) for side in (teacher, model)]
+    batches, final_batches = timed_together(sides, 1)
     torch.set_num_threads(1)
     exported = open_exported(stage.inputs["export"])
     runners = {
