@@ -12,20 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from lissom.serving import classification, language_modeling, regression, token_classification, translation
+from lissom.serving import language_modeling, translation
+from lissom.serving.answers import Answer, check_finite, rows_of_words, to_answers
 from lissom.serving.cores import core_limit
 from lissom.serving.folder import DECODER, SERVING, TOKENIZER, DamagedFolderError, check_digests, parsing, read_serving
 
-Answer = dict[str, Any]
-"""What one text is answered with, by the task's kind: `label` and `probabilities`, `value`, `spans`, `continuation`,
-`translation`."""
-
 _BATCH = 8
 """Texts that are computed at a time: memory grows with them, and beyond this a core gains little."""
-
-
-class NonFiniteOutputError(ValueError):
-    """The model's output holds infinite values or NaN, so that there is no answer."""
 
 
 class OnnxClassifier:
@@ -92,7 +85,9 @@ class OnnxClassifier:
                 for a model without exits.
             NonFiniteOutputError: the model's output is not finite.
         """
-        self._check_pairs(texts, pairs)
+        self._check_texts(texts, pairs)
+        if speed is not None:
+            self._checked(speed)
         if self.serving["kind"] == "language_modeling":
             return language_modeling.continuations(self.step, self._plain_tokenizer(), texts, self.serving)
         answers: list[Answer] = []
@@ -105,7 +100,7 @@ class OnnxClassifier:
                 continue
             logits = self.logits(self._inputs(encodings), speed)
             if self.serving["kind"] == "token_classification":
-                logits = _rows_of_words(logits, texts[part], encodings)
+                logits = rows_of_words(logits, texts[part], encodings)
             answers += to_answers(logits, self.serving, texts[part])
         return answers
 
@@ -139,11 +134,7 @@ class OnnxClassifier:
         def run(feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
             with parsing(self._folder / DECODER, "onnxruntime", "run"):
                 outputs: list[NDArray[Any]] = decoder.run(None, dict(feed))
-            if not np.isfinite(outputs[0]).all():
-                raise NonFiniteOutputError(
-                    "the model's output is not finite: its weights are damaged or its training diverged; make the "
-                    "model again"
-                )
+            check_finite(outputs[0])
             return outputs
 
         return translation.Decoder(
@@ -166,6 +157,7 @@ class OnnxClassifier:
         row = np.asarray([tokens], dtype=np.int64)
         inputs = {"input_ids": row, "attention_mask": np.ones((1, before + len(tokens)), dtype=np.int64)}
         logits, *present = self._run({**inputs, **dict(zip(self._past, state or (), strict=False))}, None)
+        check_finite(logits[:, -1])
         return logits[0, -1], present if self._past else tokens
 
     def _plain_tokenizer(self) -> Tokenizer:
@@ -176,11 +168,7 @@ class OnnxClassifier:
         return tokenizer
 
     def _tokenized(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Encoding]:
-        self._check_pairs(texts, pairs)
-        try:
-            "".join((*texts, *(pairs or ()))).encode()
-        except UnicodeEncodeError:
-            raise ValueError("a text holds half a surrogate pair, which is no character; give valid Unicode") from None
+        self._check_texts(texts, pairs)
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         with parsing(self._folder / TOKENIZER, "tokenizers"):
             encodings: list[Encoding] = self._tokenizer.encode_batch(inputs)
@@ -225,7 +213,7 @@ class OnnxClassifier:
             results: list[Any] = self._session.run(self._outputs[:outputs], feed)
         return results
 
-    def _check_pairs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    def _check_texts(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
         if self.serving["pair"] != (pairs is not None):
             kind = "pairs of texts" if self.serving["pair"] else "single texts"
             raise ValueError(
@@ -233,6 +221,10 @@ class OnnxClassifier:
             )
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts; give one for every text")
+        try:
+            "".join((*texts, *(pairs or ()))).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half a surrogate pair, which is no character; give valid Unicode") from None
 
     def _check_graph(self, folder: Path) -> None:
         """Check that the graph has the inputs and outputs that serving.json lists."""
@@ -264,45 +256,3 @@ def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.Infere
 def _pasts(session: onnxruntime.InferenceSession) -> dict[str, Any]:
     """Return the shapes of the inputs that are keys and values of earlier tokens, by name."""
     return {node.name: node.shape for node in session.get_inputs() if node.name.startswith("past_")}
-
-
-def _rows_of_words(
-    logits: NDArray[np.float32], texts: Sequence[str], encodings: Sequence[Encoding]
-) -> NDArray[np.float32]:
-    """Return the logits of the words of all texts, `[words, labels]`, given those of all tokens, `[batch, n, labels]`.
-
-    A word that is cut off has zeros, which stand for the first label, `O`.
-    """
-    rows = [np.empty((0, logits.shape[-1]), dtype=np.float32)]
-    for text, encoding, outputs in zip(texts, encodings, logits, strict=True):
-        places = token_classification.places(encoding, token_classification.words_of(text))
-        rows.append(np.where((places >= 0)[:, None], outputs[places], 0.0))
-    return np.concatenate(rows).astype(np.float32)
-
-
-def to_answers(outputs: NDArray[np.float32], serving: Mapping[str, Any], texts: Sequence[str]) -> list[Answer]:
-    """Convert logits to answers.
-
-    Args:
-        outputs: logits `[batch, outputs]`, or those of the words of all texts, `[words, outputs]`.
-        serving: the contents of serving.json.
-        texts: the texts, or the first ones of pairs.
-
-    Raises:
-        NonFiniteOutputError: the logits hold infinite values or NaN.
-        DamagedFolderError: the kind of task is not known.
-    """
-    if not np.isfinite(outputs).all():
-        raise NonFiniteOutputError(
-            f"the model's output for {int((~np.isfinite(outputs)).any(axis=-1).sum())} of {len(outputs)} rows is not "
-            "finite: its weights are damaged or its training diverged; make the model again"
-        )
-    match serving["kind"]:
-        case "classification":
-            return classification.answers(outputs, serving)
-        case "regression":
-            return regression.answers(outputs, serving)
-        case "token_classification":
-            return token_classification.answers(outputs, texts, serving)
-        case kind:
-            raise DamagedFolderError(f"serving.json: kind {str(kind)[:60]!r} is not known; update lissom")

@@ -19,7 +19,8 @@ from starlette.concurrency import run_in_threadpool
 
 import lissom
 from lissom.serving.admission import BusyError, Slots, WholeBody, busy
-from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
+from lissom.serving.answers import NonFiniteOutputError
+from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.connections import bounded_protocol
 from lissom.serving.cores import usable_cores
 from lissom.serving.folder import DamagedFolderError

@@ -20,7 +20,7 @@ def continuations(
 ) -> list[dict[str, Any]]:
     """Return `continuation` for every text: the text of the most likely next tokens.
 
-    A text is read from its end as far as `max_length` and the continuation have room.
+    A text is read from its end as far as `max_length` and the continuation have room; the text has half of it at least.
 
     Args:
         step: runs the model.
@@ -31,7 +31,7 @@ def continuations(
     Raises:
         ValueError: a text has no tokens.
     """
-    count = min(serving["new_tokens"], serving["max_length"] - 1)
+    count = min(serving["new_tokens"], serving["max_length"] // 2)
     answers = []
     for text in texts:
         ids = tokenizer.encode(text).ids

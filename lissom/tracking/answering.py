@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from lissom.artifacts import MANIFEST
 from lissom.errors import InputError
-from lissom.serving.classifier import Answer, OnnxClassifier, to_answers
+from lissom.serving.answers import Answer, to_answers
+from lissom.serving.classifier import OnnxClassifier
 from lissom.storage import scratch_folder
 from lissom.tracking.fetching import exported_folder
 from lissom.tracking.naming import champion

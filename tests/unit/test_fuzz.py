@@ -174,7 +174,7 @@ def trials(kind, model, exported, scratch, chance):
 def is_clear(error):
     """An error that a user can act on: of the two families that are shown as they are, in bounded length."""
     from lissom.errors import InputError
-    from lissom.serving.classifier import NonFiniteOutputError
+    from lissom.serving.answers import NonFiniteOutputError
     from lissom.serving.folder import DamagedFolderError
 
     return isinstance(error, InputError | DamagedFolderError | NonFiniteOutputError) and 0 < len(str(error)) < 30_000

@@ -22,6 +22,7 @@ from lissom.export.parity import check_parity
 from lissom.models.compressed import logits_of
 from lissom.models.edits import FactorizeWordTable, FakeQuantize, KeepBlocks, KeepHeads, KeepNeurons, StoreIntegers
 from lissom.quantize.int8 import calibrate
+from lissom.serving.answers import NonFiniteOutputError
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.language_modeling import continuations
 from lissom.tasks.language_modeling import LanguageModeling
@@ -239,3 +240,33 @@ def test_what_ends_texts_is_not_read_before_a_continuation():
 
     continuations(step, tokenizer, ["good film"], {"max_length": 12, "new_tokens": 4, "end_ids": [2]})
     assert tokenizer.encode("good film").ids == [*read[0], 2]
+
+
+def test_half_of_the_window_is_for_the_prompt():
+    """Also where the window is shorter than a continuation may be."""
+    read, tokenizer = [], tiny.tokenizer()
+
+    def step(tokens, state):
+        read.append(list(tokens))
+        return np.eye(len(tiny.WORDS) + 10, dtype=np.float32)[4], None
+
+    ids = tokenizer.encode(" ".join(tiny.WORDS[:12])).ids
+    continuations(step, tokenizer, [" ".join(tiny.WORDS[:12])], {"max_length": 8, "new_tokens": 32, "end_ids": []})
+    assert len(read[0]) == 4 and read[0] == ids[-4:] and len(read) == 4
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_language_models_answers_are_checked_like_others(family, tmp_path):
+    model = model_of(family)
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    export_onnx(model, tmp_path / "whole")
+    whole = OnnxClassifier(tmp_path / "whole")
+    with pytest.raises(ValueError, match="half a surrogate pair"):
+        whole.predict(["a \ud800"])
+    with pytest.raises(ValueError, match="this model has no exits"):
+        whole.predict(["the film"], speed=0.5)
+    next(iter(model.network.parameters())).data.fill_(float("nan"))
+    export_onnx(model, tmp_path / "broken")
+    with pytest.raises(NonFiniteOutputError, match="diverged"):
+        OnnxClassifier(tmp_path / "broken").predict(["the film"])

@@ -18,7 +18,8 @@ from lissom.export.onnx import export_onnx
 from lissom.models.compressed import CompressedModel
 from lissom.models.fused import separate
 from lissom.serving import http as server
-from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
+from lissom.serving.answers import NonFiniteOutputError
+from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.connections import bounded_protocol
 from tests.unit import tiny
 from tests.waiting import free_port

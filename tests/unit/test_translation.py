@@ -30,7 +30,8 @@ from lissom.models.sites import attention_sites, ffn_sites
 from lissom.parallel.parts import split_batch
 from lissom.prune.importance import gated
 from lissom.quantize.int8 import calibrate
-from lissom.serving.classifier import NonFiniteOutputError, OnnxClassifier
+from lissom.serving.answers import NonFiniteOutputError
+from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.folder import DECODER
 from lissom.tasks.bleu import BleuMeter, chrf
 from lissom.tasks.classification import Classification
