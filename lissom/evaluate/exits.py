@@ -13,7 +13,7 @@ from lissom.data.batches import sorted_batches
 from lissom.data.encoding import Encoded
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import ExitSetting, ExitSweep
-from lissom.evaluate.latency import Latency, measure_latency
+from lissom.evaluate.latency import Timing, measure_latency
 from lissom.evaluate.variant import timed_batches
 from lissom.export.config import ExportParams
 from lissom.export.exported import TriedSpeed, read_record
@@ -26,6 +26,7 @@ from lissom.tasks.task import Task
 
 _BATCH_SIZE = 32
 _SECONDS = 1.0
+_RETRIES = 2
 
 
 def try_speeds(
@@ -41,10 +42,10 @@ def try_speeds(
         params: the speeds to measure, and the largest loss of dev score.
     """
     speeds = [FULL_DEPTH, *params.speeds]
-    times = _times(model, folder, dev, speeds, _SECONDS * len(speeds) / 2)
+    times = _times(model, folder, dev, speeds, _SECONDS * len(speeds) / 2, _RETRIES)
     trials = [
         TriedSpeed(
-            speed=speed, milliseconds=times[speed].mean,
+            speed=speed, milliseconds=times.latency(str(speed)).mean,
             dev_score=_score_at(OnnxFile(folder, speed=speed), model.manifest.task, dev, model.pad_id)[0],
         )
         for speed in speeds
@@ -66,7 +67,7 @@ def sweep_speeds(model: CompressedModel, folder: Path, test: Encoded, params: Ev
     record, task = read_record(folder), model.manifest.task
     speeds = [trial.speed for trial in record.tried_speeds]
     flops = flops_by_depth(model.network, np.unique(test.lengths).tolist())
-    times = _times(model, folder, test, speeds, params.seconds * len(speeds) / 2)
+    times = _times(model, folder, test, speeds, params.seconds * len(speeds) / 2, params.retries)
     settings = []
     for trial in record.tried_speeds:
         score, depth = _score_at(OnnxFile(folder, speed=trial.speed), task, test, model.pad_id)
@@ -80,19 +81,20 @@ def sweep_speeds(model: CompressedModel, folder: Path, test: Encoded, params: Ev
                 mean_depth=float(depth.mean()),
                 flops=float(np.mean(exit_flops)),
                 flops_ratio=float(np.sum(full_flops) / np.sum(exit_flops)),
-                latency=times[trial.speed],
+                latency=times.latency(str(trial.speed)),
             )
         )
-    return ExitSweep(settings=tuple(settings), chosen=OnnxFile(folder).serving["speed"])
+    return ExitSweep(
+        settings=tuple(settings), chosen=OnnxFile(folder).serving["speed"], conditions=times.conditions
+    )
 
 
 def _times(
-    model: CompressedModel, folder: Path, data: Encoded, speeds: Sequence[float], seconds: float
-) -> dict[float, Latency]:
+    model: CompressedModel, folder: Path, data: Encoded, speeds: Sequence[float], seconds: float, retries: int
+) -> Timing:
     batches = timed_batches(data, 1, model.pad_id)
     runners = {str(speed): OnnxFile(folder, speed=speed).runner(batches, threads=1) for speed in speeds}
-    timing = measure_latency(runners, [1] * len(batches), threads=1, seconds=seconds)
-    return {speed: timing.latency(str(speed)) for speed in speeds}
+    return measure_latency(runners, [1] * len(batches), threads=1, seconds=seconds, retries=retries)
 
 
 def _score_at(exported: OnnxFile, task: Task, data: Encoded, pad: int) -> tuple[float, NDArray[np.int64]]:

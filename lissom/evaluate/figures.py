@@ -61,6 +61,8 @@ class ExitSweep(Section):
     """Full depth first."""
     chosen: float
     """The default speed of the file, at which all other results are measured."""
+    conditions: Conditions
+    """Of the latencies, which are of one session."""
 
 
 class Floor(Section):

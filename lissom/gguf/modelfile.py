@@ -1,7 +1,7 @@
 """Ollama's Modelfile: writing and reading (https://docs.ollama.com/modelfile)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +11,18 @@ MODELFILE = "Modelfile"
 Kind = Literal["int", "float", "string"]
 PARAMETERS: dict[str, Kind] = {
     "num_ctx": "int", "repeat_last_n": "int", "repeat_penalty": "float", "temperature": "float", "seed": "int",
-    "stop": "string", "num_predict": "int", "top_k": "int", "top_p": "float", "min_p": "float",
+    "stop": "string", "num_predict": "int", "top_k": "int", "top_p": "float", "min_p": "float", "typical_p": "float",
+    "presence_penalty": "float", "frequency_penalty": "float", "mirostat": "int", "mirostat_eta": "float",
+    "mirostat_tau": "float", "num_keep": "int", "num_gpu": "int", "num_thread": "int", "num_batch": "int",
 }  # fmt: skip
-"""Known parameters; `stop` may be given several times."""
+"""Ollama's parameters; `stop` may be given several times."""
 _INSTRUCTIONS = ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE", "REQUIRES")
+_MARKS = ('"""', '"')
+_WORD, _NAME = re.compile(r"\s*(\S+)[ \t]*"), re.compile(r"(\S+)[ \t]*")
+_CLOSING = {
+    mark: re.compile(mark + r"[ \t]*(?:[\r\n]|\Z)" if mark else r"[\r\n]|\Z") for mark in (*_MARKS, "")
+}
+"""What ends a value: a closing quote at the end of a line, or the line, as Ollama's parser has it."""
 _ROLES = ("system", "user", "assistant")
 Value = int | float | str
 
@@ -66,14 +74,14 @@ def parse(text: str) -> Modelfile:
                 source = rest
             case "PARAMETER":
                 name, _, value = rest.partition(" ")
-                parameters.append((name, _read(name, _unquoted(value.strip()))))
+                parameters.append((name, _read(name, value)))
             case "MESSAGE":
                 role, _, message = rest.partition(" ")
                 if role not in _ROLES:
                     raise InputError(f"Modelfile: MESSAGE {role}: allowed roles are {', '.join(_ROLES)}")
-                messages.append((role, _unquoted(message.strip())))
+                messages.append((role, message))
             case _:
-                texts[instruction] = _unquoted(rest)
+                texts[instruction] = rest
     if not source:
         raise InputError("Modelfile: FROM is missing; it names the model's file")
     return Modelfile(
@@ -82,48 +90,47 @@ def parse(text: str) -> Modelfile:
     )  # fmt: skip
 
 
-def _instructions(text: str) -> Sequence[tuple[str, str]]:
-    """Return instructions in capitals with what follows them; texts in triple quotes may have several lines."""
-    result, lines = [], iter(text.splitlines())
-    for line in lines:
-        if not line.strip() or line.lstrip().startswith("#"):
+def _instructions(text: str) -> Iterator[tuple[str, str]]:
+    """Yield instructions in capitals with their value; of PARAMETER and MESSAGE, a name and a space stand before it.
+
+    A value in quotes may have several lines. There are no escapes: a value ends at a quote that ends a line.
+    """
+    place = 0
+    while match := _WORD.match(text, place):
+        word, place = match[1], match.end()
+        if word.startswith("#"):
+            place = _end_of_line(text, match.start(1))
             continue
-        word, _, rest = line.strip().partition(" ")
         if word.upper() not in _INSTRUCTIONS:
             raise InputError(f"Modelfile: {word!r} is no instruction; allowed: {', '.join(_INSTRUCTIONS)}")
-        while rest.count('"""') == 1:
-            following = next(lines, None)
-            if following is None:
-                raise InputError(f'Modelfile: the text of {word} has no closing """')
-            rest += f"\n{following}"
-        result.append((word.upper(), rest.strip()))
-    return result
+        name = ""
+        if word.upper() in ("PARAMETER", "MESSAGE") and (second := _NAME.match(text, place)):
+            name, place = f"{second[1]} ", second.end()
+        mark = next((mark for mark in _MARKS if text.startswith(mark, place)), "")
+        end = _CLOSING[mark].search(text, place + len(mark))
+        if end is None:
+            raise InputError(f"Modelfile: the text of {word} has no closing {mark}")
+        yield word.upper(), name + text[place + len(mark) : end.start()].strip("" if mark else " \t")
+        place = end.end()
+
+
+def _end_of_line(text: str, place: int) -> int:
+    return min((found for mark in "\r\n" if (found := text.find(mark, place)) >= 0), default=len(text))
 
 
 def _quoted(text: str) -> str:
     """Return a text on one line as it is, or in triple quotes, which it must not contain."""
     if '"""' in text:
         raise InputError('Modelfile: a text must not contain """, which ends texts there')
-    plain = "\n" not in text and text == text.strip() and text and '"' not in text
+    plain = text and text == text.strip() and not text.startswith('"') and not set("\r\n") & set(text)
     return text if plain else f'"""{text}"""'
-
-
-def _unquoted(text: str) -> str:
-    for mark in ('"""', '"'):
-        if len(text) >= 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
-            inner = text[len(mark) : -len(mark)]
-            return re.sub(r'\\(["\\])', r"\1", inner) if mark == '"' else inner
-    return text
 
 
 def _shown(name: str, value: Value) -> str:
     _read(name, str(value))
     if PARAMETERS[name] != "string":
         return f"{value:g}" if isinstance(value, float) else str(value)
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    if "\n" in escaped:
-        raise InputError(f"Modelfile: {name} must be on one line: {value!r}")
-    return f'"{escaped}"'
+    return _quoted(str(value))
 
 
 def _read(name: str, value: str) -> Value:

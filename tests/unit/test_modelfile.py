@@ -7,17 +7,13 @@ from hypothesis import strategies as st
 from lissom.errors import InputError
 from lissom.gguf.modelfile import PARAMETERS, Modelfile, parse
 
-TEXT = (
-    st.text(st.characters(blacklist_categories=("Cs", "Cc"), whitelist_characters="\n"), min_size=1, max_size=60)
-    .map(str.strip)
-    .filter(lambda text: text and '"""' not in text and not text.startswith('"') and not text.endswith('"'))
+TEXT = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=60).filter(
+    lambda text: '"""' not in text
 )
-
-
 VALUES = {
     "int": st.integers(-1, 10**6),
     "float": st.floats(0, 100).map(lambda value: float(f"{value:g}")),
-    "string": TEXT.filter(lambda text: "\n" not in text),
+    "string": TEXT,
 }
 
 
@@ -60,4 +56,9 @@ kind.\"""
 """
     assert parse(written) == Modelfile(
         "./model.gguf", (("temperature", 0.5), ("stop", "<|end|>")), system="You are\nkind."
+    )
+    # As Ollama's parser reads them: no escapes, quotes inside a line, one quote over several lines.
+    others = 'FROM ./model.gguf\r\nPARAMETER stop a"b\nPARAMETER stop "a\\"b"\nSYSTEM "one\ntwo"  \nLICENSE a\u2028b\n'
+    assert parse(others) == Modelfile(
+        "./model.gguf", (("stop", 'a"b'), ("stop", 'a\\"b')), system="one\ntwo", license="a\u2028b"
     )

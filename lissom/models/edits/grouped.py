@@ -123,7 +123,8 @@ class GroupWeights(StructureEdit):
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        speed = "multiplied packed" if self.packed else "smaller on disk, not faster: unpacked when a session starts"
+        unpacked = "unpacked when a session starts: smaller on disk, not faster"
+        speed = f"multiplied packed where onnxruntime has a kernel, else {unpacked}" if self.packed else unpacked
         counts = Counter(self.layers.values())
         mixed = ", ".join(f"{bits} bits in {counts[bits]} layers" for bits in sorted(counts))
         corrected = f", corrected at rank {self.correction}" if self.correction else ""
