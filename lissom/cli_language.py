@@ -38,11 +38,10 @@ def generate(
     tokens: _MOST_TOKENS = 128,
 ) -> None:
     """Continue a text with a language model in llama.cpp, with the settings of its Modelfile."""
-    from lissom.gguf.running import find
+    from lissom.gguf.running import continuation, find
 
-    runnable = find(model)
-    server = runnable.start()
-    for piece in runnable.continuation(server, sys.stdin.read() if text == "-" else text, tokens):
+    server = find(model).start()
+    for piece in continuation(server, sys.stdin.read() if text == "-" else text, tokens):
         print(piece, end="", flush=True)
     print()
     server.close()
@@ -54,7 +53,7 @@ def chat(
     tokens: _MOST_TOKENS = None,
 ) -> None:
     """Talk to a language model in llama.cpp, with the settings of its Modelfile; an empty line ends it."""
-    from lissom.gguf.running import find
+    from lissom.gguf.running import find, reply
 
     runnable = find(model)
     _check_chats(runnable)
@@ -63,7 +62,7 @@ def chat(
     while message := text or _ask():
         messages.append({"role": "user", "content": message})
         answer = ""
-        for piece in runnable.reply(server, messages, tokens):
+        for piece in reply(server, messages, tokens):
             print(piece, end="", flush=True)
             answer += piece
         print()

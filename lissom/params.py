@@ -18,6 +18,7 @@ from lissom.evaluate.config import EvaluateParams
 from lissom.explanation import explain
 from lissom.export.config import ExportParams
 from lissom.factorize.config import FactorizeParams
+from lissom.gguf.config import GgufParams
 from lissom.models.config import BaseParams
 from lissom.overrides import apply_override
 from lissom.parallel.config import ParallelParams
@@ -35,6 +36,13 @@ _OF_TOKENS: Mapping[TaskKind, tuple[str, ...]] = {
 """Methods of distillation where the outputs are logits of tokens, by task."""
 _OF_WHOLE_TEXTS = ("lstm", "static", "fastbert", "deep_to_shallow")
 """Methods whose students, or whose exits, read a text's logits from a vector of the whole text."""
+_OF_EMBEDDINGS = ("min_cosine", "pooling")
+"""Settings of `export.gguf` that only encoders for embeddings use."""
+_OF_WRITING = (
+    "proof_tokens", "prompts", "f32_tolerance", "max_kl_divergence", "system", "temperature", "repeat_penalty",
+    "context",
+)  # fmt: skip
+"""Those that only language models use."""
 
 
 class Params(Section):
@@ -137,12 +145,21 @@ class Params(Section):
         of_gguf = [method for method in self.quantize if method.method == "gguf"]
         if "gguf" not in self.export.formats:
             if of_gguf:
-                raise ValueError("quantize.method: gguf trains for GGUF files; set export.formats: [onnx, gguf]")
+                raise ValueError("quantize.method: gguf trains for GGUF files; set export.formats: [gguf]")
             return self
         if self.data.task == "translation":
             raise ValueError(
                 "export.formats: gguf is for llama.cpp and Ollama, which run language models and encoders for "
                 f"embeddings, and data.task is {self.data.task}; set export.formats: [onnx]"
+            )
+        writes = self.data.task == "language_modeling"
+        unused = _OF_EMBEDDINGS if writes else _OF_WRITING
+        defaults = GgufParams()
+        named = [name for name in unused if getattr(self.export.gguf, name) != getattr(defaults, name)]
+        if named:
+            raise ValueError(
+                f"export.gguf.{named[0]} is for {'embeddings' if writes else 'models that write'}, and data.task is "
+                f"{self.data.task}; leave it out"
             )
         if len(of_gguf) < len(self.quantize):
             other = next(method.method for method in self.quantize if method.method != "gguf")

@@ -84,9 +84,7 @@ def sweep_speeds(model: CompressedModel, folder: Path, test: Encoded, params: Ev
                 latency=times.latency(str(trial.speed)),
             )
         )
-    return ExitSweep(
-        settings=tuple(settings), chosen=OnnxFile(folder).serving["speed"], conditions=times.conditions
-    )
+    return ExitSweep(settings=tuple(settings), chosen=OnnxFile(folder).serving["speed"], conditions=times.conditions)
 
 
 def _times(

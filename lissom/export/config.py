@@ -13,8 +13,9 @@ BEAMS = 4
 class ExportParams(Section):
     """Tolerances of the exported file against the torch model, and the choice of the speed of early exit."""
 
-    formats: tuple[Literal["onnx", "gguf"], ...] = ("onnx",)
-    """Formats of the final model: onnx, which is evaluated and registered, and gguf for language models besides."""
+    formats: tuple[Literal["onnx", "gguf"], ...] = Field(default=("onnx",), min_length=1)
+    """Formats of the final model. The graph for ONNX Runtime is written in any case, since the stages after this one
+    run it; gguf writes files for llama.cpp and Ollama besides."""
 
     gguf: GgufParams = GgufParams()
     """Files of the format gguf."""
@@ -38,10 +39,17 @@ class ExportParams(Section):
     """Largest loss of dev score against the teacher; the fastest speed within it is chosen."""
 
     @model_validator(mode="after")
-    def _onnx_comes_first(self) -> "ExportParams":
-        if self.formats[:1] != ("onnx",) or len(set(self.formats)) < len(self.formats):
+    def _settings_are_used(self) -> "ExportParams":
+        if "gguf" not in self.formats and self.gguf != GgufParams():
             raise ValueError(
-                f"formats: {', '.join(self.formats) or 'none'}: onnx comes first, since evaluation and registry work "
-                "on it; allowed: [onnx] or [onnx, gguf]"
+                "gguf has settings, and formats has no gguf, so none of them would be used; add gguf there"
             )
+        # A file of float32 is always compared: its logits for language models, its embeddings for encoders.
+        for name, always in (("max_kl_divergence", ()), ("min_cosine", ("f32",))):
+            unused = [kind for kind in getattr(self.gguf, name) if kind not in (*self.gguf.types, *always)]
+            if unused:
+                raise ValueError(
+                    f"gguf.{name}: {unused[0]} is not among gguf.types ({', '.join(self.gguf.types)}); name it there, "
+                    "or leave its bound out"
+                )
         return self

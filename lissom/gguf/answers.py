@@ -11,6 +11,8 @@ from lissom.gguf.config import FileTypeName
 from lissom.gguf.llama_cpp import LlamaCpp
 from lissom.models.compressed import CompressedModel
 from lissom.models.generation import end_ids, writes_plainly
+from lissom.tasks.chat import as_text
+from lissom.tasks.language_modeling import LanguageModeling
 
 WRITTEN = 16
 """Tokens of an answer."""
@@ -45,6 +47,17 @@ def compare_answers(
         equal = 1 - len(changed) / len(prompts)
         result[kind] = Answers(prompts=len(prompts), equal=equal, changed=tuple(changed[:_SHOWN]))
     return result
+
+
+def prompt_tokens(model: CompressedModel, text: str) -> list[int]:
+    """Return the tokens of a user's prompt: of a model for chat, a message that it is to answer."""
+    task, ends = model.manifest.task, end_ids(model.network)
+    if isinstance(task, LanguageModeling) and task.chat_template is not None:
+        message = {"role": "user", "content": text}
+        rendered = as_text([message], task.chat_template, task.chat_tokens, reply=True)
+        return list(model.tokenizer.encode(rendered, add_special_tokens=False).ids)
+    ids = list(model.tokenizer.encode(text).ids)
+    return ids[:-1] if len(ids) > 1 and ids[-1] in ends else ids  # some tokenizers end every text
 
 
 def torch_answer(model: CompressedModel, prompt: Sequence[int], most: int = WRITTEN) -> list[int]:

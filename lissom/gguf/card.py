@@ -57,7 +57,7 @@ class Changed(Section):
 
 
 class Answers(Section):
-    """Greedy answers to the beginnings of test texts."""
+    """Greedy answers to prompts."""
 
     prompts: int
     equal: float

@@ -1,6 +1,6 @@
 """Params of GGUF files."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ Pooling = Literal["mean", "cls"]
 
 
 class GgufParams(Section):
-    """Files for llama.cpp and Ollama (export.formats: [onnx, gguf]), and what they must prove.
+    """Files for llama.cpp and Ollama (gguf in export.formats), and what they must prove.
 
     Language models continue texts; of BERT and ModernBERT, the encoder without its head gives embeddings.
     """
@@ -29,8 +29,9 @@ class GgufParams(Section):
     proof_tokens: int = Field(default=4096, ge=64)
     """Tokens of the test texts on which llama.cpp is compared with torch."""
 
-    prompts: int = Field(default=16, ge=0)
-    """Beginnings of test texts whose greedy continuation by every file is compared with torch's; 0 compares none."""
+    prompts: Annotated[int, Field(ge=0)] | tuple[Annotated[str, Field(min_length=1)], ...] = 16
+    """Prompts whose greedy answer by every file is compared with torch's: texts of your own, which a model for chat
+    reads as messages of the user, or the number of beginnings of test texts; 0 compares none."""
 
     f32_tolerance: float = Field(default=0.01, gt=0)
     """Largest difference of any logit between torch and llama.cpp with the weights in float32."""

@@ -19,9 +19,7 @@ PARAMETERS: dict[str, Kind] = {
 _INSTRUCTIONS = ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE", "REQUIRES")
 _MARKS = ('"""', '"')
 _WORD, _NAME = re.compile(r"\s*(\S+)[ \t]*"), re.compile(r"(\S+)[ \t]*")
-_CLOSING = {
-    mark: re.compile(mark + r"[ \t]*(?:[\r\n]|\Z)" if mark else r"[\r\n]|\Z") for mark in (*_MARKS, "")
-}
+_CLOSING = {mark: re.compile(mark + r"[ \t]*(?:[\r\n]|\Z)" if mark else r"[\r\n]|\Z") for mark in (*_MARKS, "")}
 """What ends a value: a closing quote at the end of a line, or the line, as Ollama's parser has it."""
 _ROLES = ("system", "user", "assistant")
 Value = int | float | str

@@ -7,7 +7,7 @@ from pathlib import Path
 from lissom.artifacts import write_json, write_text
 from lissom.data.encoding import Encoded
 from lissom.errors import InputError
-from lissom.gguf.answers import WRITTEN, compare_answers
+from lissom.gguf.answers import WRITTEN, compare_answers, prompt_tokens
 from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
 from lissom.gguf.checks import check_marks, check_templates, check_tokens
 from lissom.gguf.config import FileTypeName, GgufParams
@@ -66,7 +66,7 @@ def write_ollama(
     windows = torch_windows(model.network, windows_of(test, params.proof_tokens, longest))
     agreements = compare(paths, windows, longest, usable_cores())
     _check(agreements, params)
-    prompts = _prompts(test, params.prompts, longest)
+    prompts = _prompts(model, test, params.prompts, longest)
     for kind, path in paths.items():
         write_proof(path, agreements[kind])
     shipped = {kind: paths[kind] for kind in params.types}
@@ -96,10 +96,23 @@ def bound_of(kind: FileTypeName, params: GgufParams) -> float:
     return params.max_kl_divergence.get(kind, BOUNDS[kind])
 
 
-def _prompts(test: Encoded, count: int, longest: int) -> list[list[int]]:
-    """Return the first halves of test texts that leave room for an answer."""
-    windows = windows_of(test, int(test.lengths.sum()), longest - WRITTEN)
-    return [window[: max(1, len(window) // 2)] for window in islice(windows, count)]
+def _prompts(model: CompressedModel, test: Encoded, wanted: int | Sequence[str], longest: int) -> list[list[int]]:
+    """Return the tokens of prompts: a user's own, or the first halves of so many test texts.
+
+    Raises:
+        InputError: a prompt of the user leaves no room for an answer.
+    """
+    if isinstance(wanted, int):
+        windows = windows_of(test, int(test.lengths.sum()), longest - WRITTEN)
+        return [window[: max(1, len(window) // 2)] for window in islice(windows, wanted)]
+    prompts = [prompt_tokens(model, text) for text in wanted]
+    for text, tokens in zip(wanted, prompts, strict=True):
+        if len(tokens) > longest - WRITTEN:
+            raise InputError(
+                f"export.gguf.prompts: {text[:40]!r}... has {len(tokens)} tokens; at most {longest - WRITTEN} leave "
+                f"room for an answer of {WRITTEN} in the model's {longest}"
+            )
+    return prompts
 
 
 def _check(agreements: Mapping[FileTypeName, Agreement], params: GgufParams) -> None:

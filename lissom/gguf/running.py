@@ -1,6 +1,7 @@
 """Running a GGUF file with the settings of its Modelfile, as Ollama would: texts, conversations, a server."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from lissom.errors import InputError, advice_for
 from lissom.gguf.modelfile import MODELFILE, Modelfile, parse
 from lissom.models.source import GGUF
 from lissom.serving.cores import usable_cores
-from lissom.serving.llama_server import LlamaServer
+from lissom.serving.llama_server import DEFAULTS, LlamaServer
 
 DEFAULT = f"artifacts/export/quantize/{OLLAMA}"
 _CONTEXT = 2048
-_OPTIONS = ("temperature", "repeat_penalty", "repeat_last_n", "seed", "top_k", "top_p", "min_p")
-"""Parameters that llama.cpp's server takes by the same names."""
+_BEFORE = (
+    "{{% set given = messages[0]['role'] == 'system' %}}"
+    "{{% set messages = (messages[:1] if given else {first}) + {earlier} + (messages[1:] if given else messages) %}}"
+)
+"""What stands before a chat template to add a Modelfile's messages, in Jinja."""
 
 
 @dataclass(frozen=True)
@@ -26,41 +30,58 @@ class Runnable:
     modelfile: Modelfile
 
     def start(self, threads: int | None = None, host: str = "127.0.0.1", port: int = 0) -> LlamaServer:
-        """Start llama.cpp's server.
+        """Start llama.cpp's server, where the Modelfile's settings hold for requests that name none.
 
         Raises:
             InputError: the file cannot be loaded, the port is taken or the package is missing.
         """
-        context = int(dict(self.modelfile.parameters).get("num_ctx", _CONTEXT))
+        values = dict(self.modelfile.parameters)
+        stops = [value for name, value in self.modelfile.parameters if name == "stop"]
+        defaults = {name: value for name, value in values.items() if name in DEFAULTS} | {"stop": stops}
+        context, cores = int(values.get("num_ctx", _CONTEXT)), int(values.get("num_thread", usable_cores()))
         try:
-            return LlamaServer(self.path, context, threads or usable_cores(), host, port)
+            return LlamaServer(
+                self.path, context, threads or cores, host, port, defaults=defaults, chat_template=self._template()
+            )
         except ModuleNotFoundError as error:
             raise InputError(f"{self.path}: {advice_for(error)}") from None
         except ValueError as error:
             raise InputError(str(error)) from None
 
-    def options(self, most: int | None) -> dict[str, Any]:
-        """Return the settings of a request; with `most`, the most tokens of an answer."""
-        values = dict(self.modelfile.parameters)
-        options: dict[str, Any] = {name: values[name] for name in _OPTIONS if name in values}
-        options["stop"] = [value for name, value in self.modelfile.parameters if name == "stop"]
-        limit = most or int(values.get("num_predict", -1))
-        return options if limit < 0 else {**options, "max_tokens": limit}
+    def _template(self) -> str | None:
+        """Return the file's template behind the Modelfile's messages; None if there are none, or no template.
 
-    def continuation(self, server: LlamaServer, text: str, most: int | None = None) -> Iterator[str]:
-        """Yield the pieces of a text's continuation."""
-        for part in _stream(server, "/v1/completions", {"prompt": text, **self.options(most)}):
-            yield part["choices"][0].get("text") or ""
-
-    def reply(self, server: LlamaServer, messages: Sequence[dict[str, str]], most: int | None = None) -> Iterator[str]:
-        """Yield the pieces of the answer to a conversation, which the Modelfile's system prompt begins."""
+        Requests hold what is said after them, as Ollama's do. A system prompt of a request takes the Modelfile's place.
+        """
         system = self.modelfile.system
-        first = [] if system is None or (messages[:1] and messages[0]["role"] == "system") else [("system", system)]
-        earlier = [{"role": role, "content": content} for role, content in (*first, *self.modelfile.messages)]
-        body = {"messages": [*earlier, *messages], **self.options(most)}
-        for part in _stream(server, "/v1/chat/completions", body):
-            if part["choices"]:
-                yield part["choices"][0]["delta"].get("content") or ""
+        if system is None and not self.modelfile.messages:
+            return None
+        import gguf  # not needed otherwise
+
+        field = gguf.GGUFReader(self.path).fields.get("tokenizer.chat_template")
+        if field is None:
+            return None
+        first = [] if system is None else [{"role": "system", "content": system}]
+        earlier = [{"role": role, "content": content} for role, content in self.modelfile.messages]
+        return _BEFORE.format(first=_literal(first), earlier=_literal(earlier)) + str(field.contents())
+
+
+def continuation(server: LlamaServer, text: str, most: int | None = None) -> Iterator[str]:
+    """Yield the pieces of a text's continuation; with `most`, at most so many tokens."""
+    for part in _stream(server, "/v1/completions", {"prompt": text, **_limit(most)}):
+        yield part["choices"][0].get("text") or ""
+
+
+def reply(server: LlamaServer, messages: Sequence[dict[str, str]], most: int | None = None) -> Iterator[str]:
+    """Yield the pieces of the answer to a conversation; with `most`, at most so many tokens."""
+    for part in _stream(server, "/v1/chat/completions", {"messages": list(messages), **_limit(most)}):
+        if part["choices"]:
+            yield part["choices"][0]["delta"].get("content") or ""
+
+
+def _literal(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return messages as a literal of Jinja, which reads strings of JSON."""
+    return json.dumps(messages, ensure_ascii=False)
 
 
 def find(model: str) -> Runnable:
@@ -80,15 +101,17 @@ def find(model: str) -> Runnable:
             if not path.is_file():
                 raise InputError(f"{file}: FROM {modelfile.source}: no such file")
             return Runnable(path, modelfile)
-    raise InputError(
-        f"{model}: no GGUF file, and no folder with a Modelfile; export.formats: [onnx, gguf] makes {DEFAULT}"
-    )
+    raise InputError(f"{model}: no GGUF file, and no folder with a Modelfile; export.formats: [gguf] makes {DEFAULT}")
 
 
 def is_gguf_model(model: str) -> bool:
     """Return whether a name is that of a GGUF file, or of a folder for Ollama."""
     place = Path(model)
     return place.suffix == GGUF or place.name.startswith(MODELFILE) or (place / MODELFILE).is_file()
+
+
+def _limit(most: int | None) -> dict[str, int]:
+    return {} if most is None else {"max_tokens": most}
 
 
 def _stream(server: LlamaServer, path: str, body: dict[str, Any]) -> Iterator[Any]:

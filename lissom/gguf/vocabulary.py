@@ -21,12 +21,17 @@ from lissom.models.generation import listed
 
 _GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _TAIL = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 SPLITS: dict[tuple[str, ...], str] = {
     (_GPT2_SPLIT,): "gpt-2",
     ("digits", _GPT2_SPLIT): "smollm",
     (_CONTRACTIONS + _TAIL % "{1,3}",): "llama-bpe",
     (_CONTRACTIONS + _TAIL % "",): "qwen2",
+    (
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ): "tekken",
 }
 """llama.cpp's names of splits, by the regular expressions that a text is split with in turn."""
 

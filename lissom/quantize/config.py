@@ -118,7 +118,7 @@ class GgufTrainingParams(RoundedTrainingParams):
 
 
 class GgufTraining(Section):
-    """Quantisation-aware training for a type of GGUF file (export.formats: [onnx, gguf])."""
+    """Quantisation-aware training for a type of GGUF file (export.formats: [gguf])."""
 
     method: Literal["gguf"]
 

@@ -19,6 +19,17 @@ from typing import Any
 
 from lissom.serving.memory import peak_bytes
 
+_OF_SAMPLING = {
+    "temperature": "temp", "repeat_penalty": "penalty_repeat", "repeat_last_n": "penalty_last_n", "seed": "seed",
+    "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "typical_p": "typ_p", "presence_penalty": "penalty_present",
+    "frequency_penalty": "penalty_freq", "mirostat": "mirostat", "mirostat_eta": "mirostat_eta",
+    "mirostat_tau": "mirostat_tau",
+}  # fmt: skip
+"""llama.cpp's names of how a Modelfile draws the next token."""
+_OF_SERVER = {"stop": "antiprompt", "num_predict": "n_predict", "num_keep": "n_keep", "num_batch": "n_batch"}
+"""llama.cpp's names of other settings of a Modelfile."""
+DEFAULTS = (*_OF_SAMPLING, *_OF_SERVER)
+
 
 class LlamaServer:
     """A GGUF file behind HTTP: /v1/chat/completions, /v1/completions, /apply-template, /tokenize, /health.
@@ -33,6 +44,8 @@ class LlamaServer:
         port: port; 0 takes a free one.
         name: the model's name in answers.
         embeds: whether it answers texts with embeddings, at /v1/embeddings; the file says how they are pooled.
+        defaults: settings of requests that name none, by their names in a Modelfile, and `stop`, a list of texts.
+        chat_template: the template of conversations in Jinja; None takes the file's.
 
     Raises:
         ValueError: llama.cpp cannot load the file, or the port is taken.
@@ -41,13 +54,14 @@ class LlamaServer:
 
     def __init__(
         self, path: Path, context: int, threads: int, host: str = "127.0.0.1", port: int = 0, name: str = "",
-        embeds: bool = False,
+        embeds: bool = False, defaults: Mapping[str, Any] | None = None, chat_template: str | None = None,
     ) -> None:  # fmt: skip
         if importlib.util.find_spec("xllamacpp") is None:
             raise ModuleNotFoundError("No module named 'xllamacpp'", name="xllamacpp")
         settings = {
             "path": str(path), "context": context, "threads": threads, "host": host, "port": port,
-            "name": name or path.stem, "embeds": embeds,
+            "name": name or path.stem, "embeds": embeds, "defaults": dict(defaults or {}),
+            "chat_template": chat_template,
         }  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lissom.serving.llama_server", json.dumps(settings)],
@@ -111,6 +125,14 @@ def main(settings: Mapping[str, Any]) -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
     params.hostnames, params.port = [settings["host"]], settings["port"]
     params.use_jinja, params.warmup, params.verbosity = True, False, 0
+    for given, value in settings["defaults"].items():
+        if given in _OF_SERVER:
+            setattr(params, _OF_SERVER[given], value)
+        else:
+            # Seeds are unsigned in llama.cpp, and -1 draws one.
+            setattr(params.sampling, _OF_SAMPLING[given], value % 2**32 if given == "seed" else value)
+    if settings["chat_template"] is not None:
+        params.chat_template = settings["chat_template"]
     if settings["embeds"]:
         params.embedding, params.n_batch, params.n_ubatch = True, settings["context"], settings["context"]
     try:

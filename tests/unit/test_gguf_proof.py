@@ -30,6 +30,23 @@ def test_answers_are_torchs_and_changed_ones_are_shown(tmp_path):
     assert change.file != change.torch == model.tokenizer.decode(torch_answer(model, prompts[found["q2_k"].equal > 0]))
 
 
+def test_a_users_own_prompts_are_answered(tmp_path):
+    """As messages that are to be answered; one without room for an answer is refused."""
+    model = chat_model()
+    data, texts = texts_of(model, tmp_path)
+    wanted = ("good", "bad")
+    own = PARAMS.model_copy(update={"types": ("f16", "q2_k"), "max_kl_divergence": {"q2_k": 9}, "prompts": wanted})
+    (tmp_path / "ollama").mkdir()
+    card = write_ollama(model, tmp_path / "ollama", data, data, texts, own)
+    assert [file.answers.prompts for file in card.files] == [2, 2] and card.files[0].answers.equal == 1
+    shown = {change.prompt for change in card.files[1].answers.changed}
+    assert shown and all(prompt.startswith("user: ") for prompt in shown)
+    long = own.model_copy(update={"prompts": ("good " * 60,)})
+    (tmp_path / "long").mkdir()
+    with pytest.raises(InputError, match=r"prompts: 'good .* leave room for an answer of 16"):
+        write_ollama(model, tmp_path / "long", data, data, texts, long)
+
+
 def test_a_type_above_its_bound_is_refused(tmp_path):
     model = chat_model()
     data, texts = texts_of(model, tmp_path)

@@ -186,10 +186,20 @@ def test_params_that_do_not_go_together_are_refused():
             "a form that a GGUF file cannot express",
         ),
         (gguf_only | {"quantize": {"method": "gguf", "type": "q4_0"}}, r"q4_0 is not among export\.gguf\.types"),
-        (language | {"quantize": {"method": "gguf"}}, r"set export\.formats: \[onnx, gguf\]"),
-        (language | {"export": {"formats": ["gguf"]}, "quantize": {"method": "none"}}, "onnx comes first"),
+        (language | {"quantize": {"method": "gguf"}}, r"set export\.formats: \[gguf\]"),
+        (language | {"export": {"formats": []}, "quantize": none}, r"export\.formats"),
+        (language | {"export": {"gguf": {"types": ["q4_0"]}}, "quantize": none}, "formats has no gguf"),
+        (
+            gguf_only | {"quantize": none, "export": {"formats": ["gguf"], "gguf": {"pooling": "cls"}}},
+            r"gguf\.pooling is for",
+        ),
+        (base | {"quantize": none, "export": {"formats": ["gguf"], "gguf": {"system": "Hi."}}}, r"gguf\.system is for"),
+        (
+            gguf_only | {"quantize": none, "export": {"formats": ["gguf"], "gguf": {"max_kl_divergence": {"q2_k": 1}}}},
+            r"q2_k is not among gguf\.types",
+        ),
     ):
         with pytest.raises(ParamsError, match=message):
             check_params(params)
     check_params(gguf_only | {"quantize": {"method": "gguf", "type": "q8_0"}})
-    check_params(base | {"quantize": none, "export": {"formats": ["onnx", "gguf"]}})
+    check_params(base | {"quantize": none, "export": {"formats": ["gguf"]}})

@@ -36,6 +36,7 @@ def test_every_split_gives_the_tokenizers_tokens(steps, tmp_path):
         "\u00e9\u4e2d\U0001f642 \ufb01 \u2082\u00bd",
         " ",
         "The film, good!?",
+        "camelCase XMLParser https://x.y/z/\nÉcole",
         *TEXTS,
     ]
     check_tokens(tmp_path / "model.gguf", model.tokenizer, texts, ends=[2])

@@ -19,8 +19,9 @@ from lissom.gguf.file import gguf_model, write_gguf
 from lissom.gguf.file_types import FILE_TYPES
 from lissom.gguf.modelfile import parse
 from lissom.gguf.ollama import BOUNDS, write_ollama
-from lissom.gguf.running import find
+from lissom.gguf.running import continuation, find, reply
 from lissom.models.edits import KeepNeurons
+from lissom.tasks.chat import as_text
 from tests.unit import tiny
 from tests.unit.test_gguf import TEXTS, model_of
 from tests.unit.test_gguf_base import TEMPLATE
@@ -123,28 +124,30 @@ def test_the_engine_answers_as_torch_does(folder):
         server.close()
 
 
-def test_a_conversation_streams_with_the_modelfiles_settings(folder):
+def test_a_server_has_the_modelfiles_settings_and_messages(folder):
+    """For requests that name none, as those of a client that knows nothing of the Modelfile."""
     _, place, _ = folder
     runnable = find(str(place))
     assert find(str(place.parent)).path == runnable.path == place / "texts-q8_0.gguf"
-    assert runnable.options(5)["temperature"] == 0.7 and runnable.options(5)["stop"] == ["</s>"]
     # An untrained model may draw the end at once, or bytes that are no text: a seed that draws neither.
-    seeded = replace(runnable.modelfile, parameters=(*runnable.modelfile.parameters, ("seed", 3)))
-    runnable = replace(runnable, modelfile=seeded)
+    parameters = (*runnable.modelfile.parameters, ("seed", 3), ("top_k", 7), ("stop", "film"))
+    said = (("user", 'a "good" film\n'), ("assistant", "yes"))
+    runnable = replace(runnable, modelfile=replace(runnable.modelfile, parameters=parameters, messages=said))
+    question = {"role": "user", "content": "good"}
     server = runnable.start(threads=1)
     try:
-        prompt = server.post(
-            "/apply-template",
-            {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "good"}]},
-        )
-        assert prompt["prompt"].startswith("system: Be brief.")
-        pieces = list(runnable.reply(server, [{"role": "user", "content": "good"}], most=12))
+        for first, expected in (([], "Be brief."), ([{"role": "system", "content": "Sing."}], "Sing.")):
+            prompt = server.post("/apply-template", {"messages": [*first, question]})["prompt"]
+            conversation = [{"role": role, "content": text} for role, text in (("system", expected), *said)]
+            assert prompt == as_text([*conversation, question], TEMPLATE, {}, reply=True)
+        used = server.post("/completion", {"prompt": "good", "n_predict": 1})["generation_settings"]
+        assert used["temperature"] == pytest.approx(0.7) and (used["top_k"], used["seed"]) == (7, 3)
+        assert used["stop"] == ["</s>", "film"]
+        pieces = list(reply(server, [question], most=12))
         assert 1 <= len([piece for piece in pieces if piece]) <= 12
-        assert "".join(runnable.continuation(server, "the film", most=12))
+        assert "".join(continuation(server, "the film", most=12))
     finally:
         server.close()
-    with pytest.raises(InputError, match="no GGUF file, and no folder with a Modelfile"):
-        find(str(place / "nothing"))
 
 
 def test_a_model_without_a_template_continues_texts(tmp_path):

@@ -9,7 +9,7 @@ from lissom.data.tables import Row, write_table
 from lissom.gguf.answers import torch_answer
 from lissom.gguf.config import GgufParams
 from lissom.gguf.ollama import write_ollama
-from lissom.gguf.running import find
+from lissom.gguf.running import find, reply
 from lissom.models.base import load_base
 from lissom.models.config import BaseParams
 from lissom.tasks.chat import as_text
@@ -45,9 +45,8 @@ def test_smollm2_is_proven_and_answers(tmp_path):
     prompt = as_text(QUESTION, task.chat_template, task.chat_tokens, reply=True)
     ids = model.tokenizer.encode(prompt, add_special_tokens=False).ids
     expected = model.tokenizer.decode(torch_answer(model, ids, _WRITTEN))
-    runnable = find(str(tmp_path / "ollama"))
-    server = runnable.start(threads=2)
+    server = find(str(tmp_path / "ollama")).start(threads=2)
     try:
-        assert "".join(runnable.reply(server, QUESTION, _WRITTEN)).strip() == expected.strip()
+        assert "".join(reply(server, QUESTION, _WRITTEN)).strip() == expected.strip()
     finally:
         server.close()
