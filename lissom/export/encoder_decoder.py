@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from lissom.models.families import family_of
 from lissom.models.family import AttentionSite
 from lissom.models.layers import Projection
+from lissom.models.shared_bias import own_rows
 from lissom.models.sites import attention_sites, head_size
 
 NAME = "lissom_onnx_encoder_decoder"
@@ -140,7 +141,7 @@ def _attention(
     batch, heads, length, width = query.shape
     total = key.shape[2]
     causal = bool(getattr(module, "is_causal", False))
-    bias = position_bias
+    bias = None if position_bias is None else own_rows(module, position_bias)
     if causal:
         rows = torch.arange(length)[:, None] + (total - length)
         outside = torch.where(torch.arange(total) > rows, _OUTSIDE, 0.0)[None, None]

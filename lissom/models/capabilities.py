@@ -81,8 +81,6 @@ def limit_of(family: Family, technique: Technique) -> Limit | None:
     if family.has_encoder_and_decoder and technique in _OF_ONE_STACK:
         return Limit("it has two stacks of blocks")
     match technique:
-        case "heads" if family.shared_bias:
-            return Limit("all blocks share a bias of relative positions, which has a value for every head")
         case "positions" if family.position_table is None:
             return Limit("it has no table of positions")
         case "longer" if family.position_table is None and family.rotary is None:

@@ -11,6 +11,7 @@ from lissom.attention.dense import spelled_out
 from lissom.models.compressed import input_names, logits_from
 from lissom.models.exits import BlockPart, EmbeddingPart, has_early_exits, parts_of
 from lissom.models.patterned import has_patterns
+from lissom.models.shared_bias import NAME as SHARED_BIAS
 
 
 def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int, list[int]]:
@@ -19,9 +20,10 @@ def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int
     The list of a length holds the operations up to exit 1, 2, and so on; without exits it has a single entry. torch
     does not count recurrent layers.
     """
-    # torch does not count fused attention, but does count the eager implementation, and patterns as spelt-out products.
+    # torch does not count fused attention; it counts transformers' eager one, the one with a shared bias, which is
+    # spelt out too, and patterns as spelt-out products.
     network = copy.deepcopy(network).eval()
-    if not has_patterns(network):
+    if not has_patterns(network) and network.config._attn_implementation != SHARED_BIAS:
         network.set_attn_implementation("eager")
     parts = parts_of(network) if has_early_exits(network) else None
     with torch.no_grad(), spelled_out():

@@ -5,7 +5,8 @@ hidden state of a token. Leave-one-out is the loss of the task with block l bypa
 al. 2023, arXiv:2004.03844, section 3: the last blocks, the first ones, or every other one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,10 +21,10 @@ from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits import KeepBlocks
 from lissom.models.families import family_of
 from lissom.models.family import Stack
-from lissom.models.sites import blocks_at, blocks_of, first_blocks
+from lissom.models.sites import blocks_at, first_blocks
 from lissom.models.students import evenly_spaced
 from lissom.prune.budget import largest_within
-from lissom.prune.config import BlocksPruning, BudgetParams
+from lissom.prune.config import BlocksPruning, LayerDropPruning
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
@@ -38,14 +39,11 @@ def plan(model: CompressedModel, lesson: Lesson, params: BlocksPruning) -> Recip
     """
     network = model.network
     first_blocks(network)  # says what to do about a model without blocks
-    first = params.blocks if params.budget is None else _count_within(model, lesson, params.budget)
     edits, scores = [], {}
-    for stack, count in zip(family_of(network).stacks, (first, params.decoder_blocks), strict=False):
+    for stack, count in counts_of(model, lesson, params).items():
         blocks = blocks_at(network, stack)
-        if count is None or count == len(blocks):
+        if count == len(blocks):
             continue
-        if count > len(blocks):
-            raise InputError(f"prune.method: blocks: {count} are to be kept; the model has {len(blocks)}")
         if params.criterion in ("influence", "leave_one_out"):
             values = _scores(model, lesson, stack, params)
             scores[f"{stack.title or 'block'} scores"] = {str(place): value for place, value in enumerate(values)}
@@ -56,12 +54,34 @@ def plan(model: CompressedModel, lesson: Lesson, params: BlocksPruning) -> Recip
     return Recipe(edits=edits, facts={name.replace(" ", "_"): values for name, values in scores.items()})
 
 
-def _count_within(model: CompressedModel, lesson: Lesson, budget: BudgetParams) -> int:
-    """Return the number of blocks that a budget allows; all blocks of a stack have the same size."""
-    if family_of(model.network).has_encoder_and_decoder:
-        raise InputError("prune.budget: an encoder-decoder has two stacks; give blocks and decoder_blocks")
-    counts = range(1, len(blocks_of(model.network)) + 1)
-    return int(largest_within(model, lesson, counts, lambda count: [KeepBlocks(kept=tuple(range(int(count))))], budget))
+def counts_of(model: CompressedModel, lesson: Lesson, params: BlocksPruning | LayerDropPruning) -> dict[Stack, int]:
+    """Return how many blocks of every stack are to be kept.
+
+    With a budget they are as many as it allows, the same share of every stack, whose blocks all have the same size.
+
+    Raises:
+        InputError: a stack has fewer blocks than are to be kept, or the budget cannot be reached.
+    """
+    stacks = family_of(model.network).stacks
+    available = [len(blocks_at(model.network, stack)) for stack in stacks]
+    if params.budget is not None:
+        deepest = max(available)
+        choices = [tuple(math.ceil(count * part / deepest) for count in available) for part in range(1, deepest + 1)]
+
+        def edits(counts: Iterable[int]) -> list[KeepBlocks]:
+            return [
+                KeepBlocks(kept=tuple(range(count)), stack=stack.title)
+                for stack, count in zip(stacks, counts, strict=True)
+            ]
+
+        return dict(zip(stacks, largest_within(model, lesson, choices, edits, params.budget), strict=True))
+    wanted = (params.blocks, params.decoder_blocks)[: len(stacks)]
+    for count, most in zip(wanted, available, strict=True):
+        if count is not None and count > most:
+            raise InputError(f"prune.method: {params.method}: {count} blocks are to be kept; the model has {most}")
+    return {
+        stack: most if count is None else count for stack, count, most in zip(stacks, wanted, available, strict=True)
+    }
 
 
 def by_position(criterion: str, count: int, available: int, *, keep_first: bool = False) -> tuple[int, ...]:

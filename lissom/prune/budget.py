@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
@@ -10,14 +11,16 @@ from lissom.models.flops import flops_by_depth
 from lissom.prune.config import BudgetParams
 from lissom.training.lesson import Lesson
 
+Amount = TypeVar("Amount")
+
 
 def largest_within(
     model: CompressedModel,
     lesson: Lesson,
-    amounts: Sequence[float],
-    edits: Callable[[float], Sequence[Edit]],
+    amounts: Sequence[Amount],
+    edits: Callable[[Amount], Sequence[Edit]],
     budget: BudgetParams,
-) -> float:
+) -> Amount:
     """Return the largest of some amounts with which the edited model is within a budget.
 
     Args:
@@ -32,7 +35,7 @@ def largest_within(
     """
     cost = cost_of(model, lesson, budget)
 
-    def share(amount: float) -> float:
+    def share(amount: Amount) -> float:
         edited = copy.deepcopy(model)
         edited.edit(list(edits(amount)))
         return cost(edited)

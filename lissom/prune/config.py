@@ -77,7 +77,7 @@ class BlocksPruning(Section):
     """Number of the decoder's blocks to keep, of an encoder-decoder; null keeps all."""
 
     budget: BudgetParams | None = None
-    """Keep as many blocks as a budget allows, in place of `blocks`; not of encoder-decoders."""
+    """Keep as many blocks as a budget allows, in place of the numbers; of an encoder-decoder the same share of both."""
 
     criterion: Literal["influence", "leave_one_out", "top", "bottom", "alternate"] = "influence"
     """Which blocks go: those that turn the hidden states of tokens least, those without which the loss is lowest, the
@@ -91,8 +91,7 @@ class BlocksPruning(Section):
 
     @model_validator(mode="after")
     def _has_one_size(self) -> "BlocksPruning":
-        if (self.blocks is None) == (self.budget is None):
-            raise ValueError("blocks and budget: give one of them, the number of blocks or what they may cost")
+        _check_one_size(self)
         return self
 
 
@@ -101,17 +100,30 @@ class LayerDropPruning(Section):
 
     method: Literal["layer_drop"]
 
-    blocks: int = Field(ge=1)
-    """Number of blocks to keep; of an encoder-decoder, of the encoder's."""
+    blocks: int | None = Field(default=None, ge=1)
+    """Number of blocks to keep; of an encoder-decoder, of the encoder's. Null where `budget` tells it."""
 
     decoder_blocks: int | None = Field(default=None, ge=1)
     """Number of the decoder's blocks to keep, of an encoder-decoder; null keeps all."""
+
+    budget: BudgetParams | None = None
+    """Keep as many blocks as a budget allows, in place of the numbers; of an encoder-decoder the same share of both."""
 
     drop: float | None = Field(default=None, ge=0, lt=1)
     """Probability that a block is left out in a step; null takes the share of the blocks that go in the end."""
 
     training: RecoveryParams = RecoveryParams()
     """The training of the whole model against the teacher in which blocks are left out."""
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> "LayerDropPruning":
+        _check_one_size(self)
+        return self
+
+
+def _check_one_size(params: BlocksPruning | LayerDropPruning) -> None:
+    if (params.blocks is None) == (params.budget is None) or (params.budget and params.decoder_blocks is not None):
+        raise ValueError("blocks and budget: give one of them, the numbers of blocks or what they may cost")
 
 
 class HiddenPruning(Section):

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lissom.errors import InputError
-from lissom.models.capabilities import limit_of
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks, KeepHeads, KeepNeurons
 from lissom.models.families import family_of
@@ -61,10 +60,8 @@ def with_costs(
 
 
 def _half_of(model: CompressedModel, groups: Sequence[GateGroup], kind: str) -> tuple[list[Edit], int]:
-    """Return the edit that keeps half of the units of a kind, and how many go; none where they cannot be removed."""
+    """Return the edit that keeps half of the units of a kind, and how many go."""
     sites = [group for group in groups if group.kind == kind]
-    if kind == "heads" and limit_of(family_of(model.network), "heads") is not None:
-        return [], 0
     kept = tuple(tuple(range(max(1, group.units // 2))) for group in sites)
     edit: Edit = KeepHeads(kept=kept) if kind == "heads" else KeepNeurons(kept=kept)
     return [edit], sum(group.units - len(units) for group, units in zip(sites, kept, strict=True))

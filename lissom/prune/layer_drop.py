@@ -12,53 +12,45 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks
-from lissom.models.families import family_of
 from lissom.models.family import Stack
 from lissom.models.sites import blocks_at, first_blocks
 from lissom.models.students import evenly_spaced
-from lissom.prune.blocks import weighed
+from lissom.prune.blocks import counts_of, weighed
 from lissom.prune.config import LayerDropPruning
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 
 
-def plan(model: CompressedModel, _: Lesson, params: LayerDropPruning) -> Recipe:
-    """Return the recipe that trains with blocks left out, and keeps `params.blocks` of them.
+def plan(model: CompressedModel, lesson: Lesson, params: LayerDropPruning) -> Recipe:
+    """Return the recipe that trains with blocks left out, and keeps `params.blocks` of them, or what a budget allows.
 
     Raises:
-        InputError: the model has fewer blocks, or no Transformer blocks.
+        InputError: the model has fewer blocks, no Transformer blocks, or exceeds the budget even with one block.
     """
     first_blocks(model.network)  # says what to do about a model without blocks
-    stacks = family_of(model.network).stacks
-    counts: dict[str, int] = {}
-    for stack, count in zip(stacks, (params.blocks, params.decoder_blocks), strict=False):
-        available = len(blocks_at(model.network, stack))
-        counts[stack.title] = available if count is None else count
-        if counts[stack.title] > available:
-            raise InputError(f"prune.method: layer_drop: {count} blocks are to be kept; the model has {available}")
+    counts = counts_of(model, lesson, params)
     handles: list[RemovableHandle] = []
-    rates = {stack.title: _rate(model, stack, counts[stack.title], params) for stack in stacks}
+    rates = {stack: _rate(model, stack, count, params) for stack, count in counts.items()}
 
     def add(trained: CompressedModel) -> None:
-        for stack in stacks:
+        for stack, rate in rates.items():
             for number, block in enumerate(blocks_at(trained.network, stack)):
-                if rates[stack.title] and not (stack.first_block_read and number == 0):
-                    handles.append(block.register_forward_hook(_left_out(block, rates[stack.title])))
+                if rate and not (stack.first_block_read and number == 0):
+                    handles.append(block.register_forward_hook(_left_out(block, rate)))
 
     def keep(trained: CompressedModel) -> Sequence[Edit]:
         for handle in handles:
             handle.remove()
         edits: list[Edit] = []
-        for stack in stacks:
-            count, available = counts[stack.title], len(blocks_at(trained.network, stack))
+        for stack, count in counts.items():
+            available = len(blocks_at(trained.network, stack))
             if count < available:
                 edits.append(KeepBlocks(kept=evenly_spaced(count, available), stack=stack.title))
         return edits
 
-    facts = {f"{title}_drop".strip("_"): rate for title, rate in rates.items()}
+    facts = {f"{stack.title}_drop".strip("_"): rate for stack, rate in rates.items()}
     return Recipe(calibrate=add, finish=keep, facts=facts)
 
 

@@ -111,5 +111,5 @@ def test_positions():
 def test_all_blocks_are_the_model_itself_and_more_are_refused(lesson):
     model = tiny.model("bert")
     assert plan(model, lesson, PARAMS.model_copy(update={"blocks": 4})).edits == []
-    with pytest.raises(InputError, match="5 are to be kept; the model has 4"):
+    with pytest.raises(InputError, match="5 blocks are to be kept; the model has 4"):
         plan(model, lesson, PARAMS.model_copy(update={"blocks": 5}))

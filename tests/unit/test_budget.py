@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from lissom.errors import InputError
 from lissom.evaluate.relative_latency import relative_latency
 from lissom.models.edits import KeepBlocks
+from lissom.models.families import family_of
 from lissom.models.flops import flops_by_depth
-from lissom.models.sites import blocks_of
-from lissom.prune.config import BlocksPruning, FirstOrderPruning
+from lissom.models.sites import blocks_at, blocks_of
+from lissom.prune.config import BlocksPruning, FirstOrderPruning, LayerDropPruning
 from lissom.prune.plan import plan
 from lissom.training.lesson import Lesson
 from tests.unit import tiny
@@ -74,6 +75,19 @@ def test_blocks_are_as_many_as_the_budget_allows(of, keep, lesson):
     assert cost(larger, of) > keep * whole
 
 
+@pytest.mark.parametrize("family", ["bart", "t5"])
+@pytest.mark.parametrize("method", [BlocksPruning, LayerDropPruning])
+def test_of_an_encoder_decoder_the_same_share_of_both_stacks_stays(method, family, tmp_path):
+    model, own = model_of(family), Lesson(tables=tables_of(tmp_path), scratch=tmp_path)
+    name = "blocks" if method is BlocksPruning else "layer_drop"
+    whole, stacks = model.network.num_parameters(), family_of(model.network).stacks
+    before = [len(blocks_at(model.network, stack)) for stack in stacks]
+    recipe = plan(model, own, method(method=name, budget={"keep": 0.8}))
+    model.edit(recipe.finish(model) if recipe.finish else recipe.edits)
+    left = [len(blocks_at(model.network, stack)) for stack in stacks]
+    assert before == [3, 3] and left[0] == left[1] < 3 and model.network.num_parameters() <= 0.8 * whole
+
+
 def test_latency_is_measured_on_what_the_edits_make(lesson):
     """The amount is the largest whose measured share is within the budget, as for what is counted."""
     asked = []
@@ -125,6 +139,7 @@ def test_what_cannot_be_reached_is_refused(lesson, tmp_path):
         BlocksPruning(method="blocks")
     with pytest.raises(ValidationError, match="give one of them"):
         BlocksPruning(method="blocks", blocks=2, budget={"keep": 0.5})
-    other = Lesson(tables=tables_of(tmp_path), scratch=tmp_path)
-    with pytest.raises(InputError, match="two stacks"):
-        plan(model_of("bart"), other, BlocksPruning(method="blocks", budget={"keep": 0.5}))
+    with pytest.raises(ValidationError, match="give one of them"):
+        BlocksPruning(method="blocks", decoder_blocks=2, budget={"keep": 0.5})
+    with pytest.raises(ValidationError, match="give one of them"):
+        LayerDropPruning(method="layer_drop")

@@ -62,8 +62,6 @@ def batch_for(family, model, folder):
 @families
 @pytest.mark.parametrize("units", [("channels",), ALL], ids="+".join)
 def test_closed_gates_are_removed_channels(family, units, tmp_path):
-    if family == "t5" and "heads" in units:
-        units = tuple(unit for unit in units if unit != "heads")  # they share a bias
     params = params_of(units=units, keep=0.5)
     model, recipe, groups = gated(family, params)
     fix(model, groups, params)

@@ -8,6 +8,7 @@ import torch
 from lissom.errors import InputError
 from lissom.models.sites import attention_sites
 from lissom.prune.confidence import head_confidence
+from tests.unit import test_translation as translation
 from tests.unit import tiny
 
 families = pytest.mark.parametrize("family", sorted(set(tiny.able("heads")) & set(tiny.able("scores"))))
@@ -58,6 +59,34 @@ def test_padding_changes_nothing(family):
         head_confidence(network, [alone]), head_confidence(network, [replace(alone, inputs=padded)]), strict=True
     ):
         assert torch.allclose(one, two, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", translation.FAMILIES)
+def test_of_an_encoder_decoder_every_attention_has_its_confidence(family, tmp_path):
+    """Without scores attention is even, over the words of the text, or over what the decoder has read so far."""
+    network = translation.model_of(family).network.eval()
+    model = translation.model_of(family)
+    batch = translation.batch_of(model, tmp_path, 1)
+    sharp = [value.clone() for value in head_confidence(network, [batch])]
+    for site in attention_sites(network):
+        for parameter in network.get_submodule(site.query).parameters():
+            parameter.data.zero_()
+    for name, parameter in network.named_parameters():
+        if "relative_attention_bias" in name:
+            parameter.data.zero_()
+    words, read = int(batch.mask.sum()), int(batch.inputs["decoder_attention_mask"].sum())
+    causal = sum(1 / (place + 1) for place in range(read)) / read
+    for site, even, before in zip(attention_sites(network), head_confidence(network, [batch]), sharp, strict=True):
+        own = site.kind == "self" and site.stack == "decoder"
+        assert torch.allclose(even, torch.full((4,), causal if own else 1 / words), atol=1e-5)
+        assert (before > even).all()
+    padded = dict(batch.inputs)
+    for name in ("input_ids", "attention_mask"):
+        padded[name] = torch.nn.functional.pad(padded[name], (0, 3))
+    again = head_confidence(network, [replace(batch, inputs=padded)])
+    assert all(
+        torch.allclose(one, two, atol=1e-5) for one, two in zip(head_confidence(network, [batch]), again, strict=True)
+    )
 
 
 def test_attention_inside_of_blocks_is_refused():

@@ -1,5 +1,6 @@
 """Translation: BLEU, decoder inputs, edits of encoder and decoder, two graphs that write as torch does, and new models."""
 
+import copy
 import dataclasses
 import json
 import random
@@ -189,7 +190,7 @@ def test_a_saved_model_is_the_same_and_loads_in_transformers(family, tmp_path):
     assert TorchModel(again.network, 12).generate(batch) == TorchModel(plain, 12).generate(batch)
 
 
-@pytest.mark.parametrize("family", ("bart", "marian"))
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_gate_of_zero_is_a_removed_head(family, tmp_path):
     """In every attention of encoder and decoder, and of the decoder to the encoder."""
     model, reference = model_of(family), model_of(family)
@@ -201,6 +202,15 @@ def test_a_gate_of_zero_is_a_removed_head(family, tmp_path):
     model.edit([KeepHeads(kept=kept)])
     assert torch.allclose(logits_of(model.network, batch), expected, atol=1e-5)
     assert not torch.allclose(logits_of(reference.network, batch), expected, atol=1e-2)
+    lissom.save(model, tmp_path / "model")
+    assert torch.equal(logits_of(lissom.load(tmp_path / "model").network, batch), logits_of(model.network, batch))
+    half = [tuple(range(1, len(heads))) for heads in kept]  # heads of heads
+    again, at_once = copy.deepcopy(model), model_of(family)
+    again.edit([KeepHeads(kept=tuple(half))])
+    at_once.edit(
+        [KeepHeads(kept=tuple(tuple(heads[place] for place in of) for heads, of in zip(kept, half, strict=True)))]
+    )
+    assert torch.equal(logits_of(again.network, batch), logits_of(at_once.network, batch))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -224,11 +234,11 @@ def quantized(model, folder):
 @pytest.mark.parametrize("form", ["float", "int8"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_graphs_score_and_write_as_torch_does(family, form, tmp_path):
-    """Of a model with fewer blocks, heads (where the family can lose them) and neurons."""
+    """Of a model with fewer blocks, heads, not the same number everywhere, and neurons."""
     model = model_of(family)
     model.edit([KeepBlocks(kept=(0, 2), stack="decoder"), KeepBlocks(kept=(0, 1), stack="encoder")])
-    if family != "t5":
-        model.edit([KeepHeads(kept=((0, 3),) * len(attention_sites(model.network)))])
+    sites = attention_sites(model.network)
+    model.edit([KeepHeads(kept=tuple((0, 3) if number % 2 else (1,) for number in range(len(sites))))])
     model.edit([KeepNeurons(kept=(tuple(range(32)),) * len(ffn_sites(model.network)))])
     if form == "int8":
         model.edit([FakeQuantize()])

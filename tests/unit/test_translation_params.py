@@ -34,8 +34,7 @@ def test_params_of_translation(tmp_path, monkeypatch):
 
 def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
     model = model_of("t5")
-    with pytest.raises(InputError, match=r"prune.heads below 1: not possible with a t5 .*bias of relative positions"):
-        check_later_stages(params_with(prune={"method": "first_order", "training": COLD}), model)
+    check_later_stages(params_with(prune={"method": "first_order", "training": COLD}), model)
     with pytest.raises(InputError, match=r"factorize\.method: word_table, .*: not possible with a t5"):
         check_later_stages(
             params_with(factorize={"method": "word_table", "rank": 8, "min_count": None, "training": COLD}), model
@@ -46,10 +45,6 @@ def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
             check_later_stages(params_with(factorize=of_table), model)
         check_later_stages(params_with(factorize={**of_table, "table": None}), model)
     check_later_stages(params_with(factorize={"method": "low_rank", "training": COLD}), model)
-    check_later_stages(params_with(prune={"method": "first_order", "heads": 1, "training": COLD}), model)
-    with pytest.raises(InputError, match="with heads: not possible with a t5"):
-        check_later_stages(params_with(prune={"method": "gates", "training": COLD}), model)
-    check_later_stages(params_with(prune={"method": "gates", "units": ["neurons"], "training": COLD}), model)
+    check_later_stages(params_with(prune={"method": "gates", "training": COLD}), model)
     confident = {"method": "first_order", "head_criterion": "confidence", "training": COLD}
-    with pytest.raises(InputError, match="confidence: not possible with a bart"):
-        check_later_stages(params_with(prune=confident), model_of("bart"))
+    check_later_stages(params_with(prune=confident), model_of("bart"))

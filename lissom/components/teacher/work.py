@@ -12,6 +12,7 @@ from lissom.export.cached_attention import check_cached_patterns
 from lissom.models.base import load_base
 from lissom.models.capabilities import check_family
 from lissom.models.compressed import CompressedModel
+from lissom.models.families import family_of
 from lissom.models.sites import head_size, sites_of_kind
 from lissom.params import Params
 from lissom.tasks.kinds import AnyTask, task_of
@@ -102,7 +103,7 @@ def _check_compression(params: Params, model: CompressedModel) -> None:
     for pruning in params.prune:
         if pruning.method == "first_order" and pruning.heads < 1:
             check_family(family, "heads", "prune.heads below 1")
-            if pruning.head_criterion == "confidence":
+            if pruning.head_criterion == "confidence" and not family_of(model.network).has_encoder_and_decoder:
                 check_family(family, "scores", "prune.head_criterion: confidence")
         if pruning.method == "gates" and "heads" in pruning.units:
             check_family(family, "heads", "prune.units with heads")

@@ -8,7 +8,9 @@ from lissom.errors import InputError
 from lissom.models.capabilities import check_technique
 from lissom.models.edits.edit import StructureEdit
 from lissom.models.edits.surgery import check_indices, slice_linear
+from lissom.models.families import family_of
 from lissom.models.patterned import keep_head_numbers
+from lissom.models.shared_bias import keep_rows
 from lissom.models.sites import attention_sites, head_groups, head_size, replace_module
 
 
@@ -40,6 +42,8 @@ class KeepHeads(StructureEdit):
                 replace_module(network, path, slice_linear(network, path, rows, columns))
             query_heads = [unit * group_size + member for unit in unit_ids for member in range(group_size)]
             keep_head_numbers(network.get_submodule(site.module), query_heads)
+            if family_of(network).shared_bias:
+                keep_rows(network, network.get_submodule(site.module), query_heads)
             if site.heads_attribute is not None:
                 setattr(network.get_submodule(site.module), site.heads_attribute, len(unit_ids))
 
