@@ -3,7 +3,8 @@
     python -m benchmarks.pruning [METHOD ...] [--data trec6] [--seed 1]
 
 Every seed has a teacher of its own (benchmarks/teachers.py), which every method prunes and trains against the teacher's
-logits, so that differences between methods are paired. Orders of heads are compared without a training.
+logits, so that differences between methods are paired. Orders of heads, and criteria of weights over all sparsities, are
+compared without a training.
 """
 
 import sys
@@ -20,6 +21,7 @@ from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.pruned_translators import GATED, MULTI30K, PENALTIES, SCRATCH, TRANSLATORS, WHOLE, translators
 from benchmarks.pruned_translators import settings as translator_settings
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
+from benchmarks.sparsity_curves import CURVES, measure_curve
 from benchmarks.structures import IMPORTANCE, ORDERS, RANDOM, STRUCTURES, accuracy, measure_order, measure_speed
 from benchmarks.teachers import Trained, params_of, teacher_of
 from lissom.evaluate.relative_latency import relative_latency, table_path
@@ -71,12 +73,12 @@ _STRUCTURES = STRUCTURES | {
     "first order, half of the latency": {"method": "first_order", "budget": {"of": "latency", "keep": 0.5}},
 }
 _PARAMS = METHODS | TICKETS | _STRUCTURES
-_ALL = (*METHODS, *TICKETS, *ORDERS, *_STRUCTURES)
+_ALL = (*METHODS, *TICKETS, *ORDERS, *CURVES, *_STRUCTURES)
 _NAMES = (*_ALL, *TRANSLATORS)
 _TRAINING: dict[str, Any] = {"batch_size": _BATCH, "learning_rate": 1e-4, "precision": "float32", "keep": "last"}
 
 NOTES = (
-    f"{UPDATES} updates of {_BATCH} texts for every row, the dense control too, but for the orders of heads, which are not trained",
+    f"{UPDATES} updates of {_BATCH} texts for every row, the dense control too, but for the orders of heads and the curves of weights, which are not trained",
     f"single weights: {_SPARSITY:.0%} of those of attentions and feed-forward networks are zero, in movement of every matrix, else of all together",
     "tickets: three rounds from the fine-tuned teacher, then the weights of the pre-trained model, masked, are trained for as many updates as the dense model that starts from it",
     "structures: percentages are of the parameters of attentions and feed-forward networks that are kept; speedup of one text on one pinned core, "
@@ -109,6 +111,8 @@ def main() -> None:
         teacher = teacher_of(data, arguments.seed, rehearse=arguments.rehearse)
         if name in ORDERS:
             figures = measure_order(teacher, name, arguments.seed)
+        elif name in CURVES:
+            figures = measure_curve(teacher, name, arguments.seed)
         else:
             figures = measure(teacher, name, updates, arguments.seed)
         record(BENCHMARK, {"data": data, "method": name}, arguments.seed, figures, data=teacher.data, folder=folder)

@@ -21,6 +21,7 @@ from benchmarks import (
     parallel,
     pipeline,
     pruning,
+    pruning_curves,
     pruning_figure,
     quantization,
     shape,
@@ -148,7 +149,9 @@ if __name__ == "__main__":
     for benchmark in present():
         renew(benchmark)
     write_text(FOLDER / "headline.svg", headline.figure(Rows(headline.BENCHMARK, load(headline.BENCHMARK))))
-    write_text(FOLDER / "pruning.svg", pruning_figure.figure(Rows(pruning.BENCHMARK, load(pruning.BENCHMARK))))
+    of_pruning = Rows(pruning.BENCHMARK, load(pruning.BENCHMARK))
+    write_text(FOLDER / "pruning.svg", pruning_figure.figure(of_pruning))
+    write_text(FOLDER / "pruning_curves.svg", pruning_curves.figure(of_pruning))
     write_text(
         FOLDER / "quantization.svg", quantization.figure(Rows(quantization.BENCHMARK, load(quantization.BENCHMARK)))
     )

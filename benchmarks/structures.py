@@ -1,6 +1,7 @@
 """What structured pruning costs: accuracy while heads go, without a training; and the speed of what is left, pinned."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "gates on heads, penalty 3": {"method": "gates", "units": ["heads"], "keep": None, "penalty": 3.0},
 }
 """Methods whose result is trained like all others; shares are of the parameters of attentions and feed-forward networks."""
-_PERCENT, _DRAWS, _CALIBRATION, _CALIBRATION_BATCH = range(10, 100, 10), 3, 512, 32
+PERCENT = range(10, 100, 10)
+_DRAWS, _CALIBRATION, _CALIBRATION_BATCH = 3, 512, 32
 _SECONDS, _BATCH = 5.0, 1
 
 
@@ -48,14 +50,18 @@ def measure_order(teacher: Trained, order: str, seed: int) -> dict[str, Any]:
             _accuracies(teacher.folder / "model", lesson, order, seed * _DRAWS + draw)
             for draw in range(_DRAWS if order == RANDOM else 1)
         ]
-    means = {percent: sum(draw[percent] for draw in draws) / len(draws) for percent in _PERCENT}
+    means = {percent: sum(draw[percent] for draw in draws) / len(draws) for percent in PERCENT}
     removed = 0
-    for percent in _PERCENT:
+    for percent in PERCENT:
         if means[percent] < 100 * teacher.accuracy - 1:
             break
         removed = percent
-    figures = {f"accuracy_percent_{percent}": value for percent, value in means.items()}
-    return {"teacher_percent": 100 * teacher.accuracy, "heads_removed_at_1pct": removed / 100, **figures}
+    return {"teacher_percent": 100 * teacher.accuracy, "heads_removed_at_1pct": removed / 100, **figures_of(means)}
+
+
+def figures_of(accuracies: Mapping[int, float]) -> dict[str, float]:
+    """Return a row's figures of a curve: accuracies by percent removed."""
+    return {f"accuracy_percent_{percent}": value for percent, value in accuracies.items()}
 
 
 def _accuracies(folder: Path, lesson: Lesson, order: str, draw: int) -> dict[int, float]:
@@ -70,7 +76,7 @@ def _accuracies(folder: Path, lesson: Lesson, order: str, draw: int) -> dict[int
         scores = [torch.rand(count, generator=generator) for count in heads]
     elif order == IMPORTANCE:
         scores = head_importance(model.network, batches, loss)
-    for percent in _PERCENT:
+    for percent in PERCENT:
         share = (100 - percent) / 100
         if order == IN_ROUNDS:  # of those that are left
             share /= (110 - percent) / 100
