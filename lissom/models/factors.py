@@ -99,6 +99,11 @@ class KroneckerEmbedding(nn.Module):
         """Map ids `[...]` to vectors `[..., d]`."""
         return (F.embedding(input, self.left)[..., None] * self.right).flatten(-2)
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Return the products of vectors `[..., d]` with all rows, `[..., rows]`; the table is never made."""
+        grid = hidden.reshape(*hidden.shape[:-1], self.left.shape[1], len(self.right))
+        return F.linear(grid @ self.right, self.left)
+
     def matrix(self) -> Tensor:
         """Return the table, `[rows, d]`."""
         return (self.left[..., None] * self.right).flatten(1)
@@ -124,16 +129,7 @@ class TensorTrainLinear(AskedForItsType, nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map `[..., in]` to `[..., out]`, core by core; the matrix is never made."""
-        state = input.flatten(0, -2)[:, None, None]  # [tokens, outputs so far, rank, inputs left]
-        for core in self.cores:
-            rank, rows, columns, following = core.shape
-            tokens, done, _, _ = state.shape
-            cut = state.reshape(tokens, done, rank, columns, -1).permute(0, 1, 4, 2, 3).flatten(-2)
-            state = (cut @ core.permute(0, 2, 1, 3).reshape(rank * columns, rows * following)).reshape(
-                tokens, done, -1, rows, following
-            )  # [tokens, done, inputs left, rows, following]
-            state = state.permute(0, 1, 3, 4, 2).reshape(tokens, done * rows, following, -1)
-        flat = state.reshape(*input.shape[:-1], self.out_features)
+        flat = _mapped(list(self.cores), input)
         return flat if self.bias is None else flat + self.bias
 
     def matrix(self) -> Tensor:
@@ -166,9 +162,27 @@ class TensorTrainEmbedding(nn.Module):
             vectors = (vectors @ slices).reshape(ids.shape[0], -1, core.shape[3])
         return vectors.reshape(*input.shape, self.embedding_dim)
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Return the products of vectors `[..., d]` with all rows, `[..., rows]`; the table is never made."""
+        return _mapped(list(self.cores), hidden)[..., : self.num_embeddings]
+
     def matrix(self) -> Tensor:
         """Return the table, `[rows, d]`."""
         return train_matrix(list(self.cores))[: self.num_embeddings]
+
+
+def _mapped(cores: Sequence[Tensor], input: Tensor) -> Tensor:
+    """Return `[..., in]` mapped by the matrix of a train of cores, `[..., out]`."""
+    state = input.flatten(0, -2)[:, None, None]  # [tokens, outputs so far, rank, inputs left]
+    for core in cores:
+        rank, rows, columns, following = core.shape
+        tokens, done, _, _ = state.shape
+        cut = state.reshape(tokens, done, rank, columns, -1).permute(0, 1, 4, 2, 3).flatten(-2)
+        state = (cut @ core.permute(0, 2, 1, 3).reshape(rank * columns, rows * following)).reshape(
+            tokens, done, -1, rows, following
+        )  # [tokens, done, inputs left, rows, following]
+        state = state.permute(0, 1, 3, 4, 2).reshape(tokens, done * rows, following, -1)
+    return state.reshape(*input.shape[:-1], -1)
 
 
 def train_matrix(cores: Sequence[Tensor]) -> Tensor:

@@ -32,6 +32,7 @@ from lissom.training.sampling import calibration_batches
 from lissom.training.teacher import LiveTeacher
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, tables_in
+from tests.unit.test_gguf import model_of
 from tests.unit.test_products import squared
 
 TABLES = tiny.able("word_table")
@@ -103,6 +104,22 @@ def test_tables_are_factorised_and_tied_heads_follow(family, name, tmp_path):
         assert torch.equal(logits_of(load(tmp_path).network, batch), edited)
     kinds = [type(module) for module in model.network.modules()]
     assert (KroneckerEmbedding if name == "kronecker" else TensorTrainEmbedding) in kinds
+
+
+@pytest.mark.parametrize("edit", [Kronecker(table=4), TensorTrain(cores=3, table=4)], ids=["kronecker", "tensor_train"])
+def test_a_tied_head_multiplies_with_factors(edit, tmp_path):
+    """With the same logits as the table's rows give; the exported graph has no table."""
+    model = model_of("llama")
+    model.edit([edit])
+    table = model.network.get_input_embeddings()
+    hidden = torch.randn(2, 5, model.network.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(model.network.lm_head(hidden), hidden @ table.matrix().T, atol=1e-5)
+    export_onnx(model, tmp_path)
+    import onnx
+
+    sizes = [np.prod(tensor.dims) for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    assert max(sizes) < table.num_embeddings * table.embedding_dim / 2
 
 
 @pytest.mark.parametrize("quantize", [False, True], ids=["float", "int8"])

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.capabilities import check_technique
 from lissom.models.edits.word_table import FactorizedHead, rows_of
+from lissom.models.factors import KroneckerEmbedding, TensorTrainEmbedding
 from lissom.models.families import family_of
 from lissom.models.layers import matrix_of
 from lissom.models.sites import replace_module, tied_head
@@ -22,6 +23,9 @@ class TiedHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map hidden states `[..., d]` to logits `[..., V]`."""
+        if isinstance(self.table, KroneckerEmbedding | TensorTrainEmbedding):
+            scores = self.table.scores(hidden)
+            return scores if self.bias is None else scores + self.bias
         return F.linear(hidden, matrix_of(self.table), self.bias)
 
 
