@@ -118,10 +118,6 @@ class Params(Section):
                     "texts; set it to live or auto"
                 )
         counts = [getattr(method, "min_count", None) for method in self.factorize]
-        if self.data.task == "translation" and any(count is not None for count in counts):
-            raise ValueError(
-                "factorize.min_count changes the tokens that are predicted with data.task: translation; set it to null"
-            )
         if any(count is not None and count > 1 for count in counts):
             raise ValueError(
                 "factorize.min_count above 1 divides training texts into other tokens than those that the teacher "

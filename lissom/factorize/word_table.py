@@ -11,6 +11,7 @@ from lissom.factorize.config import WordTableFactorization
 from lissom.models.capabilities import check_technique
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, FactorizeWordTable, KeepPositions, KeepVocabulary, NewVocabulary
+from lissom.models.families import family_of
 from lissom.models.new_vocabulary import learn_pieces, old_pieces
 from lissom.models.sites import fixed_tokens, position_vectors
 from lissom.models.vocabulary import closed_vocabulary, count_tokens
@@ -31,7 +32,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: WordTableFactorization)
             anew.
     """
     network, tokenizer, length = model.network, model.tokenizer, model.manifest.task.max_length
-    check_technique(network, "word_table", "factorize")
+    if params.vocabulary is not None or params.rank is not None:
+        check_technique(network, "word_table", "factorize")
     edits: list[Edit] = []
     facts = {}
     if params.vocabulary is not None:
@@ -39,16 +41,27 @@ def plan(model: CompressedModel, lesson: Lesson, params: WordTableFactorization)
         tokenizer = edits[0].retokenize(tokenizer)
         facts["vocabulary"] = tokenizer.get_vocab_size()
     if params.min_count is not None:
-        counts = count_tokens(lesson.texts(replace(model, tokenizer=tokenizer)).tokens, tokenizer.get_vocab_size())
-        token_ids = closed_vocabulary(tokenizer, counts, params.min_count, range(fixed_tokens(network)))
+        check_technique(network, "vocabulary", "factorize.min_count")
+        token_ids = _used(replace(model, tokenizer=tokenizer), lesson, params.min_count)
         edits.append(KeepVocabulary(kept=token_ids))
         facts["vocabulary"] = len(token_ids)
-    positions = position_vectors(network)
+    positions = None if family_of(network).has_encoder_and_decoder else position_vectors(network)
     if positions is not None and length < len(positions):
         edits.append(KeepPositions(length=length))
     if params.rank is not None:
         edits.append(FactorizeWordTable(rank=params.rank))
     return Recipe(edits=edits, facts=facts)
+
+
+def _used(model: CompressedModel, lesson: Lesson, least: int) -> tuple[int, ...]:
+    """Return the tokens that texts, and what is written of them, have at least so often, and those that must stay."""
+    texts, size = lesson.texts(model), model.tokenizer.get_vocab_size()
+    counts = count_tokens(texts.tokens, size)
+    if model.manifest.task.writes_texts:
+        counts = counts + count_tokens(texts.targets, size)
+    tokenizers = (model.tokenizer, *([] if model.target_tokenizer is None else [model.target_tokenizer]))
+    fixed = range(fixed_tokens(model.network))
+    return tuple(sorted(set().union(*(closed_vocabulary(each, counts, least, fixed) for each in tokenizers))))
 
 
 def _new_vocabulary(model: CompressedModel, lesson: Lesson, size: int) -> NewVocabulary:

@@ -17,6 +17,7 @@ Technique = Literal[
     "heads",
     "neurons",
     "channels",
+    "vocabulary",
     "word_table",
     "positions",
     "longer",
@@ -38,7 +39,8 @@ TITLES: dict[Technique, str] = {
     "heads": "prune heads",
     "neurons": "prune neurons",
     "channels": "prune hidden channels",
-    "word_table": "shrink the word table",
+    "vocabulary": "keep fewer tokens",
+    "word_table": "replace the word table",
     "positions": "shrink the position table",
     "longer": "more positions",
     "attention": "attention patterns",
@@ -74,7 +76,7 @@ class Limit:
 
 def limit_of(family: Family, technique: Technique) -> Limit | None:
     """Return what limits a technique on a family; None if nothing does."""
-    if not family.stacks and technique not in ("word_table", "positions", "int8", "texts"):
+    if not family.stacks and technique not in ("vocabulary", "word_table", "positions", "int8", "texts"):
         return Limit("it has no Transformer blocks")
     if technique == "translation" and not family.has_encoder_and_decoder:
         return Limit("it has no encoder with a decoder")

@@ -46,7 +46,8 @@ class CompressedModel:
             self.tokenizer = edit.retokenize(self.tokenizer)
             if self.target_tokenizer is not None:
                 self.target_tokenizer = edit.retokenize(self.target_tokenizer)
-            self.manifest = self.manifest.model_copy(update={"edits": (*self.manifest.edits, edit)})
+            update = {"edits": (*self.manifest.edits, edit), "task": edit.retask(self.manifest.task)}
+            self.manifest = self.manifest.model_copy(update=update)
 
     def encode(self, tables: Sequence[Table], folder: Path) -> Encoded:
         """Tokenise and concatenate tables into files below `folder`, which must outlive the result."""

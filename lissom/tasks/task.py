@@ -7,7 +7,7 @@ member of the union and a `case` in `lissom.tasks.kinds`, and a numpy implementa
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,10 @@ class Task(Section, ABC):
     """Whether an input is a pair of texts."""
     max_length: int
     """Longest input in tokens; longer ones are truncated."""
+
+    def with_tokens(self, kept: Sequence[int]) -> Self:
+        """Return the task of a model that has some of its tokens only, numbered in their order."""
+        return self
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ label smoothing. It is judged by what it writes by itself: greedily in torch, wi
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ class Translation(NextToken):
     kind: Literal["translation"] = "translation"
     start_id: int = 0
     """The token that a decoder reads first."""
+
+    def with_tokens(self, kept: Sequence[int]) -> Self:
+        """Return the task with the new number of the first token."""
+        return self.model_copy(update={"start_id": list(kept).index(self.start_id)})
 
     @property
     def metric(self) -> Metric:

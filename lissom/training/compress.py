@@ -113,7 +113,7 @@ def _tell_zeros(model: CompressedModel) -> None:
 def _with_tokens_of(model: CompressedModel, teacher: Teacher) -> Teacher:
     """Return the teacher with the tokens of a model that predicts tokens, of which edits may have left some."""
     edits = [edit for edit in model.manifest.edits if isinstance(edit, KeepVocabulary)]
-    if not edits or not model.manifest.task.continues_texts:
+    if not edits or not (model.manifest.task.continues_texts or model.manifest.task.writes_texts):
         return teacher
     old_ids = torch.arange(model.manifest.base_config["vocab_size"])
     new_ids = torch.full_like(old_ids, -1)

@@ -18,7 +18,7 @@ def test_params_of_translation(tmp_path, monkeypatch):
     assert params_with(distill={"method": "sequence", "blocks": [0, 1]}).data.predicts_tokens
     for sections, message in (
         ({"distill": {"method": "lstm"}}, "not made for data.task: translation; allowed: none, logits, sequence"),
-        ({"factorize": {"method": "word_table", "min_count": 1}}, "changes the tokens that are predicted"),
+        ({"factorize": {"method": "word_table", "min_count": 2}}, "min_count above 1 divides training texts"),
         ({"distill": {"method": "logits", "blocks": [0]}}, "exact at temperature 1 only"),
         ({"data": {"source": "files:x", "task": "translation", "text_pair": "b"}}, "translation is for single texts"),
         (
@@ -45,6 +45,7 @@ def test_what_a_later_stage_cannot_do_is_told_before_the_teacher_is_trained():
             check_later_stages(params_with(factorize=of_table), model)
         check_later_stages(params_with(factorize={**of_table, "table": None}), model)
     check_later_stages(params_with(factorize={"method": "low_rank", "training": COLD}), model)
+    check_later_stages(params_with(factorize={"method": "word_table", "training": COLD}), model)
     check_later_stages(params_with(prune={"method": "gates", "training": COLD}), model)
     confident = {"method": "first_order", "head_criterion": "confidence", "training": COLD}
     check_later_stages(params_with(prune=confident), model_of("bart"))

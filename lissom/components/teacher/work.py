@@ -110,7 +110,10 @@ def _check_compression(params: Params, model: CompressedModel) -> None:
         if pruning.method in ("first_order", "gates"):
             sites_of_kind(model.network, pruning.attention)
     for factors in params.factorize:
-        if factors.method == "word_table" or getattr(factors, "table", None) is not None:
+        if factors.method == "word_table" and factors.min_count is not None:
+            check_family(family, "vocabulary", "factorize.min_count")
+        thinner = factors.method == "word_table" and not factors.vocabulary is factors.rank is None
+        if thinner or getattr(factors, "table", None) is not None:
             check_family(family, "word_table", f"factorize.method: {factors.method}, which changes the word table")
 
 

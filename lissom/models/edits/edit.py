@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from lissom.section import Section
+from lissom.tasks.kinds import AnyTask
 
 
 class StructureEdit(Section, ABC):
@@ -38,6 +39,10 @@ class StructureEdit(Section, ABC):
         False by default: transformers would initialise the weights at random that its own class has in addition.
         """
         return False
+
+    def retask(self, task: AnyTask) -> AnyTask:
+        """Return the task that suits the edited network."""
+        return task
 
     def retokenize(self, tokenizer: Tokenizer) -> Tokenizer:
         """Return the tokenizer that suits the edited network."""
