@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import lissom
 from lissom.data.batches import collate
 from lissom.data.tables import Row, write_table
+from lissom.errors import InputError
 from lissom.evaluate.paired import compare_scores
 from lissom.export.config import ExportParams
 from lissom.export.exported import split_answers
@@ -221,6 +222,10 @@ def test_the_exported_file_scores_as_torch_does(family, tmp_path):
     assert quality.agreement == 1.0 and quality.figures["perplexity"] == quality.score > 1
     paired = compare_scores(TASK, answers, answers, data)
     assert paired.kept.value == 1 and paired.drop.value == 0
+    forgetful = exported.stepper(1)
+    exported.stepper = lambda threads: lambda tokens, _: forgetful(tokens, None)
+    with pytest.raises(InputError, match="file and torch differ"):
+        check_parity(model, exported, data, ExportParams(float_tolerance=1e-3))
 
 
 def test_a_text_without_tokens_is_refused():
