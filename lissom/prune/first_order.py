@@ -52,7 +52,10 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
     final: dict[_Kind, float] = {KeepHeads: params.heads, KeepNeurons: params.neurons}
     if params.budget is not None:
         final = dict.fromkeys(scores, _share_within(model, lesson, scores, params, params.budget))
-    facts: dict[str, Any] = {"head_scores": _shown(model, scores[KeepHeads])} if KeepHeads in scores else {}
+    facts: dict[str, Any] = {}
+    if KeepHeads in scores:
+        facts["head_sites"] = [site.name for site in attention_sites(model.network)]
+        facts["head_scores"] = _shown(model, scores[KeepHeads])
     pruned, edits = model, list[Edit]()
     for number in range(1, params.rounds + 1):
         if number > 1:

@@ -109,7 +109,7 @@ def _heads(manifest: Manifest) -> str | None:
     # With several methods in a stage, each has metrics of its own.
     metrics += [values for step in metrics for values in step.values() if isinstance(values, dict)]
     scored = next((values for values in metrics if "head_scores" in values), None)
-    return None if scored is None else plots.heads(scored["head_scores"], scored["heads_kept"])
+    return None if scored is None else plots.heads(scored["head_sites"], scored["head_scores"], scored["heads_kept"])
 
 
 def _method_metrics(steps: Sequence[Step]) -> list[tuple[str, str]]:

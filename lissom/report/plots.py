@@ -141,10 +141,11 @@ def parameters(before: Anatomy, after: Anatomy) -> str:
         return _svg(figure)
 
 
-def heads(scores: Sequence[Sequence[float]], kept: Sequence[Sequence[int]]) -> str:
+def heads(sites: Sequence[str], scores: Sequence[Sequence[float]], kept: Sequence[Sequence[int]]) -> str:
     """Map of the attention heads: how much each mattered before pruning, and which are left.
 
     Args:
+        sites: names of the attention sites.
         scores: by attention site, every head's share in the scores of its site; no shares where heads were not pruned.
         kept: by attention site, the heads that are left.
     """
@@ -159,10 +160,9 @@ def heads(scores: Sequence[Sequence[float]], kept: Sequence[Sequence[int]]) -> s
         for place, (site, row) in enumerate(rows):
             for head in set(range(len(row))) - set(kept[site]):
                 axes.plot([head], [place], "x", color=_AMBER, markersize=7)
-        axes.set_yticks(range(len(rows)), [str(site) for site, _ in rows])
+        axes.set_yticks(range(len(rows)), [sites[site] for site, _ in rows])
         axes.set_xticks(range(widest))
         axes.set_xlabel("head (crossed out: removed)")
-        axes.set_ylabel("attention site")
         figure.colorbar(image, ax=axes, label="share")
         return _svg(figure)
 
