@@ -23,8 +23,8 @@ from lissom.models.families import family_of
 from lissom.models.family import Stack
 from lissom.models.sites import blocks_at, first_blocks
 from lissom.models.students import evenly_spaced
-from lissom.prune.budget import largest_within
 from lissom.prune.config import BlocksPruning, LayerDropPruning
+from lissom.training.budget import largest_within
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 

@@ -18,11 +18,12 @@ from lissom.data.batches import Batch, sorted_batches
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepHeads, KeepNeurons
 from lissom.models.sites import attention_sites, ffn_sites, head_size, sites_of_kind
-from lissom.prune.budget import largest_within
 from lissom.prune.confidence import head_confidence
-from lissom.prune.config import BudgetParams, FirstOrderPruning
+from lissom.prune.config import FirstOrderPruning
 from lissom.prune.importance import head_importance, neuron_importance
 from lissom.prune.relevance import head_relevance
+from lissom.training.budget import largest_within
+from lissom.training.config import BudgetParams
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 

@@ -14,9 +14,10 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepBlocks, KeepHeads, KeepNeurons
 from lissom.models.families import family_of
 from lissom.models.sites import blocks_at
-from lissom.prune.budget import cost_of
-from lissom.prune.config import BudgetParams, GatesPruning
+from lissom.prune.config import GatesPruning
 from lissom.prune.gate_groups import GateGroup
+from lissom.training.budget import cost_of
+from lissom.training.config import BudgetParams
 from lissom.training.lesson import Lesson
 
 

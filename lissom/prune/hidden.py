@@ -17,9 +17,9 @@ from lissom.models.calibration import watch_inputs
 from lissom.models.channels import channel_axes
 from lissom.models.compressed import CompressedModel, logits_of
 from lissom.models.edits import KeepChannels
-from lissom.prune.budget import largest_within
 from lissom.prune.config import HiddenPruning
 from lissom.prune.importance import Loss
+from lissom.training.budget import largest_within
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
 

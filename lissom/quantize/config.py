@@ -69,6 +69,11 @@ class Int8Training(Section):
     keep: tuple[str, ...] = ()
     """Layers that stay in floats besides norms, positions and what returns logits: regular expressions over paths."""
 
+    latency: float | None = Field(default=None, gt=0, lt=1)
+    """How long the file may take for a text of dev on one CPU, as a share of the time in floats: those layers stay in
+    floats, too, whose rounding changes the answers to the calibration examples most, as many as that allows. Null
+    rounds all."""
+
     observe: float = Field(default=0.67, gt=0, le=1)
     """Share of the training during which activation ranges follow the data; they are frozen afterwards."""
 

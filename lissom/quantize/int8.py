@@ -18,6 +18,7 @@ from lissom.models.exits import all_logits
 from lissom.models.fake_quant import FakeQuantLinear
 from lissom.models.layers import Observer, observers_of, set_real_tokens
 from lissom.quantize.config import Int8Training
+from lissom.quantize.float_layers import with_float_layers
 from lissom.quantize.observers import range_of
 from lissom.quantize.smoothing import smooth
 from lissom.training.hooks import Hook
@@ -27,9 +28,12 @@ from lissom.training.sampling import calibration_batches
 
 
 def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe:
-    """Return the recipe; the model is only looked at for its size.
+    """Return the recipe; the model is only looked at.
 
     The layers end as integers, so that the model's file is as small as what is exported.
+
+    Raises:
+        InputError: the file exceeds the budget of latency even with all layers rounded.
     """
     edit = FakeQuantize(
         weight_bits=params.weight_bits, weight_scale=params.weight_scale, input_bits=params.input_bits,
@@ -45,6 +49,9 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
         if params.inputs == "static":
             calibrate(prepared.network, batches, whole=params.observer == "min_max")
 
+    if params.latency is not None:
+        batches = calibration_batches(model, lesson, params.calibration_examples, params.seed)
+        edit = with_float_layers(model, lesson, edit, params.latency, batches, prepare)
     hooks: list[Hook] = [RangeSchedule(params.observe)]
     if params.weight_scale == "mean":
         hooks.append(ClipWeights())

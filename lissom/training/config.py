@@ -106,3 +106,14 @@ class RecoveryParams(TrainingParams):
 
     loss: LogitsLossParams = LogitsLossParams()
     """The distillation loss of the training."""
+
+
+class BudgetParams(Section):
+    """What the edited model may cost, as a share of what the model costs that the method is given."""
+
+    of: Literal["parameters", "flops", "latency"] = "parameters"
+    """All parameters, embeddings included; the operations of a text of the longest length; or the time that the
+    exported file takes for a text of dev, measured on one CPU of this machine, in floats."""
+
+    keep: float = Field(default=0.5, gt=0, lt=1)
+    """The share to stay within."""

@@ -8,7 +8,7 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.models.flops import flops_by_depth
-from lissom.prune.config import BudgetParams
+from lissom.training.config import BudgetParams
 from lissom.training.lesson import Lesson
 
 Amount = TypeVar("Amount")
@@ -20,6 +20,8 @@ def largest_within(
     amounts: Sequence[Amount],
     edits: Callable[[Amount], Sequence[Edit]],
     budget: BudgetParams,
+    prepare: Callable[[CompressedModel], None] | None = None,
+    subject: str = "prune.budget",
 ) -> Amount:
     """Return the largest of some amounts with which the edited model is within a budget.
 
@@ -29,6 +31,8 @@ def largest_within(
         amounts: what may stay, ascending; costs must not fall with them.
         edits: returns the edits that leave an amount.
         budget: the share of the model's cost.
+        prepare: what an edited model needs before it can be measured.
+        subject: the key of the params that asks for it, the start of a message.
 
     Raises:
         InputError: the least amount exceeds the budget.
@@ -38,11 +42,13 @@ def largest_within(
     def share(amount: Amount) -> float:
         edited = copy.deepcopy(model)
         edited.edit(list(edits(amount)))
+        if prepare is not None:
+            prepare(edited)
         return cost(edited)
 
     low, high = 0, len(amounts)  # amounts[low] is within the budget, amounts[high] is not
     if (least := share(amounts[0])) > budget.keep:
-        raise InputError(f"prune.budget: {budget.keep:g} of {budget.of} cannot be reached; the least is {least:.3g}")
+        raise InputError(f"{subject}: {budget.keep:g} of {budget.of} cannot be reached; the least is {least:.3g}")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if share(amounts[middle]) <= budget.keep else (low, middle)
