@@ -63,7 +63,10 @@ class WeightOnly(Section):
     smaller and not faster; or multiplied packed (`MatMulNBits`): less memory, fast for single tokens, slow for many."""
 
     keep: tuple[str, ...] = ()
-    """Layers that stay in floats besides norms, positions and what returns logits: regular expressions over paths."""
+    """Layers that stay in floats besides norms and positions: regular expressions over paths."""
+
+    logits: bool = False
+    """Also round the projection that returns logits. One that is tied to the word table has its rounded rows anyway."""
 
     calibration_examples: int = Field(default=128, ge=1)
     """Labelled training examples, drawn at random, on which GPTQ and AWQ look at the inputs of layers."""

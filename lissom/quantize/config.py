@@ -67,7 +67,10 @@ class Int8Training(Section):
     """Bits of the word table's rows."""
 
     keep: tuple[str, ...] = ()
-    """Layers that stay in floats besides norms, positions and what returns logits: regular expressions over paths."""
+    """Layers that stay in floats besides norms and positions: regular expressions over paths."""
+
+    logits: bool = False
+    """Also round the projection that returns logits. One that is tied to the word table has its rounded rows anyway."""
 
     latency: float | None = Field(default=None, gt=0, lt=1)
     """How long the file may take for a text of dev on one CPU, as a share of the time in floats: those layers stay in

@@ -36,7 +36,7 @@ def with_float_layers(
         InputError: the file exceeds the budget even with all layers rounded.
     """
     kept = kept_layers(model.network, edit.keep)
-    layers = [path for path in quantised_products(model.network) if path not in kept]
+    layers = [path for path in quantised_products(model.network, logits=edit.logits) if path not in kept]
     high = edit.rounding.weights.high
     found = effects(model, batches, layers, {"rounded": lambda weight: fake_quantize_rows(weight, high)})
     order = [effect.layer for effect in sorted(found, key=lambda effect: -effect.divergence)]

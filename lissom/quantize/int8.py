@@ -38,6 +38,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
     edit = FakeQuantize(
         weight_bits=params.weight_bits, weight_scale=params.weight_scale, input_bits=params.input_bits,
         inputs=params.inputs, smooth=params.smooth is not None, table_bits=params.table_bits, keep=params.keep,
+        logits=params.logits,
     )  # fmt: skip
 
     def prepare(prepared: CompressedModel) -> None:

@@ -35,7 +35,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
     """
     edit = GroupWeights(
         bits=params.bits, group=params.group, clip=params.rounding == "mse", smooth=params.rounding == "awq",
-        packed=params.kernel == "packed", keep=params.keep, correction=params.correction, table_bits=params.table_bits,
+        packed=params.kernel == "packed", keep=params.keep,
+        logits=params.logits, correction=params.correction, table_bits=params.table_bits,
     )  # fmt: skip
     sizes = {path: matrix_of(model.network.get_submodule(path)).numel() for path in edit.paths(model.network)}
     if not sizes and (params.table_bits is None or params.average_bits is not None):

@@ -24,7 +24,7 @@ from lissom.models.sites import replace_module
 
 
 class GroupWeights(StructureEdit):
-    """Round the weights of all matrix products but those that return logits, in groups of inputs."""
+    """Round the weights of all matrix products, by default but those that return logits, in groups of inputs."""
 
     kind: Literal["group_weights"] = "group_weights"
     bits: Literal[2, 3, 4, 8] = 4
@@ -34,6 +34,8 @@ class GroupWeights(StructureEdit):
     """Whether inputs have factors, which a calibration sets."""
     packed: bool = False
     keep: tuple[str, ...] = Field(default=(), max_length=1000)
+    logits: bool = False
+    """Whether the products that return logits are among them."""
     correction: int | None = Field(default=None, ge=1)
     """Rank of what is added to the rounded weights; null adds nothing."""
     table_bits: Literal[4, 8] | None = None
@@ -57,7 +59,7 @@ class GroupWeights(StructureEdit):
             InputError: a pattern of `keep` is no regular expression, or matches nothing.
         """
         kept = kept_layers(network, self.keep)
-        return [path for path in quantised_products(network) if path not in kept]
+        return [path for path in quantised_products(network, logits=self.logits) if path not in kept]
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place: weights are rounded to the nearest point of their grid.

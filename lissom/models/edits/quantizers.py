@@ -20,9 +20,9 @@ from lissom.models.sites import reading_targets, replace_module, sharing_inputs,
 
 
 class FakeQuantize(StructureEdit):
-    """Fake-quantise the word table and all matrix products except those that return logits; the weights stay floats.
+    """Fake-quantise the word table and the matrix products, by default but those that return logits.
 
-    A head that is tied to the word table multiplies with the table's rounded rows.
+    The weights stay floats. A head that is tied to the word table multiplies with the table's rounded rows.
     """
 
     kind: Literal["fake_quantize"] = "fake_quantize"
@@ -34,6 +34,8 @@ class FakeQuantize(StructureEdit):
     table_bits: Literal[4, 8] = 8
     keep: tuple[str, ...] = Field(default=(), max_length=1000)
     """Regular expressions over module paths: what matches one stays in floats."""
+    logits: bool = False
+    """Whether the products that return logits are among them."""
 
     @property
     def rounding(self) -> Rounding:
@@ -52,7 +54,7 @@ class FakeQuantize(StructureEdit):
             InputError: a pattern of `keep` is no regular expression, or matches nothing.
         """
         kept = kept_layers(network, self.keep)
-        quantised = [path for path in quantised_products(network) if path not in kept]
+        quantised = [path for path in quantised_products(network, logits=self.logits) if path not in kept]
         table_path = rows_of(network, family_of(network).word_table)
         table, written = network.get_submodule(table_path), reading_targets(network)
         for path in quantised:
@@ -78,19 +80,25 @@ class FakeQuantize(StructureEdit):
             f"int{self.table_bits} word table",
             *(["smoothed"] if self.smooth else []),
             *([f"{', '.join(self.keep)} in floats"] if self.keep else []),
+            *(["logits too"] if self.logits else []),
         ]
         return ", ".join(parts)
 
 
-def quantised_products(network: PreTrainedModel) -> list[str]:
-    """Return the paths of the Linear layers that quantisation works on: all but those that return logits."""
-    outputs = (classifier_of(network), tied_head(network))
+def quantised_products(network: PreTrainedModel, *, logits: bool = False) -> list[str]:
+    """Return the paths of the Linear layers that quantisation works on.
+
+    Args:
+        network: the network.
+        logits: whether the products that return logits are among them; one that is tied to the word table never is.
+    """
+    output, tied = classifier_of(network), tied_head(network)
     return [
         path
         for path, module in network.named_modules()
         if type(module) is nn.Linear
-        and path not in outputs
-        and not (path.startswith("exits.") and path.endswith(".classifier"))
+        and path != tied
+        and (logits or not (path == output or (path.startswith("exits.") and path.endswith(".classifier"))))
     ]
 
 
