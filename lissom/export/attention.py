@@ -15,6 +15,9 @@ from lissom.attention.run import attention
 from lissom.models.patterned import inputs_for, patterns_of
 
 NAME = "lissom_onnx"
+_LONG = 1024
+"""Longest input, in tokens, of a graph in which a window is a bias of the dense kernel. At 2,048 tokens a window by
+itself is three times as fast as that kernel without a bias (benchmarks/results/attention.md)."""
 _OUTSIDE = -10000.0  # what the kernel itself adds to the scores of padding
 
 
@@ -33,9 +36,10 @@ def _attention(
 
     query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention). With
     a sliding window a query sees the keys that are less than `sliding_window` tokens away. Patterns are emitted as
-    plain operations in their efficient form.
+    plain operations in their efficient form, and so are windows, if inputs may be long.
     """
-    if patterns := patterns_of(module):
+    is_long = not statically_known_true(query.shape[2] <= _LONG)
+    if patterns := patterns_of(module, sliding_window if is_long else None):
         inputs = inputs_for(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap)
         return attention(inputs, patterns).transpose(1, 2), None
     batch, heads, length, width = query.shape

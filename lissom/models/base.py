@@ -29,6 +29,7 @@ from lissom.models.gguf_file import forget_quantization, pretrained
 from lissom.models.language_half import NOTE, has_language_half, language_config, load_language_half
 from lissom.models.manifest import Manifest
 from lissom.models.new import new_model
+from lissom.models.patterned import honour_windows
 from lissom.models.sites import tied_head
 from lissom.models.source import is_gguf, locate
 from lissom.models.students import config_values
@@ -143,8 +144,10 @@ def load_base(
         done = fit_head(network, names, task.labels)
         if done is not None:
             tell(f"base.model {params.model}: {done}")
+    network = separate(network).eval()
+    honour_windows(network)
     model = CompressedModel(
-        network=separate(network).eval(),
+        network=network,
         tokenizer=read.texts,
         target_tokenizer=read.targets,
         tokenizer_config=tokenizer_config(tokenizer, params.max_length),

@@ -43,6 +43,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.families import family_of
 from lissom.models.fused import fused_state, separate, separated_state
 from lissom.models.manifest import Manifest, read_manifest
+from lissom.models.patterned import honour_windows
 from lissom.models.tensor_file import write_tensors
 from lissom.models.tied import assign, tie, untied_state
 
@@ -124,6 +125,7 @@ def build(manifest: Manifest) -> PreTrainedModel:
                 module._parameters[name] = parameters[id(parameter)]
     with building():
         separate(network)
+    honour_windows(network)
     _apply_edits(manifest, network)
     return network
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from lissom.attention.dense import spelled_out
 from lissom.models.compressed import input_names, logits_from
 from lissom.models.exits import BlockPart, EmbeddingPart, has_early_exits, parts_of
-from lissom.models.patterned import has_patterns
+from lissom.models.patterned import NAME as PATTERNS
+from lissom.models.patterned import has_patterns, has_windows
 from lissom.models.shared_bias import NAME as SHARED_BIAS
 
 
@@ -23,11 +24,19 @@ def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int
     # torch does not count fused attention; it counts transformers' eager one, the one with a shared bias, which is
     # spelt out too, and patterns as spelt-out products.
     network = copy.deepcopy(network).eval()
-    if not has_patterns(network) and network.config._attn_implementation != SHARED_BIAS:
-        network.set_attn_implementation("eager")
-    parts = parts_of(network) if has_early_exits(network) else None
+    own = network.config._attn_implementation
+    ways = [own] if has_patterns(network) or own == SHARED_BIAS else ["eager"]
+    if has_windows(network) and not has_patterns(network):
+        ways.append(PATTERNS)  # windows of long texts; short ones are computed as if there were none
+    counts = {length: [0] for length in lengths}
     with torch.no_grad(), spelled_out():
-        return {length: _count(network, parts, length) for length in lengths}
+        for number, way in enumerate(ways):
+            network.set_attn_implementation(way)
+            parts = parts_of(network) if has_early_exits(network) else None
+            for length in counts:
+                found = _count(network, parts, length)
+                counts[length] = found if number == 0 else list(map(min, counts[length], found))
+    return counts
 
 
 def _count(network: PreTrainedModel, parts: tuple[EmbeddingPart, list[BlockPart]] | None, length: int) -> list[int]:

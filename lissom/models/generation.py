@@ -43,9 +43,10 @@ class TorchModel:
 
 def settings_of_writing(network: PreTrainedModel) -> list[str]:
     """Return the names of the settings by which a model's authors let it write, besides those of its config."""
-    if network.generation_config is None:
+    settings = getattr(network, "generation_config", None)  # what writes nothing has none
+    if settings is None:
         return []
-    own, usual = network.generation_config.to_dict(), GenerationConfig.from_model_config(network.config).to_dict()
+    own, usual = settings.to_dict(), GenerationConfig.from_model_config(network.config).to_dict()
     default = GenerationConfig().to_dict()
     return sorted(name for name, value in own.items() if value not in (usual.get(name), default.get(name)))
 

@@ -16,6 +16,8 @@ from lissom.attention.config import FixedRadius, Pattern
 from lissom.attention.dense import AttentionInputs
 from lissom.attention.run import attention, cached_attention
 from lissom.errors import InputError
+from lissom.models.families import FAMILIES
+from lissom.models.sites import blocks_of, window_of
 
 NAME = "lissom_patterns"
 
@@ -52,6 +54,20 @@ def patterns_of(module: nn.Module, window: int | None = None) -> tuple[Pattern, 
     if patterns or window is None:
         return patterns
     return (FixedRadius(pattern="fixed_radius", radius=window - 1),)
+
+
+def honour_windows(network: PreTrainedModel) -> None:
+    """Let the sliding windows that a network has of its own cost no n x n memory either, as patterns do not."""
+    if has_windows(network):
+        network.set_attn_implementation(NAME)
+
+
+def has_windows(network: PreTrainedModel) -> bool:
+    """Return whether any block of a network has a sliding window of its own, which an attention function computes."""
+    family = FAMILIES[network.config.model_type]
+    if not family.attention_function or family.has_encoder_and_decoder or not family.stacks:
+        return False
+    return any(window_of(network, block) is not None for block in range(len(blocks_of(network))))
 
 
 def has_patterns(network: PreTrainedModel) -> bool:
@@ -106,6 +122,8 @@ def _attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, -key.shape[2] :]  # the cache of a window has its last keys alone
     inputs = inputs_for(
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, softcap=softcap
     )  # fmt: skip

@@ -33,6 +33,7 @@ from lissom.models.edits import Edit
 from lissom.models.families import FAMILIES
 from lissom.models.fused import separate
 from lissom.models.manifest import Manifest
+from lissom.models.patterned import honour_windows
 from lissom.models.sites import head_groups
 from lissom.tasks.classification import Classification
 from lissom.tasks.task import Task
@@ -194,6 +195,7 @@ def model(family: str, seed: int = 0, task: Task = TASK, **changes: Any) -> Comp
     for name, value in {**task.head_config(), **changes}.items():
         setattr(config, name, value)
     network: PreTrainedModel = separate(task.auto_class.from_config(config)).eval()
+    honour_windows(network)
     for parameter in network.parameters():  # biases and norms other than 0 and 1, so that losing one shows
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     for table in network.modules():  # padding has no vector, as everywhere
