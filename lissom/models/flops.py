@@ -12,7 +12,7 @@ from lissom.models.compressed import input_names, logits_from
 from lissom.models.exits import BlockPart, EmbeddingPart, has_early_exits, parts_of
 from lissom.models.patterned import NAME as PATTERNS
 from lissom.models.patterned import has_patterns, has_windows
-from lissom.models.shared_bias import NAME as SHARED_BIAS
+from lissom.models.shared_bias import step_by_step
 
 
 def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int, list[int]]:
@@ -24,8 +24,7 @@ def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int
     # torch does not count fused attention; it counts transformers' eager one, the one with a shared bias, which is
     # spelt out too, and patterns as spelt-out products.
     network = copy.deepcopy(network).eval()
-    own = network.config._attn_implementation
-    ways = [own] if has_patterns(network) or own == SHARED_BIAS else ["eager"]
+    ways = [PATTERNS if has_patterns(network) else step_by_step(network)]
     if has_windows(network) and not has_patterns(network):
         ways.append(PATTERNS)  # windows of long texts; short ones are computed as if there were none
     counts = {length: [0] for length in lengths}

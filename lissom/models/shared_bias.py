@@ -28,6 +28,11 @@ def own_rows(module: nn.Module, bias: Tensor) -> Tensor:
     return bias if rows is None else bias[:, list(rows)]
 
 
+def step_by_step(network: PreTrainedModel) -> str:
+    """Return the name of an attention function for a network that computes scores and weights one after the other."""
+    return NAME if network.config._attn_implementation == NAME else "eager"
+
+
 def _attention(
     module: nn.Module,
     query: Tensor,

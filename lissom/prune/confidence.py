@@ -17,7 +17,7 @@ from lissom.data.batches import Batch
 from lissom.models.compressed import logits_of
 from lissom.models.families import family_of
 from lissom.models.family import AttentionSite
-from lissom.models.shared_bias import NAME as SHARED_BIAS
+from lissom.models.shared_bias import step_by_step
 from lissom.models.signals import SignalSpec, check_signals, expose_scores, signals_of, visible_pairs
 from lissom.models.sites import attention_sites, blocks_of, head_groups
 
@@ -91,8 +91,7 @@ def _of_encoder_and_decoder(network: PreTrainedModel, batches: Iterable[Batch]) 
 def _spelled_out(network: PreTrainedModel) -> Iterator[None]:
     """Let attention return its weights within the context."""
     previous = network.config._attn_implementation
-    if previous != SHARED_BIAS:  # which returns them anyway
-        network.set_attn_implementation("eager")
+    network.set_attn_implementation(step_by_step(network))
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ def with_float_layers(
     edit: FakeQuantize,
     latency: float,
     batches: Sequence[Batch],
-    prepare: Callable[[CompressedModel], None],
+    prepare: Callable[[CompressedModel, Sequence[Batch]], None],
 ) -> FakeQuantize:
     """Return an edit that rounds fewer layers, as few as a budget of latency allows.
 
@@ -30,7 +30,7 @@ def with_float_layers(
         edit: the edit that rounds all layers that may be rounded.
         latency: the budget, as a share of the latency in floats.
         batches: the examples whose answers tell how much the rounding of a layer matters.
-        prepare: sets the ranges of a fake-quantised model.
+        prepare: sets the ranges of a fake-quantised model, on these examples.
 
     Raises:
         InputError: the file exceeds the budget even with all layers rounded.
@@ -49,6 +49,12 @@ def with_float_layers(
     counts = range(len(layers) + 1)
     return fewer(
         largest_within(
-            model, lesson, counts, lambda count: [fewer(count)], budget, prepare=prepare, subject="quantize.latency"
+            model,
+            lesson,
+            counts,
+            lambda count: [fewer(count)],
+            budget,
+            prepare=lambda edited: prepare(edited, batches),
+            subject="quantize.latency",
         )
     )

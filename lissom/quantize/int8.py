@@ -5,7 +5,7 @@ during the first part of the training and frozen for the rest. The layers themse
 on the same ranges, so that training and export agree.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,10 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
         logits=params.logits,
     )  # fmt: skip
 
-    def prepare(prepared: CompressedModel) -> None:
-        batches = calibration_batches(prepared, lesson, params.calibration_examples, params.seed)
+    def batches_of(prepared: CompressedModel) -> list[Batch]:
+        return calibration_batches(prepared, lesson, params.calibration_examples, params.seed)
+
+    def prepare(prepared: CompressedModel, batches: Sequence[Batch]) -> None:
         if params.smooth is not None:
             smooth(prepared.network, batches, params.smooth)
         for layer in fake_quantised(prepared.network):
@@ -51,12 +53,14 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
             calibrate(prepared.network, batches, whole=params.observer == "min_max")
 
     if params.latency is not None:
-        batches = calibration_batches(model, lesson, params.calibration_examples, params.seed)
-        edit = with_float_layers(model, lesson, edit, params.latency, batches, prepare)
+        edit = with_float_layers(model, lesson, edit, params.latency, batches_of(model), prepare)
     hooks: list[Hook] = [RangeSchedule(params.observe)]
     if params.weight_scale == "mean":
         hooks.append(ClipWeights())
-    return Recipe(edits=[edit], calibrate=prepare, hooks=hooks, finish=lambda _: [StoreIntegers()])
+    return Recipe(
+        edits=[edit], calibrate=lambda prepared: prepare(prepared, batches_of(prepared)), hooks=hooks,
+        finish=lambda _: [StoreIntegers()],
+    )  # fmt: skip
 
 
 def fake_quantised(network: nn.Module) -> list[FakeQuantLinear]:

@@ -1,4 +1,4 @@
-"""Translation: BLEU, decoder inputs, edits of encoder and decoder, two graphs that write as torch does, and new models."""
+"""Translation: decoder inputs, edits of encoder and decoder, two graphs that write as torch does, and new models."""
 
 import copy
 import dataclasses
@@ -8,7 +8,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from sacrebleu.metrics.bleu import BLEU
 from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
@@ -34,7 +33,6 @@ from lissom.quantize.int8 import calibrate
 from lissom.serving.answers import NonFiniteOutputError
 from lissom.serving.classifier import OnnxClassifier
 from lissom.serving.folder import DECODER
-from lissom.tasks.bleu import BleuMeter, chrf
 from lissom.tasks.classification import Classification
 from lissom.tasks.translation import LABEL_SMOOTHING, Translation
 from lissom.training.losses import against_targets
@@ -108,29 +106,6 @@ def test_a_base_models_own_settings_of_writing_are_told_and_not_used(tmp_path):
     written = [TorchModel(each.network, 12).generate(batch) for each in (loaded, lissom.load(tmp_path / "saved"))]
     assert written[0] == written[1] and max(map(len, written[0])) == 12, "no end is forced"
     assert any(len(set(tokens)) < len(tokens) for tokens in written[0]), "words may come again"
-
-
-def test_bleu_is_sacrebleus_however_the_texts_are_divided():
-    generator = random.Random(0)
-    references = [row.label for row in pairs_of(60)]
-    answers = [
-        " ".join(generator.sample(text.split(), k=len(text.split()) - generator.randint(0, 1))) + "."
-        for text in references
-    ]
-    expected = BLEU().corpus_score(answers, [references]).score / 100
-    given, truth = np.asarray(answers, dtype=object), np.asarray(references, dtype=object)
-    whole, part = BleuMeter(), BleuMeter()
-    whole.add(given[:25], truth[:25])
-    part.add(given[25:], truth[25:])
-    whole.merge(part)
-    assert whole.result() == pytest.approx(expected, rel=1e-9) and 0 < expected < 1
-    perfect = BleuMeter()
-    perfect.add(truth, truth)
-    assert perfect.result() == pytest.approx(1) and chrf(truth, truth) == pytest.approx(1) and BleuMeter().result() == 0
-    rare, (answers, truths) = BleuMeter(), (["a b c d e", "x"], ["a b x d e", "y"])  # no match of three or four words
-    rare.add(np.asarray(answers, dtype=object), np.asarray(truths, dtype=object))
-    assert rare.result() == pytest.approx(BLEU().corpus_score(answers, [truths]).score / 100) and rare.result() > 0.1
-    assert TASK.metric.show(0.3512) == "35.1" and TASK.metric.show_change(0.30, 0.35) == "+5.0"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
