@@ -177,6 +177,10 @@ class GatesPruning(Section):
     multiplier_learning_rate: float = Field(default=0.1, gt=0)
     """Learning rate of the two Lagrange multipliers that hold the expected share at its target."""
 
+    layer_distillation: float = Field(default=0, ge=0)
+    """Factor in the loss of the distance between hidden states and those of the model before pruning, at four blocks of
+    it, each to the nearest block that is left (CoFi); 0 leaves it out."""
+
     warmup: float = Field(default=0.2, ge=0, lt=1)
     """Share of the steps over which the target falls from 1 to `keep`."""
 

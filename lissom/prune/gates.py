@@ -27,6 +27,7 @@ from lissom.prune.config import GatesPruning
 from lissom.prune.gate_costs import with_costs
 from lissom.prune.gate_groups import GateGroup, channels_of, groups_of, open_units, smallest_share
 from lissom.prune.hard_concrete import expected_state, open_probability, sample
+from lissom.prune.layer_distillation import LayerDistillation
 from lissom.training.hooks import Hook
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
@@ -48,6 +49,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: GatesPruning) -> Recipe
         raise InputError(f"prune.method: gates: keep {params.keep:g} cannot be reached; the least here is {least:.3g}")
     handles: list[RemovableHandle] = []
     facts: dict[str, Any] = {}
+    weight = params.layer_distillation
+    followed = LayerDistillation(model.network, weight) if weight else None
 
     def add_gates(trained: CompressedModel) -> None:
         if (channels := channels_of(groups)) is not None:  # first, while there are no other gates in the network
@@ -57,6 +60,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: GatesPruning) -> Recipe
         )
         if params.keep is not None:
             trained.network.register_module("constraint", Constraint())
+        if followed is not None:  # last, so that what it keeps has gone through the gates
+            handles.extend(followed.watch(trained.network))
 
     def remove_closed(trained: CompressedModel) -> Sequence[Edit]:
         kept = kept_units(groups, gates_of(trained.network))
@@ -67,6 +72,8 @@ def plan(model: CompressedModel, lesson: Lesson, params: GatesPruning) -> Recipe
                 del trained.network.get_submodule(group.path).gate
         if params.keep is not None:
             del trained.network.constraint
+        if followed is not None:
+            del trained.network.layer_map
         facts["kept"] = {kind: _count(groups, kept, kind) for kind in params.units}
         return _edits(trained, groups, kept)
 
@@ -84,6 +91,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: GatesPruning) -> Recipe
             r"constraint\.multipliers$": params.multiplier_learning_rate * factor,
         },
         penalty=penalty,
+        terms=[] if followed is None else [followed.term],
         needs_whole=True,
         finish=remove_closed,
         facts=facts,

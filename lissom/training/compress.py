@@ -62,9 +62,8 @@ def compress(
     metrics: dict[str, Any] = {"dev_score_before_training": scorer()}
     result = None
     if training is not None:
-        objective = against_teacher(_with_tokens_of(model, teacher), training.loss, model.manifest.task).with_penalty(
-            recipe.penalty
-        )
+        objective = against_teacher(_with_tokens_of(model, teacher), training.loss, model.manifest.task)
+        objective = objective.with_terms(recipe.terms).with_penalty(recipe.penalty)
         data, hooks = lesson.texts(model), [*_kept_zeros(model, training), *recipe.hooks]
         for number in range(1, recipe.trainings + 1):
             latest = lesson.train(

@@ -1,6 +1,6 @@
 """The objective of a training: a weighted sum of terms over one forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,10 @@ class Objective:
         for value in values[1:]:
             total = total + value
         return total
+
+    def with_terms(self, terms: Sequence[Term]) -> "Objective":
+        """Return the objective with further terms; none return it unchanged."""
+        return replace(self, terms=(*self.terms, *terms), needs_internals=True) if terms else self
 
     def with_penalty(self, penalty: Callable[[nn.Module], Tensor] | None) -> "Objective":
         """Return the objective with a penalty on the weights; `None` returns it unchanged."""

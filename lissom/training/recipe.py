@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.training.hooks import Hook
+from lissom.training.objective import Term
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Recipe:
     """Factors of the learning rate, keyed by regular expressions over parameter names; the first match applies."""
     penalty: Callable[[nn.Module], Tensor] | None = None
     """A scalar function of the network's weights, added to the loss."""
+    terms: Sequence[Term] = ()
+    """Further terms of the loss, over the same forward pass."""
     needs_whole: bool = False
     """Whether hooks and masks look at all weights of the network during a training, which no process has if it is cut
     into stages, shards or pieces."""
