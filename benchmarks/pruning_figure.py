@@ -12,12 +12,13 @@ _SERIES = {
     "first order": ("first order, 50 %", "first order, 25 %", "first order, half of the latency"),
     "first order in rounds": ("first order in rounds, 50 %",),
     "gates": ("gates, 50 %", "gates, 25 %", "gates, 12 %"),
+    "gates and layers": ("gates and layers, 25 %", "gates and layers, 12 %"),
     "blocks": ("blocks, 50 %", "blocks, 33 %"),
     "LayerDrop": ("LayerDrop, 50 %",),
     "hidden channels": ("hidden channels, 67 %", "hidden channels, 50 %"),
     "the model as it is": ("dense",),
 }
-_COLOURS = ("#1d4ed8", "#60a5fa", "#059669", "#f59e0b", "#b45309", "#9333ea", "#94a3b8")
+_COLOURS = ("#1d4ed8", "#60a5fa", "#059669", "#34d399", "#f59e0b", "#b45309", "#9333ea", "#94a3b8")
 
 
 def figure(rows: Rows, data: str = "trec6") -> str:

@@ -31,6 +31,8 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "first order, 25 %": {"method": "first_order", "heads": 0.25, "neurons": 0.25},
     "gates, 25 %": {"method": "gates", "keep": 0.25},
     "gates, 12 %": {"method": "gates", "keep": 0.12},
+    "gates and layers, 25 %": {"method": "gates", "keep": 0.25, "layer_distillation": 1.0},
+    "gates and layers, 12 %": {"method": "gates", "keep": 0.12, "layer_distillation": 1.0},
     "blocks, 33 %": {"method": "blocks", "blocks": 2},
     "gates on heads, penalty 0.3": {"method": "gates", "units": ["heads"], "keep": None, "penalty": 0.3},
     "gates on heads, penalty 1": {"method": "gates", "units": ["heads"], "keep": None, "penalty": 1.0},
