@@ -14,12 +14,13 @@ _INT8_NAMES = {
     "plain_int8": "plain dynamic int8 of the teacher, torch's exporter",
     "fused_int8": "plain dynamic int8 of the teacher, with fused attention",
 }
-_COLUMNS = ("ms", "faster", "MB", "parameters", "Wh", "g CO2e")
+_COLUMNS = ("ms", "faster", "MB", "parameters")
 
 
 def columns(ledger: Ledger) -> tuple[str, ...]:
-    """Return the headings of the ledger's table."""
-    return ("step", ledger.metric.name, *_COLUMNS)
+    """Return the headings of the ledger's table; energy is either measured or by a model of the processor."""
+    energy = (f"{unit} ({ledger.energy_method})" for unit in ("Wh", "g CO2e"))
+    return ("step", ledger.metric.name, *_COLUMNS, *energy)
 
 
 def cells(ledger: Ledger) -> list[tuple[str, ...]]:
@@ -80,7 +81,8 @@ def headline(ledger: Ledger) -> list[tuple[str, str]]:
         (f"{figures.times_smaller:.1f}x", "smaller file"),
         (
             count(figures.payback.inferences),
-            "inferences until compressing has paid back its energy" + _unsure(ledger.inference.conditions.disturbed),
+            "inferences until compressing has paid back its energy (power: "
+            f"{ledger.inference.power['artifact'].method})" + _unsure(ledger.inference.conditions.disturbed),
         ),
     ]
 
