@@ -40,7 +40,7 @@ def markdown(ledger: Ledger) -> str:
         *([f"**{escape(lost)}**", ""] if (lost := advice(ledger)) else []),
         " · ".join(f"**{value}** {label}" for value, label in headline(ledger)),
         "",
-        "| " + " | ".join(columns(ledger)) + " |",
+        "| " + " | ".join(map(escape, columns(ledger))) + " |",
         "| --- |" + " ---: |" * (len(columns(ledger)) - 1),
     ]
     lines += ["| " + " | ".join(row) + " |" for row in cells(ledger)]
