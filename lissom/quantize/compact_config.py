@@ -129,6 +129,9 @@ class ProductQuantization(Section):
     seed: int = 0
     """Seed of the vectors that K-means starts from."""
 
+    keep: tuple[str, ...] = ()
+    """Layers that stay in floats: regular expressions over paths."""
+
     training: ProductTrainingParams | None = ProductTrainingParams()
     """Training against the teacher after every part; null quantises all parts without one."""
 
@@ -148,6 +151,9 @@ class Half(Section):
 
     type: Literal["float16", "bfloat16"] = "float16"
     """float16 is 8 times finer; bfloat16 has the range of float32."""
+
+    keep: tuple[str, ...] = ()
+    """Layers that stay in 32 bits: regular expressions over paths."""
 
     training: None = None
     """There is nothing to train."""

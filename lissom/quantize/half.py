@@ -7,4 +7,4 @@ from lissom.training.recipe import Recipe
 
 def plan(params: Half) -> Recipe:
     """Return the recipe."""
-    return Recipe(edits=[HalfWeights(type=params.type)], facts={"type": params.type})
+    return Recipe(edits=[HalfWeights(type=params.type, keep=params.keep)], facts={"type": params.type})

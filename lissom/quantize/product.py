@@ -40,7 +40,10 @@ def plan(model: CompressedModel, _: Lesson, params: ProductQuantization) -> Reci
             )
         check_block(path, matrix_of(layer).shape[1], block)
     if not blocks:
-        raise InputError("product: there is nothing to store as codes: the word table of this family stays in floats")
+        raise InputError(
+            "product: there is nothing to store as codes: all is in `keep`, or the word table of "
+            "this family stays in floats"
+        )
     facts = _sizes(model, edit)
     if params.training is None:
         return Recipe(edits=[edit], facts=facts)

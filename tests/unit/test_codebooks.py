@@ -155,6 +155,24 @@ def test_the_file_answers_as_torch(edit, tmp_path):
     assert kernels["Gather"] <= 6 and kernels["Transpose"] == 0  # matrices are decoded when the session starts
 
 
+@pytest.mark.parametrize("edit", [PRODUCT, HalfWeights()], ids=lambda edit: edit.kind)
+def test_what_is_kept_stays_in_floats(edit, tmp_path):
+    """By the word table's path, and by a part of the others'; the rest is stored in the edit's form."""
+    model, batch = tiny.model("bert"), tiny.batch("bert")
+    patterns = ("word_embeddings$", r"layer\.0\.attention")
+    model.edit([edit.model_copy(update={"keep": patterns})])
+    plain = [path for path, module in model.network.named_modules() if type(module) in (nn.Linear, nn.Embedding)]
+    assert sum("layer.0.attention" in path for path in plain) == 4 and not any(
+        "layer.1.attention" in path for path in plain
+    )
+    assert "bert.embeddings.word_embeddings" in plain
+    save(model, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(logits_of(load(tmp_path).network, batch), logits_of(model.network, batch))
+    with pytest.raises(InputError, match="matches no layer"):
+        tiny.model("bert").edit([edit.model_copy(update={"keep": ("nowhere",)})])
+
+
 def test_halves_are_close_and_half_as_large():
     layer = nn.Linear(64, 64)
     model = tiny.model("bert")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lissom.errors import InputError
 from lissom.models.codebooks import CodebookEmbedding, CodebookLinear, encode
 from lissom.models.edits.edit import StructureEdit
+from lissom.models.edits.quantizers import kept_layers
 from lissom.models.edits.tables import replace_table, share_factors
 from lissom.models.edits.word_table import rows_of
 from lissom.models.families import family_of
@@ -35,12 +36,14 @@ class ProductQuantize(StructureEdit):
     table: int | None = Field(default=8, ge=1)
     iterations: int = Field(default=15, ge=1)
     seed: int = 0
+    keep: tuple[str, ...] = Field(default=(), max_length=1000)
+    """Regular expressions over module paths: what matches one stays in floats."""
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place.
 
         Raises:
-            InputError: a block does not divide a row.
+            InputError: a block does not divide a row, or a pattern of `keep` matches nothing.
         """
         for path, block in self.blocks(network).items():
             layer = network.get_submodule(path)
@@ -58,13 +61,14 @@ class ProductQuantize(StructureEdit):
         block = getattr(self, part)
         if block is None:
             return {}
+        kept = kept_layers(network, self.keep)
         if part == "table":
             path = rows_of(network, family_of(network).word_table)
             table = network.get_submodule(path)
             if isinstance(table, nn.Embedding) and type(table) is not nn.Embedding:
                 return {}  # it scales what it returns, and stays in floats
-            return {path: block}
-        return dict.fromkeys(projections_of(network, part), block)
+            return {} if path in kept else {path: block}
+        return {path: block for path in projections_of(network, part) if path not in kept}
 
     def _stored(self, path: str, layer: nn.Module, block: int) -> nn.Module:
         if isinstance(layer, Convertible):
@@ -89,7 +93,8 @@ class ProductQuantize(StructureEdit):
         """Return the edit in a few words."""
         parts = {"FFN": self.ffn, "attention": self.attention, "word table": self.table}
         blocks = ", ".join(f"{name} in blocks of {size}" for name, size in parts.items() if size is not None)
-        return f"{blocks}: one of {self.codes} vectors each (smaller on disk, not faster)"
+        floats = f", {', '.join(self.keep)} in floats" if self.keep else ""
+        return f"{blocks}: one of {self.codes} vectors each{floats} (smaller on disk, not faster)"
 
 
 def check_block(path: str, width: int, block: int) -> None:

@@ -3,11 +3,13 @@
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError
 from lissom.models.edits.edit import StructureEdit
+from lissom.models.edits.quantizers import kept_layers
 from lissom.models.edits.tables import replace_table, share_factors
 from lissom.models.edits.word_table import rows_of
 from lissom.models.families import family_of
@@ -20,19 +22,22 @@ class HalfWeights(StructureEdit):
 
     kind: Literal["half_weights"] = "half_weights"
     type: Literal["float16", "bfloat16"] = "float16"
+    keep: tuple[str, ...] = Field(default=(), max_length=1000)
+    """Regular expressions over module paths: what matches one stays in 32 bits."""
 
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place.
 
         Raises:
-            InputError: a weight is too large for float16.
+            InputError: a weight is too large for float16, or a pattern of `keep` matches nothing.
         """
-        dtype, head = getattr(torch, self.type), tied_head(network)
+        dtype, head, kept = getattr(torch, self.type), tied_head(network), kept_layers(network, self.keep)
         for path, module in list(network.named_modules()):
-            if type(module) is nn.Linear and path != head:
+            if type(module) is nn.Linear and path != head and path not in kept:
                 replace_module(network, path, HalfLinear(module, dtype))
-        table = network.get_submodule(rows_of(network, family_of(network).word_table))
-        if type(table) is nn.Embedding:
+        table_path = rows_of(network, family_of(network).word_table)
+        table = network.get_submodule(table_path)
+        if type(table) is nn.Embedding and table_path not in kept:
             replace_table(network, HalfEmbedding(table, dtype))
         share_factors(network)
         self._check(network)
@@ -46,4 +51,5 @@ class HalfWeights(StructureEdit):
 
     def describe(self) -> str:
         """Return the edit in a few words."""
-        return f"weights in {self.type} (smaller on disk, not faster)"
+        floats = f", {', '.join(self.keep)} in float32" if self.keep else ""
+        return f"weights in {self.type}{floats} (smaller on disk, not faster)"
