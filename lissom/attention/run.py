@@ -130,6 +130,8 @@ def _attention(inputs: AttentionInputs, pattern: Pattern | None) -> Tensor:
     if not is_spelled_out() and inputs.length <= DENSE_BELOW and inputs.softcap is None:
         small = _small(pattern, inputs.length, inputs.heads, inputs.all_heads, inputs.causal, inputs.query.dtype)
         return _dense(inputs, *small)
+    if isinstance(pattern, FixedRadius) and not is_exporting() and pattern.radius >= inputs.length - 1:
+        return _dense(inputs)  # every query sees all keys
     outputs = [
         _with_global_tokens(some, pattern) if pattern.global_tokens else _part(some, pattern, lse=False).output
         for some in _some_heads(inputs, pattern)

@@ -36,8 +36,11 @@ def _attention(
 
     query is `[batch, heads, n, d_h]`; key and value have the same shape, or fewer heads (grouped-query attention). With
     a sliding window a query sees the keys that are less than `sliding_window` tokens away. Patterns are emitted as
-    plain operations in their efficient form, and so are windows, if inputs may be long.
+    plain operations in their efficient form, and so are windows, if inputs may be long; the longest input is the upper
+    bound of the traced length.
     """
+    if sliding_window is not None and statically_known_true(query.shape[2] <= sliding_window):
+        sliding_window = None  # no input exceeds it
     is_long = not statically_known_true(query.shape[2] <= _LONG)
     if patterns := patterns_of(module, sliding_window if is_long else None):
         inputs = inputs_for(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap)
@@ -66,13 +69,10 @@ def _attention(
 
 
 def _window_bias(query: Tensor, window: int | None) -> Tensor | None:
-    """Return what a sliding window adds to the scores, `[1, 1, n, n]`; None without one that inputs can exceed.
-
-    The kernel knows no windows. The longest input is the upper bound of the traced length.
-    """
-    length = query.shape[2]
-    if window is None or statically_known_true(length <= window):
+    """Return what a window, of which the kernel knows nothing, adds to the scores: `[1, 1, n, n]`; None without one."""
+    if window is None:
         return None
+    length = query.shape[2]
     places = torch.arange(length, device=query.device)
     outside = (places[:, None] - places).abs() >= window
     return torch.where(outside, _OUTSIDE, 0.0).to(query.dtype)[None, None]

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from lissom.attention.dense import spelled_out
+from lissom.attention.run import DENSE_BELOW
 from lissom.models.compressed import input_names, logits_from
 from lissom.models.exits import BlockPart, EmbeddingPart, has_early_exits, parts_of
 from lissom.models.patterned import NAME as PATTERNS
@@ -22,19 +23,14 @@ def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int
     does not count recurrent layers.
     """
     # torch does not count fused attention; it counts transformers' eager one, the one with a shared bias, which is
-    # spelt out too, and patterns as spelt-out products.
+    # spelt out too, and patterns as spelt-out products. Short texts are computed densely, whatever the pattern.
     network = copy.deepcopy(network).eval()
-    ways = [PATTERNS if has_patterns(network) else step_by_step(network)]
-    if has_windows(network) and not has_patterns(network):
-        ways.append(PATTERNS)  # windows of long texts; short ones are computed as if there were none
-    counts = {length: [0] for length in lengths}
+    is_local, dense = has_patterns(network) or has_windows(network), step_by_step(network)
+    counts = {}
     with torch.no_grad(), spelled_out():
-        for number, way in enumerate(ways):
-            network.set_attn_implementation(way)
-            parts = parts_of(network) if has_early_exits(network) else None
-            for length in counts:
-                found = _count(network, parts, length)
-                counts[length] = found if number == 0 else list(map(min, counts[length], found))
+        for length in lengths:
+            network.set_attn_implementation(PATTERNS if is_local and length > DENSE_BELOW else dense)
+            counts[length] = _count(network, parts_of(network) if has_early_exits(network) else None, length)
     return counts
 
 

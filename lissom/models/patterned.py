@@ -99,6 +99,8 @@ def inputs_for(
         softcap: bound of the scores.
     """
     heads = query.shape[1]
+    # Rotary positions leave queries and keys in float32 under autocast, which only torch's own function casts.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if key.shape[1] != heads:  # heads that share keys and values
         key, value = (t.repeat_interleave(heads // t.shape[1], dim=1) for t in (key, value))
     numbers: tuple[int, ...] = getattr(module, "head_numbers", tuple(range(heads)))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     DistilBertConfig,
     MobileBertConfig,
     PreTrainedConfig,
-    PreTrainedModel,
 )
 
 from lissom.errors import InputError
@@ -19,8 +19,11 @@ from lissom.models.edits import Edit, KeepBlocks
 from lissom.models.edits.word_table import truncated_svd
 from lissom.models.families import classifier_of, family_of
 from lissom.models.fused import separate
+from lissom.models.patterned import honour_windows
 from lissom.models.sites import blocks_at, blocks_of, position_vectors
 
+_OF_ANY_WEIGHTS = {"keep_blocks", "use_attention", "extend_positions"}
+"""Kinds of edits that mean the same for random weights."""
 TRANSIENT_CONFIG = ("transformers_version", "_name_or_path", "architectures", "dtype")
 
 RELEASED_BLOCKS = {(6, 12): (0, 2, 4, 7, 9, 11)}
@@ -94,14 +97,20 @@ def take_stacks(model: CompressedModel, blocks: Sequence[int], decoder_blocks: S
 
 
 def randomized(model: CompressedModel, seed: int) -> CompressedModel:
-    """Return a model of the same structure with weights drawn from `seed`.
+    """Return a model of the same structure, which its base and edits tell, with weights drawn from `seed`.
 
     Raises:
-        InputError: the model has edits that plain transformers cannot draw weights for.
+        InputError: the model has edits that choose by its weights.
     """
-    if any(edit.kind != "keep_blocks" for edit in model.manifest.edits):
-        raise InputError("random weights are drawn for whole networks or some of their blocks, before other edits")
-    return reshaped(model, model.network.config, seed)
+    edits = model.manifest.edits
+    if other := sorted({edit.kind for edit in edits} - _OF_ANY_WEIGHTS):
+        raise InputError(
+            f"random weights are drawn for whole networks, or some of their blocks, with any attention; this one has "
+            f"other changes: {', '.join(other)}"
+        )
+    drawn = reshaped(model, AutoConfig.for_model(**model.manifest.base_config), seed)
+    drawn.edit(edits)
+    return drawn
 
 
 def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> CompressedModel:
@@ -110,9 +119,10 @@ def reshaped(model: CompressedModel, config: PreTrainedConfig, seed: int) -> Com
     config = copy.deepcopy(config)
     for name, value in {**model.manifest.task.head_config(), "pad_token_id": model.network.config.pad_token_id}.items():
         setattr(config, name, value)
-    network: PreTrainedModel = model.manifest.task.auto_class.from_config(config, dtype=torch.float32)
+    network = separate(model.manifest.task.auto_class.from_config(config, dtype=torch.float32)).eval()
+    honour_windows(network)
     return CompressedModel(
-        network=separate(network).eval(),
+        network=network,
         tokenizer=copy.deepcopy(model.tokenizer),
         target_tokenizer=copy.deepcopy(model.target_tokenizer),
         tokenizer_config=dict(model.tokenizer_config),

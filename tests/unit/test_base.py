@@ -7,9 +7,12 @@ import torch
 from tokenizers import Tokenizer, normalizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
+import lissom
 from lissom.errors import InputError
 from lissom.models.base import load_base
+from lissom.models.compressed import logits_of
 from lissom.models.config import BaseParams
+from lissom.models.patterned import has_patterns
 from lissom.tasks.classification import Classification
 from lissom.tasks.token_classification import TokenClassification
 from tests.unit import tiny
@@ -125,3 +128,16 @@ def test_a_teacher_as_it_is_needs_a_head_for_the_labels(tmp_path):
     assert load_base(source, tiny.TASK, 0, needs_head=True).manifest.task == tiny.TASK
     with pytest.raises(InputError, match=r"teacher.method is none, but the model has no head for the labels x, y, z"):
         load_base(source, other, 0, needs_head=True)
+
+
+def test_a_base_for_longer_texts(tmp_path):
+    """From transformers' files and from lissom's own."""
+    long = {"max_length": 60, "longer_positions": "copy", "attention": {"pattern": "fixed_radius", "radius": 4}}
+    save(tmp_path / "plain")
+    lissom.save(load(tmp_path / "plain"), tmp_path / "own")
+    for name in ("plain", "own"):
+        model = load_base(BaseParams.model_validate({"model": f"dir:{tmp_path / name}", **long}), tiny.TASK, 0)
+        assert [edit.kind for edit in model.manifest.edits] == ["extend_positions", "use_attention"]
+        assert has_patterns(model.network) and model.network.config.max_position_embeddings == 60
+        with torch.no_grad():
+            assert logits_of(model.network, tiny.batch("bert", length=60)).isfinite().all()

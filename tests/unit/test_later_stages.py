@@ -2,8 +2,10 @@
 
 import pytest
 
+from lissom.attention.config import FixedRadius
 from lissom.components.teacher.work import check_later_stages
 from lissom.errors import InputError
+from lissom.models.edits import UseAttention
 from lissom.params import check_params
 from tests.unit import tiny
 from tests.unit.test_language_modeling import TASK as LANGUAGE
@@ -41,3 +43,36 @@ def test_heads_that_the_kernel_of_language_models_cannot_have():
     check_later_stages(params, tiny.model("llama", task=LANGUAGE))
     with pytest.raises(InputError, match="its heads are 12 wide, 4 more than a multiple of 8"):
         check_later_stages(params, tiny.model("llama", task=LANGUAGE, hidden_size=48, head_dim=12))
+
+
+PATTERNED = UseAttention(patterns=(FixedRadius(pattern="fixed_radius", radius=2),))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"distill": {"method": "tinybert"}}, "tinybert compares the scores of all pairs"),
+        ({"prune": {"method": "first_order", "heads": 0.5, "head_criterion": "confidence"}}, "confidence needs the"),
+        (
+            {"distill": {"method": "logits", "blocks": [0, 2], "attention": {"pattern": "block_local", "blocks": [2]}}},
+            "block_local is for block 2; the model has blocks 0 to 1",
+        ),
+    ],
+    ids=["tinybert", "confidence", "blocks"],
+)
+def test_patterns_of_attention(sections, message):
+    model = tiny.model("bert")
+    model.edit([PATTERNED])
+    with pytest.raises(InputError, match=message):
+        check_later_stages(params_with(**sections), model)
+
+
+def test_a_gguf_file_for_a_student_with_patterns():
+    attention = {"pattern": "fixed_radius", "radius": 2}
+    params = params_with(
+        data={"source": "files:x", "task": "language_modeling"}, factorize={"method": "none"},
+        quantize={"method": "none"}, export={"formats": ["gguf"]},
+        distill={"method": "logits", "blocks": [0], "attention": attention, "training": {"loss": {"temperature": 1.0}}},
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"distill\.attention: a GGUF file cannot express patterns"):
+        check_later_stages(params, tiny.model("llama", task=LANGUAGE))

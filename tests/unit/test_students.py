@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 import lissom
+from lissom.attention.config import FixedRadius
 from lissom.distill.offline_config import ShapeParams, TinyBertDistillation
 from lissom.distill.tinybert import make_student
 from lissom.errors import InputError
@@ -16,7 +17,9 @@ from lissom.export.onnx import export_onnx
 from lissom.models.anatomy import anatomy
 from lissom.models.bilstm import BiLstmConfig
 from lissom.models.compressed import CompressedModel, logits_of
+from lissom.models.edits import ExtendPositions, KeepBlocks, KeepHeads, UseAttention
 from lissom.models.families import family_of
+from lissom.models.patterned import patterns_of
 from lissom.models.signals import SignalSpec, signals_of
 from lissom.models.sites import blocks_of
 from lissom.models.static_student import static_student
@@ -205,5 +208,24 @@ def test_random_students_keep_the_structure():
     assert not torch.equal(
         blocks_of(drawn.network)[0].output.dense.weight, blocks_of(student.network)[0].output.dense.weight
     )
+
+
+def test_random_students_keep_attention_and_positions():
+    model = tiny.model("bert")
+    model.edit(
+        [
+            ExtendPositions(length=60, how="copy"),
+            UseAttention(patterns=(FixedRadius(pattern="fixed_radius", radius=2, blocks=(2,)),)),
+            KeepBlocks(kept=(0, 2)),
+        ]
+    )
+    drawn = randomized(model, seed=1)
+    assert [bool(patterns_of(block.attention.self)) for block in blocks_of(drawn.network)] == [False, True]
+    batch = tiny.batch("bert", length=60)
+    with torch.no_grad():
+        assert logits_of(drawn.network, batch).isfinite().all()
+    model.edit([KeepHeads(kept=((0,), (0,)))])
+    with pytest.raises(InputError, match="this one has other changes: keep_heads"):
+        randomized(model, seed=1)
     with pytest.raises(InputError, match="hidden_size: 30"):
         make_student(TinyBertDistillation(method="tinybert", shape=ShapeParams(hidden_size=30)), tiny.model("bert"))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from lissom.attention.config import Pattern
 from lissom.components.stage import Outcome, Stage
 from lissom.console import note
 from lissom.data.prepare import load_card
@@ -12,8 +13,10 @@ from lissom.export.cached_attention import check_cached_patterns
 from lissom.models.base import load_base
 from lissom.models.capabilities import check_family
 from lissom.models.compressed import CompressedModel
+from lissom.models.edits import UseAttention
 from lissom.models.families import family_of
-from lissom.models.sites import head_size, sites_of_kind
+from lissom.models.patterned import has_patterns
+from lissom.models.sites import attention_sites, head_size, sites_of_kind
 from lissom.params import Params
 from lissom.tasks.kinds import AnyTask, task_of
 from lissom.training.lesson import Lesson
@@ -77,6 +80,16 @@ def check_later_stages(params: Params, model: CompressedModel) -> None:
         from lissom.gguf.file import described  # needs packages that only this format needs
 
         described(model)
+        if _attention_of_student(params):
+            raise InputError(
+                "distill.attention: a GGUF file cannot express patterns of attention; leave it out, or set "
+                "export.formats to [onnx]"
+            )
+
+
+def _attention_of_student(params: Params) -> tuple[Pattern, ...]:
+    """Return the patterns that the student gets besides those of the teacher."""
+    return params.distill.attention if params.distill.method == "logits" else ()
 
 
 def _check_distillation(params: Params, model: CompressedModel) -> None:
@@ -85,11 +98,18 @@ def _check_distillation(params: Params, model: CompressedModel) -> None:
         check_family(family, "exits", f"distill.method: {method}")
     if method in _OF_SCORES:
         check_family(family, "scores", f"distill.method: {method}")
-    if params.distill.method == "logits" and params.distill.attention:
+        if has_patterns(model.network):
+            raise InputError(
+                f"distill.method: {method} compares the scores of all pairs of tokens, and the teacher's attention, by "
+                "base.attention, has some; take method: logits, or leave base.attention out"
+            )
+    patterns = _attention_of_student(params)
+    if params.distill.method == "logits" and patterns:
         check_family(family, "attention", "distill.attention")
+        heads = model.network.get_submodule(attention_sites(model.network)[0].query).out_features
+        UseAttention(patterns=patterns).check(len(params.distill.blocks), heads // head_size(model.network))
     if model.manifest.task.continues_texts:
-        more = params.distill.attention if params.distill.method == "logits" else ()
-        check_cached_patterns([*params.base.attention, *more])
+        check_cached_patterns([*params.base.attention, *patterns])
         if width := head_size(model.network) % _KERNEL_WIDTH:
             raise InputError(
                 f"base.model {params.base.model}: its heads are {head_size(model.network)} wide, {width} more than a "
@@ -105,6 +125,11 @@ def _check_compression(params: Params, model: CompressedModel) -> None:
             check_family(family, "heads", "prune.heads below 1")
             if pruning.head_criterion == "confidence" and not family_of(model.network).has_encoder_and_decoder:
                 check_family(family, "scores", "prune.head_criterion: confidence")
+                if has_patterns(model.network) or _attention_of_student(params):
+                    raise InputError(
+                        "prune.head_criterion: confidence needs the scores of all pairs of tokens, and the model's "
+                        "attention, by base.attention or distill.attention, has some; take gradient"
+                    )
         if pruning.method == "gates" and "heads" in pruning.units:
             check_family(family, "heads", "prune.units with heads")
         if pruning.method in ("first_order", "gates"):

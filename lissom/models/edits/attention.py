@@ -33,23 +33,25 @@ class UseAttention(StructureEdit):
         blocks = len(blocks_of(network))
         for number, site in enumerate(attention_sites(network)):
             heads = network.get_submodule(site.query).out_features // head_size(network)
-            for pattern in self.patterns:
-                self._check(pattern.pattern, "block", pattern.blocks, blocks)
-                self._check(pattern.pattern, "head", pattern.heads, heads)
+            self.check(blocks, heads)
             patterns = [pattern for pattern in self.patterns if pattern.blocks is None or number in pattern.blocks]
             if patterns:
                 set_patterns(network.get_submodule(site.module), patterns, heads)
         network.set_attn_implementation(NAME)
 
+    def check(self, blocks: int, heads: int) -> None:
+        """Raise `InputError` if a pattern names a block or a head that a model of so many does not have."""
+        for pattern in self.patterns:
+            for what, numbers, available in (("block", pattern.blocks, blocks), ("head", pattern.heads, heads)):
+                if numbers is not None and max(numbers) >= available:
+                    raise InputError(
+                        f"attention: {pattern.pattern} is for {what} {max(numbers)}; the model has {what}s 0 to "
+                        f"{available - 1}"
+                    )
+
     def describe(self) -> str:
         """Return the edit in a few words."""
         return f"attention: {', '.join(_described(pattern) for pattern in self.patterns)}"
-
-    def _check(self, pattern: str, what: str, numbers: tuple[int, ...] | None, available: int) -> None:
-        if numbers is not None and max(numbers) >= available:
-            raise InputError(
-                f"attention: {pattern} is for {what} {max(numbers)}; the model has {what}s 0 to {available - 1}"
-            )
 
 
 def _described(pattern: Pattern) -> str:

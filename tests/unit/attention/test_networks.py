@@ -22,6 +22,8 @@ from lissom.models.sites import attention_sites, head_groups
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
 from lissom.tasks.language_modeling import LanguageModeling
+from lissom.training.config import TrainingParams
+from lissom.training.preparing import training_mode
 from tests.unit import tiny
 
 ABLE = tiny.able("attention")
@@ -75,19 +77,51 @@ def test_a_pattern_of_all_keys_changes_nothing(family, monkeypatch):
     batch = tiny.batch(family)
     changes = {} if getattr(tiny.CONFIGS[family](), "sliding_window", None) is None else {"sliding_window": 64}
     model = tiny.model(family, **changes)
+    model.network.set_attn_implementation("eager")
     before = answers(model, batch)
-    model.edit([UseAttention(patterns=(FixedRadius(pattern="fixed_radius", radius=64),))])
+    model.edit([UseAttention(patterns=(BlockLocal(pattern="block_local", size=64),))])
     torch.testing.assert_close(answers(model, batch), before, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "gemma2", "gemma3_text", "modernbert"])
 @pytest.mark.parametrize("longest", [0, 256], ids=["efficient", "dense"])
 def test_windows_of_a_family_equal_transformers_own(family, longest, monkeypatch):
+    """Answers and gradients, of texts that are several windows long, with padding within them."""
     monkeypatch.setattr(run, "DENSE_BELOW", longest)
-    model, batch = tiny.model(family), tiny.batch(family, length=17)
-    expected = answers(model, batch)
-    model.network.set_attn_implementation(NAME)
-    torch.testing.assert_close(answers(model, batch), expected, atol=1e-5, rtol=1e-4)
+    model, batch = tiny.model(family, max_position_embeddings=64), tiny.batch(family, 3, length=40)
+    batch.inputs["attention_mask"][1, 5:9] = 0
+    found = []
+    for way in (NAME, "eager"):
+        model.network.set_attn_implementation(way)
+        logits = logits_of(model.network, batch)
+        logits.square().sum().backward()
+        found.append({name: value.grad for name, value in model.network.named_parameters()} | {"logits": logits})
+        model.network.zero_grad()
+    ours, theirs = found
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if theirs[name] is not None:
+            torch.testing.assert_close(
+                value, theirs[name], atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+            )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "bert"])
+@pytest.mark.parametrize("name", [name for name in PATTERNS if "beyond" not in name])
+def test_trains_in_bfloat16(family, name, monkeypatch):
+    """Where rotary positions leave queries and keys in another type than values."""
+    monkeypatch.setattr(run, "DENSE_BELOW", 0)
+    model, batch = model_with(family, PATTERNS[name]), tiny.batch(family, length=17)
+    expected = logits_of(model.network, batch)
+    with training_mode(model.network, TrainingParams(gradient_checkpointing=True, freeze_word_table=False)):
+        for module in model.network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = logits_of(model.network, batch)
+        torch.testing.assert_close(logits.float(), expected, atol=0.1, rtol=0.1)
+        logits.float().sum().backward()
+        assert all(p.grad.isfinite().all() for p in model.network.parameters() if p.grad is not None)
 
 
 @families
@@ -127,12 +161,13 @@ def test_blocks_keep_their_patterns():
     torch.testing.assert_close(answers(model, batch), answers(other, batch))
 
 
-SHAPES = ((1, 2), (3, 8), (5, 16))
-"""Examples and tokens of batches, more and fewer than a pattern's groups."""
+LONG = tiny.TASK.model_copy(update={"max_length": 300})
+SHAPES = ((1, 1), (3, 8), (5, 16), (2, 65), (1, 300))
+"""Examples and tokens of batches, more and fewer than a pattern's groups; the last two take several turns of a loop."""
 
 
 def exported(family, patterns, blocks, folder):
-    model = model_with(family, patterns)
+    model = model_with(family, patterns, task=LONG, max_position_embeddings=304)
     model.edit([KeepBlocks(kept=blocks)])
     export_onnx(model, folder)
     return model
@@ -148,10 +183,18 @@ def of_pattern(request, tmp_path_factory):
 
 def check_graph(model, folder, family, tolerance=1e-4):
     classifier = OnnxClassifier(folder)
-    for size, length in SHAPES:
-        batch = tiny.batch(family, size, length)
+    for batch in batches(family, model.manifest.task.max_length):
         feeds = {name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]}
         assert np.abs(classifier.logits(feeds) - answers(model, batch).numpy()).max() < tolerance
+
+
+def batches(family, longest):
+    for size, length in SHAPES:
+        if length <= longest:
+            batch = tiny.batch(family, size, max(2, length))
+            batch.inputs.update({name: tensor[:, :length] for name, tensor in batch.inputs.items()})
+            batch.inputs["attention_mask"][size // 2, length // 3 : length // 2] = 0
+            yield batch
 
 
 def test_the_exported_graph_answers_as_torch_at_any_length(of_pattern):
@@ -162,8 +205,7 @@ def test_another_runtime_gives_the_same_answers(of_pattern):
     openvino = pytest.importorskip("openvino")
     model, folder = of_pattern
     compiled = openvino.Core().compile_model(folder / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for size, length in SHAPES:
-        batch = tiny.batch("bert", size, length)
+    for batch in batches("bert", 300):
         feeds = {name: batch.inputs[name].numpy() for name in ("input_ids", "attention_mask", "token_type_ids")}
         assert np.abs(compiled(feeds)[0] - answers(model, batch).numpy()).max() < 1e-4
 
@@ -179,6 +221,29 @@ def test_operations_grow_with_the_pairs():
     counted, dense = (flops_by_depth(one.network, (1024, 2048)) for one in (model, whole))
     assert counted[2048][0] < 2.01 * counted[1024][0]
     assert dense[2048][0] > 3 * dense[1024][0]
+
+
+def test_operations_of_short_texts_are_those_of_dense_attention():
+    """As which they are computed; a window that reaches both ends of a text is dense attention, too."""
+    whole = flops_by_depth(tiny.model("bert", max_position_embeddings=512).network, (16, 256, 300, 400))
+    for radius in (8, 350):
+        window = FixedRadius(pattern="fixed_radius", radius=radius)
+        counted = flops_by_depth(model_with("bert", [window], max_position_embeddings=512).network, whole)
+        assert counted[16] == whole[16] and counted[256] == whole[256]
+        assert (counted[300] == whole[300]) == (radius == 350) and counted[400] != whole[400]
+
+
+def test_a_window_that_reaches_both_ends_is_dense_attention(monkeypatch):
+    """It costs nothing more, whatever the length."""
+    monkeypatch.setattr(run, "DENSE_BELOW", 0)
+    monkeypatch.setattr(run, "_part", None)
+    batch = tiny.batch("llama", length=17)
+    plain = answers(tiny.model("llama"), batch)
+    torch.testing.assert_close(
+        answers(model_with("llama", [FixedRadius(pattern="fixed_radius", radius=16)]), batch), plain
+    )
+    with pytest.raises(TypeError):
+        answers(model_with("llama", [FixedRadius(pattern="fixed_radius", radius=15)]), batch)
 
 
 def test_what_does_not_fit_is_refused():

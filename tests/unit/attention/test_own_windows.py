@@ -93,3 +93,10 @@ def test_graphs_for_long_texts_have_the_efficient_form(family, tmp_path):
         actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
         with torch.no_grad():
             assert np.abs(actual - logits_of(model.network, batch).numpy()).max() < 1e-4
+
+
+def test_a_window_that_no_text_exceeds_stays_a_plain_kernel(tmp_path):
+    model = tiny.model("mistral", task=LONG, max_position_embeddings=2048, sliding_window=2048)
+    export_onnx(model, tmp_path)
+    nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert nodes.count("MultiHeadAttention") == 4 and "Loop" not in nodes

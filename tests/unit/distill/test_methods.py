@@ -10,7 +10,10 @@ from lissom.data.tables import Row, write_table
 from lissom.distill.material import Material
 from lissom.distill.run import distill
 from lissom.errors import InputError
+from lissom.export.onnx import export_onnx
 from lissom.models.compressed import logits_of
+from lissom.models.patterned import has_patterns
+from lissom.serving.classifier import OnnxClassifier
 from lissom.training.checkpoint import Checkpoints
 from lissom.training.hooks import Hook
 from tests.unit import tiny
@@ -39,6 +42,23 @@ def test_every_method_learns_and_ends_as_a_model(method, material, tmp_path):
     steps = [record["step"] for record in result.history if "loss" in record]
     assert steps == sorted(set(steps)) and steps[-1] == sum(fitted.steps for fitted in result.trainings.values())
     json.dumps(result.metrics)
+
+
+@pytest.mark.parametrize("start", ["teacher", "random"])
+def test_a_student_with_a_pattern_learns_from_a_dense_teacher(start, material, tmp_path):
+    attention = {"pattern": "fixed_radius", "radius": 2, "global_tokens": 1}
+    student = distill(params_of("logits", attention=attention, start=start), material).model
+    assert tiny.scorer(student, material.encode(student, "dev"))() > 0.9
+    assert has_patterns(student.network) and not has_patterns(material.teacher.network)
+    assert "fixed radius (radius 2, global tokens 1)" in [edit.describe() for edit in student.manifest.edits][-1]
+    lissom.save(student, tmp_path / "model")
+    export_onnx(student, tmp_path)
+    batch = tiny.batch("bert")
+    classifier = OnnxClassifier(tmp_path)
+    answers = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+    with torch.no_grad():
+        expected = logits_of(lissom.load(tmp_path / "model").network, batch)
+    torch.testing.assert_close(torch.from_numpy(answers), expected, atol=1e-4, rtol=1e-4)
 
 
 class Killed(Exception):
