@@ -39,9 +39,11 @@ _MODULES = {
 }  # fmt: skip
 _KEEPS = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 _FORWARD_LENGTHS, _BACKWARD_LENGTHS, _ONNX_LENGTHS = (
-    (128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (2048, 16384), (2048, 8192, 16384, 65536),
+    (128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (512, 1024, 2048, 4096, 8192, 16384),
+    (512, 1024, 2048, 8192, 16384, 65536),
 )  # fmt: skip
-_MEMORY_LENGTHS = (16384, 65536)
+_MEMORY_LENGTHS = (4096, 16384, 65536)
+_MEMORY_PATTERNS = (BLOCK_LOCAL, FIXED_RADIUS, LONGNET, DENSE)
 _LONGEST = 16384
 _DOUBLED_LENGTHS = tuple(tokens for tokens in _FORWARD_LENGTHS if tokens >= 2048)
 
@@ -52,7 +54,7 @@ NOTES = (
     "kept: the patterns of torch in a process that keeps all memory (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ of glibc); else more than 32 MiB go back to the system at once, and are paid for page by page",
     "FlexAttention is compiled for the CPU with a block mask, and has no backward pass there; Longformer is transformers' LongformerSelfAttention with its projections, whose window is two-sided 128",
     "onnxruntime: the exported attention alone; dense is the kernel MultiHeadAttention without padding, its fastest form, which needs no memory for all scores; parity: largest difference of 64 sampled rows from their definition",
-    "memory: peak of the resident memory of a process that runs one BERT block of width 384 with onnxruntime (onnx_gib) or torch (torch_gib), import of the libraries included",
+    "memory: peak of the resident memory of a process that runs one BERT block of width 384 with onnxruntime (onnx_gib), torch (torch_gib), or torch forwards and backwards (backward_gib), import of the libraries included; onnxruntime's dense attention is given up to 8,192 tokens, as it holds all scores",
     "documents: reviews of IMDb of more than 400 words, 2,000 for training (one pass, 16 at a time) and 1,500 of test; three blocks of MiniLM; positions beyond 512 are copies; "
     "gain: accuracy minus that of the first 512 tokens, with the interval of a paired bootstrap over texts",
     "language: a Llama of 4 blocks, 128 wide, trained from scratch once over 6,000,000 characters of wikitext-2 with 8,192 tokens in every update, whatever the window; ppl: per token, on full windows of "
@@ -97,7 +99,8 @@ def main() -> None:
                 case "onnxruntime":
                     keep(part, time_graphs(tokens, seconds, dense=tokens <= _LONGEST), tokens)
                 case "memory":
-                    keep(part, {FIXED_RADIUS: peak_memory(tokens)}, tokens)
+                    for pattern in _MEMORY_PATTERNS[: -1 if tokens > _LONGEST else None]:  # dense is the last
+                        keep(part, {pattern: peak_memory(pattern, tokens)}, tokens)
         trained = {DOCUMENTS: documents, LANGUAGE: language}.get(part)
         if trained is not None:
             for pattern, tokens, figures in trained(arguments.seed, rehearse=rehearse):

@@ -1,4 +1,4 @@
-"""Run one block with a window on one long text and print the process's memory: `python -m benchmarks.attention_memory`."""
+"""Run one block on one long text and print the process's memory: `python -m benchmarks.attention_memory`."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.attention_speed import FIXED_RADIUS, PATTERNS
+from benchmarks.attention_speed import PATTERNS
 from lissom.export.onnx import write_graph
 from lissom.models.edits import UseAttention
 from lissom.serving.memory import peak_bytes
@@ -17,20 +17,27 @@ from lissom.tasks.classification import Classification
 
 
 def main() -> None:
-    """Print a JSON object: GiB before the run, and at most."""
-    runtime, tokens = sys.argv[1], int(sys.argv[2])
+    """Print a JSON object: GiB before the run, and at most.
+
+    Arguments are the runtime (torch, backward for torch's forward and backward pass, or onnx), the number of tokens and
+    the pattern, of which one without a definition is dense attention.
+    """
+    runtime, tokens, pattern = sys.argv[1], int(sys.argv[2]), PATTERNS.get(sys.argv[3])
     config = BertConfig(
         vocab_size=1000, hidden_size=384, num_hidden_layers=1, num_attention_heads=12, intermediate_size=1536,
         max_position_embeddings=tokens,
     )  # fmt: skip
     network = BertForSequenceClassification(config).eval()
-    UseAttention(patterns=(PATTERNS[FIXED_RADIUS],)).apply(network)
+    if pattern is not None:
+        UseAttention(patterns=(pattern,)).apply(network)
     names = ("input_ids", "attention_mask", "token_type_ids")
     inputs = {name: torch.ones(1, tokens, dtype=torch.int64) for name in names}
-    if runtime == "torch":
+    if runtime != "onnx":
         before = peak_bytes()
-        with torch.no_grad():
-            network(**inputs)
+        with torch.set_grad_enabled(runtime == "backward"):
+            logits = network(**inputs).logits
+        if runtime == "backward":
+            logits.sum().backward()
     else:
         import onnxruntime
 

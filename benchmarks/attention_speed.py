@@ -43,7 +43,8 @@ def time_patterns(
         seconds: time of undisturbed measuring.
         backward: time the forward and the backward pass, instead of the forward pass alone.
         dense: whether attention of all pairs takes part.
-        peers: whether other implementations of the sliding window take part; they have no backward pass here.
+        peers: whether other implementations of the sliding window take part; FlexAttention has no backward pass on
+            CPUs.
 
     Returns:
         figures by pattern.
@@ -65,8 +66,8 @@ def time_patterns(
     if dense and tokens <= _LONGEST_MASK:
         mask = oracle([PATTERNS[FIXED_RADIUS]], torch.arange(tokens), tokens, [0], 1, causal=False)[0] > 0
         calls[MASKED] = partial(functional.scaled_dot_product_attention, query, key, value, attn_mask=mask)
-    if peers and not backward:
-        calls |= _peers(query, key, value, tokens)
+    if peers:
+        calls |= _peers(query, key, value, tokens, backward=backward)
 
     def run(call: Callable[[], Tensor], _: int) -> None:
         if backward:
@@ -91,14 +92,16 @@ def _figures(timing: Any, name: str, *, dense: bool) -> dict[str, Any]:
     return figures
 
 
-def _peers(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> dict[str, Callable[[], Tensor]]:
+def _peers(
+    query: Tensor, key: Tensor, value: Tensor, tokens: int, *, backward: bool
+) -> dict[str, Callable[[], Tensor]]:
     """Return other implementations of the sliding window."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     from transformers import LongformerConfig
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
     peers: dict[str, Callable[[], Tensor]] = {}
-    if K <= tokens <= _LONGEST_BLOCK_MASK:
+    if K <= tokens <= _LONGEST_BLOCK_MASK and not backward:
         compiled = torch.compile(flex_attention, dynamic=False)
         mask = create_block_mask(lambda _, __, i, j: (i - j).abs() <= K, None, None, tokens, tokens, device="cpu")
         peers[FLEX] = partial(compiled, query, key, value, block_mask=mask)
@@ -115,11 +118,13 @@ def _peers(query: Tensor, key: Tensor, value: Tensor, tokens: int) -> dict[str, 
     return peers
 
 
-def peak_memory(tokens: int) -> dict[str, Any]:
+def peak_memory(pattern: str, tokens: int) -> dict[str, Any]:
     """Return the peak memory of processes that run one block of MiniLM's width on one text, in GiB."""
     figures: dict[str, Any] = {}
-    for runtime in ("torch", "onnx"):
-        command = [sys.executable, "-m", "benchmarks.attention_memory", runtime, str(tokens)]
+    for runtime in ("torch", "backward", "onnx"):
+        if runtime == "onnx" and pattern == DENSE and tokens > _LONGEST_MASK:
+            continue  # with padding, the kernel holds all scores
+        command = [sys.executable, "-m", "benchmarks.attention_memory", runtime, str(tokens), pattern]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         figures |= {f"{runtime}_{name}": value for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
     return figures
