@@ -86,9 +86,9 @@ def _exported(model: CompressedModel, folder: Path) -> Exported:
 def _structure(model: CompressedModel) -> Mapping[str, Any]:
     """Return what a model's latency depends on besides its inputs."""
     return {
-        "family": model.network.config.model_type,
+        "config": model.manifest.base_config,
         "shapes": {name: list(tensor.shape) for name, tensor in model.network.state_dict().items()},
-        "edits": [edit.kind for edit in model.manifest.edits],
+        "edits": [edit.model_dump(mode="json", exclude={"kept"}) for edit in model.manifest.edits],
     }
 
 

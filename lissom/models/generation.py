@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import logits_of
@@ -36,8 +36,12 @@ class TorchModel:
             decoder_start_token_id=config.decoder_start_token_id, eos_token_id=ends, pad_token_id=config.pad_token_id,
             suppress_tokens=None if config.pad_token_id in ends else [config.pad_token_id], use_cache=True,
         )  # fmt: skip
+        # Of its own accord transformers makes a cache of as many layers as the encoder of a T5 has.
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with torch.no_grad():
-            written = self.network.generate(batch.ids, attention_mask=batch.mask, generation_config=settings)
+            written = self.network.generate(
+                batch.ids, attention_mask=batch.mask, generation_config=settings, past_key_values=cache
+            )
         return [_until_end(row, ends) for row in written[:, 1:].tolist()]
 
 

@@ -111,18 +111,19 @@ def block_influence(network: PreTrainedModel, blocks: nn.ModuleList, batches: Se
     Args:
         network: in eval mode.
         blocks: its blocks, whose hidden states have a vector for every token.
-        batches: the texts; padding does not count, but for the targets of an encoder-decoder.
+        batches: the texts; padding does not count.
     """
     sums, counts = [0.0] * len(blocks), [0] * len(blocks)
-    mask: Tensor | None = None
+    stacks = family_of(network).stacks
+    writes = len(stacks) > 1 and blocks is blocks_at(network, stacks[1])
+    mask = torch.empty(0)
 
     def observe(place: int) -> Callable[..., None]:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             before, after = arguments[0], output[0] if isinstance(output, tuple) else output
             cosines = F.cosine_similarity(before.float(), after.float(), dim=-1)
-            real = mask if mask is not None and mask.shape == cosines.shape else torch.ones_like(cosines).bool()
-            sums[place] += float(cosines[real].sum())
-            counts[place] += int(real.sum())
+            sums[place] += float(cosines[mask].sum())
+            counts[place] += int(mask.sum())
 
         return hook
 
@@ -132,7 +133,7 @@ def block_influence(network: PreTrainedModel, blocks: nn.ModuleList, batches: Se
         with torch.inference_mode():
             for batch in batches:
                 batch = batch.to(device)
-                mask = batch.mask.bool()
+                mask = batch.inputs["decoder_attention_mask" if writes else "attention_mask"].bool()
                 logits_of(network, batch)
     finally:
         for handle in handles:

@@ -43,11 +43,9 @@ class LayerDistillation:
 
     def watch(self, network: PreTrainedModel) -> list[RemovableHandle]:
         """Keep the hidden states of a network in training; it gets a map of its own, `layer_map`."""
-        width = int(network.config.hidden_size)
-        mapped = nn.Linear(width, width, bias=False)
-        nn.init.eye_(mapped.weight)
-        self._map = mapped.to(next(network.parameters()).device)
-        network.register_module("layer_map", self._map)
+        # No layer: zeros of layers may be weights that are pruned, and stay zero then.
+        self._map = nn.Parameter(torch.eye(int(network.config.hidden_size), device=next(network.parameters()).device))
+        network.register_parameter("layer_map", self._map)
 
         def keep(place: int) -> RemovableHandle:
             def hook(module: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -63,9 +61,9 @@ class LayerDistillation:
     def _distance(self, batch: Batch) -> Tensor:
         """Return the mean over followed blocks of the distance to the nearest block, a scalar; of real tokens only."""
         with torch.no_grad():
-            targets = signals_of(self._teacher, batch, SignalSpec(hidden=self._targets)).hidden
+            targets = signals_of(self._teacher.to(batch.ids.device), batch, SignalSpec(hidden=self._targets)).hidden
         real = batch.mask.bool()
-        own = [self._map(state[real]).float() for state in self._states.values()]
+        own = [(state[real] @ self._map.to(state.dtype).T).float() for state in self._states.values()]
         self._states.clear()
         nearest = [
             torch.stack([(state - targets[block][real].float()).square().mean() for state in own]).min()

@@ -7,6 +7,7 @@ pre-trained model (Chen et al. 2020, arXiv:2007.12223). Every training has a new
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,11 @@ class Remembered(nn.Module):
     def values(self) -> list[Tensor]:
         """Return the values, in the order of the network's parameters."""
         return [buffer for name, buffer in self.named_buffers() if name != "is_final"]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        # The best weights of a training may be those of an epoch before the step that is remembered.
+        if not bool(self.is_final) or bool(state_dict[f"{prefix}is_final"]):
+            super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class RememberLater(Hook):

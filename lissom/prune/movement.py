@@ -39,6 +39,8 @@ def plan(model: CompressedModel, _: Lesson, params: MovementPruning) -> Recipe:
             parametrize.register_parametrization(layer, "weight", masked)
 
     def keep_masked(trained: CompressedModel) -> Sequence[Edit]:
+        for mask in masks_of(trained.network):
+            mask.kept = 1 - params.sparsity  # a training that was finished before has run no step
         for path in layers:
             parametrize.remove_parametrizations(trained.network.get_submodule(path), "weight")
         return [sparse_edit(trained.network)]

@@ -85,7 +85,8 @@ def compress(
     _tell_zeros(model)
     if after:
         scorer = lesson.scorer(model, training or RecoveryParams())
-    metrics["dev_score"] = scorer() if result is None or after else result.best_score
+    is_best = result is not None and not after and training is not None and training.keep == "best"
+    metrics["dev_score"] = result.best_score if result is not None and is_best else scorer()
     return CompressionResult({**metrics, **recipe.facts}, result)
 
 

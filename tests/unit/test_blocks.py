@@ -1,21 +1,25 @@
 """Pruning of whole blocks: removed is bypassed, and the criteria find the block that does least."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lissom.errors import InputError
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import KeepBlocks
-from lissom.models.sites import blocks_of
+from lissom.models.families import family_of
+from lissom.models.sites import blocks_at, blocks_of
 from lissom.prune.blocks import block_influence, by_position, bypassed, highest
 from lissom.prune.config import BlocksPruning
 from lissom.prune.plan import plan
 from lissom.training.compress import compress
 from lissom.training.lesson import Lesson
 from lissom.training.teacher import LiveTeacher
+from tests.unit import test_translation as translation
 from tests.unit import tiny
 from tests.unit.distill.recipes import SHORT, tables_in
 
@@ -96,6 +100,24 @@ def test_influence_is_of_real_tokens_alone():
         for before, after in pairwise(states)
     ]
     assert block_influence(model.network, blocks_of(model.network), [batch]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_padding_of_targets_does_not_count(family, tmp_path):
+    model = translation.model_of(family)
+    batch = translation.batch_of(model, tmp_path)
+    width = max(batch.ids.shape[1], batch.inputs["decoder_input_ids"].shape[1])
+    padded = replace(
+        batch,
+        inputs={
+            name: F.pad(value, (0, width - value.shape[1]), value=0 if "mask" in name else model.pad_id)
+            for name, value in batch.inputs.items()
+        },
+    )
+    for stack in family_of(model.network).stacks:
+        blocks = blocks_at(model.network, stack)
+        found = [block_influence(model.network, blocks, [each]) for each in (batch, padded)]
+        assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
 def test_positions():

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
+from lissom.attention.config import FixedRadius
 from lissom.errors import InputError
 from lissom.evaluate.relative_latency import relative_latency
-from lissom.models.edits import KeepBlocks
+from lissom.models.edits import KeepBlocks, UseAttention
 from lissom.models.families import family_of
 from lissom.models.flops import flops_by_depth
 from lissom.models.sites import blocks_at, blocks_of
@@ -130,6 +131,18 @@ def test_latencies_are_measured_once_for_a_machine(disturbed, halved, tmp_path, 
     others.edit([KeepBlocks(kept=(3,))])  # the same shapes
     assert [measure(whole, model, texts) for model in (edited, others)] == ([0.5, 0.25] if disturbed else [0.5, 0.5])
     assert measure(whole, whole, texts) == (0.125 if disturbed else 0.25)
+
+
+def test_latencies_are_those_of_a_models_settings_too(halved, tmp_path, monkeypatch):
+    """Windows, and numbers of heads, that no shape of a tensor tells."""
+    values = iter((0.5, 0.4, 0.3))
+    monkeypatch.setattr("lissom.evaluate.relative_latency._measured", lambda *_: (next(values), None))
+    measure = relative_latency(tmp_path, tmp_path / "latency.json")
+    whole, _, texts = halved
+    windows = [tiny.model("bert"), tiny.model("bert"), tiny.model("bert", num_attention_heads=2)]
+    for model, radius in zip(windows, (2, 5, 2), strict=True):
+        model.edit([UseAttention(patterns=(FixedRadius(pattern="fixed_radius", radius=radius),))])
+    assert [measure(whole, model, texts) for model in windows] == [0.5, 0.4, 0.3]
 
 
 def test_what_cannot_be_reached_is_refused(lesson, tmp_path):

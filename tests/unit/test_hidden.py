@@ -7,10 +7,12 @@ from lissom.errors import InputError, ParamsError
 from lissom.models.channels import channel_axes
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
+from lissom.models.edits import KeepChannels
 from lissom.params import check_params
 from lissom.prune.config import HiddenPruning
 from lissom.prune.hidden import channel_activation, channel_importance, channel_magnitude
 from lissom.prune.plan import plan
+from lissom.training.budget import cost_of
 from lissom.training.compress import compress
 from lissom.training.lesson import Lesson
 from lissom.training.teacher import LiveTeacher
@@ -100,7 +102,14 @@ def test_a_budget_is_met_with_as_many_channels_as_possible(of, lesson):
     params = PARAMS.model_copy(update={"multiple": 2, "keep": 0.75})
     budget = HiddenPruning.model_validate({**params.model_dump(), "budget": {"of": of, "keep": 0.6}})
     (edit,) = plan(model, lesson, budget).edits
-    assert 2 <= len(edit.kept) < 32
+    cost = cost_of(model, lesson, budget.budget)
+
+    def of_width(channels):
+        smaller = tiny.model("bert")
+        smaller.edit([KeepChannels(kept=tuple(range(channels)))])
+        return cost(smaller)
+
+    assert of_width(len(edit.kept)) <= 0.6 < of_width(len(edit.kept) + 2)
 
 
 def test_what_does_not_fit_is_told(lesson):

@@ -143,6 +143,19 @@ def test_controls_have_the_same_number_of_weights_in_every_layer(lesson):
         assert float(drawn[~mask].std()) == pytest.approx(float(ticket[~mask].std()), rel=0.5)
 
 
+def test_the_step_to_go_back_to_may_be_after_the_best_epoch(lesson):
+    """The weights of the best epoch, which end the first training, remember those of the start."""
+    watch = Watch(step=28)  # the 29th of 48 steps, in the second of three epochs
+    params = params_of(rounds=1, sparsity=0.5, rewind_after=0.6, training=SHORT | {"epochs": 3, "learning_rate": 1e-6})
+    model, watch, result = run(lesson, params, watch=watch)
+    scores = [record["dev_score"] for record in result.training.records if "dev_score" in record][:3]
+    assert scores[0] == max(scores), "the first epoch is the best one"
+    path = f"{prunable(model.network)[0]}.weight"
+    start = watch.starts[1][path]
+    assert torch.equal(start[start != 0], watch.later[0][path][start != 0])
+    assert not torch.equal(start[start != 0], watch.starts[0][path][start != 0])
+
+
 @pytest.mark.parametrize(("round_number", "step"), [(1, 9), (2, 3), (3, 9)])
 def test_a_killed_training_resumes_to_the_same_weights(round_number, step, lesson, tmp_path):
     """Before and after the weights of an early step are remembered."""

@@ -1,6 +1,7 @@
 """Movement pruning: the straight-through gradient, exact counts, and the order that the scores learn."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lissom.prune.masks import prunable
 from lissom.prune.movement import Masked, kept_share
 from lissom.prune.plan import plan
 from lissom.prune.sparse_config import MovementPruning
+from lissom.training.checkpoint import Checkpoints
 from lissom.training.compress import compress
 from lissom.training.lesson import Lesson
 from lissom.training.teacher import LiveTeacher
@@ -118,3 +120,21 @@ def test_earlier_weights_are_refused():
         params_of(training=SHORT | {"keep": "best"})
     with pytest.raises(ValidationError, match="must be below 1"):
         params_of(warmup=0.6, cooldown=0.5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sparsity": 0.7}, {"variant": "soft", "threshold": 0.4, "penalty": 20, "score_learning_rate": 0.3}]
+)
+def test_a_stage_that_is_run_again_after_its_training_gives_the_same(changes, lesson, tmp_path):
+    """Its training is restored, and takes no step."""
+    own = replace(lesson, checkpoints=Checkpoints(tmp_path / "checkpoints", every_seconds=0))
+    params, found = params_of(**changes), []
+    for _ in range(2):
+        model = tiny.model("bert")
+        compress(model, plan(model, own, params), own, LiveTeacher(tiny.model("bert", 1).network), params.training)
+        found.append(model)
+    first, again = found
+    assert first.manifest == again.manifest and first.manifest.edits[-1].sparsity > 0.5
+    assert all(
+        torch.equal(value, again.network.state_dict()[name]) for name, value in first.network.state_dict().items()
+    )

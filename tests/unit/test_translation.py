@@ -284,3 +284,23 @@ def test_the_gradients_of_parts_of_a_batch_add_up(tmp_path):
 
     whole = gradient(split_batch(data, members, model.pad_id, 1, [0]))
     assert torch.allclose(gradient(split_batch(data, members, model.pad_id, 3, [0, 1, 2])), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "marian"])
+@pytest.mark.parametrize(("encoder", "decoder"), [(1, 2), (2, 1)])
+def test_stacks_of_different_depths_write(family, encoder, decoder, tmp_path):
+    model = model_of(family)
+    model.edit([
+        KeepBlocks(kept=tuple(range(encoder)), stack="encoder"), KeepBlocks(kept=tuple(range(decoder)), stack="decoder")
+    ])  # fmt: skip
+    batch = batch_of(model, tmp_path)
+    ours = TorchModel(model.network, 8).generate(batch)
+    assert len(ours) == len(batch.ids) and TorchModel(model.network, 8, beams=3).generate(batch)
+    ids = torch.full((len(batch.ids), 1), model.network.config.decoder_start_token_id)
+    with torch.no_grad():
+        for _ in range(8):
+            logits = model.network(input_ids=batch.ids, attention_mask=batch.mask, decoder_input_ids=ids).logits[:, -1]
+            logits[:, model.network.config.pad_token_id] = -torch.inf
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    for written, whole in zip(ours, ids[:, 1:].tolist(), strict=True):
+        assert written == whole[: len(written)]
