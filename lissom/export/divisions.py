@@ -33,7 +33,7 @@ def fold_divisions(graph: GraphProto) -> None:
         if any(tensor.shape != divisors.shape for tensor in tensors.values()):
             continue
         for place, tensor in tensors.items():
-            divided, name = (tensor / divisors).astype(tensor.dtype), f"{node.output[0]}_{place}"
+            divided, name = (tensor / divisors).astype(tensor.dtype), f"{node.output[0]}_divided_{place}"
             graph.initializer.append(numpy_helper.from_array(divided, name))
             owner.input[place] = name
         source.output[0] = node.output[0]

@@ -80,6 +80,16 @@ class LowRankFactorization(Section):
     """Training of the factorised model against the teacher; null skips it."""
 
 
+class ProductTrainingParams(FactorTrainingParams):
+    """Training of a model whose matrices, the word table among them, are products of smaller ones."""
+
+    freeze_word_table: bool = False
+    """Freeze the word embeddings. They are trained by default, since they have changed."""
+
+    lora: None = None
+    """Adapters are for plain layers; the factors have few weights, and are trained themselves."""
+
+
 class KroneckerFactorization(Section):
     """Matrices as sums of Kronecker products (KroneckerBERT)."""
 
@@ -98,7 +108,7 @@ class KroneckerFactorization(Section):
     terms: int = Field(default=1, ge=1)
     """Products in a sum, of projections."""
 
-    training: FactorTrainingParams | None = FactorTrainingParams()
+    training: ProductTrainingParams | None = ProductTrainingParams()
     """Training of the factorised model against the teacher; null skips it."""
 
     @model_validator(mode="after")
@@ -125,7 +135,7 @@ class TensorTrainFactorization(Section):
     table: int | None = Field(default=32, ge=1)
     """Largest inner rank of the word table; null leaves it alone."""
 
-    training: FactorTrainingParams | None = FactorTrainingParams()
+    training: ProductTrainingParams | None = ProductTrainingParams()
     """Training of the factorised model against the teacher; null skips it."""
 
     @model_validator(mode="after")

@@ -82,6 +82,11 @@ class FakeQuantLinear(nn.Linear, Indivisible):
             return F.linear(input, self._smooth_weight(), self.bias)
         return F.linear(self._rounded_input(input), self._rounded_weight(), self.bias)
 
+    def fit_weight_step(self) -> None:
+        """Set the steps of the weights that a training is to learn to those that fit the weights as they are."""
+        if self.weight_step is not None:
+            self.weight_step.data.copy_(self.rounding.weights.scales(self._smooth_weight().detach()))
+
     def _smooth_weight(self) -> Tensor:
         # While a model is loaded, its weights alone are on the meta device.
         return self.weight if self.smoothing is None else self.weight * self.smoothing.to(self.weight.device)

@@ -68,6 +68,8 @@ def separate(network: PreTrainedModel) -> PreTrainedModel:
                 setattr(module, name, Projections(child, layer.parts))
             elif isinstance(child, Conv1D):
                 setattr(module, name, _make_linear(*_parameters(child)))
+            elif isinstance(child, nn.Embedding) and getattr(child, "embed_scale", None) == 1.0:
+                setattr(module, name, _plain_embedding(child))  # BART's, which scales only if the config says so
     return network
 
 
@@ -120,3 +122,10 @@ def _make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone())
     return layer
+
+
+def _plain_embedding(table: nn.Embedding) -> nn.Embedding:
+    """Return an embedding with the weight of one that could scale what it returns, and does not."""
+    plain = nn.Embedding(table.num_embeddings, table.embedding_dim, padding_idx=table.padding_idx, device="meta")
+    plain.weight = table.weight
+    return plain

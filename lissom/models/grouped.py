@@ -14,6 +14,7 @@ from lissom.models.layers import StoredLinear
 
 _SMALLEST_SCALE = 1e-8
 _RATIOS = torch.linspace(0.5, 1.0, 41)
+_SMALLEST_HALF = 2.0**-24
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
@@ -26,13 +27,16 @@ class GroupGrid:
 
     bits: int
     group: int
-    """Inputs that share a scale; of a layer whose inputs it does not divide, the largest divisor below it."""
+    """Inputs that share a scale; of a layer whose inputs it does not divide, the largest divisor below it, or the next
+    one above it where that is less than a quarter: scales of small groups would outweigh the integers."""
     clip: bool = False
     """Whether the range of a group is the one with the least squared error, instead of the whole one."""
 
     def size(self, in_features: int) -> int:
         """Return the number of inputs in a group of a layer."""
-        return next(size for size in range(min(self.group, in_features), 0, -1) if in_features % size == 0)
+        divisors = [size for size in range(1, in_features + 1) if in_features % size == 0]
+        below = max(size for size in divisors if size <= self.group)
+        return below if 4 * below >= min(self.group, in_features) else min(s for s in divisors if s > self.group)
 
     @property
     def low(self) -> int:
@@ -60,7 +64,7 @@ class GroupGrid:
     def _affine(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         scales = ((high - low) / (2**self.bits - 1)).clamp(_SMALLEST_SCALE, _HALF_MAX)
         # Rounded as they are stored, before the integers are found with them; a subnormal half may be 0.
-        scales = scales.half().to(low.dtype).clamp_min(float(torch.finfo(torch.float16).tiny))
+        scales = scales.half().to(low.dtype).clamp_min(_SMALLEST_HALF)
         return scales, (self.low - low / scales).round().clamp(self.low, self.high)
 
     def integers(self, weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def low_rank(
     """
     work = weight.detach().double()
     if rows is not None:
-        scale = rows.double().clamp_min(float(rows.max()) * _DAMPING + torch.finfo(torch.float64).tiny)[:, None]
+        scale = rows.double().clamp_min(float(rows.max()) * _DAMPING)[:, None] if bool(rows.any()) else 1.0
         left, values, right = _svd(work * scale, rank)
         left = left / scale
     elif gram is not None:
@@ -35,9 +35,10 @@ def low_rank(
 
 
 def square_root(gram: Tensor) -> Tensor:
-    """Return S `[in, in]`, lower triangular, with S S^T = gram + a little on the diagonal."""
+    """Return S `[in, in]`, lower triangular, with S S^T = gram + a little on the diagonal; I for a gram of zeros."""
     work = gram.double()
-    damped = work + torch.eye(len(work), dtype=work.dtype, device=work.device) * _DAMPING * work.diagonal().mean()
+    little = _DAMPING * work.diagonal().mean() if bool(work.any()) else 1.0
+    damped = work + torch.eye(len(work), dtype=work.dtype, device=work.device) * little
     root: Tensor = torch.linalg.cholesky(damped)
     return root
 

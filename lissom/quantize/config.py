@@ -100,6 +100,11 @@ class Int8Training(Section):
             )
         if self.stochastic and self.weight_bits != 1:
             raise ValueError("stochastic: true: signs are drawn, which only weights of 1 bit have; set weight_bits: 1")
+        if self.stochastic and self.noise < 1:
+            raise ValueError(
+                f"stochastic: true draws the signs of all weights, and noise: {self.noise:g} is for some; "
+                "set one of them"
+            )
         if self.inputs == "dynamic" and (self.smooth is not None or self.weight_scale == "learned"):
             raise ValueError("inputs: dynamic: smoothed or learned inputs have a fixed range; set inputs: static")
         if self.inputs == "dynamic" and self.input_bits != 8:

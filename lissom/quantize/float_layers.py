@@ -7,7 +7,6 @@ from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FakeQuantize
 from lissom.models.edits.quantizers import kept_layers, quantised_products
-from lissom.models.grid import fake_quantize_rows
 from lissom.models.sensitivity import effects
 from lissom.training.budget import largest_within
 from lissom.training.config import BudgetParams
@@ -37,8 +36,8 @@ def with_float_layers(
     """
     kept = kept_layers(model.network, edit.keep)
     layers = [path for path in quantised_products(model.network, logits=edit.logits) if path not in kept]
-    high = edit.rounding.weights.high
-    found = effects(model, batches, layers, {"rounded": lambda weight: fake_quantize_rows(weight, high)})
+    grid = edit.rounding.weights
+    found = effects(model, batches, layers, {"rounded": lambda weight: grid.fake(weight, grid.scales(weight))})
     order = [effect.layer for effect in sorted(found, key=lambda effect: -effect.divergence)]
 
     def fewer(count: int) -> FakeQuantize:

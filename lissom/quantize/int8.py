@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.data.batches import Batch
+from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FakeQuantize, StoreIntegers
+from lissom.models.edits.quantizers import kept_layers, quantised_products
 from lissom.models.exits import all_logits
 from lissom.models.fake_quant import FakeQuantLinear
 from lissom.models.layers import Observer, observers_of, set_real_tokens
@@ -33,8 +35,14 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
     The layers end as integers, so that the model's file is as small as what is exported.
 
     Raises:
-        InputError: the file exceeds the budget of latency even with all layers rounded.
+        InputError: there is nothing to round, or the file exceeds the budget of latency even with all layers rounded.
     """
+    kept = kept_layers(model.network, params.keep)
+    if not set(quantised_products(model.network, logits=params.logits)) - set(kept):
+        raise InputError(
+            "quantize.method: int8: there is no product to round: all are in `keep`, or stored in another form by an "
+            "earlier method"
+        )
     edit = FakeQuantize(
         weight_bits=params.weight_bits, weight_scale=params.weight_scale, input_bits=params.input_bits,
         inputs=params.inputs, smooth=params.smooth is not None, table_bits=params.table_bits, keep=params.keep,

@@ -39,6 +39,7 @@ def smooth(network: PreTrainedModel, batches: Iterable[Batch], strength: float) 
         for member in members:
             assert member.smoothing is not None
             member.smoothing.copy_(factors.clamp_min(_SMALLEST))
+            member.fit_weight_step()
 
 
 def _largest_inputs(

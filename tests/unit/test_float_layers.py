@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lissom.errors import InputError
 from lissom.evaluate.relative_latency import relative_latency
@@ -73,3 +74,24 @@ def test_the_exported_files_are_timed(lesson, tmp_path):
     with pytest.raises(InputError, match=r"quantize\.latency: 0\.01 of latency cannot be reached"):
         plan(model, timed, params_of(0.01, keep=["query$"]))
     assert not any(isinstance(edit, FakeQuantize) for edit in model.manifest.edits)
+
+
+def test_layers_are_judged_by_the_rounding_that_is_applied(lesson, monkeypatch):
+    """Signs with the mean weight, and not the largest."""
+    found = []
+
+    def look(model, batches, layers, changes):
+        found.append(changes["rounded"](model.network.get_submodule(layers[0]).weight.detach()))
+        return effects(model, batches, layers, changes)
+
+    monkeypatch.setattr("lissom.quantize.float_layers.effects", look)
+    timed = replace(lesson, latency=lambda *_: 0.5)
+    model = tiny.model("bert")
+    plan(model, timed, params_of(0.8, weight_bits=1, weight_scale="mean"))
+    weight = model.network.get_submodule(quantised_products(model.network)[0]).weight.detach()
+    assert torch.allclose(found[0].abs(), weight.abs().mean(1, keepdim=True).expand_as(weight))
+
+
+def test_a_model_in_which_nothing_is_left_to_round_is_refused(lesson):
+    with pytest.raises(InputError, match="there is no product to round"):
+        plan(tiny.model("bert"), lesson, params_of(None, keep=(".",)))

@@ -1,17 +1,27 @@
 """Nearest products of smaller matrices: what is exact, what is lost, and layers that are their matrices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lissom.factorize.config import FactorizeMethod
+from lissom.factorize.plan import plan
 from lissom.models.factors import (
     KroneckerLinear,
     TensorTrainEmbedding,
     TensorTrainLinear,
 )
 from lissom.models.linear_algebra import digits, kronecker, low_rank, rows_for, square_root, tensor_train
+from lissom.training.compress import compress
+from lissom.training.lesson import Lesson
+from lissom.training.teacher import LiveTeacher
+from tests.unit import tiny
+from tests.unit.distill.recipes import tables_in
 
 
 def squared(matrix):
@@ -140,3 +150,35 @@ def test_numbers_are_divided_evenly():
     for number in (30_522, 80, 2):
         rows = rows_for(number, 3)
         assert number <= np.prod(rows) < 1.2 * number + 8
+
+
+@pytest.mark.parametrize("method", ["kronecker", "tensor_train"])
+def test_all_factors_learn_by_default(method, tmp_path):
+    """Those of the word table, too, which other trainings leave as it is."""
+    lesson = Lesson(tables=tables_in(tmp_path / "tables"), scratch=tmp_path)
+    params = TypeAdapter(FactorizeMethod).validate_python(
+        {"method": method, **({"table": 4} if method == "kronecker" else {"table": 8, "ffn": None})}
+    )
+    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 0.1, "batch_size": 8})})
+    model = tiny.model("bert")
+    recipe, before = plan(model, lesson, params), {}
+
+    def remember(edited):
+        before.update({name: value.detach().clone() for name, value in edited.network.named_parameters()})
+
+    compress(
+        model, replace(recipe, calibrate=remember), lesson, LiveTeacher(tiny.model("bert", 1).network), params.training
+    )
+    factors = [name for name in before if "word_embeddings" in name]
+    assert len(factors) > 1
+    for name, value in model.network.named_parameters():
+        assert not torch.equal(value, before[name]) or "position" in name or "token_type" in name, name
+    with pytest.raises(ValidationError):
+        TypeAdapter(FactorizeMethod).validate_python({"method": method, "training": {"lora": {"rank": 2}}})
+
+
+def test_layers_without_inputs_or_gradients_are_factorised_plainly():
+    weight, nothing = torch.randn(6, 5), torch.zeros(5, 5)
+    expected = torch.matmul(*low_rank(weight, 3))
+    assert torch.allclose(torch.matmul(*low_rank(weight, 3, gram=nothing)), expected, atol=1e-5)
+    assert torch.allclose(torch.matmul(*low_rank(weight, 3, rows=torch.zeros(6))), expected, atol=1e-5)

@@ -151,6 +151,33 @@ def test_norms_and_products_divide_the_smoothed_inputs_behind_them(family, left,
     assert similar(actual, logits(model, batch))
 
 
+@pytest.mark.parametrize(
+    ("family", "keep", "changes"),
+    [("gpt2", (r"attn",), {}), ("electra", (), {"embedding_size": 16}), ("bert", (r"attention",), {})],
+)
+def test_smoothed_files_are_valid_whatever_is_kept(family, keep, changes, tmp_path):
+    """Where norms before some products are divided, and those before others are not."""
+    model, batch = tiny.model(family, **changes), tiny.batch(family, 3, 11)
+    model.edit([FakeQuantize(smooth=True, keep=keep)])
+    smooth(model.network, [batch], 0.5)
+    calibrate(model.network, [batch])
+    model.edit([StoreIntegers()])
+    export_onnx(model, tmp_path)
+    classifier = OnnxClassifier(tmp_path)
+    actual = classifier.logits({name: batch.inputs[name].numpy() for name in classifier.serving["inputs"]})
+    assert similar(actual, logits(model, batch))
+
+
+def test_steps_that_are_learned_begin_at_those_of_smoothed_weights():
+    model, batch = tiny.model("bert"), tiny.batch("bert")
+    model.edit([FakeQuantize(smooth=True, weight_bits=4, weight_scale="learned")])
+    smooth(model.network, [batch], 0.9)
+    for layer in fake_quantised(model.network):
+        smoothed = layer.weight * layer.smoothing
+        assert not torch.allclose(layer.smoothing, torch.ones_like(layer.smoothing))
+        assert torch.allclose(layer.weight_step, layer.rounding.weights.scales(smoothed))
+
+
 def test_layers_are_kept_in_floats():
     model = tiny.model("bert")
     model.edit([FakeQuantize(keep=(r"layer\.0\.", "word_embeddings"))])

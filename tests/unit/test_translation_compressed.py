@@ -1,12 +1,16 @@
 """Encoder-decoders whose matrices are factors, codes, integers or halves: they answer, are stored and exported."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSeq2SeqLM
 
 from lissom.data.batches import collate
 from lissom.data.tables import write_table
 from lissom.export.onnx import export_onnx
+from lissom.models.codebooks import CodebookEmbedding
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
 from lissom.models.edits import (
@@ -19,7 +23,11 @@ from lissom.models.edits import (
     StoreIntegers,
     TensorTrain,
 )
+from lissom.models.fused import separate
+from lissom.models.halves import HalfEmbedding
+from lissom.models.integers import IntegerEmbedding
 from lissom.models.sites import projections_of
+from lissom.models.students import config_values
 from lissom.quantize.compact_config import ProductQuantization
 from lissom.quantize.int8 import calibrate
 from lissom.quantize.plan import plan
@@ -34,6 +42,11 @@ FORMS = ("rank", "products", "trains", "groups", "codes", "halves", "integers")
 
 def compressed(family, form, folder):
     model = model_of(family)
+    edit(model, form, folder)
+    return model
+
+
+def edit(model, form, folder):
     paths = [path for part in ("attention", "ffn") for path in projections_of(model.network, part)]
     edits = {
         "rank": [LowRank(ranks=dict.fromkeys(paths, 4))],
@@ -48,7 +61,6 @@ def compressed(family, form, folder):
     if form == "integers":
         calibrate(model.network, [batch_of(model, folder, 32)])
         model.edit([StoreIntegers()])
-    return model
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -56,6 +68,33 @@ def compressed(family, form, folder):
 def test_it_is_stored_and_reloaded(family, form, tmp_path):
     model = compressed(family, form, tmp_path)
     batch = batch_of(model, tmp_path, 8)
+    with torch.no_grad():
+        expected = logits_of(model.network.eval(), batch)
+    save(model, tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(logits_of(load(tmp_path / "model").network, batch), expected)
+
+
+STORED = {"groups": IntegerEmbedding, "codes": CodebookEmbedding, "halves": HalfEmbedding, "integers": IntegerEmbedding}
+
+
+@pytest.mark.parametrize("form", STORED)
+def test_the_word_table_of_a_bart_that_does_not_scale_it_is_stored_too(form, tmp_path):
+    """It is a layer that could scale what it returns."""
+    model = model_of("bart")
+    model.network.config.scale_embedding = False
+    plain = AutoModelForSeq2SeqLM.from_config(model.network.config).eval()
+    model.network = separate(copy.deepcopy(plain))
+    model.network.tie_weights()
+    model.manifest = model.manifest.model_copy(update={"base_config": config_values(model.network.config)})
+    batch = batch_of(model, tmp_path)
+    inputs = {name: value for name, value in batch.inputs.items() if name != "token_type_ids"}
+    with torch.no_grad():
+        assert torch.equal(logits_of(model.network, batch), batch.outputs_of(plain(**inputs).logits))
+    edit(model, form, tmp_path)
+    shared = model.network.model.shared
+    assert type(shared) is STORED[form] and model.network.model.decoder.embed_tokens is shared
+    assert model.network.lm_head.table is shared
     with torch.no_grad():
         expected = logits_of(model.network.eval(), batch)
     save(model, tmp_path / "model")
