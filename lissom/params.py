@@ -45,6 +45,10 @@ _OF_WRITING = (
 """Those that only language models use."""
 
 
+_SPARSE = ("unstructured", "movement", "lottery_ticket")
+"""Methods of pruning after which single weights are zero."""
+
+
 class Params(Section):
     """All sections of params.yaml. A compression stage without a section does not change its model."""
 
@@ -179,16 +183,44 @@ class Params(Section):
                 f"distill.method: {self.distill.method} makes a student without blocks; set prune.method: none"
             )
         makes_exits = self.distill.method in ("fastbert", "deep_to_shallow")
-        if makes_exits and any(method.method == "hidden" for method in self.prune):
+        if makes_exits and any(
+            method.method == "hidden" or (method.method == "gates" and "channels" in method.units)
+            for method in self.prune
+        ):
             raise ValueError(
-                f"prune.method: hidden removes the same channels from every layer, and distill.method: "
-                f"{self.distill.method} makes exits that read all of them; take another method of one of both"
+                f"prune.method: hidden, or gates on channels, removes the same channels from every layer, and "
+                f"distill.method: {self.distill.method} makes exits that read all of them; take another method of one "
+                "of both"
+            )
+        writes = self.data.task in ("language_modeling", "translation")
+        if writes and any(getattr(method, "vocabulary", None) is not None for method in self.factorize):
+            raise ValueError(
+                f"factorize.vocabulary: a model of data.task: {self.data.task} predicts its own tokens, and so does "
+                "its teacher; set it to null"
             )
         trims = any(getattr(method, "min_count", None) is not None for method in self.factorize)
         if self.distill.method == "lstm" and self.distill.tokenizer == "words" and trims:
             raise ValueError(
                 "factorize.min_count trims a vocabulary of word pieces, and distill.tokenizer: words makes one of "
                 "whole words, trimmed by distill.min_count; set factorize.min_count: null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sparse_methods_fit(self) -> "Params":
+        sparse = [number for number, method in enumerate(self.prune) if method.method in _SPARSE]
+        later = (*self.prune[sparse[0] + 1 :], *self.factorize) if sparse else ()
+        if any(training.lora is not None for method in later for training in trainings_of(method)):
+            raise ValueError(
+                f"training.lora behind prune.method: {self.prune[sparse[0]].method}: adapters would fill the zeros of "
+                "a sparse model; train the weights themselves (lora: null)"
+            )
+        rewinds = any(method.method == "lottery_ticket" and method.rewind == "base" for method in self.prune)
+        if rewinds and (self.base.is_new or self.base.longer_positions is not None):
+            given = "base.model: new" if self.base.is_new else "base.longer_positions"
+            raise ValueError(
+                f"prune.rewind: base goes back to the weights of a pre-trained model, which {given} does not have; "
+                "take rewind: start"
             )
         return self
 

@@ -42,11 +42,14 @@ def plan(model: CompressedModel, lesson: Lesson, params: GatesPruning) -> Recipe
     Raises:
         InputError: the model has no such units, its heads cannot be removed, or `params.keep` cannot be reached.
     """
-    groups = groups_of(model.network, params)
+    groups, asked = groups_of(model.network, params), params.keep
     if params.of != "parameters":
         groups, params = with_costs(model, lesson, groups, params)
     if params.keep is not None and params.keep < (least := smallest_share(groups)):
-        raise InputError(f"prune.method: gates: keep {params.keep:g} cannot be reached; the least here is {least:.3g}")
+        if params.of != "parameters":  # costs are shares of the model's, `params.keep` is one of what gates can remove
+            can_go = sum(group.units * group.cost for group in groups)
+            least = 1 - can_go + least * can_go
+        raise InputError(f"prune.method: gates: keep {asked:g} cannot be reached; the least here is {least:.3g}")
     handles: list[RemovableHandle] = []
     facts: dict[str, Any] = {}
     weight = params.layer_distillation

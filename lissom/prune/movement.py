@@ -85,10 +85,12 @@ class Masked(nn.Module, Indivisible):
             above = scores.sigmoid() > self.threshold
             if int(above.sum()) >= least:
                 return above.to(scores.dtype)
-        result = torch.zeros_like(scores)
         count = least if self.threshold is not None else math.floor(self.kept * len(scores) + 1e-9)
-        result[scores.argsort(descending=True, stable=True)[:count]] = 1
-        return result
+        if count == 0:
+            return torch.zeros_like(scores)
+        lowest = scores.kthvalue(len(scores) - count + 1).values
+        above, equal = scores > lowest, scores == lowest
+        return (above | equal & (equal.cumsum(0) <= count - above.sum())).to(scores.dtype)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Map a weight `[out, in]` to the masked one."""
