@@ -132,6 +132,8 @@ def _shown(answer: Mapping[str, Any]) -> dict[str, str]:
     cells = {name: value for name, value in answer.items() if name != "probabilities"}
     if "probabilities" in answer:
         cells["probability"] = answer["probabilities"][answer["label"]]
+    if not cells.get("truncated", True):
+        del cells["truncated"]
     if "spans" in cells:
         shown = (f"{span['text']} ({span['label']} {span['score']:.2f})" for span in cells["spans"])
         cells["spans"] = ", ".join(shown) or "none"
@@ -148,7 +150,13 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
-    threads: Annotated[int, typer.Option(help="Threads of one answer. Requests are answered side by side.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of one answer. Default: 1, as requests are answered side by side; of a GGUF file all cores.",
+        ),
+    ] = None,
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Answers at the same time; default: as many as cores divided by threads.")
     ] = None,
@@ -178,7 +186,8 @@ def serve(
     from lissom.tracking.fetching import exported_folder
 
     name, folder = exported_folder(model)
-    running = parallel or max(1, usable_cores() // max(1, threads))
+    threads = threads or 1
+    running = parallel or max(1, usable_cores() // threads)
     limits = Limits(running=running, waiting=64 if queue is None else queue)
     run_server(OnnxClassifier(folder, threads, spin=False), name, host, port, limits)
 

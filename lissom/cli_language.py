@@ -13,17 +13,28 @@ if TYPE_CHECKING:
     from lissom.gguf.running import Runnable
 
 
-def serve(model: str, threads: int, host: str, port: int) -> None:
-    """Run llama.cpp's server until the process is asked to end."""
+_ENDS = {signal.SIGINT, signal.SIGTERM}
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def serve(model: str, threads: int | None, host: str, port: int) -> None:
+    """Run llama.cpp's server until the process is asked to end, or the server ends by itself.
+
+    Raises:
+        InputError: the server ended by itself, for example for want of memory.
+    """
+    from lissom.errors import InputError
     from lissom.gguf.running import find
 
     runnable = find(model)
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # in the server's threads, too
     server = runnable.start(threads, host, port)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     print(f"{runnable.path.name}: {server.address}/v1", flush=True)
-    signal.sigwait(ends)
-    server.close()
+    while server.is_alive:
+        if signal.sigtimedwait(_ENDS, _SECONDS_BETWEEN_LOOKS) is not None:
+            server.close()
+            return
+    raise InputError(f"{runnable.path}: llama.cpp's server ended by itself; start it again")
 
 
 _GGUF_MODEL = Annotated[
@@ -100,11 +111,10 @@ def harness(
 
 def _check_chats(runnable: "Runnable") -> None:
     """Raise `InputError` if a file has no chat template: an engine would make one up that the model never saw."""
-    import gguf
-
     from lissom.errors import InputError
+    from lissom.models.source import opened_gguf
 
-    if "tokenizer.chat_template" not in gguf.GGUFReader(runnable.path).fields:
+    if "tokenizer.chat_template" not in opened_gguf(runnable.path).fields:
         raise InputError(
             f"{runnable.path}: the model has no chat template, it continues texts: use lissom generate, or a base "
             "model for chat"

@@ -11,6 +11,8 @@ from torch import Tensor
 from lissom.data.encoding import Encoded
 
 _BATCHES_PER_BUCKET = 50
+_MOST_OUTPUTS = 2**26
+"""256 MiB in float32, of which an answer and its logarithms need a few."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,18 @@ def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epo
         members = members[np.argsort(lengths[members], kind="stable")]
         batches += [members[at : at + batch_size] for at in range(0, len(members), batch_size)]
     return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def examples_at_once(data: Encoded, most: int, outputs: int) -> int:
+    """Return how many examples fit into a batch, so that a model's answers to it do not fill the memory.
+
+    Args:
+        data: the examples.
+        most: the largest batch.
+        outputs: numbers that the model puts out for every token.
+    """
+    longest = int(data.lengths.max(initial=1))
+    return max(1, min(most, _MOST_OUTPUTS // (longest * outputs)))
 
 
 def sorted_batches(

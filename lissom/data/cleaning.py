@@ -10,7 +10,7 @@ import numpy as np
 
 from lissom.data.config import DataParams
 from lissom.data.labels import label_text
-from lissom.data.tables import CONVERSATION, Row
+from lissom.data.tables import ASSISTANT, CONVERSATION, Row
 from lissom.errors import DataError
 from lissom.serving.token_classification import OUTSIDE
 
@@ -29,6 +29,7 @@ class Cleaner:
         self._params = params
         self._labelled = labelled
         self._counts: Counter[str] = Counter()
+        self._roles: set[str] = set()
 
     @property
     def columns(self) -> list[str]:
@@ -72,25 +73,44 @@ class Cleaner:
             "an empty text": "rows with an empty text are left out",
             "no label": "rows without a label are left out",
             "a blank word": "words without a visible character are left out, with their tags",
+            "tools": "conversations with tools, or with parts that are no text, are left out",
+            "no answer": (
+                f"conversations in which no message of role `{ASSISTANT}` answers are left out; roles: "
+                f"{', '.join(sorted(self._roles))}"
+            ),
             "replaced": "texts have half of a surrogate pair, which no encoding can hold; it is replaced by U+FFFD",
         }
         return [f"{split}: {self._counts[key]} {line}" for key, line in lines.items() if self._counts[key]]
 
     def _conversation(self, messages: list[Any], place: str) -> Row | None:
-        """Return a row of messages."""
-        wrong = [message for message in messages if not _is_message(message)]
-        if wrong:
-            raise DataError(f"{place}: {str(wrong[0])[:60]} is no message; it needs the texts `role` and `content`")
-        if not any(message["content"].strip() for message in messages):
+        """Return a row of messages; None if the assistant says nothing in it, or not in words alone."""
+        kept, has_words = [], True
+        for message in messages:
+            role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+            calls = isinstance(message, dict) and bool(message.get("tool_calls"))
+            if not isinstance(role, str) or not (isinstance(content, str | list) or (content is None and calls)):
+                raise DataError(f"{place}: {str(message)[:60]} is no message; it needs the texts `role` and `content`")
+            text = _words_of(content)
+            has_words = has_words and text is not None and not calls and role != "tool"
+            kept.append({"role": role, "content": self._encodable(text or "")})
+        if not has_words:
+            self._counts["tools"] += 1
+        elif not any(message["content"].strip() for message in kept):
             self._counts["an empty text"] += 1
-            return None
-        kept = [{"role": message["role"], "content": self._encodable(message["content"])} for message in messages]
-        return Row(json.dumps(kept, ensure_ascii=False), None, CONVERSATION)
+        elif not any(message["role"] == ASSISTANT and message["content"].strip() for message in kept[1:]):
+            self._roles.update(message["role"] for message in kept)
+            self._counts["no answer"] += 1
+        else:
+            return Row(json.dumps(kept, ensure_ascii=False), None, CONVERSATION)
+        return None
 
     def _tagged(self, record: dict[str, Any], place: str) -> Row | None:
         """Return a row of words and tags, each separated by single spaces; None if there is no word."""
         params = self._params
         value = record[params.text]
+        if self._labelled and record[params.label] is None:
+            self._counts["no label"] += 1
+            return None
         if not self._labelled and isinstance(value, str):
             text = self._text(params.text, value, place)
             return Row(text, None, None) if text else None
@@ -141,8 +161,13 @@ def _is_missing(label: Any) -> bool:
     return label is None or blank or (isinstance(label, float) and math.isnan(label))
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+def _words_of(content: Any) -> str | None:
+    """Return the text of a message, which may be given in parts; None if a part is no text, such as an image."""
+    if not isinstance(content, list):
+        return content or ""
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    texts = [part for part in parts if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(parts) else None
 
 
 def _items(value: Any, name: str, place: str) -> list[str]:

@@ -21,10 +21,14 @@ _LOOKED_AT = 1024
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[str]]:
+def opened(path: Path, newline: str = "\n") -> Iterator[IO[str]]:
     """Open a text file, decompressed by its suffix, in the encoding of its byte order mark, or else UTF-8.
 
     Line ends are not translated.
+
+    Args:
+        path: the file.
+        newline: what ends a line when the file is read by lines; empty is a carriage return alone, too.
 
     Raises:
         DataError: the file is missing, cut off or damaged, or in another encoding; also while it is read.
@@ -40,7 +44,7 @@ def opened(path: Path) -> Iterator[IO[str]]:
                 f"{path}: not a text file in UTF-8: it has null bytes; if it is UTF-16 without a byte order mark, "
                 "convert it to UTF-8"
             )
-        with opener(path, "rt", encoding=encoding, newline="") as file:
+        with opener(path, "rt", encoding=encoding, newline=newline) as file:
             yield file
     except UnicodeError as error:
         reason = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)

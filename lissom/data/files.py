@@ -111,7 +111,7 @@ def _delimited(path: Path, names: list[str], kind: str) -> Iterator[tuple[str, d
     # A tsv has no quoting: a quotation mark is an ordinary character.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {"strict": True}
     csv.field_size_limit(_LONGEST_FIELD)  # the default, 131,072 characters, ends the reading of long documents
-    with opened(path) as file:
+    with opened(path, newline="") as file:
         reader = csv.reader(file, **dialect)
         try:
             header = next((fields for fields in reader if not _is_blank(fields)), [])

@@ -50,12 +50,18 @@ def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner])
             raise DataError(
                 f"hub:{name}: no column {missing}; found {split.column_names}. Set data.text and data.label"
             )
-    withheld = columns.has_labels and not columns.is_per_token and "test" in splits
-    if withheld and set(splits["test"].unique(columns.label)) <= {-1, None}:
+    if columns.has_labels and "test" in splits and _is_withheld(splits["test"], columns):
         del splits["test"]
     if "test" not in splits and "dev" in splits:
         splits["test"] = splits.pop("dev")
     return {split: _rows(table, columns, cleaners[split]) for split, table in splits.items()}
+
+
+def _is_withheld(table: Any, columns: DataParams) -> bool:
+    """Return whether all labels are those of none: -1, or missing."""
+    if columns.is_per_token:
+        return all(tags is None or set(tags) == {-1} for tags in table[columns.label])
+    return set(table.unique(columns.label)) <= {-1, None}
 
 
 def parse(name: str) -> tuple[str, str | None, str | None]:
@@ -77,7 +83,7 @@ def _rows(table: Any, columns: DataParams, cleaner: Cleaner) -> Iterator[Row]:
         if hasattr(feature, "int2str"):
             label = None if label is None or label < 0 else feature.int2str(label)
         elif (name_of := getattr(inner, "int2str", None)) is not None:
-            label = [name_of(tag) for tag in label]
+            label = None if label is None or min(label, default=0) < 0 else [name_of(tag) for tag in label]
         row = cleaner.row({**record, columns.label: label}, f"row {number}")
         if row is not None:
             yield row

@@ -10,6 +10,8 @@ import pyarrow as pa
 
 CONVERSATION = "conversation"
 """Label of a row whose text is a list of messages in JSON."""
+ASSISTANT = "assistant"
+"""Role of the messages that a model is to write."""
 _ROWS_PER_BATCH = 4096
 
 

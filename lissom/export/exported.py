@@ -30,7 +30,7 @@ Runner = Callable[[int], None]
 
 GRAPH = ".onnx"
 """Suffix of the graphs among the files of an exported folder."""
-_BATCH_SIZE = 32
+_BATCH_SIZE, _BATCH_SIZE_OF_DISTRIBUTIONS = 32, 8
 
 
 class Parity(Section):
@@ -140,7 +140,7 @@ def logits_by_batch(exported: Exported, data: "Encoded") -> Iterator[tuple["Batc
     """Yield batches of similar length with the logits of their rows `[rows, outputs]`, every example once."""
     from lissom.data.batches import sorted_batches
 
-    for batch in sorted_batches(data, _BATCH_SIZE, exported.serving["pad_id"]):
+    for batch in sorted_batches(data, _size_for(exported), exported.serving["pad_id"]):
         yield batch, exported.logits(batch)
 
 
@@ -150,7 +150,7 @@ def split_answers(exported: Exported, data: "Encoded", task: "Task") -> NDArray[
 
     model, judged = _Answering(exported), data.judged
     values, places = [], []
-    for batch in sorted_batches(data, _BATCH_SIZE, exported.serving["pad_id"]):
+    for batch in sorted_batches(data, _size_for(exported), exported.serving["pad_id"]):
         values.append(task.answers(model, batch, data))
         places.append(judged.rows_of(batch.indices.numpy()))
     return np.concatenate(values)[np.argsort(np.concatenate(places))]
@@ -167,3 +167,8 @@ class _Answering:
         import torch
 
         return torch.from_numpy(self._exported.logits(batch))
+
+
+def _size_for(exported: Exported) -> int:
+    """Return how many texts are answered at once; few where every token has a distribution over a vocabulary."""
+    return _BATCH_SIZE_OF_DISTRIBUTIONS if exported.serving["kind"] == "language_modeling" else _BATCH_SIZE

@@ -10,11 +10,12 @@ import gguf
 from tokenizers import Tokenizer
 from transformers import PreTrainedConfig
 
+from lissom.data.tables import ASSISTANT
 from lissom.errors import InputError
 from lissom.gguf.llama_cpp import LlamaCpp
 from lissom.models.generation import listed
 from lissom.serving.llama_server import LlamaServer
-from lissom.tasks.chat import ASSISTANT, as_text
+from lissom.tasks.chat import as_text
 from lissom.tasks.language_modeling import LanguageModeling
 
 _CONTEXT = 64  # of an engine that only tokenises
@@ -134,13 +135,28 @@ def check_templates(path: Path, task: LanguageModeling, own: Iterable[str] = ())
             except ValueError as error:
                 raise InputError(f"export.gguf: llama.cpp cannot write a conversation as a text: {error}") from None
             compared += 1
-            if theirs != ours:
+            # Where a file says that texts begin with a token, llama.cpp adds it after the template, and takes it from
+            # the template's own text.
+            if ours not in (theirs, task.chat_tokens.get("bos_token", "") + theirs):
                 raise InputError(
                     f"export.gguf: llama.cpp makes of a conversation {theirs[:200]!r}, the chat template {ours[:200]!r}"
                 )
     finally:
         server.close()
     return compared
+
+
+def check_system(task: LanguageModeling, system: str | None) -> None:
+    """Raise `InputError` if the chat template refuses a system prompt, so that no conversation could begin."""
+    if system is None or task.chat_template is None:
+        return
+    messages = [{"role": "system", "content": system}, *CONVERSATIONS[0]]
+    try:
+        as_text(messages, task.chat_template, task.chat_tokens, reply=True)
+    except InputError as error:
+        raise InputError(
+            f"export.gguf.system: the base model's chat template refuses a system prompt ({error}); leave it out"
+        ) from None
 
 
 def _questions(text: str) -> list[dict[str, Any]]:

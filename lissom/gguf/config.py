@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lissom.section import Section
 
@@ -12,6 +12,12 @@ FileTypeName = Literal[
 ]  # fmt: skip
 
 Pooling = Literal["mean", "cls"]
+
+
+def _without_quotes(text: str) -> str:
+    if '"""' in text:
+        raise ValueError('a Modelfile cannot hold a text with """, which ends texts there')
+    return text
 
 
 class GgufParams(Section):
@@ -49,13 +55,13 @@ class GgufParams(Section):
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     """Name of the model in Ollama; null takes the task's."""
 
-    license: str | None = None
+    license: Annotated[str, AfterValidator(_without_quotes)] | None = None
     """Licence of the model, for the file's metadata and the Modelfile."""
 
     requires: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
     """Oldest version of Ollama that may run the model (REQUIRES of the Modelfile)."""
 
-    system: str | None = None
+    system: Annotated[str, AfterValidator(_without_quotes)] | None = None
     """System prompt of the Modelfile."""
 
     temperature: float = Field(default=0.7, ge=0)

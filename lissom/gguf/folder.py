@@ -33,7 +33,7 @@ _BATCH_SIZE = 8
 
 def model_name(task: str, params: GgufParams) -> str:
     """Return the model's name in Ollama: that of the params, or the task's in the letters that Ollama allows."""
-    return params.name or re.sub(r"[^a-z0-9._-]+", "-", task.lower())
+    return params.name or re.sub(r"[^a-z0-9._-]+", "-", task.lower()).strip("-._") or "model"
 
 
 def write_files(

@@ -9,7 +9,7 @@ from lissom.data.encoding import Encoded
 from lissom.errors import InputError
 from lissom.gguf.answers import WRITTEN, compare_answers, prompt_tokens
 from lissom.gguf.card import CARD_JSON, CARD_MARKDOWN, Agreement, Card, GgufFile
-from lissom.gguf.checks import check_marks, check_templates, check_tokens
+from lissom.gguf.checks import check_marks, check_system, check_templates, check_tokens
 from lissom.gguf.config import FileTypeName, GgufParams
 from lissom.gguf.file import GgufModel, gguf_model
 from lissom.gguf.folder import F32, file_facts, model_name, write_files, write_modelfiles, write_proof, write_readme
@@ -53,6 +53,7 @@ def write_ollama(
     """
     source, task = gguf_model(model), model.manifest.task
     assert isinstance(task, LanguageModeling)
+    check_system(task, params.system)
     name = model_name(task.name, params)
     paths = write_files(source, folder, name, train, params)
     context = context_of(model.network, source.architecture, task.max_length)

@@ -9,9 +9,9 @@ from typing import Any
 from lissom.artifacts import OLLAMA
 from lissom.errors import InputError, advice_for
 from lissom.gguf.modelfile import MODELFILE, Modelfile, parse
-from lissom.models.source import GGUF
+from lissom.models.source import GGUF, opened_gguf
 from lissom.serving.cores import usable_cores
-from lissom.serving.llama_server import DEFAULTS, LlamaServer
+from lissom.serving.llama_server import DEFAULTS, ContextError, LlamaServer
 
 DEFAULT = f"artifacts/export/quantize/{OLLAMA}"
 _CONTEXT = 2048
@@ -20,6 +20,10 @@ _BEFORE = (
     "{{% set messages = (messages[:1] if given else {first}) + {earlier} + (messages[1:] if given else messages) %}}"
 )
 """What stands before a chat template to add a Modelfile's messages, in Jinja."""
+
+
+class _TooLongError(InputError):
+    """A text or a conversation is longer than the context."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,7 @@ class Runnable:
         system = self.modelfile.system
         if system is None and not self.modelfile.messages:
             return None
-        import gguf  # not needed otherwise
-
-        field = gguf.GGUFReader(self.path).fields.get("tokenizer.chat_template")
+        field = opened_gguf(self.path).fields.get("tokenizer.chat_template")
         if field is None:
             return None
         first = [] if system is None else [{"role": "system", "content": system}]
@@ -72,11 +74,22 @@ def continuation(server: LlamaServer, text: str, most: int | None = None) -> Ite
         yield part["choices"][0].get("text") or ""
 
 
-def reply(server: LlamaServer, messages: Sequence[dict[str, str]], most: int | None = None) -> Iterator[str]:
-    """Yield the pieces of the answer to a conversation; with `most`, at most so many tokens."""
-    for part in _stream(server, "/v1/chat/completions", {"messages": list(messages), **_limit(most)}):
-        if part["choices"]:
-            yield part["choices"][0]["delta"].get("content") or ""
+def reply(server: LlamaServer, messages: list[dict[str, str]], most: int | None = None) -> Iterator[str]:
+    """Yield the pieces of the answer to a conversation; with `most`, at most so many tokens.
+
+    Where a conversation is longer than the context, the oldest messages are forgotten, as Ollama does: they are removed
+    from `messages`.
+    """
+    while True:
+        try:
+            for part in _stream(server, "/v1/chat/completions", {"messages": messages, **_limit(most)}):
+                if part["choices"]:
+                    yield part["choices"][0]["delta"].get("content") or ""
+            return
+        except _TooLongError:
+            if len(messages) < 3:  # a question, without an earlier one and its answer
+                raise
+            del messages[:2]
 
 
 def _literal(messages: Sequence[Mapping[str, str]]) -> str:
@@ -117,5 +130,7 @@ def _limit(most: int | None) -> dict[str, int]:
 def _stream(server: LlamaServer, path: str, body: dict[str, Any]) -> Iterator[Any]:
     try:
         yield from server.stream(path, body)
+    except ContextError as error:
+        raise _TooLongError(str(error)) from None
     except ValueError as error:
         raise InputError(str(error)) from None

@@ -24,7 +24,7 @@ from lissom.models.directory import file_sha256, load
 from lissom.models.edits import Edit, ExtendPositions, UseAttention
 from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
-from lissom.models.generation import settings_of_writing
+from lissom.models.generation import settings_of_writing, take_ends
 from lissom.models.gguf_file import forget_quantization, pretrained
 from lissom.models.language_half import NOTE, has_language_half, language_config, load_language_half
 from lissom.models.manifest import Manifest
@@ -100,9 +100,12 @@ def load_base(
             f"base.model {params.model}: neither config nor tokenizer names a token for padding, or the end of a text; "
             "add one"
         )
-    if isinstance(task, LanguageModeling) and isinstance(tokenizer.chat_template, str):
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several, by name
+        template = template.get("default")
+    if isinstance(task, LanguageModeling) and isinstance(template, str):
         tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-        task = task.model_copy(update={"chat_template": tokenizer.chat_template, "chat_tokens": tokens})
+        task = task.model_copy(update={"chat_template": template, "chat_tokens": tokens})
     task = _with_start(task, config)
     torch.manual_seed(seed)
     try:
@@ -121,10 +124,14 @@ def load_base(
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(_not_found(params.model, error)) from None
     network = forget_quantization(network)
+    if task.continues_texts or task.writes_texts:
+        take_ends(network)
+        config.eos_token_id = network.config.eos_token_id
     if dropped := settings_of_writing(network):
+        file = "the exported file searches with export.beams" if task.writes_texts else "and so do exported files"
         tell(
             f"base.model {params.model}: its own settings of writing ({', '.join(dropped)}) are left out: torch takes "
-            "the most likely token, the exported file searches with export.beams"
+            f"the most likely token, {file}"
         )
     fresh = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     _check_fresh(params.model, network, fresh)

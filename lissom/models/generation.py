@@ -63,6 +63,16 @@ def writes_plainly(network: PreTrainedModel) -> None:
     network.generation_config = GenerationConfig()
 
 
+def take_ends(network: PreTrainedModel) -> None:
+    """Let a network's config name all tokens that end a text, also those that its settings of writing alone name."""
+    settings = getattr(network, "generation_config", None)
+    ends = [*listed(network.config.eos_token_id), *listed(None if settings is None else settings.eos_token_id)]
+    if distinct := list(dict.fromkeys(ends)):
+        network.config.eos_token_id = distinct[0] if len(distinct) == 1 else distinct
+        if settings is not None:
+            settings.eos_token_id = network.config.eos_token_id
+
+
 def end_ids(network: PreTrainedModel) -> list[int]:
     """Return the tokens that end a text."""
     return listed(network.config.eos_token_id)

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lissom.errors import InputError, advice_for
-from lissom.models.source import is_gguf
+from lissom.models.source import is_gguf, opened_gguf
 
 _NEEDED = ("gguf", "accelerate")
 
@@ -16,7 +16,7 @@ def pretrained(source: Path | str) -> tuple[Path | str, dict[str, Any]]:
     """Return the first argument of transformers' `from_pretrained` for a source, and further ones.
 
     Raises:
-        InputError: it is a GGUF file, and a package that reads it is missing.
+        InputError: it is a GGUF file, and damaged, or a package that reads it is missing.
     """
     if not is_gguf(source):
         return source, {}
@@ -24,6 +24,7 @@ def pretrained(source: Path | str) -> tuple[Path | str, dict[str, Any]]:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"{source}: {advice_for(ModuleNotFoundError(name=name))}")
     assert isinstance(source, Path)
+    opened_gguf(source)  # transformers' reader passes on whatever a damaged file leads to
     return source.parent, {"gguf_file": source.name}
 
 

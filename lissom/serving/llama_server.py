@@ -31,6 +31,10 @@ _OF_SERVER = {"stop": "antiprompt", "num_predict": "n_predict", "num_keep": "n_k
 DEFAULTS = (*_OF_SAMPLING, *_OF_SERVER)
 
 
+class ContextError(ValueError):
+    """A request is longer than the server's context."""
+
+
 class LlamaServer:
     """A GGUF file behind HTTP: /v1/chat/completions, /v1/completions, /apply-template, /tokenize, /health.
 
@@ -74,6 +78,11 @@ class LlamaServer:
             where = f", or {host}:{port} is taken" if port else ""
             raise ValueError(f"{path}: llama.cpp cannot load it{where}")
 
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the server's process runs."""
+        return self._process.poll() is None
+
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the answer in JSON to a request in JSON.
 
@@ -107,7 +116,9 @@ class LlamaServer:
         try:
             return urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
-            raise ValueError(f"llama.cpp refuses the request: {error.read().decode()[:500]}") from None
+            message = error.read().decode()[:500]
+            kind = ContextError if "exceed_context_size_error" in message else ValueError
+            raise kind(f"llama.cpp refuses the request: {message}") from None
         except OSError as error:
             raise ValueError(f"llama.cpp's server does not answer: {error}") from None
 

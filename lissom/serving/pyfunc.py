@@ -26,8 +26,8 @@ class TextClassifier(PythonModel):  # type: ignore[misc, unused-ignore]
         model_input: pd.DataFrame,
         params: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return `label`, `probability` and `probability_of_<label>`, or `value`, `spans` as JSON, `continuation` or
-        `translation`.
+        """Return `label`, `probability` and `probability_of_<label>`, or `value`, `spans` as JSON and `truncated`,
+        `continuation` or `translation`.
 
         `speed` is a param of models with exits.
         """

@@ -90,7 +90,8 @@ def types_of(labels: Sequence[str]) -> list[str]:
 def answers(logits: NDArray[np.float32], texts: Sequence[str], serving: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return `spans` for every text: `start` and `end` (characters), `label`, `text` and `score`.
 
-    The score is the mean probability of the labels of the span's words.
+    The score is the mean probability of the labels of the span's words. `truncated` tells whether the text was longer
+    than the model reads, so that its last words were not looked at.
 
     Args:
         logits: of the words of all texts, one text after the other, `[words, labels]`.
@@ -110,7 +111,7 @@ def answers(logits: NDArray[np.float32], texts: Sequence[str], serving: Mapping[
             start, end = int(words[first, 0]), int(words[last, 1])
             score = float(scores[first : last + 1].mean())
             spans.append({"start": start, "end": end, "label": types[kind], "text": text[start:end], "score": score})
-        results.append({"spans": spans})
+        results.append({"spans": spans, "truncated": bool(len(rows)) and not rows[-1].any()})
     return results
 
 

@@ -1,22 +1,27 @@
 """Conversations as texts, by the model's own template, and the parts of them that the model is to say.
 
-The template is Jinja as in `tokenizer_config.json`, run by transformers in a sandbox. What the assistant says is found
-by comparing the text with and without a message, since most templates do not mark it.
+The template is Jinja as in `tokenizer_config.json`, run by transformers in a sandbox. What the assistant says is where
+the template marks it (`{% generation %}`); most do not, and then it is found by comparing the text with and without a
+message.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
+from lissom.data.tables import ASSISTANT, CONVERSATION, Table
 from lissom.errors import DataError
 
-ASSISTANT = "assistant"
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def render(text: str, template: str | None, tokens: Mapping[str, str]) -> tuple[str, list[tuple[int, int]]]:
     """Return a conversation as a text, and the first and last character of every part that the assistant says.
+
+    What the assistant says before anybody else does is no answer, and no such part.
 
     Args:
         text: the messages in JSON.
@@ -24,7 +29,7 @@ def render(text: str, template: str | None, tokens: Mapping[str, str]) -> tuple[
         tokens: the special tokens of the template, by name.
 
     Raises:
-        DataError: there is no template, it fails, or its text of the first messages does not begin that of all.
+        DataError: there is no template, it fails, or none of the assistant's answers is found in its text.
     """
     if template is None:
         raise DataError(
@@ -32,29 +37,87 @@ def render(text: str, template: str | None, tokens: Mapping[str, str]) -> tuple[
             "chat, or texts in place of messages"
         )
     messages: list[dict[str, Any]] = json.loads(text)
-    spans = []
-    for number, message in enumerate(messages):
-        if message["role"] != ASSISTANT:
-            continue
-        before = as_text(messages[:number], template, tokens, reply=True)
-        after = as_text(messages[: number + 1], template, tokens, reply=False)
-        if not after.startswith(before):
-            raise DataError(
-                f"data: the base model's chat_template writes a conversation anew with every message, so that what the "
-                f"assistant says cannot be found; the text begins {after[:60]!r}"
-            )
-        spans.append((len(before), len(after)))
-    return as_text(messages, template, tokens, reply=False), spans
+    whole, marked = _rendered(messages, template, tokens, reply=False, marks=bool(_MARKED.search(template)))
+    if marked is not None:
+        return whole, marked
+    answers = [number for number, message in enumerate(messages) if number and message["role"] == ASSISTANT]
+    spans = [_answer(messages, number, whole, template, tokens) for number in answers]
+    found = [span for span in spans if span is not None]
+    if answers and not found:
+        raise DataError(
+            f"data: what the assistant says cannot be found in the text that the base model's chat_template makes of a "
+            f"conversation; it begins {whole[:60]!r}"
+        )
+    return whole, found
+
+
+def check_conversations(tables: Mapping[str, Table], template: str | None, tokens: Mapping[str, str]) -> None:
+    """Raise `DataError` if conversations of any split cannot be used with a template, as `render`.
+
+    Args:
+        tables: the splits by name.
+        template: the chat template.
+        tokens: its special tokens.
+    """
+    for split, table in tables.items():
+        count, failed = 0, 0
+        first: tuple[int, str] | None = None
+        for (text, _), label in zip(table.texts(), table.labels(), strict=True):
+            if label != CONVERSATION:
+                continue
+            count += 1
+            try:
+                render(text, template, tokens)
+            except DataError as error:
+                failed += 1
+                first = first or (count, str(error))
+        if first is not None:
+            raise DataError(f"{split}: {failed} of {count} conversations cannot be used; number {first[0]}: {first[1]}")
 
 
 def as_text(messages: Sequence[Mapping[str, Any]], template: str, tokens: Mapping[str, str], *, reply: bool) -> str:
-    """Return some messages as a text, with the beginning of a reply if `reply`."""
+    """Return some messages as a text, with the beginning of a reply if `reply`.
+
+    Raises:
+        DataError: the template fails.
+    """
+    return _rendered(messages, template, tokens, reply=reply, marks=False)[0]
+
+
+def _answer(
+    messages: Sequence[Mapping[str, Any]], number: int, whole: str, template: str, tokens: Mapping[str, str]
+) -> tuple[int, int] | None:
+    """Return where an answer with the end of its turn is in the text of all messages; None if it is not there.
+
+    Templates may leave out what an assistant thought before later turns, or begin a reply with a thought that they
+    write nowhere else.
+    """
+    question = as_text(messages[:number], template, tokens, reply=False)
+    before = as_text(messages[:number], template, tokens, reply=True)
+    after = as_text(messages[: number + 1], template, tokens, reply=False)
+    pairs = zip(before, after, strict=False)
+    start = next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(before), len(after)))
+    if whole.startswith(after) and start >= len(question):
+        return start, len(after)
+    answer = str(messages[number]["content"]).rpartition("</think>")[2].strip()
+    if not answer or answer not in after or not whole.startswith(question):
+        return None
+    turn = answer + after[after.rindex(answer) + len(answer) :]
+    start = whole.find(turn, len(question))
+    return None if start < 0 else (start, start + len(turn))
+
+
+def _rendered(
+    messages: Sequence[Mapping[str, Any]], template: str, tokens: Mapping[str, str], *, reply: bool, marks: bool
+) -> tuple[str, list[tuple[int, int]] | None]:
+    """Return messages as a text, and with `marks` the parts that the template marks as the assistant's."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        texts, _ = render_jinja_template(
-            conversations=[list(messages)], chat_template=template, add_generation_prompt=reply, **tokens
-        )
+        texts, parts = render_jinja_template(
+            conversations=[list(messages)], chat_template=template, add_generation_prompt=reply,
+            return_assistant_tokens_mask=marks, **tokens,
+        )  # fmt: skip
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise DataError(f"data: the base model's chat_template fails on a conversation: {error}") from None
-    return str(texts[0])
+    return str(texts[0]), [(int(start), int(end)) for start, end in parts[0]] if marks else None

@@ -128,7 +128,7 @@ class TokenClassification(LabelTask):
     @property
     def answer_columns(self) -> str:
         """Return the column of `lissom.serving.pyfunc`."""
-        return "`spans`, a JSON list of objects with `start`, `end`, `label`, `text` and `score`"
+        return "`spans`, a JSON list of objects with `start`, `end`, `label`, `text` and `score`, and `truncated`"
 
     def describe(self) -> str:
         """Return the types of spans."""

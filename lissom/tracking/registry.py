@@ -147,7 +147,7 @@ def verify(exported: Path, name: str, version: str, sample: pd.DataFrame) -> Non
     except (MlflowException, OSError, ImportError, RuntimeError, ValueError) as error:
         raise InputError(f"{name} version {version} does not load from the registry: {error}") from error
     reference = _answers(exported, sample)
-    texts = [name for name in ("label", "spans", "continuation", "translation") if name in reference]
+    texts = [name for name in ("label", "spans", "truncated", "continuation", "translation") if name in reference]
     numbers = reference.columns.drop(texts)
     texts_agree = all((answers[name] == reference[name]).all() for name in texts)
     if (

@@ -16,7 +16,7 @@ from torch import nn
 
 from lissom.data.batches import shuffled_batches
 from lissom.data.encoding import Encoded
-from lissom.errors import DivergenceError
+from lissom.errors import DataError, DivergenceError
 from lissom.machine import cpu_flags
 from lissom.models.compressed import accelerator
 from lissom.models.tied import tied_state, untied_state
@@ -80,10 +80,16 @@ def fit(
         rates: factors of the learning rate, keyed by regular expressions over parameter names.
 
     Raises:
+        DataError: there is no example.
         DivergenceError: the loss is no longer finite.
         InputError: the network does not support gradient checkpointing.
         Stopped: SIGTERM was received; a checkpoint is written first if there are `checkpoints`.
     """
+    if not len(data):
+        raise DataError(
+            "there is no example to train on; texts of a single token, and conversations whose answers are not found, "
+            "have none for a language model"
+        )
     network.to(accelerator())
     with training_mode(network, params):
         identity = identity_of(network, data, params, f"{objective.identity} {identity} {dict(rates or {})}")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lissom.console import track
-from lissom.data.batches import Batch, sorted_batches
+from lissom.data.batches import Batch, examples_at_once, sorted_batches
 from lissom.data.encoding import Encoded
+from lissom.errors import DataError
 from lissom.models.compressed import logits_of
 from lissom.models.generation import TorchModel
 from lissom.tasks.meter import Meter
@@ -57,9 +58,10 @@ def predict(
     """
     device = next(network.parameters()).device
     logits: Tensor | None = None
-    batches: Iterable[tuple[int, Batch]] = enumerate(sorted_batches(data, _BATCH_SIZE, pad))
+    size = examples_at_once(data, _BATCH_SIZE, _outputs_of(network))
+    batches: Iterable[tuple[int, Batch]] = enumerate(sorted_batches(data, size, pad))
     if description is not None:
-        batches = track(batches, description, math.ceil(len(data) / _BATCH_SIZE))
+        batches = track(batches, description, math.ceil(len(data) / size))
     processes, rank = _processes()
     with _inference(network, precision):
         for number, batch in batches:
@@ -68,19 +70,27 @@ def predict(
                 logits = torch.zeros(len(data.targets), outputs.shape[1], device=device) if logits is None else logits
                 if number % processes == rank:
                     logits[batch.row_indices.to(device)] = outputs
-        assert logits is not None, "there are no examples"
+        if logits is None:
+            raise DataError("there are no examples to predict")
         if processes > 1:
             dist.all_reduce(logits)  # every row was computed by one process, and is 0 elsewhere
     return logits.cpu().clone()
 
 
 def score(network: PreTrainedModel, data: Encoded, pad: int, task: Task, precision: torch.dtype | None = None) -> float:
-    """Return the task's metric over a fully labelled split; arguments as for `predict`."""
+    """Return the task's metric over a fully labelled split; arguments as for `predict`.
+
+    Raises:
+        DataError: there are no examples.
+    """
+    if not len(data):
+        raise DataError("there are no examples to score the model on")
     device, meter, judged = next(network.parameters()).device, task.meter(), data.judged
     model = TorchModel(network, task.max_length)
     processes, rank = _processes()
     with _inference(network, precision):
-        for number, batch in enumerate(sorted_batches(data, _BATCH_SIZE, pad)):
+        size = examples_at_once(data, _BATCH_SIZE, _outputs_of(network))
+        for number, batch in enumerate(sorted_batches(data, size, pad)):
             if number % processes == rank:
                 answers = task.answers(model, batch.to(device), data)
                 meter.add(answers, judged.targets[judged.rows_of(batch.indices.numpy())])
@@ -92,6 +102,13 @@ def score(network: PreTrainedModel, data: Encoded, pad: int, task: Task, precisi
             assert part is not None
             meter.merge(part)
     return meter.result()
+
+
+def _outputs_of(network: nn.Module) -> int:
+    """Return the numbers that a network puts out for every token: a distribution over its vocabulary, or few."""
+    if not isinstance(network, PreTrainedModel) or network.get_output_embeddings() is None:
+        return 1
+    return int(network.config.vocab_size)
 
 
 def _processes() -> tuple[int, int]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 import lissom
 from lissom.data.batches import collate
+from lissom.data.cleaning import Cleaner
 from lissom.data.config import DataParams
 from lissom.data.prepare import load_table, prepare
 from lissom.data.tables import CONVERSATION, Row, write_table
@@ -16,8 +17,13 @@ from lissom.errors import DataError, InputError, ParamsError
 from lissom.factorize.config import WordTableFactorization
 from lissom.models.base import load_base
 from lissom.models.config import BaseParams
+from lissom.models.generation import end_ids
 from lissom.params import check_params
+from lissom.tasks.chat import check_conversations, render
 from lissom.tasks.kinds import task_of
+from lissom.training.config import TrainingParams
+from lissom.training.loop import fit
+from lissom.training.predicting import score
 from tests.unit import tiny
 from tests.unit.test_language_modeling import TASK, model_of
 
@@ -112,6 +118,56 @@ def test_only_what_the_assistant_says_is_predicted(tmp_path):
     assert float(CHAT.loss(batch.outputs_of(outputs), batch.targets)) == pytest.approx(0, abs=1e-6)
 
 
+THINKING = (
+    "{% set last = namespace(user=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set last.user = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.index0 > last.user %}"
+    "<think></think>{% endif %}{{ m.content.split('</think>')[-1] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""As Qwen3's: thoughts are written in the last turn alone."""
+OPENED = "{{ bos_token }}" + TEMPLATE.replace("%}<assistant>{%", "%}<assistant><think>{%")
+"""As DeepSeek R1's: a reply begins with a thought that earlier turns do not have."""
+MARKED = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}[SEP]"
+    "{% endgeneration %}{% else %}{{ m.content }}[SEP]{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "parts"),
+    [
+        (THINKING, ["Yes<end>", "<think></think>Four<end>"]),
+        (OPENED, [" <think>why</think>Yes [SEP]", " Four [SEP]"]),
+        (MARKED, ["<think>why</think>Yes[SEP]", "Four[SEP]"]),
+    ],
+    ids=["thoughts of the last turn", "a reply begins with a thought", "marked"],
+)
+def test_answers_are_found_in_templates_that_write_earlier_turns_otherwise(template, parts):
+    """And never what the user says, though it is the same word."""
+    messages = [("user", "Yes"), ("assistant", "<think>why</think>Yes"), ("user", "2 + 2?"), ("assistant", "Four")]
+    text = json.dumps([{"role": role, "content": content} for role, content in messages])
+    whole, spans = render(text, template, {"bos_token": "<s>"})
+    assert [whole[start:end] for start, end in spans] == parts
+    assert all(whole[:start].endswith("<assistant>") for start, _ in spans)
+
+
+def test_what_an_assistant_says_first_is_no_answer():
+    text = json.dumps([{"role": role, "content": role} for role in ("assistant", "user", "assistant")])
+    whole, spans = render(text, TEMPLATE, {})
+    assert [whole[start:end] for start, end in spans] == [" assistant [SEP]"]
+
+
+def test_conversations_that_a_template_refuses_are_told_with_their_number(tmp_path):
+    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + (
+        "<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    good, bad = [("user", "a"), ("assistant", "b")], [("system", "s"), ("user", "a"), ("assistant", "b")]
+    (tmp_path / "test").mkdir()
+    tables = {"train": chat_table(tmp_path, good), "test": chat_table(tmp_path / "test", good, bad, bad)}
+    with pytest.raises(DataError, match=r"test: 2 of 3 conversations cannot be used; number 2: .*no system"):
+        check_conversations(tables, template, {})
+
+
 def test_the_template_is_that_of_the_model_and_hostile_ones_are_told(tmp_path):
     model = model_of("llama")
     model.network.save_pretrained(tmp_path / "base")
@@ -127,7 +183,7 @@ def test_the_template_is_that_of_the_model_and_hostile_ones_are_told(tmp_path):
     templates = {
         "has no chat_template": None,
         "fails on a conversation": "{{ ''.__class__.__mro__[1].__subclasses__()[0]() }}",
-        "writes a conversation anew": "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}",
+        "cannot be found in the text": "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}",
     }
     for message, template in templates.items():
         task = CHAT.model_copy(update={"chat_template": template})
@@ -146,3 +202,60 @@ def test_messages_are_read_from_files(tmp_path):
     (tmp_path / "data" / "test.jsonl").write_text('{"messages": [{"role": "user"}]}\n')
     with pytest.raises(DataError, match="is no message; it needs the texts `role` and `content`"):
         prepare(DataParams(task="language_modeling", source=f"files:{tmp_path / 'data'}", text="messages"), folder)
+
+
+def test_conversations_without_an_answer_in_words_are_left_out_and_counted():
+    cleaner = Cleaner(DataParams(task="language_modeling", source="files:x", text="messages"), labelled=False)
+    user = {"role": "user", "content": [{"type": "text", "text": "good "}, {"type": "text", "text": "film"}]}
+    answer = {"role": "assistant", "content": "yes"}
+    image = {"role": "user", "content": [{"type": "image"}]}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    conversations = [
+        [user, answer], [user, {"role": "model", "content": "yes"}], [answer, user], [image, answer],
+        [user, call, {"role": "tool", "content": "1"}, answer],
+    ]  # fmt: skip
+    rows = [cleaner.row({"messages": messages}, "line 1") for messages in conversations]
+    assert [row is not None for row in rows] == [True, False, False, False, False]
+    assert json.loads(rows[0].text)[0]["content"] == "good film"
+    assert cleaner.notes("train") == [
+        "train: 2 conversations with tools, or with parts that are no text, are left out",
+        "train: 2 conversations in which no message of role `assistant` answers are left out; roles: assistant, model, "
+        "user",
+    ]
+
+
+def test_no_training_begins_and_no_score_is_given_without_an_example(tmp_path):
+    model = model_of("llama")
+    data = TASK.encode([write_table(tmp_path / "t.arrow", [])], model.tokenizer, tmp_path / "x")
+    assert len(data) == 0
+    with pytest.raises(DataError, match="no example to train on"):
+        fit(model.network, data, 0, tiny.LOSS, TrainingParams(epochs=1))
+    with pytest.raises(DataError, match="no examples to score"):
+        score(model.network, data, 0, TASK)
+
+
+def test_all_tokens_that_end_a_text_are_the_models(tmp_path):
+    """Also those that only the settings of writing name, and a default among several templates."""
+    model, told = model_of("llama"), []
+    model.network.generation_config.eos_token_id = [2, 5]
+    model.network.config.eos_token_id = 2
+    model.network.save_pretrained(tmp_path)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer(), pad_token="[PAD]", eos_token="[SEP]")
+    fast.chat_template = {"default": TEMPLATE, "tool_use": "x"}
+    fast.save_pretrained(tmp_path)
+    loaded = load_base(BaseParams(model=f"dir:{tmp_path}", max_length=12), TASK, 0, told.append)
+    assert end_ids(loaded.network) == [2, 5] == loaded.manifest.base_config["eos_token_id"]
+    assert not any("eos_token_id" in line for line in told)
+    assert loaded.manifest.task.chat_template == TEMPLATE
+
+
+def test_batches_are_smaller_where_answers_are_large(tmp_path, monkeypatch):
+    """And the score is the same."""
+    model = model_of("llama")
+    rows = [Row(" ".join(["good", "film"] * count), None, None) for count in range(1, 6)]
+    data = TASK.encode([write_table(tmp_path / "texts.arrow", rows)], model.tokenizer, tmp_path / "tokens")
+    expected, sizes = score(model.network, data, 0, TASK), []
+    vocabulary = model.network.config.vocab_size
+    monkeypatch.setattr("lissom.data.batches._MOST_OUTPUTS", 2 * int(data.lengths.max()) * vocabulary)
+    model.network.register_forward_hook(lambda _, __, output: sizes.append(len(output.logits)))
+    assert score(model.network, data, 0, TASK) == pytest.approx(expected, rel=1e-5) and max(sizes) == 2

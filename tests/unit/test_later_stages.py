@@ -4,7 +4,7 @@ import pytest
 
 from lissom.attention.config import FixedRadius
 from lissom.components.teacher.work import check_later_stages
-from lissom.errors import InputError
+from lissom.errors import InputError, ParamsError
 from lissom.models.edits import UseAttention
 from lissom.params import check_params
 from tests.unit import tiny
@@ -76,3 +76,38 @@ def test_a_gguf_file_for_a_student_with_patterns():
     )  # fmt: skip
     with pytest.raises(InputError, match=r"distill\.attention: a GGUF file cannot express patterns"):
         check_later_stages(params, tiny.model("llama", task=LANGUAGE))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"distill": {"method": "fastbert"}, "prune": {"method": "gates", "units": ["channels"]}}, "gates on channels"),
+        (
+            {
+                "data": {"source": "files:x", "task": "language_modeling"},
+                "factorize": {"method": "word_table", "vocabulary": 500, "training": None},
+            },
+            "predicts its own tokens",
+        ),
+        (
+            {
+                "prune": [
+                    {"method": "unstructured"},
+                    {"method": "blocks", "blocks": 2, "training": {"lora": {"rank": 2}}},
+                ]
+            },
+            "adapters would fill the zeros",
+        ),
+        (
+            {
+                "prune": {"method": "lottery_ticket", "rewind": "base"},
+                "base": {"model": "dir:base", "max_length": 2048, "longer_positions": "copy"},
+            },
+            "which base.longer_positions does not have",
+        ),
+    ],
+    ids=["channels and exits", "vocabulary", "adapters on zeros", "rewinding"],
+)
+def test_params_that_contradict_each_other_are_refused_at_once(sections, message):
+    with pytest.raises(ParamsError, match=message):
+        params_with(**sections)

@@ -272,6 +272,7 @@ def test_served_spans_are_those_of_torch_alone_and_together(learnt, tmp_path):
         for span in one["spans"]:
             assert text[span["start"] : span["end"]] == span["text"] and 0 < span["score"] <= 1
     assert together[2]["spans"] == [] and len(together[4]["spans"]) == 14  # the rest is beyond the longest input
+    assert [one["truncated"] for one in together] == [False, False, False, False, True]
     _, by_torch = answer(texts, None, str(saved(model, tmp_path / "model")))
     for one, other in zip(together, by_torch, strict=True):
         assert [span["text"] for span in one["spans"]] == [span["text"] for span in other["spans"]]

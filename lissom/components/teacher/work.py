@@ -7,7 +7,7 @@ from typing import Any
 from lissom.attention.config import Pattern
 from lissom.components.stage import Outcome, Stage
 from lissom.console import note
-from lissom.data.prepare import load_card
+from lissom.data.prepare import load_card, load_table
 from lissom.errors import InputError
 from lissom.export.cached_attention import check_cached_patterns
 from lissom.models.base import load_base
@@ -18,7 +18,9 @@ from lissom.models.families import family_of
 from lissom.models.patterned import has_patterns
 from lissom.models.sites import attention_sites, head_size, sites_of_kind
 from lissom.params import Params
+from lissom.tasks.chat import check_conversations
 from lissom.tasks.kinds import AnyTask, task_of
+from lissom.tasks.language_modeling import LanguageModeling
 from lissom.training.lesson import Lesson
 from lissom.training.loop import autocast_type, precision_name
 from lissom.training.losses import against_targets
@@ -42,6 +44,9 @@ def make_teacher(stage: Stage) -> Outcome:
         stage.params.base, task, params.seed, note, needs_head=is_trained, texts=lambda: _texts(lesson, task)
     )  # fmt: skip
     check_later_stages(stage.params, model)
+    if isinstance(model.manifest.task, LanguageModeling):
+        tables = {**lesson.tables, "test": load_table(stage.inputs["data"], "test")}
+        check_conversations(tables, model.manifest.task.chat_template, model.manifest.task.chat_tokens)
     precision = autocast_type(params.precision)
     metrics: dict[str, Any] = {}
     history: list[dict[str, float]] = []
@@ -77,9 +82,12 @@ def check_later_stages(params: Params, model: CompressedModel) -> None:
     if params.distill.method not in _OF_ANOTHER_FAMILY:
         _check_compression(params, model)
     if "gguf" in params.export.formats:
-        from lissom.gguf.file import described  # needs packages that only this format needs
+        from lissom.gguf.checks import check_system  # needs packages that only this format needs
+        from lissom.gguf.file import described
 
         described(model)
+        if isinstance(model.manifest.task, LanguageModeling):
+            check_system(model.manifest.task, params.export.gguf.system)
         if _attention_of_student(params):
             raise InputError(
                 "distill.attention: a GGUF file cannot express patterns of attention; leave it out, or set "
