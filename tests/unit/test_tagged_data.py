@@ -2,11 +2,15 @@
 
 import json
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lissom.data.cleaning import Cleaner
 from lissom.data.config import DataParams
+from lissom.data.conll import read_conll
+from lissom.data.hub import _is_withheld, _rows
 from lissom.data.prepare import load_table, prepare
 from lissom.errors import DataError, ParamsError
 from lissom.params import check_params
@@ -141,3 +145,27 @@ def test_methods_for_whole_texts_are_refused_with_the_reason(method):
 def test_pairs_are_refused():
     with pytest.raises(ValueError, match="is for single texts"):
         DataParams(source="files:d", task="token_classification", text_pair="second")
+
+
+def test_conll_u_and_empty_columns(tmp_path):
+    (tmp_path / "tab.conll").write_text("Ann\tB-person\t\nlives\tO\t \n")
+    assert [record for _, record in read_conll(tmp_path / "tab.conll")] == [
+        {"text": ["Ann", "lives"], "label": ["B-person", "O"]}
+    ]
+    universal = "# text = Ann\n1\tAnn\tAnn\tPROPN\tNNP\t_\t0\troot\t_\t_\n"
+    (tmp_path / "universal.conll").write_text(universal)
+    with pytest.raises(DataError, match="line 2: this is CoNLL-U, whose first column numbers the words"):
+        list(read_conll(tmp_path / "universal.conll"))
+
+
+def test_tags_of_the_hub_that_are_missing(tmp_path):
+    """As a number below 0, or altogether; a test set without any is no test set."""
+    tags = datasets.List(datasets.ClassLabel(names=["O", "B-person"]))
+    features = datasets.Features({"text": datasets.List(datasets.Value("string")), "label": tags})
+    words, labels = [["Ann", "lives"], ["in"], ["Rome"]], [[1, 0], [-1], None]
+    whole = datasets.Dataset.from_dict({"text": words, "label": labels}, features=features)
+    params = DataParams(source="hub:a/b", task="token_classification")
+    cleaner = Cleaner(params)
+    assert [row.label for row in _rows(whole, params, cleaner)] == ["B-person O"]
+    assert cleaner.notes("train") == ["train: 2 rows without a label are left out"]
+    assert _is_withheld(whole.select([1, 2]), params) and not _is_withheld(whole, params)

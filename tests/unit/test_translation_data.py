@@ -6,7 +6,9 @@ import json
 import datasets
 import pytest
 
+from lissom.data.cleaning import Cleaner
 from lissom.data.config import DataParams
+from lissom.data.parallel_text import read_pair
 from lissom.data.prepare import load_table, prepare
 from lissom.data.tables import Row
 from lissom.errors import DataError
@@ -63,3 +65,11 @@ def test_nested_columns_of_the_hub(tmp_path, monkeypatch):
     assert next(load_table(tmp_path, "test").rows()) == Row("dog 0", None, "Tier 0")
     with pytest.raises(DataError, match=r"no column \['translation.fr'\]"):
         prepare(params.model_copy(update={"label": "translation.fr"}), tmp_path)
+
+
+def test_a_carriage_return_ends_no_line(tmp_path):
+    (tmp_path / "t.en").write_bytes(b"one\rmore\r\ntwo\n")
+    (tmp_path / "t.de").write_bytes(b"eins\r\nzwei\n")
+    cleaner = Cleaner(DataParams(source="files:x", task="translation", text="en", label="de"))
+    rows = list(read_pair((tmp_path / "t.en", tmp_path / "t.de"), ["en", "de"], cleaner))
+    assert [(row.text, row.label) for row in rows] == [("one\rmore", "eins"), ("two", "zwei")]
