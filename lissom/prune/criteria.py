@@ -87,17 +87,21 @@ def batches_for(criterion: Criterion, data: Encoded, pad: int, examples: int, se
 def gradients(
     network: PreTrainedModel, layers: Sequence[str], batches: Sequence[Batch], loss: Loss, *, absolute: bool
 ) -> dict[str, Tensor]:
-    """Return the mean over batches of the gradients of weights, or of their absolute values, `[out, in]` by layer."""
+    """Return the gradient of the mean loss by weights, `[out, in]` by layer.
+
+    With `absolute`, the mean over batches of the absolute values of their gradients, a batch counted by its targets.
+    """
     assert not network.training, "dropout would blur the scores"
     parameters = [network.get_submodule(path).get_parameter("weight") for path in layers]
     totals = [torch.zeros(parameter.shape) for parameter in parameters]
-    device = parameters[0].device
+    device, rows = parameters[0].device, 0
     for batch in batches:
         batch = batch.to(device)
         value = loss(logits_of(network, batch), batch.targets)
+        rows += len(batch.targets)
         for total, gradient in zip(totals, torch.autograd.grad(value, parameters), strict=True):
-            total += (gradient.abs() if absolute else gradient).cpu()
-    return {path: total / len(batches) for path, total in zip(layers, totals, strict=True)}
+            total += len(batch.targets) * (gradient.abs() if absolute else gradient).cpu()
+    return {path: total / rows for path, total in zip(layers, totals, strict=True)}
 
 
 def _larger_rank(first: dict[str, Tensor], second: dict[str, Tensor], scope: Scope) -> dict[str, Tensor]:

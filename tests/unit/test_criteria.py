@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lissom.data.batches import sorted_batches
 from lissom.models.compressed import logits_of
-from lissom.prune.criteria import batches_for, scores_of
+from lissom.prune.criteria import batches_for, gradients, scores_of
 from lissom.prune.masks import keep_highest, prunable, ranks
 from lissom.training.loop import fit
 from tests.unit import tiny
@@ -112,3 +112,14 @@ def test_the_batch_of_snip_has_every_label_and_all_lengths():
     assert batch.indices.tolist() != other.indices.tolist()
     lengths = data.lengths[batch.indices.numpy()]
     assert lengths.max() > np.sort(data.lengths)[31], "not the shortest texts alone"
+
+
+def test_gradients_are_those_of_the_mean_loss_whatever_the_batches():
+    """A last batch of one example counts as one."""
+    model, data = tiny.model("bert"), examples(17)
+    layers, loss = prunable(model.network)[:3], model.manifest.task.loss
+    found = [
+        gradients(model.network, layers, list(sorted_batches(data, size, 0)), loss, absolute=False) for size in (17, 8)
+    ]
+    for path in layers:
+        torch.testing.assert_close(found[0][path], found[1][path], atol=1e-6, rtol=1e-3)
