@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lissom.data.batches import Batch
 from lissom.models.compressed import CompressedModel, logits_of
+from lissom.training.config import CACHED_TOKENS
 
 Change = Callable[[Tensor], Tensor]
 """Maps a weight, `[out, in]` or `[rows, d]`, to the changed one."""
@@ -21,7 +22,8 @@ class Effect:
     """Path of the layer."""
     change: str
     divergence: float
-    """KL divergence of the changed answers from the model's own, in nats; of numbers, the squared distance."""
+    """KL divergence of the changed answers from the model's own, in nats; of numbers, the squared distance. Of tokens,
+    the divergence over the most likely ones and the rest as one class, as teachers are cached."""
     loss: float
     """Difference of the task's loss; positive is worse."""
 
@@ -42,26 +44,26 @@ def effects(
     moved = [batch.to(device) for batch in batches]
     shares = [len(batch) / sum(map(len, moved)) for batch in moved]
 
-    def answers() -> list[Tensor]:
-        with torch.no_grad():
-            return [logits_of(network, batch) for batch in moved]
+    def answers() -> Iterator[Tensor]:  # one after the other: those of language models fill the memory together
+        for batch in moved:
+            with torch.no_grad():
+                yield logits_of(network, batch)
 
-    def loss_of(logits: Sequence[Tensor]) -> float:
-        parts = zip(shares, logits, moved, strict=True)
-        return sum(share * float(task.loss(part, batch.targets)) for share, part, batch in parts)
-
-    own = answers()
-    before = loss_of(own)
+    own, before = [], 0.0
+    for share, batch, logits in zip(shares, moved, answers(), strict=True):
+        before += share * float(task.loss(logits, batch.targets))
+        own.append(task.remember(logits, CACHED_TOKENS))
     for path in layers:
         weight = network.get_submodule(path).weight
         assert isinstance(weight, nn.Parameter)
         for name, change in changes.items():
             kept = weight.detach().clone()
+            divergence, loss = 0.0, 0.0
             try:
                 weight.data.copy_(change(kept))
-                changed = answers()
+                for share, batch, old, new in zip(shares, moved, own, answers(), strict=True):
+                    divergence += share * float(task.soft_loss(new, old, 1.0))
+                    loss += share * float(task.loss(new, batch.targets))
             finally:
                 weight.data.copy_(kept)
-            pairs = zip(shares, changed, own, strict=True)
-            divergence = sum(share * float(task.soft_loss(new, old, 1.0)) for share, new, old in pairs)
-            yield Effect(path, name, divergence, loss_of(changed) - before)
+            yield Effect(path, name, divergence, loss - before)
