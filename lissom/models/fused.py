@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.bart.modeling_bart import BartScaledWordEmbedding
 from transformers.pytorch_utils import Conv1D
 
 from lissom.models.families import check_variant, family_of
@@ -68,8 +69,8 @@ def separate(network: PreTrainedModel) -> PreTrainedModel:
                 setattr(module, name, Projections(child, layer.parts))
             elif isinstance(child, Conv1D):
                 setattr(module, name, _make_linear(*_parameters(child)))
-            elif isinstance(child, nn.Embedding) and getattr(child, "embed_scale", None) == 1.0:
-                setattr(module, name, _plain_embedding(child))  # BART's, which scales only if the config says so
+            elif isinstance(child, BartScaledWordEmbedding) and child.embed_scale == 1.0:
+                setattr(module, name, _plain_embedding(child))
     return network
 
 
