@@ -116,7 +116,8 @@ def predict(
         texts = [line.rstrip("\n") for line in sys.stdin]
     source, answers = answer(texts, pair, model, speed)
     table = Table(box=None, pad_edge=False)
-    rows = [_shown(result) for result in answers]
+    is_cut = any(result.get("truncated") for result in answers)
+    rows = [_shown(result if is_cut else {**result, "truncated": None}) for result in answers]
     for name in (*(rows[0] if rows else ()), "text"):
         table.add_column(
             name, overflow="fold", no_wrap=name not in ("label", "spans", "continuation", "translation", "text")
@@ -129,11 +130,9 @@ def predict(
 
 def _shown(answer: Mapping[str, Any]) -> dict[str, str]:
     """Return an answer as cells by column."""
-    cells = {name: value for name, value in answer.items() if name != "probabilities"}
+    cells = {name: value for name, value in answer.items() if name != "probabilities" and value is not None}
     if "probabilities" in answer:
         cells["probability"] = answer["probabilities"][answer["label"]]
-    if not cells.get("truncated", True):
-        del cells["truncated"]
     if "spans" in cells:
         shown = (f"{span['text']} ({span['label']} {span['score']:.2f})" for span in cells["spans"])
         cells["spans"] = ", ".join(shown) or "none"

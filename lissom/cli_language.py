@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from lissom.gguf.running import Runnable
 
 
-_ENDS = {signal.SIGINT, signal.SIGTERM}
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -27,11 +27,12 @@ def serve(model: str, threads: int | None, host: str, port: int) -> None:
     from lissom.gguf.running import find
 
     runnable = find(model)
-    server = runnable.start(threads, host, port)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    server, is_asked = runnable.start(threads, host, port), threading.Event()
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, lambda *_: is_asked.set())
     print(f"{runnable.path.name}: {server.address}/v1", flush=True)
     while server.is_alive:
-        if signal.sigtimedwait(_ENDS, _SECONDS_BETWEEN_LOOKS) is not None:
+        if is_asked.wait(_SECONDS_BETWEEN_LOOKS):
             server.close()
             return
     raise InputError(f"{runnable.path}: llama.cpp's server ended by itself; start it again")

@@ -28,7 +28,8 @@ KEPT_BY_GLIBC = 32 * 2**20
 def attention(inputs: AttentionInputs, patterns: Sequence[Pattern]) -> Tensor:
     """Return the attention of every head by its pattern; heads without one see all keys.
 
-    Memory and time grow with the pairs that are attended; no tensor of n x n is allocated above `DENSE_BELOW` tokens.
+    Memory and time grow with the pairs that are attended; no tensor of n x n is allocated above `DENSE_BELOW` tokens,
+    unless a window reaches both ends of the text.
 
     Args:
         inputs: queries, keys and values of all heads.

@@ -12,7 +12,7 @@ from lissom.data.encoding import Encoded
 
 _BATCHES_PER_BUCKET = 50
 _MOST_OUTPUTS = 2**26
-"""256 MiB in float32, of which an answer and its logarithms need a few."""
+"""Numbers in the outputs of a batch: 256 MiB in float32, and as much again for their logarithms."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,8 @@ def examples_at_once(data: Encoded, most: int, outputs: int) -> int:
         outputs: numbers that the model puts out for every token.
     """
     longest = int(data.lengths.max(initial=1))
+    if data.row_offsets is not None:  # where a text is written, it may be longer than the one that is read
+        longest = max(longest, int(np.diff(data.row_offsets).max(initial=1)))
     return max(1, min(most, _MOST_OUTPUTS // (longest * outputs)))
 
 

@@ -86,12 +86,12 @@ class Cleaner:
         """Return a row of messages; None if the assistant says nothing in it, or not in words alone."""
         kept, has_words = [], True
         for message in messages:
-            role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-            calls = isinstance(message, dict) and bool(message.get("tool_calls"))
-            if not isinstance(role, str) or not (isinstance(content, str | list) or (content is None and calls)):
+            role = message.get("role") if isinstance(message, dict) else None
+            if not isinstance(role, str) or not isinstance(message.get("content", 0), str | list | None):
                 raise DataError(f"{place}: {str(message)[:60]} is no message; it needs the texts `role` and `content`")
-            text = _words_of(content)
-            has_words = has_words and text is not None and not calls and role != "tool"
+            text = _words_of(message["content"])
+            calls = any(message.get(name) for name in ("tool_calls", "function_call")) or role in ("tool", "function")
+            has_words = has_words and text is not None and not calls
             kept.append({"role": role, "content": self._encodable(text or "")})
         if not has_words:
             self._counts["tools"] += 1

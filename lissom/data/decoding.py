@@ -28,7 +28,7 @@ def opened(path: Path, newline: str = "\n") -> Iterator[IO[str]]:
 
     Args:
         path: the file.
-        newline: what ends a line when the file is read by lines; empty is a carriage return alone, too.
+        newline: what ends a line when the file is read by lines; if it is empty, a carriage return alone does so, too.
 
     Raises:
         DataError: the file is missing, cut off or damaged, or in another encoding; also while it is read.

@@ -84,10 +84,15 @@ class ProductTrainingParams(FactorTrainingParams):
     """Training of a model whose matrices, the word table among them, are products of smaller ones."""
 
     freeze_word_table: bool = False
-    """Freeze the word embeddings. They are trained by default, since they have changed."""
+    """Freeze the word embeddings. They are trained by default, since they are factors, unless `table` is null."""
 
-    lora: None = None
-    """Adapters are for plain layers; the factors have few weights, and are trained themselves."""
+    @model_validator(mode="after")
+    def _has_no_adapters(self) -> "ProductTrainingParams":
+        if self.lora is not None:
+            raise ValueError(
+                "lora: adapters are for plain layers, and the factors would not be trained; set it to null"
+            )
+        return self
 
 
 class KroneckerFactorization(Section):

@@ -23,7 +23,8 @@ def flops_by_depth(network: PreTrainedModel, lengths: Iterable[int]) -> dict[int
     does not count recurrent layers.
     """
     # torch does not count fused attention; it counts transformers' eager one, the one with a shared bias, which is
-    # spelt out too, and patterns as spelt-out products. Short texts are computed densely, whatever the pattern.
+    # spelt out too, and patterns as spelt-out products. Short texts are computed densely,
+    # whatever the pattern, unless scores have a soft cap.
     network = copy.deepcopy(network).eval()
     is_local, dense = has_patterns(network) or has_windows(network), step_by_step(network)
     counts = {}

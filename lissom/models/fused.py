@@ -81,8 +81,8 @@ def fused_state(state: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
         path, _, kind = name.rpartition(".")
         place, _, part = path.rpartition(".")
         layer = _fused_layer(family, place) if kind in ("weight", "bias") else None
-        if layer is None:
-            result[name] = tensor
+        if layer is None or not all(f"{place}.{part}.{kind}" in state for part in layer.parts):
+            result[name] = tensor  # of parts that are stored in different forms, each has a name of its own
         elif part == layer.parts[0]:
             result[f"{place}.{kind}"] = torch.cat([state[f"{place}.{part}.{kind}"] for part in layer.parts])
     return {name: _transposed(name, tensor, family) for name, tensor in result.items()}

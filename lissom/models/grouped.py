@@ -28,7 +28,7 @@ class GroupGrid:
     bits: int
     group: int
     """Inputs that share a scale; of a layer whose inputs it does not divide, the largest divisor below it, or the next
-    one above it where that is less than a quarter: scales of small groups would outweigh the integers."""
+    one above it where that would be less than a quarter of `group`: scales would outweigh the integers."""
     clip: bool = False
     """Whether the range of a group is the one with the least squared error, instead of the whole one."""
 

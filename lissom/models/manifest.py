@@ -12,7 +12,7 @@ from lissom.models.edits import Edit
 from lissom.section import Section
 from lissom.tasks.kinds import AnyTask
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class Step(Section):

@@ -16,8 +16,10 @@ from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import FakeQuantize, StoreIntegers
 from lissom.models.edits.quantizers import kept_layers, quantised_products
+from lissom.models.edits.word_table import rows_of
 from lissom.models.exits import all_logits
 from lissom.models.fake_quant import FakeQuantLinear
+from lissom.models.families import family_of
 from lissom.models.layers import Observer, observers_of, set_real_tokens
 from lissom.quantize.config import Int8Training
 from lissom.quantize.float_layers import with_float_layers
@@ -37,10 +39,11 @@ def plan(model: CompressedModel, lesson: Lesson, params: Int8Training) -> Recipe
     Raises:
         InputError: there is nothing to round, or the file exceeds the budget of latency even with all layers rounded.
     """
-    kept = kept_layers(model.network, params.keep)
-    if not set(quantised_products(model.network, logits=params.logits)) - set(kept):
+    kept, path = kept_layers(model.network, params.keep), rows_of(model.network, family_of(model.network).word_table)
+    has_table = path not in kept and type(model.network.get_submodule(path)) is nn.Embedding
+    if not has_table and not set(quantised_products(model.network, logits=params.logits)) - set(kept):
         raise InputError(
-            "quantize.method: int8: there is no product to round: all are in `keep`, or stored in another form by an "
+            "quantize.method: int8: there is nothing to round: all is in `keep`, or stored in another form by an "
             "earlier method"
         )
     edit = FakeQuantize(

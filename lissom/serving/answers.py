@@ -14,8 +14,8 @@ from lissom.serving import classification, regression, token_classification
 from lissom.serving.folder import DamagedFolderError
 
 Answer = dict[str, Any]
-"""What one text is answered with, by the task's kind: `label` and `probabilities`, `value`, `spans`, `continuation`,
-`translation`."""
+"""What one text is answered with, by the task's kind: `label` and `probabilities`, `value`, `spans` and `truncated`,
+`continuation`, `translation`."""
 
 
 class NonFiniteOutputError(ValueError):

@@ -77,6 +77,8 @@ class Prediction(BaseModel):
     """Where a number is predicted."""
     spans: list[Span] | None = None
     """Where words are labelled."""
+    truncated: bool | None = None
+    """There, whether the text was too long to be read to its end."""
     continuation: str | None = None
     translation: str | None = None
     """Of a language model."""

@@ -91,7 +91,7 @@ def answers(logits: NDArray[np.float32], texts: Sequence[str], serving: Mapping[
     """Return `spans` for every text: `start` and `end` (characters), `label`, `text` and `score`.
 
     The score is the mean probability of the labels of the span's words. `truncated` tells whether the text was longer
-    than the model reads, so that its last words were not looked at.
+    than the model reads, so that its last words were not read.
 
     Args:
         logits: of the words of all texts, one text after the other, `[words, labels]`.
@@ -111,7 +111,9 @@ def answers(logits: NDArray[np.float32], texts: Sequence[str], serving: Mapping[
             start, end = int(words[first, 0]), int(words[last, 1])
             score = float(scores[first : last + 1].mean())
             spans.append({"start": start, "end": end, "label": types[kind], "text": text[start:end], "score": score})
-        results.append({"spans": spans, "truncated": bool(len(rows)) and not rows[-1].any()})
+        # A word that is not read has zeros, as has one of format characters alone, which no tokenizer reads.
+        unread = words[~rows.any(1)]
+        results.append({"spans": spans, "truncated": any(text[start:end].isprintable() for start, end in unread)})
     return results
 
 

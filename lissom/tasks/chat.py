@@ -15,13 +15,15 @@ from jinja2 import TemplateError
 from lissom.data.tables import ASSISTANT, CONVERSATION, Table
 from lissom.errors import DataError
 
+_MARK = "\ue000"
+"""Stands for an answer, of which no template has a character."""
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def render(text: str, template: str | None, tokens: Mapping[str, str]) -> tuple[str, list[tuple[int, int]]]:
     """Return a conversation as a text, and the first and last character of every part that the assistant says.
 
-    What the assistant says before anybody else does is no answer, and no such part.
+    What the assistant says before anybody else does is no answer, and no such part, unless the template marks it.
 
     Args:
         text: the messages in JSON.
@@ -38,11 +40,12 @@ def render(text: str, template: str | None, tokens: Mapping[str, str]) -> tuple[
         )
     messages: list[dict[str, Any]] = json.loads(text)
     whole, marked = _rendered(messages, template, tokens, reply=False, marks=bool(_MARKED.search(template)))
-    if marked is not None:
-        return whole, marked
     answers = [number for number, message in enumerate(messages) if number and message["role"] == ASSISTANT]
-    spans = [_answer(messages, number, whole, template, tokens) for number in answers]
-    found = [span for span in spans if span is not None]
+    if marked is None:
+        spans = [_answer(messages, number, whole, template, tokens) for number in answers]
+        found = [span for span in spans if span is not None]
+    else:
+        found = marked
     if answers and not found:
         raise DataError(
             f"data: what the assistant says cannot be found in the text that the base model's chat_template makes of a "
@@ -95,14 +98,19 @@ def _answer(
     question = as_text(messages[:number], template, tokens, reply=False)
     before = as_text(messages[:number], template, tokens, reply=True)
     after = as_text(messages[: number + 1], template, tokens, reply=False)
+    marked = as_text(
+        [*messages[:number], {**messages[number], "content": _MARK}], template, tokens, reply=False
+    ).rpartition(_MARK)
     pairs = zip(before, after, strict=False)
     start = next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(before), len(after)))
+    if marked[1] and not after.startswith(before):
+        start = min(start, len(marked[0]))  # the answer may begin as the thought does that stands in its place
     if whole.startswith(after) and start >= len(question):
         return start, len(after)
     answer = str(messages[number]["content"]).rpartition("</think>")[2].strip()
-    if not answer or answer not in after or not whole.startswith(question):
+    if not answer or not marked[1] or not whole.startswith(question):
         return None
-    turn = answer + after[after.rindex(answer) + len(answer) :]
+    turn = answer + marked[2]
     start = whole.find(turn, len(question))
     return None if start < 0 else (start, start + len(turn))
 

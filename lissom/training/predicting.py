@@ -89,7 +89,7 @@ def score(network: PreTrainedModel, data: Encoded, pad: int, task: Task, precisi
     model = TorchModel(network, task.max_length)
     processes, rank = _processes()
     with _inference(network, precision):
-        size = examples_at_once(data, _BATCH_SIZE, _outputs_of(network))
+        size = _BATCH_SIZE if task.writes_texts else examples_at_once(data, _BATCH_SIZE, _outputs_of(network))
         for number, batch in enumerate(sorted_batches(data, size, pad)):
             if number % processes == rank:
                 answers = task.answers(model, batch.to(device), data)

@@ -24,7 +24,7 @@ from lissom.models.codebooks import (
 )
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
-from lissom.models.edits import HalfWeights, LowRank, ProductQuantize
+from lissom.models.edits import GroupWeights, HalfWeights, LowRank, ProductQuantize
 from lissom.quantize.compact_config import Half, ProductQuantization
 from lissom.quantize.plan import plan
 from lissom.quantize.product import BlockNoise
@@ -171,6 +171,21 @@ def test_what_is_kept_stays_in_floats(edit, tmp_path):
         assert torch.equal(logits_of(load(tmp_path).network, batch), logits_of(model.network, batch))
     with pytest.raises(InputError, match="matches no layer"):
         tiny.model("bert").edit([edit.model_copy(update={"keep": ("nowhere",)})])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "modernbert"])
+@pytest.mark.parametrize("part", ["query$", "key$", "value$"])
+@pytest.mark.parametrize(
+    "edit", [PRODUCT, HalfWeights(), GroupWeights(bits=4, group=8, table_bits=None)], ids=lambda edit: edit.kind
+)
+def test_one_of_several_fused_projections_is_kept(edit, family, part, tmp_path):
+    """Files have transformers' layout, in which they are one matrix."""
+    model, batch = tiny.model(family), tiny.batch(family)
+    model.edit([edit.model_copy(update={"keep": (part,)})])
+    assert any(type(module) is nn.Linear and path.endswith(part[:-1]) for path, module in model.network.named_modules())
+    save(model, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(logits_of(load(tmp_path).network, batch), logits_of(model.network, batch))
 
 
 def test_halves_are_close_and_half_as_large():

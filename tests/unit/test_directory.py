@@ -44,7 +44,7 @@ def test_truncated_weights_whose_digest_was_mended(saved):
         lissom.load(saved)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(3, "update lissom"), (1, "make the model again"), (None, "again")])
+@pytest.mark.parametrize(("version", "advice"), [(4, "update lissom"), (2, "make the model again"), (None, "again")])
 def test_other_format_version(saved, version, advice):
     change_manifest(saved, format_version=version)
     with pytest.raises(ModelFormatError, match=advice):

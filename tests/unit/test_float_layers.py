@@ -93,5 +93,5 @@ def test_layers_are_judged_by_the_rounding_that_is_applied(lesson, monkeypatch):
 
 
 def test_a_model_in_which_nothing_is_left_to_round_is_refused(lesson):
-    with pytest.raises(InputError, match="there is no product to round"):
+    with pytest.raises(InputError, match="there is nothing to round"):
         plan(tiny.model("bert"), lesson, params_of(None, keep=(".",)))

@@ -1,12 +1,11 @@
 """GGUF files of models for chat whose texts begin with a token, and the engine in long conversations and at its end."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import ValidationError
 from tokenizers import AddedToken, Tokenizer
@@ -147,8 +146,8 @@ def test_an_engine_that_ends_by_itself_ends_the_command(served):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline().startswith("model.gguf: http://")
-        (engine,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(engine), signal.SIGKILL)
+        (engine,) = psutil.Process(process.pid).children()
+        engine.kill()
         _, error = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -151,6 +151,16 @@ def test_answers_are_found_in_templates_that_write_earlier_turns_otherwise(templ
     assert all(whole[:start].endswith("<assistant>") for start, _ in spans)
 
 
+@pytest.mark.parametrize("answer", ["d", "e", "end", ">", "<"])
+def test_answers_that_are_a_part_of_the_marks_around_them(answer):
+    messages = [("user", "a or b?"), ("assistant", answer), ("user", "and?"), ("assistant", "<div>")]
+    text = json.dumps([{"role": role, "content": content} for role, content in messages])
+    whole, spans = render(text, THINKING, {})
+    assert [whole[start:end] for start, end in spans] == [f"{answer}<end>", "<think></think><div><end>"]
+    whole, spans = render(text, TEMPLATE.replace("%}<assistant>{%", "%}<assistant> <think>{%"), {})
+    assert [whole[start:end].strip() for start, end in spans] == [f"{answer} [SEP]", "<div> [SEP]"]
+
+
 def test_what_an_assistant_says_first_is_no_answer():
     text = json.dumps([{"role": role, "content": role} for role in ("assistant", "user", "assistant")])
     whole, spans = render(text, TEMPLATE, {})
@@ -213,12 +223,13 @@ def test_conversations_without_an_answer_in_words_are_left_out_and_counted():
     conversations = [
         [user, answer], [user, {"role": "model", "content": "yes"}], [answer, user], [image, answer],
         [user, call, {"role": "tool", "content": "1"}, answer],
+        [user, {"role": "assistant", "content": None, "function_call": {}}, {"role": "function", "content": "1"}, answer],
     ]  # fmt: skip
     rows = [cleaner.row({"messages": messages}, "line 1") for messages in conversations]
-    assert [row is not None for row in rows] == [True, False, False, False, False]
+    assert [row is not None for row in rows] == [True, False, False, False, False, False]
     assert json.loads(rows[0].text)[0]["content"] == "good film"
     assert cleaner.notes("train") == [
-        "train: 2 conversations with tools, or with parts that are no text, are left out",
+        "train: 3 conversations with tools, or with parts that are no text, are left out",
         "train: 2 conversations in which no message of role `assistant` answers are left out; roles: assistant, model, "
         "user",
     ]

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score
 from seqeval.metrics.sequence_labeling import get_entities
+from starlette.testclient import TestClient
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
 import lissom
+from lissom import cli
 from lissom.data.batches import collate
 from lissom.data.labels import UNLABELLED
 from lissom.data.tables import Row, write_table
@@ -27,6 +30,7 @@ from lissom.prune.config import FirstOrderPruning
 from lissom.prune.plan import plan
 from lissom.quantize.int8 import calibrate
 from lissom.serving.classifier import OnnxClassifier
+from lissom.serving.http import create_app
 from lissom.serving.token_classification import first_tokens, spans_of, types_of, words_of
 from lissom.tasks.span_meter import SpanMeter
 from lissom.tasks.token_classification import TokenClassification
@@ -273,6 +277,14 @@ def test_served_spans_are_those_of_torch_alone_and_together(learnt, tmp_path):
             assert text[span["start"] : span["end"]] == span["text"] and 0 < span["score"] <= 1
     assert together[2]["spans"] == [] and len(together[4]["spans"]) == 14  # the rest is beyond the longest input
     assert [one["truncated"] for one in together] == [False, False, False, False, True]
+    client = TestClient(create_app(classifier, "tagger"))
+    served = client.post("/predict", json={"texts": texts[-2:]}).json()["predictions"]
+    assert [one["truncated"] for one in served] == [False, True]
+    assert not classifier.predict(["Good film\u200b"])[0]["truncated"], "what no tokenizer reads is not cut off"
+    shown = CliRunner().invoke(cli.app, ["predict", *texts[-2:], "--model", str(files["teacher"].folder)]).stdout
+    assert shown.splitlines()[0].split() == ["spans", "truncated", "text"]
+    shown = CliRunner().invoke(cli.app, ["predict", "Good!", "--model", str(files["teacher"].folder)]).stdout
+    assert shown.splitlines()[0].split() == ["spans", "text"]
     _, by_torch = answer(texts, None, str(saved(model, tmp_path / "model")))
     for one, other in zip(together, by_torch, strict=True):
         assert [span["text"] for span in one["spans"]] == [span["text"] for span in other["spans"]]

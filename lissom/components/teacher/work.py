@@ -138,6 +138,8 @@ def _check_compression(params: Params, model: CompressedModel) -> None:
                         "prune.head_criterion: confidence needs the scores of all pairs of tokens, and the model's "
                         "attention, by base.attention or distill.attention, has some; take gradient"
                     )
+        if pruning.method == "gates" and pruning.layer_distillation:
+            check_family(family, "hidden", "prune.layer_distillation")
         if pruning.method == "gates" and "heads" in pruning.units:
             check_family(family, "heads", "prune.units with heads")
         if pruning.method in ("first_order", "gates"):
