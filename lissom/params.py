@@ -43,8 +43,6 @@ _OF_WRITING = (
     "context",
 )  # fmt: skip
 """Those that only language models use."""
-
-
 _SPARSE = ("unstructured", "movement", "lottery_ticket")
 """Methods of pruning after which single weights are zero."""
 
