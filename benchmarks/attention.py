@@ -166,7 +166,14 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
 
 
 BENCHMARK = Benchmark(
-    "attention", ("part", "pattern", "tokens"), claims, NOTES, settings=settings, tables="part", parts=_MODULES
+    "attention",
+    ("part", "pattern", "tokens"),
+    claims,
+    NOTES,
+    settings=settings,
+    tables="part",
+    parts=_MODULES,
+    timed=("ms", "speedup", "over_dense"),
 )
 
 

@@ -90,5 +90,6 @@ def _gain(whole: CompressedModel, fewer: CompressedModel, prompt: Sequence[int],
     timing = measure_latency(runners, [1], threads=1, seconds=10)
     return {
         "tokens_per_second_gain": timing.ratio("whole", "fewer").value,
+        "disturbed": float(timing.conditions.disturbed is not None),
         **{f"tokens_per_second_{name}": timing.latency(name).examples_per_second for name in runners},
     }

@@ -258,7 +258,15 @@ def settings(key: Any) -> Any:
     return {"trained": [TRAINED, TRAINING], "qat": QAT, "depth": [DEPTH, DEPTH_CHARACTERS]}.get(key["measure"])
 
 
-BENCHMARK = Benchmark("language_models", ("measure", "variant"), claims, NOTES, settings=settings, tables="measure")
+BENCHMARK = Benchmark(
+    "language_models",
+    ("measure", "variant"),
+    claims,
+    NOTES,
+    settings=settings,
+    tables="measure",
+    timed=("tokens_per_second_gain",),
+)
 
 if __name__ == "__main__":
     main()

@@ -132,7 +132,7 @@ def _of_texts(teacher: Trained, name: str, share: float, seed: int) -> dict[str,
             recipe, params = plan(model, lesson, method), method.training
         error = _OutputError(teacher, lesson)
         result = compress(model, recipe, lesson, load_logits(teacher.folder / "logits", texts), params)
-        after = anatomy(model.network)
+        after, speed = anatomy(model.network), measure_speed(model, teacher, lesson, Path(scratch))
         return {
             "accuracy_percent": accuracy(model, lesson),
             "teacher_percent": 100 * teacher.accuracy,
@@ -141,7 +141,7 @@ def _of_texts(teacher: Trained, name: str, share: float, seed: int) -> dict[str,
             "table_kept": after.word_table / before.word_table,
             "all_kept": after.total / before.total,
             "token_ratio": len(lesson.encode(model, "test").tokens) / tokens,
-            "speedup": measure_speed(model, teacher, lesson, Path(scratch))["speedup"],
+            **{name: speed[name] for name in ("speedup", "disturbed")},
             "updates": result.metrics.get("steps", 0),
         }
 

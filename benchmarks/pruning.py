@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks.claims import PerSeed, claim, paired, undisturbed
+from benchmarks.claims import PerSeed, claim, paired
 from benchmarks.pruned_translators import GATED, MULTI30K, PENALTIES, SCRATCH, TRANSLATORS, WHOLE, translators
 from benchmarks.pruned_translators import settings as translator_settings
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
@@ -175,12 +175,9 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
         """The largest figure among methods whose accuracy is at least what `least` makes of the teacher's; 0 if none."""
         best = PerSeed()
         for name in names:
-            value, own, whole, disturbed = (
-                rows.take(column, data=data, method=name)
-                for column in (figure, "accuracy_percent", "teacher_percent", "disturbed")
+            value, own, whole = (
+                rows.take(column, data=data, method=name) for column in (figure, "accuracy_percent", "teacher_percent")
             )
-            if figure == "speedup":
-                value = undisturbed(value, disturbed)
             reached = paired(lambda value, own, whole: value if own >= least(whole) else 0.0, value, own, whole)
             best = PerSeed(
                 {seed: max(value, best.values.get(seed, 0.0)) for seed, value in reached.values.items()} | (
@@ -242,7 +239,7 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
 
 BENCHMARK = Benchmark(
     "pruning", ("data", "method"), claims, NOTES, settings=settings, tables="data",
-    parts={MULTI30K: "pruned_translators"},
+    parts={MULTI30K: "pruned_translators"}, timed=("speedup",),
 )  # fmt: skip
 
 if __name__ == "__main__":

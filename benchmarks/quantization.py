@@ -141,12 +141,13 @@ def _of_texts(teacher: Trained, name: str, updates: int, seed: int) -> dict[str,
         if name == TRUNCATED:
             _truncate(model)
         save(model, Path(scratch) / "model")
+        speed = measure_speed(model, teacher, lesson, Path(scratch))
         figures = {
             "accuracy_percent": accuracy(model, lesson),
             "teacher_percent": 100 * teacher.accuracy,
             "megabytes": (Path(scratch) / "model" / "model.safetensors").stat().st_size / 1e6,
             "ratio_of_quantised": recipe.facts.get("ratio_of_quantised"),
-            "speedup": measure_speed(model, teacher, lesson, Path(scratch))["speedup"],
+            **{name: speed[name] for name in ("speedup", "disturbed")},
             "updates": result.metrics.get("steps", 0),
         }
         figures["onnx_megabytes"] = (Path(scratch) / "pruned" / "model.onnx").stat().st_size / 1e6

@@ -46,6 +46,8 @@ class Benchmark:
     parts: Mapping[str, str] = field(default_factory=dict)
     """Modules beside the script that measure a table by themselves, without stages, by the table's value of its column.
     The rows of one do not get old when others change."""
+    timed: tuple[str, ...] = ()
+    """Figures that other load changes: those of a row that is marked `disturbed` are shown, and not claimed."""
 
     def __post_init__(self) -> None:
         # Files may change while a benchmark runs; digests are kept, and are those of the code at its start.
@@ -97,10 +99,14 @@ class Rows:
         return f"{machine['cpu']}, {machine['cores']} cores{f' with {widest}' if widest else ''}{accelerator}"
 
     def take(self, figure: str, **key: Any) -> PerSeed:
-        """Return a figure by seed, from present rows; if there is none, from old ones, of which the last one counts."""
+        """Return a figure by seed, from present rows; if there is none, from old ones, of which the last one counts.
+
+        Disturbed rows are left out if the figure is a timed one.
+        """
         rows = [
             row for row in self.all
             if row["seed"] is not None and row["figures"].get(figure) is not None
+            and not (figure in self._benchmark.timed and row["figures"].get("disturbed"))
             and all(row["key"].get(name) == value for name, value in key.items())
         ]  # fmt: skip
         present = [row for row in rows if not self.is_old(row)]

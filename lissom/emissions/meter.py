@@ -1,16 +1,16 @@
 """Energy and CO2e of a block of work, by CodeCarbon, offline.
 
-If the processor counts its energy (RAPL), the count is of the whole machine, and the processor's part is attributed to
-this process by its share of the CPU time. Otherwise the energy is a model: the thermal design power of a CPU times the
-CPU time of this process and its ended children, as the kernel counts it. The power of the memory is a model in any
-case, and its share is that of the CPU time as well.
-No part depends on how long the process waited, so that other load changes none. `EnergyReading.method` says which.
+If the processor counts its energy (RAPL), the count is of the whole machine, and how much of it would be there without
+the others is not known: at least this process's share of the CPU time, at most all. The middle is taken, and
+`EnergyReading.error_kwh` reaches to both ends. Otherwise the energy is a model: the thermal design power of a CPU
+times the CPU time of this process and its ended children, as the kernel counts it. The power of the memory is a model
+in any case, and its share is that of the CPU time as well.
+No part of a model depends on how long the process waited, so that other load changes none. `EnergyReading.method`
+says which.
 """
 
 import configparser
 import logging
-import math
-import statistics
 import sys
 import tempfile
 import time
@@ -28,8 +28,6 @@ JOULES_PER_KWH = 3.6e6
 
 _SECONDS_BETWEEN_SAMPLES = 1
 _COUNTED_BY_HARDWARE = ("intel_rapl", "intel_power_gadget", "windows_emi")
-_NORMAL_QUANTILE = 1.96
-_LEAST_SAMPLES = 3
 
 
 class EnergyReading(Section):
@@ -40,8 +38,8 @@ class EnergyReading(Section):
     """CPU time of this process and of its children that ended."""
     energy_kwh: float
     error_kwh: float
-    """Half the width of the energy's 95 % interval, from the spread of the power over the block; it does not contain
-    what is wrong with a model of the power."""
+    """Half the width of the range in which the energy lies, from what is unknown about others' part in a counted sum;
+    0 for a model, since CPU time is counted exactly. It does not contain what is wrong with a model of the power."""
     cpu_kwh: float
     gpu_kwh: float
     """Of all accelerators that this process sees, if it used one; else 0."""
@@ -60,29 +58,8 @@ class EnergyReading(Section):
 
     @property
     def energy(self) -> Interval:
-        """Return the energy in kWh with its interval."""
+        """Return the energy in kWh with its range."""
         return interval_of_energy(self.energy_kwh, self.error_kwh)
-
-
-class _Powers:
-    """Collects the mean power of the processors between two samples; has the methods of CodeCarbon's outputs.
-
-    Samples shorter than half the interval are left out: the first and the last one may be of milliseconds.
-    """
-
-    def __init__(self) -> None:
-        self.watts: list[float] = []
-
-    def live_out(self, total: Any, delta: Any) -> None:  # noqa: ARG002
-        if delta.duration > _SECONDS_BETWEEN_SAMPLES / 2:
-            energy = float(delta.cpu_energy) + float(delta.gpu_energy)
-            self.watts.append(energy * JOULES_PER_KWH / float(delta.duration))
-
-    def out(self, total: Any, delta: Any) -> None:
-        """Do nothing at the end of a measurement."""
-
-    def exit(self) -> None:
-        """Do nothing when the tracker stops."""
 
 
 class EnergyMeter:
@@ -118,7 +95,6 @@ class EnergyMeter:
             reason = str(error).splitlines()[0]
             raise InputError(f".codecarbon.config cannot be read: {reason}; correct or remove the file") from None
 
-        self._powers = _Powers()
         logging.getLogger("codecarbon").disabled = True
         # Everything that changes the energy is given here: CodeCarbon also reads the environment and files at home.
         self._tracker: Any = OfflineEmissionsTracker(
@@ -140,7 +116,7 @@ class EnergyMeter:
             electricitymaps_api_token=None,
             gpu_ids=None,
             output_dir=tempfile.gettempdir(),
-            output_handlers=[self._powers],
+            output_handlers=[],
             api_call_interval=1,
             output_methods=[],
             allow_multiple_runs=True,
@@ -183,14 +159,16 @@ class EnergyMeter:
         if self._alone and not is_measured:  # it samples the load, which is off by up to 90 % over some seconds
             cpu = self._processor_watts() * seconds / JOULES_PER_KWH * share
         intensity = co2e_kg * 1000 / float(data.energy_consumed) if data.energy_consumed else 0.0
+        error = 0.0
         if is_measured and self._alone:
-            cpu *= strain.own / (strain.own + strain.foreign) if strain.own else 1.0
+            least = cpu * strain.own / (strain.own + strain.foreign) if strain.own else 0.0
+            cpu, error = (least + cpu) / 2, (cpu - least) / 2
         energy = cpu + gpu + ram
         return EnergyReading(
             seconds=seconds,
             cpu_seconds=strain.own * seconds,
             energy_kwh=energy,
-            error_kwh=_error(self._powers.watts) * seconds / JOULES_PER_KWH,
+            error_kwh=error,
             cpu_kwh=cpu,
             gpu_kwh=gpu,
             ram_kwh=ram,
@@ -219,12 +197,11 @@ def detect_processor() -> Thread:
 def sum_of(readings: Sequence[EnergyReading]) -> EnergyReading:
     """Combine the readings of machines that worked at the same time: sum of energies, longest time."""
     first = readings[0]
-    fields = ("cpu_seconds", "energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g", "foreign_cpus")
+    fields = ("cpu_seconds", "energy_kwh", "cpu_kwh", "gpu_kwh", "ram_kwh", "co2e_g", "foreign_cpus", "error_kwh")
     sums: dict[str, float | str] = {name: sum(getattr(reading, name) for reading in readings) for name in fields}
     is_measured = all(reading.method == "measured" for reading in readings)
     sums |= {
         "seconds": max(reading.seconds for reading in readings),
-        "error_kwh": math.hypot(*(reading.error_kwh for reading in readings)),
         "method": "measured" if is_measured else "model",
     }
     return first.model_copy(update=sums)
@@ -246,13 +223,6 @@ def _memory_watts() -> float:
     from codecarbon.external.ram import RAM
 
     return float(RAM(tracking_mode="machine").total_power().W)
-
-
-def _error(watts: Sequence[float]) -> float:
-    """Return half the width of the 95 % interval of a mean power; 0 if there are too few samples to tell."""
-    if len(watts) < _LEAST_SAMPLES:
-        return 0.0
-    return _NORMAL_QUANTILE * statistics.stdev(watts) / math.sqrt(len(watts))
 
 
 def check_country(country: str) -> None:

@@ -63,6 +63,8 @@ class SciStatement(Section):
     functional_unit: str = FUNCTIONAL_UNIT
     boundary: tuple[str, ...] = BOUNDARY
     quantification: str
+    energy_methods: tuple[str, str]
+    """`measured` or `model`, of the energy of an inference and of the trainings."""
     intensity_g_per_kwh: float
     """I, location-based: the yearly average of the country's grid."""
     country: str
@@ -108,7 +110,7 @@ def statement(
     intensity_g_per_kwh: float,
     country: str,
     training_cores: int,
-    method: str,
+    methods: tuple[str, str],
 ) -> SciStatement:
     """Return the SCI of teacher and artefact, by the same assumptions ("Comparing an SCI score to a baseline").
 
@@ -119,7 +121,7 @@ def statement(
         intensity_g_per_kwh: carbon intensity of the grid.
         country: ISO 3166-1 alpha-3 code of the grid's country.
         training_cores: cores that the trainings had.
-        method: `measured` or `model`, of the energy.
+        methods: `measured` or `model`, of the energy of an inference and of the trainings.
     """
     trained_on, service = min(training_cores, params.machine_cores), params.requests_per_day * params.service_days
 
@@ -147,8 +149,9 @@ def statement(
         return Score(sci_g=Interval(value=value, low=low, high=high), components=components(energy.value))
 
     return SciStatement(
-        quantification=f"calculation: energy of the process in a benchmark ({method}), by CodeCarbon; embodied "
-        "carbon by a model, from the published footprint of a machine",
+        quantification=f"calculation: energy of the process in a benchmark (of an inference: {methods[0]}; of the "
+        f"trainings: {methods[1]}), by CodeCarbon; embodied carbon by a model, from a machine's published footprint",
+        energy_methods=methods,
         intensity_g_per_kwh=intensity_g_per_kwh,
         country=country,
         reserved_cores=_INFERENCE_CORES,
@@ -166,10 +169,15 @@ def in_words(sci: SciStatement) -> str:
     def shown(score: Score) -> str:
         operational = sum(part.operational_g for part in score.components)
         embodied = sum(part.embodied_g for part in score.components)
-        return f"{score.sci_g.value * 1e6:.3g} (operational {operational * 1e6:.3g}, embodied {embodied * 1e6:.3g})"
+        total = score.sci_g
+        return (
+            f"{total.value * 1e6:.3g} ({total.low * 1e6:.3g} to {total.high * 1e6:.3g}; operational "
+            f"{operational * 1e6:.3g}, embodied {embodied * 1e6:.3g})"
+        )
 
+    of_inference, of_trainings = sci.energy_methods
     return (
-        f"SCI (ISO/IEC 21031): {shown(sci.artifact)} µg CO2e per inference, teacher {shown(sci.teacher)}; embodied "
-        f"carbon is an assumption: {sci.embodied_kg:g} kg over {sci.lifetime_years:g} years, {sci.reserved_cores} of "
-        f"{sci.machine_cores} cores"
+        f"SCI (ISO/IEC 21031): {shown(sci.artifact)} µg CO2e per inference, teacher {shown(sci.teacher)}; energy of an "
+        f"inference: {of_inference}, of the trainings: {of_trainings}; embodied carbon is an assumption: "
+        f"{sci.embodied_kg:g} kg over {sci.lifetime_years:g} years, {sci.reserved_cores} of {sci.machine_cores} cores"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lissom.section import Section
+from lissom.serving.cores import control_groups
 
 _MOST_WAITED = 0.05
 _MOST_STOLEN = 0.05
@@ -23,7 +24,6 @@ _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _BUSY_COLUMNS = (0, 1, 2, 5, 6)
 """user, nice, system, irq and softirq of /proc/stat (proc(5)); guest time is part of user time."""
 _STEAL_COLUMN = 7
-_CPU_STAT = Path("/sys/fs/cgroup/cpu.stat")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,10 @@ class Strain:
             return f"threads waited {self.waited / threads:.0%} of the time for a CPU that others used"
         if self.throttled > _MOST_STOLEN:
             return f"the CPU quota stopped the process {self.throttled:.0%} of the time"
-        if self.stolen > _MOST_STOLEN:
-            return f"the hypervisor took {self.stolen:.0%} of a CPU"
+        # Time is stolen from CPUs that have work, so that ours is the part of what we keep busy.
+        stolen = self.stolen * self.own / max(self.own + self.foreign, 1e-9) / threads
+        if stolen > _MOST_STOLEN:
+            return f"the hypervisor took {stolen:.0%} of a CPU"
         if excess > _MOST_EXCESS_CORES:
             return f"other processes used {self.foreign:.1f} of {self.cpus} CPUs, and {threads} threads were timed"
         if reference > _MOST_REFERENCE_SPREAD:
@@ -197,9 +199,13 @@ def _waited() -> float:
     return nanoseconds / 1e9
 
 
-def _throttled() -> float:
-    values = dict(line.split() for line in _lines(_CPU_STAT))
-    return int(values.get("throttled_usec", 0)) / 1e6
+def _throttled(root: Path = Path("/")) -> float:
+    """Return the seconds for which the quotas of this process's control group and its parents have stopped it."""
+    seconds = 0.0
+    for folder in control_groups(root):
+        values = dict(line.split() for line in _lines(folder / "cpu.stat"))
+        seconds += int(values.get("throttled_usec", 0)) / 1e6 + int(values.get("throttled_time", 0)) / 1e9  # v2, v1
+    return seconds
 
 
 def _lines(path: Path) -> list[str]:

@@ -2,9 +2,11 @@
 
 A round is a turn of every runner on the same inputs. A turn begins with an untimed call, since threads and caches are
 in the state that the previous runner left; fast runners pass over the inputs several times. A round that other load
-disturbed does not count and is repeated. Ratios are of medians over rounds, paired by round.
+disturbed does not count and is repeated. Ratios are of medians over rounds, paired by round. Slow runners get more time
+than was asked for, within bounds, until enough texts were seen: a few tell nothing of the others' lengths.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -30,13 +32,16 @@ _TURN_SECONDS = 0.08
 _MOST_TEXTS, _MOST_PASSES = 32, 200
 _LEAST_ROUNDS = 5
 _FEWEST_FOR_P95, _FEWEST_FOR_P99 = 20, 100
+_STORED = 32
+"""Batches whose times are stored one by one, to compare with those of another session."""
 
 
 class Latency(Section):
     """Milliseconds per call; percentiles with too few samples are None."""
 
     samples: int
-    """Timed calls of the rounds that count."""
+    """Batches of all rounds that count; passes over a batch within a round are one sample, as they tell nothing of
+    other texts."""
     mean: float
     median: Interval
     """The interval is over rounds."""
@@ -46,6 +51,8 @@ class Latency(Section):
     """Examples of a call over its median time in a round."""
     deciles: tuple[float, ...]
     """The 0th, 10th, ... 100th percentile, to draw the distribution."""
+    by_batch: tuple[float | None, ...]
+    """Medians of the first 32 batches, by their number; None for those that no round timed."""
 
     @property
     def p50(self) -> float:
@@ -59,6 +66,8 @@ class Timing:
 
     seconds: Mapping[str, Sequence[NDArray[np.float64]]]
     """By runner, one array per round: `[passes, batches of the round]`."""
+    batches: Sequence[Sequence[int]]
+    """Numbers of the batches of every round."""
     examples: float
     """Mean number of examples in a call."""
     conditions: Conditions
@@ -68,14 +77,16 @@ class Timing:
         rounds = [turn.ravel() * 1000 for turn in self.seconds[name]]
         calls = np.concatenate(rounds)
         median = bootstrap(lambda indices: float(np.median(np.concatenate([rounds[i] for i in indices]))), len(rounds))
+        samples = sum(map(len, self.batches))
         return Latency(
-            samples=len(calls),
+            samples=samples,
             mean=float(calls.mean()),
             median=median,
-            p95=float(np.percentile(calls, 95)) if len(calls) >= _FEWEST_FOR_P95 else None,
-            p99=float(np.percentile(calls, 99)) if len(calls) >= _FEWEST_FOR_P99 else None,
+            p95=float(np.percentile(calls, 95)) if samples >= _FEWEST_FOR_P95 else None,
+            p99=float(np.percentile(calls, 99)) if samples >= _FEWEST_FOR_P99 else None,
             examples_per_second=self.examples / float(np.median(self.by_round(name))),
             deciles=tuple(float(value) for value in np.percentile(calls, range(0, 101, 10))),
+            by_batch=self._by_batch(name),
         )
 
     def latencies(self) -> dict[str, Latency]:
@@ -85,6 +96,14 @@ class Timing:
     def by_round(self, name: str) -> NDArray[np.float64]:
         """Return a runner's seconds per call, `[rounds]`: the mean over a round's inputs of the median over passes."""
         return np.asarray([np.median(turn, axis=0).mean() for turn in self.seconds[name]])
+
+    def _by_batch(self, name: str) -> tuple[float | None, ...]:
+        times: list[list[float]] = [[] for _ in range(min(_STORED, 1 + max(map(max, self.batches))))]
+        for numbers, turn in zip(self.batches, self.seconds[name], strict=True):
+            for number, seconds in zip(numbers, np.median(turn, axis=0), strict=True):
+                if number < len(times):
+                    times[number].append(1000 * float(seconds))
+        return tuple(float(np.median(values)) if values else None for values in times)
 
     def ratio(self, slow: str, fast: str) -> Interval:
         """Return how many times as long `slow` takes as `fast`: the ratio of their medians over rounds."""
@@ -100,20 +119,23 @@ def measure_latency(
         runners: runners by name, for the same batches 0, 1, ..., which are repeated cyclically.
         examples: number of examples of every batch.
         threads: number of threads that the runners use.
-        seconds: time after which no new round begins, if at least five undisturbed rounds were made by then.
-        retries: how many times `seconds` more are spent on rounds in place of disturbed ones. If too few rounds are
+        seconds: time after which no new round begins, if at least five undisturbed rounds with at least 20 examples
+            (or all that there are) were made by then.
+        retries: how many times `seconds` more are spent until there are as many. If fewer than five rounds are
             undisturbed even then, all rounds are used and `Timing.conditions` says that they were disturbed.
     """
     costs = {name: _calls(runner, [0, 0], 1).min() for name, runner in runners.items()}
     turn_seconds = min(_TURN_SECONDS, seconds / (_LEAST_ROUNDS * len(runners)))
     count = int(np.clip(turn_seconds / max(costs.values()), 1, min(_MOST_TEXTS, len(examples))))
     passes = {name: int(np.clip(turn_seconds / (count * cost), 1, _MOST_PASSES)) for name, cost in costs.items()}
+    enough = math.ceil(min(len(examples), _FEWEST_FOR_P95 / float(np.mean(examples))) / count)
     rounds: list[dict[str, NDArray[np.float64]]] = []
+    numbers: list[list[int]] = []
     strains: list[Strain] = []
     reasons: list[str | None] = []
     start = time.perf_counter()
     with pinned() if threads == 1 else nullcontext() as pin:
-        while not _is_enough(reasons, time.perf_counter() - start, seconds, retries):
+        while not _is_enough(reasons, time.perf_counter() - start, seconds, retries, max(enough, _LEAST_ROUNDS)):
             batches = [(len(rounds) * count + place) % len(examples) for place in range(count)]
             before, references, turns = read_counters(), [reference_seconds()], {}
             for name, runner in runners.items():
@@ -124,21 +146,23 @@ def measure_latency(
             strains.append(strain_between(before, after))
             reasons.append(strains[-1].reason(threads, max(references) / min(references)))
             rounds.append(turns)
+            numbers.append(batches)
             if pin is not None and reasons[-1] is not None:
                 pin.renew(before, after)
     conditions = summarize(strains, reasons, _LEAST_ROUNDS)
-    counted = [
-        turns
-        for turns, reason in zip(rounds, reasons, strict=True)
-        if reason is None or conditions.disturbed is not None
-    ]
-    return Timing({name: [turns[name] for turns in counted] for name in runners}, float(np.mean(examples)), conditions)
+    counted = [place for place, reason in enumerate(reasons) if reason is None or conditions.disturbed is not None]
+    return Timing(
+        {name: [rounds[place][name] for place in counted] for name in runners},
+        [numbers[place] for place in counted],
+        float(np.mean(examples)),
+        conditions,
+    )
 
 
-def _is_enough(reasons: Sequence[str | None], elapsed: float, seconds: float, retries: int) -> bool:
+def _is_enough(reasons: Sequence[str | None], elapsed: float, seconds: float, retries: int, undisturbed: int) -> bool:
     if elapsed < seconds:
         return False
-    if sum(reason is None for reason in reasons) >= _LEAST_ROUNDS:
+    if sum(reason is None for reason in reasons) >= undisturbed:
         return True
     return elapsed >= seconds * (1 + retries) and len(reasons) >= _LEAST_ROUNDS
 

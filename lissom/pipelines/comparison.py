@@ -17,6 +17,8 @@ _ROWS = (
     ("megabytes", "MB"),
     ("speedup_eager", "times faster than the eager teacher"),
     ("speedup_int8", "times faster than the teacher's plain int8"),
+)
+_ENERGY = (
     ("joules_per_1000_inferences", "J per 1,000 inferences"),
     ("compressing_wh", "Wh to compress"),
     ("compressing_co2e_g", "g CO2e to compress"),
@@ -54,7 +56,10 @@ def table(before: Mapping[str, Any] | None, after: Mapping[str, Any], base: str)
         else metric.show_change(old_score, value) + (" points" if metric.form == "percent" else "")
     )
     lines.append(_row(metric.name, old_score, value, change, "{:.4f}"))
-    for key, label in _ROWS:
+    methods = [figures.get("energy_method") for figures in (before, after) if figures]
+    how = "".join(f" ({method})" for method in [", then ".join(dict.fromkeys(filter(None, methods)))] if method)
+    labels = [*_ROWS, *((key, label + how) for key, label in _ENERGY)]
+    for key, label in labels:
         old, new = (None if figures is None else figures.get(key) for figures in (before, after))
         change = f"{(new / old - 1) * 100:+.1f} %" if old and new is not None else ""
         lines.append(_row(label, old, new, change, "{:.4g}"))

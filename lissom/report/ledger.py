@@ -3,7 +3,6 @@
 Built from the manifest's steps, the export records and the evaluations.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ class Row(Section):
     step: str
     method: str
     score: float
-    """On the test set."""
+    """On the test set; a perplexity is per token of the teacher, whatever tokens the step's model reads."""
     kept: Interval | None
     """Share of the teacher's score, on the same examples."""
     milliseconds: Interval
@@ -102,11 +101,18 @@ class Ledger(Section):
     country: str
     intensity_g_per_kwh: float
     energy_method: str
+    """Of the stages: `measured` if the energy of all of them was; of an inference, `inference.power` tells it."""
     floors: tuple[Floor, ...]
     absent_floors: dict[str, str]
     """Floors that could not be made, by name, with the reason."""
     plain_int8: tuple[Int8Row, ...]
     """The faster one first."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Return whether all energy was measured, that of the stages and that of an inference."""
+        methods = {self.energy_method, *(power.method for power in self.inference.power.values())}
+        return methods == {"measured"}
 
     @property
     def strongest_floor(self) -> Floor | None:
@@ -140,8 +146,8 @@ def energy_spent(manifest: "Manifest", evaluations: Mapping[str, Evaluation]) ->
     logits = (costs[TEACHER][0] * share, costs[TEACHER][1] * share)
     parts = [logits, *(cost for name, cost in costs.items() if name != TEACHER), exports[FINAL]]
     return EnergySpent(
-        # The errors of stages are independent of each other.
-        compressing=interval_of_energy(sum(kwh for kwh, _ in parts), math.hypot(*(error for _, error in parts))),
+        # What others' work costs is unknown for all stages in the same way, so that errors do not cancel.
+        compressing=interval_of_energy(sum(kwh for kwh, _ in parts), sum(error for _, error in parts)),
         teacher_kwh=costs[TEACHER][0] * (1 - share),
         measuring_kwh=sum(kwh for name, (kwh, _) in exports.items() if name != FINAL)
         + sum(evaluation.kwh for evaluation in evaluations.values()),
@@ -164,14 +170,14 @@ def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], en
             times_smaller=teacher.megabytes / final.megabytes,
             payback=Payback.model_validate(energy["payback"]),
         ),
-        rows=tuple(_row(steps[variant], evaluation) for variant, evaluation in evaluations.items()),
+        rows=tuple(_row(steps[variant], evaluation, teacher) for variant, evaluation in evaluations.items()),
         eager_milliseconds=setting.runners[EAGER].p50,
         spent=EnergySpent.model_validate(energy["spent"]),
         inference=InferenceEnergy.model_validate(energy["inference"]),
         writing=TokenEnergy.model_validate(energy["writing"]) if "writing" in energy else None,
         country=str(cost["country"]),
         intensity_g_per_kwh=float(cost["intensity_g_per_kwh"] or 0),
-        energy_method=str(cost["method"]),
+        energy_method="measured" if all(step.cost["method"] == "measured" for step in manifest.steps) else "model",
         floors=teacher.floors,
         absent_floors=teacher.absent_floors,
         plain_int8=_int8_rows(teacher, final),
@@ -193,12 +199,14 @@ def _int8_rows(teacher: Evaluation, final: Evaluation) -> tuple[Int8Row, ...]:
     return tuple(sorted(rows, key=lambda row: row.milliseconds))
 
 
-def _row(step: "Step", evaluation: Evaluation) -> Row:
-    setting = evaluation.headline
+def _row(step: "Step", evaluation: Evaluation, teacher: Evaluation) -> Row:
+    setting, score = evaluation.headline, evaluation.quality.score
+    if evaluation.quality.agreement is None:  # other tokens than the teacher's: only the paired scores are comparable
+        score = teacher.metric.worst_allowed(teacher.quality.score, evaluation.paired.drop.value)
     return Row(
         step=step.stage,
         method=step.method,
-        score=evaluation.quality.score,
+        score=score,
         kept=evaluation.paired.kept,
         milliseconds=setting.runners[VARIANT].median,
         speedup=setting.speedups["eager"],
@@ -210,7 +218,7 @@ def _row(step: "Step", evaluation: Evaluation) -> Row:
 
 
 def _energy(cost: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the kWh of a stage's cost and half the width of their interval."""
+    """Return the kWh of a stage's cost and half the width of their range."""
     return float(cost["energy_kwh"] or 0), float(cost["error_kwh"] or 0)
 
 

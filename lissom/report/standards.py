@@ -47,7 +47,7 @@ def sci_statement(ledger: Ledger, final: Evaluation, manifest: Manifest, params:
         intensity_g_per_kwh=ledger.intensity_g_per_kwh,
         country=ledger.country,
         training_cores=final.machine["cores"],
-        method=ledger.energy_method,
+        methods=(ledger.inference.power["artifact"].method, ledger.energy_method),
     )
 
 
@@ -88,7 +88,7 @@ def boamps_inference(ledger: Ledger, final: Evaluation, manifest: Manifest, data
     )
     cost = {
         "tracker": manifest.steps[-1].cost["tracker"],
-        "method": ledger.energy_method,
+        "method": ledger.inference.power["artifact"].method,
         "energy_kwh": _kwh_of_one(ledger.inference.artifact).value,
         "seconds": final.headline.runners[VARIANT].p50 / 1000,
     }

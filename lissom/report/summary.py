@@ -9,7 +9,8 @@ _DIGITS = 5
 def summary(ledger: Ledger, sci: SciStatement) -> dict[str, float | None]:
     """Return the main figures by name, rounded to five significant digits; DVC shows them in the names' order.
 
-    `disturbed` is 1 if other load disturbed the measuring of time or power.
+    `disturbed` is 1 if other load disturbed the measuring of time or power, and `energy_measured` is 0 if a part of the
+    energy, on which the SCI and the payback depend, is by a model.
     """
     final, teacher, headline = ledger.rows[-1], ledger.rows[0], ledger.headline
     figures = {
@@ -17,6 +18,7 @@ def summary(ledger: Ledger, sci: SciStatement) -> dict[str, float | None]:
         f"{ledger.metric.name}_of_teacher": teacher.score,
         "disturbed": float((headline.conditions.disturbed or ledger.inference.conditions.disturbed) is not None),
         "compressing_wh": ledger.spent.compressing.value * 1000,
+        "energy_measured": float(ledger.is_measured),
         "joules_per_1000_inferences": ledger.inference.artifact.value,
         "megabytes": final.megabytes,
         "milliseconds": final.milliseconds.value,

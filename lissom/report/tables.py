@@ -104,15 +104,18 @@ def notes(ledger: Ledger) -> list[str]:
     """Return the notes below the ledger: payback, energy, baselines, and what was disturbed."""
     payback, metric, spent = ledger.headline.payback, ledger.metric, ledger.spent
     costs = [f"{kwh * 1000:.3g}" for kwh in (spent.compressing.value, spent.teacher_kwh, spent.measuring_kwh)]
+    if spent.compressing.low < spent.compressing.high:  # others' work was counted with it
+        costs[0] += f" ({spent.compressing.low * 1000:.3g} to {spent.compressing.high * 1000:.3g})"
     days = payback.days
     at_rate = "" if days is None else f", {days:.2g} days at {payback.requests_per_day:,.0f} requests a day"
-    per_thousand = ledger.inference
+    per_thousand, method = ledger.inference, ledger.inference.power["artifact"].method
     lines = [
         f"payback: {count(payback.inferences)} inferences "
-        f"(95 % interval {count(payback.low)} to {count(payback.high)}){at_rate}",
+        f"(95 % interval {count(payback.low)} to {count(payback.high)}){at_rate}; energy of compressing: "
+        f"{ledger.energy_method}, of an inference: {method}",
         f"energy of 1,000 inferences: {per_thousand.teacher.value:.3g} J for the eager teacher "
         f"({between(per_thousand.teacher, '.3g')}), {per_thousand.artifact.value:.3g} J for the final file "
-        f"({between(per_thousand.artifact, '.3g')}); {method_in_words(per_thousand.power['artifact'].method)}",
+        f"({between(per_thousand.artifact, '.3g')}); {method_in_words(method)}",
         f"energy: {costs[0]} Wh for compressing, {costs[1]} Wh for the teacher's fine-tuning, {costs[2]} Wh for "
         f"measuring; {ledger.energy_method}, {ledger.intensity_g_per_kwh:.0f} g CO2e per kWh ({ledger.country})",
     ]

@@ -33,11 +33,11 @@ def core_limit(root: Path = _ROOT) -> int | None:
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
     """Return the least quota of this process's control group and its parents, in CPUs; None without one."""
-    quotas = (_quota_of(folder) for folder in _groups(root))
+    quotas = (_quota_of(folder) for folder in control_groups(root))
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _groups(root: Path) -> Iterator[Path]:
+def control_groups(root: Path = _ROOT) -> Iterator[Path]:
     """Yield the folders of the control groups that limit this process, up to the mount point.
 
     A container without a namespace of its own for control groups reads the host's path, which does not exist inside;
@@ -48,7 +48,7 @@ def _groups(root: Path) -> Iterator[Path]:
         if not controllers:
             mounts = [".", "unified"]
         elif "cpu" in controllers.split(","):
-            mounts = [controllers, "cpu"]
+            mounts = list(dict.fromkeys([controllers, "cpu"]))
         else:
             continue
         for mount in mounts:

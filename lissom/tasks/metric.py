@@ -51,6 +51,15 @@ class Metric(Section):
         """Return a signed difference as text, in points for shares."""
         return f"{after - before:+.3f}" if self.form == "number" else f"{(after - before) * 100:+.1f}"
 
+    def show_drop(self, drop: float) -> str:
+        """Return a drop as the signed change of the value, in percent of the reference where drops are relative."""
+        return self.show_change(drop, 0) if self.higher_is_better else f"{drop:+.1%}"
+
+    def show_drops(self, low: float, high: float) -> str:
+        """Return the bounds of a drop as changes of the value, the smaller one first."""
+        first, last = (high, low) if self.higher_is_better else (low, high)
+        return f"{self.show_drop(first)} to {self.show_drop(last)}"
+
 
 ACCURACY = Metric(name="accuracy", form="percent")
 BLEU = Metric(name="bleu", form="points")

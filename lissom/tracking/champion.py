@@ -96,8 +96,8 @@ def decide(duel: Duel, metric: Metric, gates: GatesParams) -> tuple[bool, str]:
     which a disturbed measurement tells nothing.
     """
     drop, speedup, smaller = duel.scores.drop, duel.speedup, duel.times_smaller
-    on_dev = f"{metric.name} on dev is {metric.show_change(drop.value, 0)} against the champion's"
-    bounds = f"95 % interval {metric.show_change(drop.high, 0)} to {metric.show_change(drop.low, 0)}"
+    on_dev = f"{metric.name} on dev is {metric.show_drop(drop.value)} against the champion's"
+    bounds = f"95 % interval {metric.show_drops(drop.low, drop.high)}"
     if drop.high < 0:
         return True, f"{on_dev} ({bounds}): an improvement"
     if drop.low > 0:

@@ -32,7 +32,7 @@ def _describe_folder(folder: Path) -> dict[str, str]:
         "parameters": "\n".join(sizes),
         "file": f"{WEIGHTS}: {(folder / WEIGHTS).stat().st_size / 1e6:.2f} MB",
         "lineage": "\n".join(_lineage(manifest)),
-        "energy": f"{sum(map(_watt_hours, manifest.steps)):.3g} Wh in all steps",
+        "energy": f"{sum(map(_watt_hours, manifest.steps)):.3g} Wh in all steps ({_methods(manifest)})",
     }
 
 
@@ -41,8 +41,16 @@ def _lineage(manifest: Manifest) -> list[str]:
     for step in manifest.steps:
         score = step.metrics.get("dev_score")
         score_text = f", dev {manifest.task.metric.name} {score:.3f}" if isinstance(score, float) else ""
-        lines.append(f"{step.stage} ({step.method}){score_text}, {_watt_hours(step):.3g} Wh, run {step.run_id}")
+        lines.append(
+            f"{step.stage} ({step.method}){score_text}, {_watt_hours(step):.3g} Wh ({step.cost.get('method')}), "
+            f"run {step.run_id}"
+        )
     return lines
+
+
+def _methods(manifest: Manifest) -> str:
+    """Return whether the energy was measured or modelled; both if it differs between steps."""
+    return " and ".join(sorted({str(step.cost.get("method")) for step in manifest.steps}))
 
 
 def _watt_hours(step: Step) -> float:

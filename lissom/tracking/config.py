@@ -16,8 +16,8 @@ class TrackingParams(Section):
     """MLflow experiment of all stages."""
 
     registered_model: Annotated[str, StringConstraints(max_length=200)] | None = None
-    """Name of the registered model; null takes `lissom-` and the name of the data. Projects that share a server and
-    are about different questions need different names."""
+    """Name of the registered model; null takes `lissom-` and the name of the data. A version of data with the same
+    name from another source is registered without an alias; where a name is given, all its versions compete."""
 
     system_metrics: bool = True
     """Log CPU, memory and GPU load of every stage."""

@@ -50,8 +50,7 @@ class Registered(Section):
 
 def failed_gates(ledger: Ledger, gates: GatesParams) -> list[str]:
     """Return a message for every gate that the final artefact fails."""
-    teacher, final = ledger.rows[0], ledger.rows[-1]
-    drop = ledger.metric.drop(teacher.score, final.score)
+    final, drop = ledger.rows[-1], ledger.headline.drop.value
     failures = []
     if drop > gates.max_score_drop:
         failures.append(
@@ -162,6 +161,7 @@ def move_aliases(
     version: str,
     ledger: Ledger,
     gates: GatesParams,
+    source: str | None,
     differs: Callable[[str], str | None],
     duel: Callable[[str], tuple[bool, str]],
 ) -> Registered:
@@ -172,6 +172,8 @@ def move_aliases(
         version: the version.
         ledger: its figures, for the gates.
         gates: the gates.
+        source: the params' `data.source`; versions of another one do not compete. None if the model's name was chosen,
+            which says that all its versions answer one question.
         differs: returns why the version and the champion, which is given by its `models:/` URI, answer different
             questions, or None; if they do, no alias moves.
         duel: compares the version with the champion, which is given by its `models:/` URI; returns whether it is
@@ -189,7 +191,11 @@ def move_aliases(
     client = mlflow.MlflowClient()
     champion = client.get_registered_model(name).aliases.get(CHAMPION)
     is_rival = champion is not None and str(champion) != version
-    if is_rival and (reason := differs(f"models:/{name}/{champion}")) is not None:
+    reason = None
+    if is_rival:
+        tags = client.get_model_version(name, str(champion)).tags
+        reason = _other_source(name, tags, source) or differs(f"models:/{name}/{champion}")
+    if reason is not None:
         return Registered(name=name, version=version, aliases=(), champion_before=str(champion), reason=reason)
     _set_alias(client, name, CHALLENGER, version)
     if not is_rival:
@@ -207,6 +213,15 @@ def move_aliases(
     )
 
 
+def _other_source(name: str, champion: Mapping[str, str], source: str | None) -> str | None:
+    if source is None or champion.get("lissom.source") == source_digest(source):
+        return None
+    return (
+        f"the champion was made from other data of the same name, or from the same data at another place than "
+        f"{source}; set tracking.registered_model to a name of its own, or to {name} if both are the same question"
+    )
+
+
 def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> None:
     """Set an alias; retried once if another process sets it at the same time and the database refuses."""
     from mlflow.exceptions import MlflowException
@@ -219,20 +234,29 @@ def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> N
         client.set_registered_model_alias(name, alias, version)
 
 
-def version_tags(ledger: Ledger, exported: Path, base: str) -> dict[str, str]:
-    """Return the tags by which versions are searched; they describe a version and decide nothing."""
-    teacher, final = ledger.rows[0], ledger.rows[-1]
+def source_digest(source: str) -> str:
+    """Return a digest of the params' `data.source`, by which champions of other data of the same name are told apart.
+
+    The source itself may tell how this machine's folders are called, which a shared registry must not.
+    """
+    return hashlib.sha256(source.partition("@")[0].encode()).hexdigest()[:16]
+
+
+def version_tags(ledger: Ledger, exported: Path, base: str, source: str) -> dict[str, str]:
+    """Return the tags by which versions are searched; all but that of the source decide nothing."""
+    final = ledger.rows[-1]
     kind, _, place = base.partition(":")
     return {
         "score": f"{final.score:.6f}",
         "score_name": ledger.metric.name,
-        "score_drop": f"{ledger.metric.drop(teacher.score, final.score):.6f}",
+        "score_drop": f"{ledger.headline.drop.value:.6f}",
         **{f"speedup_{name}": f"{speedup.value:.3f}" for name, speedup in ledger.headline.speedups.items()},
         "disturbed": str(ledger.headline.conditions.disturbed is not None).lower(),
         "megabytes": f"{final.megabytes:.6f}",
         "sha256": file_sha256(exported / next(iter(read_record(exported).files))),
         "files_sha256": _files_digest(exported),
         "task": ledger.task,
+        "source": source_digest(source),
         "base": f"dir:{PurePath(place).name}" if kind == "dir" else base,  # not where it lies on this machine
         "lissom_version": lissom.__version__,
     }

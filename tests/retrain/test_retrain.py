@@ -103,7 +103,7 @@ def test_a_change_is_retrained_compared_and_commented(bare, tools, tmp_path):
     assert (
         "**Gates passed**" in text
         and "| MB | " in text
-        and "| Wh to compress |" in text
+        and "| Wh to compress (" in text
         and "| factorize (word_table) |" in text
     )
     before = json.loads(git(project.folder, "show", "origin/main:metrics/report/metrics.json"))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from scipy import stats
 
-from benchmarks import distillation, parallel, provenance
+from benchmarks import attention, distillation, parallel, provenance
 from benchmarks.claims import PerSeed, claim, over_seeds, paired, student_t
 from benchmarks.pages import markdown
 from benchmarks.provenance import ROOT, code_digest, commit
@@ -55,6 +55,16 @@ def test_the_interval_of_one_data_set_is_that_of_student():
 def test_differences_between_data_sets_are_no_chance():
     interval = over_seeds([[1.0, 1.1, 0.9], [9.0, 9.1, 8.9]])
     assert interval.value == pytest.approx(5) and interval.high - interval.low < 0.4
+
+
+def test_figures_that_other_load_disturbed_are_not_claimed():
+    result = load(attention.BENCHMARK, ROOT / "benchmarks" / "results")
+    for row in result["rows"]:
+        row["figures"]["disturbed"] = 1.0
+    claims = attention.BENCHMARK.claims(Rows(attention.BENCHMARK, result))
+    timed = [name for name in claims if "speedup" in name or "doubling" in name or "overhead" in name]
+    assert len(timed) == 8 and all(claims[name]["seeds"] == 0 for name in timed)
+    assert claims["imdb_1024_gain_points"]["seeds"] > 0  # an accuracy does not depend on load
 
 
 def test_pairs_cancel_what_a_seed_does_to_both():

@@ -9,6 +9,7 @@ import pytest
 
 from lissom.evaluate import conditions
 from lissom.evaluate.conditions import Counters, Strain, pinned, read_counters, strain_between, summarize
+from tests.unit.test_cores import system
 
 QUIET = Strain(waited=0.0, own=1.0, foreign=0.0, stolen=0.0, throttled=0.0, cpus=4)
 
@@ -50,6 +51,25 @@ def test_shares_are_of_the_time_between_two_readings():
 def test_every_kind_of_disturbance_is_named(change, threads, reference, word):
     strain = Strain(**{**vars(QUIET), **change})
     assert word in strain.reason(threads, reference)
+
+
+def test_time_that_is_stolen_from_many_others_does_not_disturb_one_thread():
+    shared = Strain(**{**vars(QUIET), "stolen": 0.2, "foreign": 19.0, "cpus": 64})
+    own = Strain(**{**vars(QUIET), "stolen": 0.2, "cpus": 64})
+    assert shared.reason(1, 1.0) is None and "hypervisor took 20%" in own.reason(1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "seconds"),
+    [
+        ("0::/", {"sys/fs/cgroup/cpu.stat": "usage_usec 7\nnr_throttled 3\nthrottled_usec 2500000"}, 2.5),
+        ("0::/pod/box", {"sys/fs/cgroup/pod/box/cpu.stat": "throttled_usec 1500000"}, 1.5),
+        ("3:cpu:/", {"sys/fs/cgroup/cpu/cpu.stat": "nr_periods 9\nthrottled_time 4000000000"}, 4.0),
+        ("0::/", {}, 0.0),
+    ],
+)
+def test_time_stopped_by_a_quota_is_read_from_both_versions_of_control_groups(tmp_path, groups, files, seconds):
+    assert conditions._throttled(system(tmp_path, groups, files)) == seconds
 
 
 def test_load_on_other_cpus_does_not_disturb_one_thread():

@@ -14,8 +14,9 @@ from lissom.emissions import inference
 from lissom.emissions.inference import measure_inference_energy
 from lissom.emissions.meter import EnergyMeter, EnergyReading, sum_of
 from lissom.errors import InputError
-from lissom.evaluate.conditions import Conditions
-from lissom.evaluate.latency import Timing
+from lissom.evaluate.conditions import Conditions, Strain
+from lissom.evaluate.latency import Latency, Timing
+from lissom.interval import Interval
 from tests.unit.test_conditions import spinning, work
 
 QUIET = Conditions(rounds=5, discarded=0, foreign_cpus=0.0, disturbed=None)
@@ -30,20 +31,68 @@ def reading(**changes) -> EnergyReading:
     return EnergyReading.model_validate(values | changes)
 
 
+def expected(**milliseconds: float) -> dict[str, Latency]:
+    return {name: Latency.model_construct(by_batch=(value,) * 5) for name, value in milliseconds.items()}
+
+
 def measure(monkeypatch, times, powers, expected=None, conditions=QUIET):
     """Measure with given seconds per call of every round and watts of every block, by runner."""
     seconds = {name: [np.asarray([[value]]) for value in values] for name, values in times.items()}
-    monkeypatch.setattr(inference, "measure_latency", lambda *_, **__: Timing(seconds, 1.0, conditions))
+    numbers = [[place] for place in range(len(times["teacher"]))]
+    monkeypatch.setattr(inference, "measure_latency", lambda *_, **__: Timing(seconds, numbers, 1.0, conditions))
     blocks = iter(
         [
-            reading(seconds=2.0, cpu_seconds=1.0, energy_kwh=watts / 3.6e6)
+            reading(seconds=2.0, cpu_seconds=1.0, energy_kwh=watts / 3.6e6, error_kwh=0.0)
             for values in powers.values()
             for watts in values
         ]
     )
-    monkeypatch.setattr(inference, "_power_blocks", lambda *_: [next(blocks) for _ in range(3)])
+    monkeypatch.setattr(inference, "_power_blocks", lambda *_: (next(blocks) for _ in range(3)))
     runners = {name: lambda number: None for name in times}
     return measure_inference_energy(runners, 4, repeats=3, seconds=1.0, country="DEU", expected=expected or {})
+
+
+def test_the_interval_of_the_power_covers_its_mean_as_often_as_it_says():
+    generator, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        blocks = [reading(energy_kwh=watts * 2 / 3.6e6, error_kwh=0.0) for watts in generator.normal(20, 2, size=3)]
+        covered += not inference._power(blocks).watts.excludes(20)
+    assert covered > 0.92 * 400  # a bootstrap of three blocks covers three quarters
+
+
+def counted(**changes) -> EnergyReading:
+    return reading(method="measured", **changes)
+
+
+@pytest.mark.parametrize(("busy", "marked"), [(0, False), (4, False), (7, True)])
+def test_blocks_in_which_others_computed_are_repeated_where_one_counter_tells_all(monkeypatch, busy, marked):
+    """Others raise what the counter tells by half: a block that is kept would be wrong by as much."""
+    monkeypatch.setattr(
+        inference, "_power_blocks",
+        lambda *_: (counted(foreign_cpus=1.0, energy_kwh=4.5e-6) if n < busy else counted() for n in range(9)),
+    )  # fmt: skip
+    blocks, reason = inference._power_of({"teacher": lambda number: None}, 1, 3, 1.0, "DEU")
+    assert (reason is not None) == marked
+    if marked:
+        assert "other processes used 1.0 CPUs" in reason and len(blocks["teacher"]) == 9
+    else:
+        assert inference._power(blocks["teacher"]).watts.value == pytest.approx(3e-6 * 3.6e6 / 2)
+
+
+def test_a_counted_energy_lies_between_the_share_of_cpu_time_and_the_whole(monkeypatch):
+    """Idle power is there with others or without: 8 W idle and 8 W for a busy CPU, of which another process has one."""
+    with EnergyMeter("DEU") as meter:
+        work(0.1)
+    meter._tracker._hardware = [type("Counter", (), {"_mode": "intel_rapl"})()]
+    for foreign, told in ((0.0, 16.0), (1.0, 24.0)):
+        meter._tracker.final_emissions_data.cpu_energy = told * 10 / 3.6e6
+        strain = Strain(waited=0, own=1.0, foreign=foreign, stolen=0, throttled=0, cpus=4)
+        outcome = meter._read(10.0, 1e-6, strain)
+        cpu = Interval(
+            value=outcome.cpu_kwh, low=outcome.cpu_kwh - outcome.error_kwh, high=outcome.cpu_kwh + outcome.error_kwh
+        )
+        assert outcome.method == "measured" and not cpu.excludes(16.0 * 10 / 3.6e6)
+        assert (outcome.error_kwh == 0) == (foreign == 0)
 
 
 def test_accelerators_do_not_run_an_inference():
@@ -98,10 +147,23 @@ def test_both_uncertainties_widen_the_interval(monkeypatch):
 
 def test_a_latency_unlike_that_of_evaluate_is_marked(monkeypatch):
     times, powers = {"teacher": [0.010] * 5, "artifact": [0.001] * 5}, {"teacher": [9.0] * 3, "artifact": [9.0] * 3}
-    same = measure(monkeypatch, times, powers, {"teacher": 10.5, "artifact": 0.95})
-    slower = measure(monkeypatch, times, powers, {"teacher": 10.5, "artifact": 0.5})
+    same = measure(monkeypatch, times, powers, expected(teacher=10.5, artifact=0.95))
+    slower = measure(monkeypatch, times, powers, expected(teacher=10.5, artifact=0.5))
     assert same.conditions.disturbed is None
-    assert "artifact's median latency is 2.00 times" in slower.conditions.disturbed
+    assert "the artifact took 2.00 times as long for the same texts" in slower.conditions.disturbed
+
+
+def test_latencies_are_compared_over_the_texts_that_both_sessions_saw(monkeypatch):
+    """A slow model's two sessions come to different numbers of texts, whose lengths differ."""
+    times = {"teacher": [0.010, 0.020, 0.090, 0.080, 0.090], "artifact": [0.001] * 5}
+    powers = {"teacher": [9.0] * 3, "artifact": [9.0] * 3}
+    two = Latency.model_construct(by_batch=(10.0, 20.0))  # their median is a third of that of all five
+    gap = Latency.model_construct(by_batch=(None, 20.0, None, 80.0))
+    none = Latency.model_construct(by_batch=(None,))
+    for teacher in (two, gap, none):
+        outcome = measure(monkeypatch, times, powers, {"teacher": teacher})
+        assert outcome.conditions.disturbed is None
+    assert outcome.teacher.value == pytest.approx(1000 * 9.0 * 0.058)  # the mean of the texts, not their median
 
 
 def test_beside_a_busy_process_the_quiet_answer_is_found_or_the_figure_is_marked():
@@ -214,5 +276,5 @@ def test_a_damaged_config_of_codecarbon_is_told_before_the_work(monkeypatch, tmp
 def test_readings_of_machines_add_up():
     total = sum_of([reading(), reading(seconds=3.0, error_kwh=4e-7, method="measured")])
     assert total.energy_kwh == pytest.approx(6e-6) and total.seconds == 3.0 and total.method == "model"
-    assert total.error_kwh == pytest.approx(5e-7)  # 3 and 4 are independent
-    assert total.energy.low == pytest.approx(5.5e-6) and total.energy.high == pytest.approx(6.5e-6)
+    assert total.error_kwh == pytest.approx(7e-7)  # what others took is unknown in the same way everywhere
+    assert total.energy.low == pytest.approx(5.3e-6) and total.energy.high == pytest.approx(6.7e-6)

@@ -1,4 +1,5 @@
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ def loop(steps: int):
 
 
 def timing(*rounds, examples=1.0, conditions=QUIET) -> Timing:
-    return Timing({"a": [np.asarray(turn, dtype=float) for turn in rounds]}, examples, conditions)
+    turns = [np.asarray(turn, dtype=float) for turn in rounds]
+    return Timing({"a": turns}, [list(range(turn.shape[1])) for turn in turns], examples, conditions)
 
 
 def test_all_runners_see_the_same_texts_in_every_round_and_are_warm():
@@ -70,6 +72,33 @@ def test_beside_busy_processes_the_ratio_holds_or_is_marked(others):
     outcome = ratio_beside([spinning() for _ in range(others)])
     ratio = outcome.ratio("slow", "fast")
     assert outcome.conditions.disturbed is not None or 4 * 0.8 < ratio.value < 4 * 1.25
+
+
+def test_a_slow_runner_gets_time_for_enough_texts_within_bounds(monkeypatch):
+    monkeypatch.setattr(latency, "strain_between", lambda *_: Strain(0, 1, 0, 0, 0, 2))
+    monkeypatch.setattr(latency, "reference_seconds", lambda: 1.0)
+
+    def texts(count, examples=1, retries=2):
+        runners = {"a": lambda number: time.sleep(0.02)}
+        timed = measure_latency(runners, [examples] * count, threads=1, seconds=0.3, retries=retries)
+        return len({number for numbers in timed.batches for number in numbers})
+
+    assert texts(40) == 20  # 0.3 seconds are enough for seven
+    assert texts(12) == 12
+    assert 5 <= texts(40, examples=8) < 12  # five batches of eight are many texts
+    assert texts(40, retries=0) < 12
+
+
+def test_times_are_kept_by_text_whatever_round_they_are_of():
+    rounds = [np.asarray([[0.002, 0.004]]), np.asarray([[0.006, 0.008]]), np.asarray([[0.004, 0.001]])]
+    timed = Timing({"a": rounds}, [[0, 1], [3, 0], [1, 40]], 1.0, QUIET)
+    assert timed.latency("a").by_batch[:4] == pytest.approx((5.0, 4.0, None, 6.0))
+    assert len(timed.latency("a").by_batch) == 32  # and not 41
+
+
+def test_passes_over_a_text_are_no_samples_of_other_texts():
+    fast = timing(*[[[0.001]] * 200] * 9).latency("a")
+    assert fast.samples == 9 and fast.p95 is None
 
 
 def test_percentiles_that_the_samples_do_not_support_are_left_out():

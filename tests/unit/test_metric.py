@@ -25,6 +25,14 @@ def test_points_for_shares_and_relative_for_what_has_no_scale():
     assert PERPLEXITY.show(20.5) == "20.500"
 
 
+def test_a_drop_is_told_as_the_change_of_the_value():
+    """Minus is less: of an accuracy worse, of a perplexity better."""
+    assert ACCURACY.show_drop(0.012) == "-1.2" and ACCURACY.show_drop(-0.012) == "+1.2"
+    assert PERPLEXITY.show_drop(0.30) == "+30.0%" and PERPLEXITY.show_drop(-0.531) == "-53.1%"
+    assert ACCURACY.show_drops(-0.01, 0.03) == "-3.0 to +1.0"
+    assert PERPLEXITY.show_drops(0.05, 0.15) == "+5.0% to +15.0%"
+
+
 def figures(metric, value):
     return {metric.name: value, "metric": metric.model_dump(), "megabytes": 1.0}
 
@@ -37,6 +45,8 @@ def test_retraining_is_refused_by_the_direction_of_the_metric():
     assert _against_base(figures(ACCURACY, 0.9), figures(ACCURACY, 0.95), "main", 0.02) == []
     assert len(_against_base(figures(ACCURACY, 0.9), figures(ACCURACY, 0.85), "main", 0.02)) == 1
     assert "| perplexity | 20.0000 | 15.0000 | -5.000 |" in table(before, figures(PERPLEXITY, 15.0), "main")
+    measured = {**before, "energy_method": "measured"}
+    assert "| Wh to compress (measured, then model) |" in table(measured, {**before, "energy_method": "model"}, "main")
     busy = {**figures(PERPLEXITY, 15.0), "disturbed": "threads waited"}
     assert "disturbed the measuring of time or energy (now)" in table(before, busy, "main")
     assert "disturbed" not in table(before, figures(PERPLEXITY, 15.0), "main")

@@ -64,6 +64,14 @@ def test_gates_know_the_direction_of_the_metric():
     assert "perplexity is worse than the teacher's by 0.0500" in failed_gates(worse, GATES)[0]
 
 
+def test_a_perplexity_of_other_tokens_passes_by_what_was_compared_text_by_text():
+    """A trimmed vocabulary has a lower perplexity per token of its own, and a higher one per token of the teacher."""
+    other = ledger(18.0, metric=PERPLEXITY, teacher=20.0)
+    paired = other.headline.model_copy(update={"drop": around(0.3, 0.05)})
+    (failure,) = failed_gates(other.model_copy(update={"headline": paired}), GATES)
+    assert "perplexity is worse than the teacher's by 0.3000" in failure
+
+
 def duel(drop=0.0, width=0.01, speedup=1.0, smaller=1.0, conditions=QUIET) -> Duel:
     scores = Paired(drop=around(drop, width), kept=None)
     return Duel(scores=scores, speedup=around(speedup, 0.02), conditions=conditions, times_smaller=smaller)
@@ -93,6 +101,52 @@ def test_a_champion_is_replaced_by_what_is_clearly_better(outcome, wins, words):
     assert better == wins and words in reason
 
 
+def test_a_worse_perplexity_is_told_as_worse():
+    better, reason = decide(duel(drop=0.30), PERPLEXITY, GATES)
+    assert not better and "perplexity on dev is +30.0%" in reason and "+29.0% to +31.0%" in reason
+
+
+class Client:
+    """A registry whose champion is version 1, made from some data."""
+
+    def __init__(self, source: str) -> None:
+        self.aliases = {"champion": "1"}
+        self.tags = {"lissom.source": registry.source_digest(source)}
+
+    def get_registered_model(self, name):
+        return type("Model", (), {"aliases": dict(self.aliases)})()
+
+    def get_model_version(self, name, version):
+        return type("Version", (), {"tags": self.tags})()
+
+    def set_registered_model_alias(self, name, alias, version):
+        self.aliases[alias] = version
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "moves"),
+    [
+        ("hub:a/intents", "hub:a/intents@v2", True),
+        ("hub:a/intents", "hub:b/intents", False),
+        ("files:/home/b/toxic/data", "files:reviews/data", False),
+        ("files:/home/b/toxic/data", None, True),  # the model's name was chosen
+    ],
+)
+def test_data_of_the_same_name_from_elsewhere_does_not_compete(monkeypatch, before, now, moves):
+    import mlflow
+
+    client = Client(before)
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda: client)
+    outcome = registry.move_aliases(
+        "lissom-data", "2", ledger(), GATES, now, lambda champion: None, lambda champion: (True, "better")
+    )
+    assert (outcome.aliases != ()) == moves == (client.aliases["champion"] == "2")
+    if not moves:
+        assert (
+            now in outcome.reason and "tracking.registered_model" in outcome.reason and "/home/b" not in outcome.reason
+        )
+
+
 def test_a_champion_of_another_question_stays():
     here = {"kind": "classification", "task": "data", "pair": False, "labels": ["neg", "pos"]}
     assert obstacle(here, here | {"max_length": 512}) is None
@@ -117,8 +171,11 @@ def test_tags_do_not_tell_where_the_base_model_lies(monkeypatch, tmp_path):
     (tmp_path / "serving.json").write_text("{}")
     described = ledger()
     described = described.model_copy(update={"task": "t"})
-    assert registry.version_tags(described, tmp_path, "dir:/home/me/secret/base")["base"] == "dir:base"
-    assert registry.version_tags(described, tmp_path, "hub:owner/base@v1")["base"] == "hub:owner/base@v1"
+    assert (
+        registry.version_tags(described, tmp_path, "dir:/home/me/secret/base", "files:/home/me/x")["base"] == "dir:base"
+    )
+    assert "home" not in str(registry.version_tags(described, tmp_path, "hub:a/b", "files:/home/me/x"))
+    assert registry.version_tags(described, tmp_path, "hub:owner/base@v1", "hub:a/b")["base"] == "hub:owner/base@v1"
 
 
 def test_another_file_for_ollama_is_another_version(tmp_path):

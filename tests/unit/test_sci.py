@@ -19,7 +19,7 @@ def demand(
 def state(artifact: Demand, intensity: float = 400.0, cores: int = 12, **params):
     return statement(
         demand(), artifact, EmissionsParams(**params), intensity_g_per_kwh=intensity, country="DEU", training_cores=cores,
-        method="measured",
+        methods=("measured", "model"),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from lissom.data.tables import write_table
 from lissom.distill.material import Material
 from lissom.distill.run import distill
 from lissom.emissions.config import EmissionsParams
+from lissom.emissions.sci import in_words
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.figures import PlainInt8
 from lissom.evaluate.floor import measure_floors
@@ -50,6 +51,7 @@ from tests.unit import tiny
 from tests.unit.distill.recipes import FAST, params_of
 from tests.unit.test_boamps import problems
 from tests.unit.test_front_matter import HOSTILE
+from tests.unit.test_registry import around
 from tests.unit.test_regression import SCALE, rated
 
 ERROR = Metric(name="error", higher_is_better=False)
@@ -201,8 +203,11 @@ def test_ledger_page_and_gates_know_that_lower_is_better(ledger):
     assert outcome.strongest_floor.dev_score == min(floor.dev_score for floor in outcome.floors)
     page = render_page(outcome, evaluations, manifest, CARD, changes, "the SCI")
     assert "the SCI" in page and "test error" in page and "<h2>Labels</h2>" not in page and "error" in markdown(outcome)
-    worse = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 1.5}))})
-    better = outcome.model_copy(update={"rows": (teacher, final.model_copy(update={"score": teacher.score * 0.5}))})
+    worse, better = (
+        outcome.model_copy(update={"headline": outcome.headline.model_copy(update={"drop": around(lost)})})
+        for lost in (0.5, -0.5)
+    )
+    assert "Error is -50.0% against the teacher's" in render_page(better, evaluations, manifest, CARD, changes, "")
     loose = GatesParams(max_score_drop=0.1, min_speedup={}, max_megabytes=1e9)
     assert failed_gates(better, loose) == [] and "error is worse" in failed_gates(worse, loose)[0]
 
@@ -247,9 +252,42 @@ def test_standards_and_summary_know_it(ledger):
     assert (
         shown["error"] == pytest.approx(outcome.rows[-1].score, rel=1e-4) and shown["joules_per_1000_inferences"] == 1.0
     )
-    assert shown.pop("disturbed") in (0, 1)
+    assert shown.pop("disturbed") in (0, 1) and shown.pop("energy_measured") == 0
     # DVC shows five decimal places.
     assert all(abs(round(value, 5) / value - 1) < 0.01 for value in shown.values())
+
+
+@pytest.mark.parametrize(("inference", "stages"), [("measured", "model"), ("model", "measured")])
+def test_every_energy_is_called_what_it_is(ledger, inference, stages):
+    """Stages may have run elsewhere, where the processor counts its energy or does not."""
+    outcome, evaluations, manifest, _ = ledger
+    power = {name: each.model_copy(update={"method": inference}) for name, each in outcome.inference.power.items()}
+    measured = outcome.inference.model_copy(update={"power": power})
+    mixed = outcome.model_copy(update={"inference": measured, "energy_method": stages})
+    sci = sci_statement(mixed, evaluations["quantize"], manifest, EmissionsParams())
+    assert f"energy of an inference: {inference}, of the trainings: {stages}" in in_words(sci)
+    assert f"of an inference: {inference}; of the trainings: {stages}" in sci.quantification
+    report = boamps_inference(mixed, evaluations["quantize"], manifest, CARD)
+    assert report["measures"][0]["cpuTrackingMode"] == inference
+    assert f"Wh ({stages})" in markdown(mixed) and f"(power: {inference})" in markdown(mixed)
+    assert not mixed.is_measured and outcome.energy_method == "model"
+
+
+def test_a_row_of_other_tokens_is_told_on_the_teachers_scale(ledger):
+    outcome, evaluations, manifest, _ = ledger
+    energy = {
+        "spent": outcome.spent.model_dump(), "payback": outcome.headline.payback.model_dump(),
+        "inference": outcome.inference.model_dump(),
+    }  # fmt: skip
+    final = evaluations["quantize"]
+    apart = final.model_copy(
+        update={
+            "quality": final.quality.model_copy(update={"agreement": None, "score": 1e-3}),
+            "paired": final.paired.model_copy(update={"drop": around(0.3)}),
+        }
+    )
+    told = build_ledger(manifest, evaluations | {"quantize": apart}, energy)
+    assert told.rows[-1].score == pytest.approx(1.3 * told.rows[0].score)
 
 
 def test_the_card_of_a_task_with_a_hostile_name(ledger):

@@ -32,7 +32,7 @@ def measure_emissions(stage: Stage) -> Outcome:
         "artifact": exported.runner(final_batches, threads=1),
     }
     measured = evaluations[FINAL].headline
-    expected = {"teacher": measured.runners[EAGER].p50, "artifact": measured.runners[VARIANT].p50}
+    expected = {"teacher": measured.runners[EAGER], "artifact": measured.runners[VARIANT]}
     energy = measure_inference_energy(
         runners, len(batches), repeats=params.repeats, seconds=params.seconds, country=params.country,
         expected=expected if measured.conditions.disturbed is None else {},
@@ -59,5 +59,5 @@ def _writing(stage: Stage, teacher: CompressedModel, exported: Exported, speeds:
     is_quiet = speeds.token_conditions.disturbed is None
     return measure_token_energy(
         runners, repeats=params.repeats, seconds=params.seconds, country=params.country,
-        expected={name: speed.token.p50 for name, speed in speeds.engines.items()} if is_quiet else {},
+        expected={name: speed.token for name, speed in speeds.engines.items()} if is_quiet else {},
     )  # fmt: skip

@@ -20,7 +20,8 @@ def register_model(stage: Stage) -> Outcome:
     manifest, exported = read_manifest(stage.inputs["model"]), stage.inputs["export"]
     ledger = Ledger.model_validate(read_json(stage.inputs["report"] / LEDGER_JSON))
     final = read_evaluations(stage.inputs["evaluations"], stage.params.variants)[FINAL]
-    card = model_card(ledger, final, manifest, load_card(stage.inputs["data"]))
+    data, chosen = load_card(stage.inputs["data"]), stage.params.tracking.registered_model
+    card = model_card(ledger, final, manifest, data)
     write_text(stage.scratch / MODEL_CARD, card)
     stage.run.log_files(stage.scratch / MODEL_CARD)
     test = load_table(stage.inputs["data"], "test")
@@ -28,8 +29,8 @@ def register_model(stage: Stage) -> Outcome:
     sample = pd.DataFrame({"text": [row.text for row in rows]})
     if manifest.task.pair:
         sample["text_pair"] = [row.text_pair for row in rows]
-    name = stage.params.tracking.registered_model or default_name(manifest.task.name)
-    version = register(exported, name, card, version_tags(ledger, exported, manifest.base), sample)
+    name = chosen or default_name(manifest.task.name)
+    version = register(exported, name, card, version_tags(ledger, exported, manifest.base, data.source), sample)
     verify(exported, name, version, sample)
     stage.run.log_to_parent(tags={"lissom.registered": f"models:/{name}/{version}"})
 
@@ -43,5 +44,6 @@ def register_model(stage: Stage) -> Outcome:
         outcome = run_duel(exported, folder, dev, manifest.task, stage.scratch, seconds)
         return decide(outcome, manifest.task.metric, stage.params.gates)
 
-    result = move_aliases(name, version, ledger, stage.params.gates, differs, duel)
+    source = None if chosen else data.source
+    result = move_aliases(name, version, ledger, stage.params.gates, source, differs, duel)
     return Outcome(metrics=result.model_dump(mode="json"))

@@ -69,6 +69,7 @@ def write_report(stage: Stage) -> Outcome:
         "joules_per_1000_inferences": inference.artifact.value,
         "compressing_wh": ledger.spent.compressing.value * 1000,
         "compressing_co2e_g": ledger.spent.compressing.value * ledger.intensity_g_per_kwh,
+        "energy_method": "measured" if ledger.is_measured else "model",
         "disturbed": headline.conditions.disturbed or inference.conditions.disturbed,
         "metric": ledger.metric.model_dump(),
     }
