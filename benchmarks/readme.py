@@ -114,7 +114,7 @@ def _value(claim: Mapping[str, Any], form: str, unit: str, factor: float = 1.0) 
     if claim["value"] is None:
         return "?"
     value = f"{claim['value'] * factor:{form}}{unit}"
-    missed = "its bar is missed" if claim["holds"] == "no" else ""
+    missed = f"misses its bar, {claim['bar']}" if claim["holds"] == "no" else ""
     if claim["low"] is None:
         return f"{value} ({missed})" if missed else value
     interval = f"{claim['low'] * factor:{form}} to {claim['high'] * factor:{form}}"

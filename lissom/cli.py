@@ -148,7 +148,7 @@ def serve(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -200,13 +200,14 @@ def schedule(
     ] = "1f1b",
     chunks: Annotated[int, typer.Option(help="Pieces of the model on every device (interleaved_1f1b).")] = 2,
     recompute: Annotated[bool, typer.Option(help="Recompute activations (gpipe; varuna always does).")] = False,
-    forward: Annotated[float, typer.Option(help="Time of a forward pass of one stage.")] = 1.0,
-    backward: Annotated[float, typer.Option(help="Time of a backward pass of one stage.")] = 2.0,
+    forward: Annotated[float, typer.Option(min=0, help="Time of a forward pass of one stage.")] = 1.0,
+    backward: Annotated[float, typer.Option(min=0, help="Time of a backward pass of one stage.")] = 2.0,
     svg: Annotated[Path | None, typer.Option(help="Write the chart here as well.")] = None,
     measure: Annotated[
         float | None,
         typer.Option(
-            help="Run it too, in processes of this machine whose stages take so many seconds for a unit of time."
+            min=1e-4,
+            help="Run it too, in processes of this machine whose stages take so many seconds for a unit of time.",
         ),
     ] = None,
 ) -> None:
@@ -215,6 +216,8 @@ def schedule(
     from lissom.parallel.schedules import make_schedule
     from lissom.parallel.simulator import Costs, simulate
 
+    if svg is not None and not svg.absolute().parent.is_dir():
+        raise InputError(f"--svg {svg}: there is no folder {svg.absolute().parent}; make it first")
     plan = make_schedule(name, stages, microbatches, chunks=chunks, recompute=recompute)
     timeline = simulate(plan, Costs(forward, backward, forward))
     charts = {"simulated": timeline}
@@ -284,7 +287,7 @@ def check(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one param.")
     ] = None,
 ) -> None:
-    """Check a params file; every mistake is listed at once."""
+    """Check a params file; all mistakes of keys are listed at once, or all sections that do not fit each other."""
     from lissom.params import load_params
 
     params = load_params(file, override or ())

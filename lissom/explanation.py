@@ -10,7 +10,9 @@ from pydantic import BaseModel
 
 def explain(detail: dict[str, Any], values: Mapping[str, Any], root: type[BaseModel]) -> str:
     """Return a line for one of pydantic's errors: its key as the user wrote it, the value, and what is allowed."""
-    location = [str(part) for part in detail["loc"]]
+    location = [str(part) for part in detail["loc"] if "[" not in str(part) or part == "[key]"]
+    if any(str(part).startswith("literal[") for part in detail["loc"]) and isinstance(values.get(location[0]), Mapping):
+        return ""  # the other form of a section that may also be one word
     section, place = _walk(location, values, root)
     value = detail["input"]
     match detail["type"]:
@@ -30,7 +32,15 @@ def explain(detail: dict[str, Any], values: Mapping[str, Any], root: type[BaseMo
         case "literal_error" if location[-1] == "method":
             return f"  {place}: {value!r} is not a method; allowed: {detail['ctx']['expected']}, 'none'"
         case "value_error":
-            return f"  {place}: {detail['ctx']['error']}" if place else f"  {detail['ctx']['error']}"
+            problems = str(detail["ctx"]["error"]).split("\n")
+            return "\n".join(f"  {place}: {problem}" if place else f"  {problem}" for problem in problems)
+        case "tuple_type" if isinstance(value, str) or value is None:
+            return f"  {place}: {value!r}; a list is expected, or a mapping with a method, such as {{method: none}}"
+        case "model_type" | "model_attributes_type":
+            return f"  {place}: {value!r}; a mapping of keys is expected; remove the key to take the defaults"
+        case "string_pattern_mismatch" if section is not None and location[-1] in section.model_fields:
+            meaning = " ".join((section.model_fields[location[-1]].description or "").split())
+            return f"  {place}: {value!r} is of another form; {place} is: {meaning or detail['ctx']['pattern']}"
         case _:
             return f"  {place}: {value!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"
 

@@ -68,17 +68,30 @@ class Params(Section):
     cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")
-    def _variants_are_steps(self) -> "Params":
+    def _sections_fit_each_other(self) -> "Params":
+        problems = []
+        for check in (
+            self._variants_are_steps, self._methods_fit_the_task, self._methods_fit_predicted_tokens,
+            self._gguf_holds_the_model, self._stages_fit_the_student, self._sparse_methods_fit,
+            self._layout_fits_the_trainings,
+        ):  # fmt: skip
+            try:
+                check()
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _variants_are_steps(self) -> None:
         ordered = tuple(step for step in STEPS if step in self.variants)
         if self.variants != ordered or not {TEACHER, FINAL} <= set(ordered):
             raise ValueError(
                 f"variants: {', '.join(self.variants)}: {TEACHER} and {FINAL} must be there, since they are compared, "
                 f"each once and in the order {', '.join(STEPS)}"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _methods_fit_the_task(self) -> "Params":
+    def _methods_fit_the_task(self) -> None:
         leaves_early = self.distill.method == "fastbert" or getattr(self.distill, "keep_exits", False)
         if self.data.is_numeric and leaves_early:
             raise ValueError(
@@ -91,17 +104,15 @@ class Params(Section):
                 f"distill.method: {self.distill.method} answers whole texts, and data.task: {self.data.task} asks "
                 f"for a label of every word; take another method than {', '.join(_OF_WHOLE_TEXTS)}"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _methods_fit_predicted_tokens(self) -> "Params":
+    def _methods_fit_predicted_tokens(self) -> None:
         if not self.data.predicts_tokens:
             if self.distill.method == "sequence":
                 raise ValueError(
                     f"distill.method: sequence learns texts that the teacher writes, and data.task: {self.data.task} "
                     "has none; take another method"
                 )
-            return self
+            return
         allowed = _OF_TOKENS[self.data.task]
         if self.distill.method not in allowed:
             raise ValueError(
@@ -136,15 +147,13 @@ class Params(Section):
                 f"{', '.join(warm)}: the teacher's distribution is cached as its most likely tokens and the mass of "
                 "the rest, which is exact at temperature 1 only; set each to 1"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _gguf_holds_the_model(self) -> "Params":
+    def _gguf_holds_the_model(self) -> None:
         of_gguf = [method for method in self.quantize if method.method == "gguf"]
         if "gguf" not in self.export.formats:
             if of_gguf:
                 raise ValueError("quantize.method: gguf trains for GGUF files; set export.formats: [gguf]")
-            return self
+            return
         if self.data.task == "translation":
             raise ValueError(
                 "export.formats: gguf is for llama.cpp and Ollama, which run language models and encoders for "
@@ -171,10 +180,8 @@ class Params(Section):
                 f"quantize.type: {missing[0]} is not among export.gguf.types ({', '.join(self.export.gguf.types)}); "
                 "name it there"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _stages_fit_the_student(self) -> "Params":
+    def _stages_fit_the_student(self) -> None:
         if self.distill.method in ("lstm", "static") and self.prune:
             raise ValueError(
                 f"prune.method: {self.prune[0].method} removes heads and neurons of Transformer blocks, and "
@@ -202,10 +209,8 @@ class Params(Section):
                 "factorize.min_count trims a vocabulary of word pieces, and distill.tokenizer: words makes one of "
                 "whole words, trimmed by distill.min_count; set factorize.min_count: null"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _sparse_methods_fit(self) -> "Params":
+    def _sparse_methods_fit(self) -> None:
         sparse = [number for number, method in enumerate(self.prune) if method.method in _SPARSE]
         later = (*self.prune[sparse[0] + 1 :], *self.factorize) if sparse else ()
         if any(training.lora is not None for method in later for training in trainings_of(method)):
@@ -220,12 +225,10 @@ class Params(Section):
                 f"prune.rewind: base goes back to the weights of a pre-trained model, which {given} does not have; "
                 "take rewind: start"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _layout_fits_the_trainings(self) -> "Params":
+    def _layout_fits_the_trainings(self) -> None:
         if isinstance(self.parallel, str):
-            return self
+            return
         layout = self.parallel
         problems = [
             f"{place}.batch_size {training.batch_size}: data {layout.data} x microbatches {layout.microbatches} = "
@@ -240,7 +243,6 @@ class Params(Section):
             )
         if problems:
             raise ValueError(f"parallel, {layout.factors}: " + "; ".join(problems))
-        return self
 
 
 def _trainings(section: BaseModel, place: str = "") -> Iterator[tuple[str, TrainingParams]]:
@@ -278,11 +280,11 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     try:
         values = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; name the params file with --params") from None
+        raise ParamsError(f"{path}: no such params file; `lissom init` writes one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not a YAML file in UTF-8: {error}") from None
     except IsADirectoryError:
-        raise ParamsError(f"{path}: a folder; name the params file in it with --params") from None
+        raise ParamsError(f"{path}: a folder; name the params file in it") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: a mapping of sections is expected, found {type(values).__name__}")
     for override in overrides:
@@ -295,5 +297,6 @@ def check_params(values: Mapping[str, Any], origin: str = "params") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [explain(dict(detail), values, Params) for detail in error.errors()]
+        lines = [line for detail in error.errors() for line in explain(dict(detail), values, Params).split("\n")]
+    lines = list(dict.fromkeys(filter(None, lines)))
     raise ParamsError(f"{origin}: {len(lines)} error{'s'[: len(lines) != 1]}\n" + "\n".join(lines))

@@ -1,7 +1,7 @@
 """The reference of all params, generated from the sections."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -60,6 +60,8 @@ def _keys(section: type[BaseModel], prefix: str, defaults: BaseModel | None = No
         default = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         inner, items = sections_of(field.annotation), items_of(field.annotation)
         if inner:
+            if default is None and not field.is_required():
+                lines.append(f"| `{prefix}{name}` | null | {_meaning(field)} Its keys, where it is set: |")
             lines += _keys(inner[0], f"{prefix}{name}.", default if isinstance(default, inner[0]) else None)
             continue
         shown = "required" if defaults is None and field.is_required() else _shown(default)
@@ -86,7 +88,16 @@ def _keys_of_union(sections: Sequence[type[BaseModel]], place: str) -> list[str]
 
 
 def _meaning(field: FieldInfo) -> str:
-    return _one_line(field.description or "")
+    values = _values_of(field.annotation)
+    allowed = f" Allowed: {', '.join(f'`{value}`' for value in values)}." if len(values) > 1 else ""
+    return _one_line(field.description or "") + allowed
+
+
+def _values_of(annotation: Any) -> list[Any]:
+    """Return the values that an annotation names; of tuples those of their items."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return list(dict.fromkeys(value for part in get_args(annotation) for value in _values_of(part)))
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ import yaml
 _LONGEST = 1_000_000
 _DEEPEST = 50
 _MOST_NODES = 100_000
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _BoundedLoader(yaml.SafeLoader):
@@ -24,8 +25,8 @@ def parse(text: str) -> Any:
     """Return the value of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is no YAML, longer than 1 MB, nested deeper than 50, holds itself, or has more than 100,000
-            values once its aliases are written out.
+        yaml.YAMLError: it is no YAML, gives a key twice, is longer than 1 MB, nested deeper than 50, holds itself, or
+            has more than 100,000 values once its aliases are written out.
     """
     if len(text) > _LONGEST:
         raise yaml.YAMLError(f"longer than {_LONGEST} characters; data belong into files of their own")
@@ -54,6 +55,17 @@ def _nesting(text: str) -> int:
     return deepest
 
 
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Refuse a key that is given twice (YAML 1.2, 3.2.1.1): PyYAML would take the last one and drop the others."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            continue
+        if key.value in seen:
+            raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {key.value} is given twice; keep one")
+        seen.add(key.value)
+
+
 def _written_out(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
     """Return the number of nodes below a node, with those of aliases counted at every use."""
     if depth > _DEEPEST:
@@ -63,6 +75,7 @@ def _written_out(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
         if isinstance(node, yaml.SequenceNode):
             parts = node.value
         elif isinstance(node, yaml.MappingNode):
+            _check_keys(node)
             parts = [part for pair in node.value for part in pair]
         sizes[id(node)] = 1 + sum(_written_out(part, sizes, depth + 1) for part in parts)
     if sizes[id(node)] > _MOST_NODES:

@@ -1,9 +1,10 @@
 """Base class of all values that are read from or written to JSON and YAML."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 T = TypeVar("T")
 
@@ -43,8 +44,21 @@ def _as_list(value: Any) -> Any:
     methods = [value] if isinstance(value, Mapping | Section) else value
     if not isinstance(methods, list | tuple):
         return methods
-    return [method for method in methods if not (isinstance(method, Mapping) and dict(method) == {"method": "none"})]
+    # What else a method that is switched off has, its training for instance, waits for it to be switched on again.
+    return [method for method in methods if not (isinstance(method, Mapping) and method.get("method") == "none")]
 
+
+def _are_expressions(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return patterns
+
+
+Expressions = Annotated[tuple[str, ...], AfterValidator(_are_expressions)]
+"""Regular expressions."""
 
 Methods = Annotated[tuple[T, ...], BeforeValidator(_as_list)]
 """The methods of a stage, applied in order; a single mapping is a list of one."""

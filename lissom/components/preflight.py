@@ -14,12 +14,15 @@ from typing import Any
 from lissom.artifacts import CONFIG, MANIFEST
 from lissom.errors import InputError, advice_for
 from lissom.factorize.config import WordTableFactorization
+from lissom.models.config import NewModelParams
 from lissom.models.source import GGUF, is_gguf, locate
 from lissom.params import Params
 from lissom.storage import followed
 
 _COPIES = 9
 """Two checkpoints (old and new) of weights, best weights and the two moments of Adam, and the output."""
+_BLOCKS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layers", "n_layer")
+_DECODER_BLOCKS = ("decoder_layers", "num_decoder_layers")
 _WRITTEN = (Path("artifacts"), Path("checkpoints"))
 _PACKAGES = ("mlflow", "pandas", "codecarbon", "sklearn", "scipy", "matplotlib", "jinja2")
 
@@ -46,7 +49,9 @@ def preflight(params: Params, *, elsewhere: bool = False) -> None:
     missing = [] if elsewhere else [*_missing_packages(params)]
     of_file = {} if folder is None or not is_gguf(folder) or missing else _config_of_file(params.base.model, folder)
     problems = [*missing, *([] if elsewhere else _lacking_space(folder, of_file))]
-    if of_file:
+    if params.base.is_new:
+        problems += _misfits(params, _config_of_shape(params.base.shape or NewModelParams()))
+    elif of_file:
         problems += _misfits(params, of_file)
     # A folder of lissom's has edits of its own, which its config does not show.
     elif folder and folder.is_dir() and not (folder / MANIFEST).is_file():
@@ -124,11 +129,28 @@ def _config_of_file(model: str, path: Path) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
+def _config_of_shape(shape: NewModelParams) -> Mapping[str, Any]:
+    return {
+        "num_hidden_layers": shape.blocks, "decoder_layers": shape.blocks, "hidden_size": shape.width,
+        "vocab_size": shape.vocabulary,
+    }  # fmt: skip
+
+
 def _misfits(params: Params, config: Mapping[str, Any]) -> Iterator[str]:
-    blocks = config.get("num_hidden_layers", config.get("n_layers", config.get("n_layer")))
-    kept = getattr(params.distill, "blocks", None)
-    if isinstance(blocks, int) and isinstance(kept, tuple) and max(kept) >= blocks:
-        yield f"  distill.blocks: {max(kept)} does not exist; the base model has blocks 0 to {blocks - 1}"
+    blocks = next((config[name] for name in _BLOCKS if config.get(name) is not None), None)
+    decoder_blocks = next((config[name] for name in _DECODER_BLOCKS if config.get(name) is not None), blocks)
+    for key, count in (("blocks", blocks), ("decoder_blocks", decoder_blocks)):
+        kept = getattr(params.distill, key, None)
+        if isinstance(count, int) and isinstance(kept, tuple):
+            if max(kept) >= count:
+                yield f"  distill.{key}: {max(kept)} does not exist; the base model has blocks 0 to {count - 1}"
+            count = len(kept)
+        for pruning in params.prune:
+            left = getattr(pruning, key, None)
+            if isinstance(count, int) and isinstance(left, int):
+                if left > count:
+                    yield f"  prune.{key}: {left} blocks cannot be kept; there are {count} by then"
+                count = left
     rows, width = config.get("vocab_size"), config.get("hidden_size", config.get("dim", config.get("n_embd")))
     for method in params.factorize:
         # Fewer rows are known only after trimming; the full table is the most favourable case.

@@ -1,4 +1,4 @@
-"""Data from files: tsv, csv, jsonl, parquet, conll (tagged words) or txt (one long text), plain or compressed."""
+"""Data from files: tsv, csv, jsonl, parquet, conll (tagged words) or txt, plain or compressed."""
 
 import csv
 import json
@@ -39,13 +39,20 @@ def names_of(split: str) -> tuple[str, ...]:
 
 
 def unread(folder: Path, read: Sequence[Path]) -> list[str]:
-    """Return the names of the tables in `folder` that are not among those that are read."""
+    """Return the names of the tables in `folder` that are not among those that are read, and of formats not known."""
     taken = {path.resolve() for path in read}
-    return [path.name for path in _tables(folder) if path.resolve() not in taken]
+    splits = {name for split in ("train", "dev", "test") for name in names_of(split)}
+    others = [path for path in folder.iterdir() if path.is_file() and _stem(path) in splits]
+    return sorted({path.name for path in (*_tables(folder), *others) if path.resolve() not in taken})
 
 
-def read_rows(path: Path, cleaner: Cleaner) -> Iterator[Row]:
+def read_rows(path: Path, cleaner: Cleaner, *, by_line: bool = False) -> Iterator[Row]:
     """Yield the rows of one file, without those that `cleaner` leaves out.
+
+    Args:
+        path: the file.
+        cleaner: makes the rows.
+        by_line: whether every line of a txt file is a text; else the file is one.
 
     Raises:
         DataError: a column is missing or there twice, a row has too many or too few fields, a value is not usable, or
@@ -53,7 +60,8 @@ def read_rows(path: Path, cleaner: Cleaner) -> Iterator[Row]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    for place, record in _records(path, cleaner.columns):
+    is_lines = by_line and _format(path) == "txt"
+    for place, record in _lines(path, cleaner.columns) if is_lines else _records(path, cleaner.columns):
         row = cleaner.row(record, f"{path}, {place}")
         if row is not None:
             yield row
@@ -105,6 +113,14 @@ def _whole(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]
         )
     with opened(path) as file:
         yield "line 1", {names[0] if names else "text": file.read()}
+
+
+def _lines(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every line of a file as a text; raises `DataError` if more than a text is wanted."""
+    if len(names) > 1:
+        raise DataError(f"{path}: plain text has no column {names[-1]!r}; write the texts as {', '.join(FORMATS[:4])}")
+    with opened(path) as file:
+        yield from ((f"line {number}", {names[0]: line.rstrip("\n")}) for number, line in enumerate(file, start=1))
 
 
 def _delimited(path: Path, names: list[str], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

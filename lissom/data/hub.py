@@ -25,16 +25,7 @@ def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner])
     Raises:
         DataError: the hub cannot be reached, or the data set or a column does not exist.
     """
-    import datasets
-
-    path, config, revision = parse(name)
-    try:
-        dataset = datasets.load_dataset(path, config, revision=revision)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"data.source hub:{name}: {type(error).__name__}: {error}\nWithout network, export the data set to "
-            "files once and set data.source to files:FOLDER, or use embedded:python-docs"
-        ) from None
+    dataset = _load(name)
     if columns.is_written:
         dataset = dataset.flatten()  # a column `translation` with texts of several languages becomes translation.en ...
     splits: dict[str, Any] = {}
@@ -55,6 +46,31 @@ def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner])
     if "test" not in splits and "dev" in splits:
         splits["test"] = splits.pop("dev")
     return {split: _rows(table, columns, cleaners[split]) for split, table in splits.items()}
+
+
+def train_rows(name: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of the train split as the hub has them, with the columns of nested ones flat.
+
+    Raises:
+        DataError: the hub cannot be reached, or the data set or its train split does not exist.
+    """
+    dataset = _load(name).flatten()
+    if "train" not in dataset:
+        raise DataError(f"data.source hub:{name}: no split train; it has {', '.join(dataset)}")
+    yield from dataset["train"]
+
+
+def _load(name: str) -> Any:
+    import datasets
+
+    path, config, revision = parse(name)
+    try:
+        return datasets.load_dataset(path, config, revision=revision)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"data.source hub:{name}: {type(error).__name__}: {error}\nWithout network, export the data set to "
+            "files once and set data.source to files:FOLDER, or use embedded:python-docs"
+        ) from None
 
 
 def _is_withheld(table: Any, columns: DataParams) -> bool:

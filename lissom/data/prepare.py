@@ -88,11 +88,12 @@ def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str
                 sources = _parallel(params, cleaners) | sources
             read = [*paths.values(), *([Path(params.transfer)] if params.transfer else [])]
             notes += [
-                f"{name} is not read: its name is none of train, dev (validation, valid, val) and test"
+                f"{name} is not read: its name is none of train, dev (validation, valid, val) and test, or its format "
+                f"none of {', '.join(files.FORMATS)}"
                 for name in files.unread(Path(place), read)
             ]
     if params.transfer:
-        sources[TRANSFER] = files.read_rows(Path(params.transfer), cleaners[TRANSFER])
+        sources[TRANSFER] = files.read_rows(Path(params.transfer), cleaners[TRANSFER], by_line=params.has_labels)
     for split in ("train", "test"):
         if split not in sources:
             raise DataError(
@@ -124,6 +125,12 @@ def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list
         )
     named = params.has_classes
     labels = _known_labels(params.source, values) if named else ()
+    for split in sorted(set(values) - {"train"}) if params.has_labels and not params.is_written else ():
+        if len(set(values[split])) < 2:
+            raise DataError(
+                f"data.source {params.source}: all rows of {split} have the label {values[split][0]!r}: a model that "
+                "answers nothing else would be as good as any; add rows of other labels"
+            )
     if params.is_per_token:
         labels = _outside_first(params.source, labels)
     strata = _strata(params, names["train"])
@@ -212,9 +219,9 @@ def _known_labels(source: str, names: Mapping[str, Sequence[str | None]]) -> tup
         unknown = sorted({str(name) for name in values} - set(labels))
         if unknown:
             raise DataError(
-                f"data.source {source}: {split} has labels that train has not: {', '.join(unknown[:5])} "
+                f"data.source {source}: {split} has labels that train has not: {', '.join(map(repr, unknown[:5]))} "
                 f"(first at row {next(i for i, name in enumerate(values, 1) if name in unknown)}); "
-                f"train has {', '.join(labels)}"
+                f"train has {', '.join(map(repr, labels))}"
             )
     return labels
 

@@ -88,5 +88,8 @@ def _rank(row: bytes, seed: int) -> bytes:
 
 
 def normalised(text: str) -> str:
-    """Return the words of a text in lower case; texts with equal words count as duplicates."""
-    return re.sub(r"\W+", " ", text.lower()).strip()
+    """Return the words of a text in lower case; texts with equal words count as duplicates.
+
+    A text without a letter or digit, such as an emoji, is itself.
+    """
+    return re.sub(r"\W+", " ", text.lower()).strip() or text.strip()

@@ -48,8 +48,9 @@ def more_texts(params: AugmentationParams, train: Table, folder: Path) -> Table:
             vectors is missing or damaged.
     """
     source, revision = locate(params.masked_lm, "distill.augmentation.masked_lm")
-    model = load_language_model(BaseParams(model=params.masked_lm))
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    key = "distill.augmentation.masked_lm"
+    model = load_language_model(BaseParams(model=params.masked_lm), key)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     if family_of(model).decoder:
         raise InputError(
             f"distill.augmentation.masked_lm {params.masked_lm}: a {model.config.model_type} predicts the next token; "

@@ -6,8 +6,15 @@ Entry 0 of the hidden states is the output of the embeddings, which is mapped to
 from lissom.errors import InputError
 
 
-def uniform(student: int, teacher: int) -> tuple[int, ...]:
+def uniform(
+    student: int, teacher: int, otherwise: str = "or list the teacher's blocks in layer_map"
+) -> tuple[int, ...]:
     """Return g(m) = m N / M for m = 0..M: every (N / M)-th hidden state.
+
+    Args:
+        student: blocks M of the student.
+        teacher: blocks N of the teacher.
+        otherwise: what else a user can do if M does not divide N.
 
     Raises:
         InputError: M does not divide N.
@@ -16,7 +23,7 @@ def uniform(student: int, teacher: int) -> tuple[int, ...]:
         possible = [count for count in range(1, teacher + 1) if teacher % count == 0]
         raise InputError(
             f"{student} student blocks cannot be spread evenly over {teacher} teacher blocks; take one of {possible}, "
-            "or list the teacher's blocks in layer_map"
+            f"{otherwise}"
         )
     return tuple(block * teacher // student for block in range(student + 1))
 
@@ -34,7 +41,7 @@ def patient(student: int, teacher: int, strategy: str) -> tuple[int, ...]:
     """
     if strategy == "last":
         return tuple(teacher - student + block for block in range(1, student))
-    return uniform(student, teacher)[1:-1]
+    return uniform(student, teacher, "or strategy: last")[1:-1]
 
 
 def explicit(layer_map: tuple[int, ...], student: int, teacher: int) -> tuple[int, ...]:

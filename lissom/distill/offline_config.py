@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from lissom.attention.config import Pattern
 from lissom.distill.augment_config import AugmentationParams
@@ -21,7 +21,9 @@ Blocks = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_ascendi
 
 
 class NoDistillation(Section):
-    """No distillation: the teacher is the result."""
+    """No distillation: the teacher is the result. Keys of another method wait for it to be switched on again."""
+
+    model_config = ConfigDict(extra="ignore")
 
     method: Literal["none"]
 
@@ -176,6 +178,7 @@ class TinyBertDistillation(Section):
     projection (with bias), and the soft-target loss is also averaged over labels. For bidirectional teachers."""
 
     augmentation: AugmentationParams | None = None
+    """More training texts, in which words are replaced by others; null trains on those that there are."""
 
     signals: SignalsParams = SignalsParams()
 

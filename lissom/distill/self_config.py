@@ -1,6 +1,6 @@
 """Params of self-distillation, in which a network learns from its deepest exit, its past or its average."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,8 +14,8 @@ class FastBertDistillation(Section):
 
     method: Literal["fastbert"]
 
-    blocks: Blocks | None = None
-    """Teacher blocks that the backbone starts from; all by default."""
+    blocks: Annotated[Blocks, Field(min_length=2)] | None = None
+    """Teacher blocks that the backbone starts from, two or more, as the last exit is no early one; all by default."""
 
     exit_size: int = Field(default=128, ge=2)
     """Width of the exits' classifiers."""

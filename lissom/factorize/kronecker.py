@@ -4,6 +4,7 @@ Every matrix starts as the nearest sum of products; much is lost at first, so th
 follows.
 """
 
+from lissom.errors import InputError
 from lissom.factorize.config import KroneckerFactorization
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Kronecker
@@ -13,7 +14,11 @@ from lissom.training.recipe import Recipe
 
 
 def plan(model: CompressedModel, _: Lesson, params: KroneckerFactorization) -> Recipe:
-    """Return the recipe; what does not fit is refused when the edit is applied."""
+    """Return the recipe; what does not fit is refused when the edit is applied.
+
+    Raises:
+        InputError: there is nothing to factorise.
+    """
     shapes: dict[str, tuple[int, int]] = {}
     if params.attention is not None:
         shapes |= dict.fromkeys(projections_of(model.network, "attention"), params.attention)
@@ -21,4 +26,9 @@ def plan(model: CompressedModel, _: Lesson, params: KroneckerFactorization) -> R
         for site in ffn_sites(model.network):
             shapes |= dict.fromkeys(site.inputs, params.ffn)
             shapes[site.output] = (params.ffn[1], params.ffn[0])
+    if not shapes and params.table is None:
+        raise InputError(
+            "kronecker: the model has no projections of attentions or feed-forward networks; set factorize.table, or "
+            "take another method"
+        )
     return Recipe(edits=[Kronecker(shapes=shapes, terms=params.terms, table=params.table)])

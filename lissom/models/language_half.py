@@ -43,7 +43,7 @@ def load_language_half(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load the whole model, and return its language model with what transformers tells of the weights."""
     whole, info = AutoModelForImageTextToText.from_pretrained(
-        source, revision=revision, dtype=torch.float32, output_loading_info=True
+        source, revision=revision, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
     half = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     half.base_model.load_state_dict(whole.base_model.language_model.state_dict())

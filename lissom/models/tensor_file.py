@@ -1,5 +1,6 @@
 """Writing of safetensors files, with the errors of a disk as Python has them."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,16 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     with naming(path):
         try:
             save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
+            _allow_as_others(path)
         except SafetensorError as error:
             match = _NUMBER.search(str(error))
             if not match:
                 raise
             raise OSError(int(match[1]), str(error), str(path)) from None
+
+
+def _allow_as_others(path: Path) -> None:
+    """Give a file the permissions that `open` gives: safetensors writes for its owner, and pods run as others."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)

@@ -30,7 +30,7 @@ class ParallelParams(Section):
     accumulated over them, which saves memory."""
 
     schedule: Literal["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "varuna", "varuna_eager"] = "1f1b"
-    """Order of work in a pipeline; `lissom schedule` draws it."""
+    """Order of work in a pipeline; `lissom schedule` draws all but `zero_bubble`."""
 
     chunks: int = Field(default=2, ge=2)
     """Stages per process, for `interleaved_1f1b` and `zero_bubble`."""

@@ -2,14 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lissom.artifacts import write_text
-from lissom.data import files
+from lissom.data import files, hub
 from lissom.data.config import EMBEDDED, PER_TOKEN, UNLABELLED_TASKS, WRITTEN, TaskKind
 from lissom.errors import InputError
 from lissom.models.source import is_gguf, locate
@@ -45,29 +46,33 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
     given: dict[str, Any] = {}
     for override in overrides:
         apply_override(given, override)
+    for section, value in given.items():
+        if not isinstance(value, Mapping):
+            raise InputError(f"--set {section}={value}: a section is a mapping; set a key of it, {section}.KEY=VALUE")
     base, source = _model_source(model), _data_source(data)
     lines = [f"base.model: {base}", f"data.source: {source}"]
     params: dict[str, Any] = {"base": {"model": base}, "data": {"source": source}}
     rows: list[Mapping[str, Any]] = []
-    count, config = 0, _config(base)
-    if source.startswith("files:"):
-        train = files.find_split(Path(source.removeprefix("files:")), "train")
-        if train is None:
-            raise InputError(f"{data}: no train file; it must hold train and test as {', '.join(files.FORMATS)}")
-        records = files.records(train)
+    config = _config(base)
+    count = 0
+    if source in EMBEDDED:
+        params["data"]["task"] = EMBEDDED[source]
+    else:
+        records = _train_rows(source, data)
         rows = list(itertools.islice(records, _SAMPLE))
-        count = len(rows) + sum(1 for _ in records)
         columns = assume_columns(rows, given.get("data", {}), writes=_written_by(config))
         params["data"] |= _columns_section(columns)
-        lines += _columns_lines(columns, rows)
-    elif source in EMBEDDED:
-        params["data"]["task"] = EMBEDDED[source]
+        labels, count = set(_labels(rows, columns)), len(rows)
+        for row in records:
+            labels.update(_labels([row], columns))
+            count += 1
+        lines += _columns_lines(columns, labels)
     task: TaskKind = given.get("data", {}).get("task") or params["data"].get("task", "classification")
     positions = int(getattr(config, "max_position_embeddings", None) or _LONGEST)
     if task in UNLABELLED_TASKS:
         params["base"]["max_length"] = min(_WINDOW, positions)
         lines.append(f"base.max_length: {params['base']['max_length']}: longer texts are cut into windows")
-    elif lengths := _lengths(base, [part for row in rows for part in _texts(row, params["data"], task)]):
+    elif lengths := _lengths(base, [part for row in rows for part in _texts(row, params["data"], task)], config):
         longest = min(_LONGEST, positions, _rounded_up(sorted(lengths)[int(0.99 * (len(lengths) - 1))]))
         params["base"]["max_length"] = longest
         lines.append(f"base.max_length: {longest}, which 99 % of the texts fit; the model has {positions} positions")
@@ -104,7 +109,10 @@ def _model_source(model: str) -> str:
 
 
 def _data_source(data: str) -> str:
-    if data.partition(":")[0] in ("embedded", "files", "hub"):
+    kind = data.partition(":")[0]
+    if kind == "embedded" and data not in EMBEDDED:
+        raise InputError(f"data {data}: is not known; allowed: {', '.join(EMBEDDED)}")
+    if kind in ("embedded", "files", "hub"):
         return data
     if Path(data).is_dir():
         return f"files:{data}"
@@ -116,13 +124,30 @@ def _data_source(data: str) -> str:
     raise InputError(f"data {data}: no such folder; hub:owner/name and embedded:python-docs are allowed, too")
 
 
+def _train_rows(source: str, data: str) -> Iterator[Mapping[str, Any]]:
+    kind, _, place = source.partition(":")
+    if kind == "hub":
+        return hub.train_rows(place)
+    train = files.find_split(Path(place), "train")
+    if train is None:
+        raise InputError(f"{data}: no train file; it must hold train and test as {', '.join(files.FORMATS)}")
+    return files.records(train)
+
+
 def _columns_section(columns: Columns) -> dict[str, Any]:
     section: dict[str, Any] = {"text": columns.text, "task": columns.task}
     section |= {"label": columns.label} if columns.label else {}
     return section | ({"text_pair": columns.text_pair} if columns.text_pair else {})
 
 
-def _columns_lines(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _labels(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Iterator[str]:
+    """Yield the labels of rows; those of words one by one."""
+    for row in rows:
+        label = row.get(columns.label) if columns.label else None
+        yield from map(str, label if isinstance(label, list) else [label])
+
+
+def _columns_lines(columns: Columns, labels: Set[str]) -> Iterator[str]:
     yield f"data.text: {columns.text!r}" + (f", data.text_pair: {columns.text_pair!r}" if columns.text_pair else "")
     if columns.label is None:
         yield f"data.task: {columns.task}, of texts alone"
@@ -130,7 +155,6 @@ def _columns_lines(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> Itera
     if columns.task in WRITTEN:
         yield f"data.label: {columns.label!r}, the translations (data.task: {columns.task})"
         return
-    labels = {str(row[columns.label]) for row in rows}
     kind = "numbers to predict" if columns.task == "regression" else f"{len(labels)} classes"
     yield f"data.label: {columns.label!r}, {kind} (data.task: {columns.task})"
 
@@ -138,12 +162,12 @@ def _columns_lines(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> Itera
 def _texts(row: Mapping[str, Any], data: Mapping[str, Any], task: TaskKind) -> Iterator[tuple[str, ...]]:
     """Yield what the model reads or writes of a row: a text, a pair of texts, or a text and then its translation."""
     pair = data.get("text_pair")
-    text = row[data["text"]] or ""
+    text = row.get(data["text"]) or ""
     if isinstance(text, list):
         text = " ".join(map(str, text))
-    yield (str(text), *((str(row[pair] or ""),) if pair else ()))
+    yield (str(text), *((str(row.get(pair) or ""),) if pair else ()))
     if task in WRITTEN:
-        yield (str(row[data["label"]] or ""),)
+        yield (str(row.get(data["label"]) or ""),)
 
 
 def _written_by(config: "PreTrainedConfig") -> TaskKind | None:
@@ -158,32 +182,31 @@ def _written_by(config: "PreTrainedConfig") -> TaskKind | None:
 
 def _config(base: str) -> "PreTrainedConfig":
     """Return the config of a model."""
-    from transformers import AutoConfig
+    from lissom.models.gguf_file import read_config
 
-    from lissom.models.gguf_file import pretrained
-
-    source, revision = locate(base)
-    source, more = pretrained(source)
-    try:
-        return AutoConfig.from_pretrained(source, revision=revision, **more)
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {base}: cannot be read: {str(error).splitlines()[0]}") from None
+    with _told(base):
+        return read_config(*locate(base))
 
 
-def _lengths(base: str, texts: Sequence[tuple[str, ...]]) -> list[int]:
+def _lengths(base: str, texts: Sequence[tuple[str, ...]], config: "PreTrainedConfig") -> list[int]:
     """Return the lengths of texts, or pairs of them, in a model's tokens."""
-    from transformers import AutoTokenizer
+    from lissom.models.base_tokenizer import read_tokenizers
 
-    from lissom.models.gguf_file import pretrained
-
-    source, revision = locate(base)
-    source, more = pretrained(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **more).backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"model {base}: cannot be read: {str(error).splitlines()[0]}") from None
-    tokenizer.no_truncation()
+    with _told(base):
+        tokenizer = read_tokenizers(base, *locate(base), config).texts
     return [len(encoding.ids) for encoding in tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])]
+
+
+@contextmanager
+def _told(base: str) -> Iterator[None]:
+    """Tell what transformers raises for a model that is missing or damaged in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"model {base}: cannot be read: {first}") from None
 
 
 def _parameters(config: "PreTrainedConfig") -> int:

@@ -47,7 +47,7 @@ def assume_columns(
     task = given.get("task") or (writes if writes in WRITTEN else None)
     if task in WRITTEN:
         return _translations(rows, given)
-    names = list(rows[0])
+    names = _names(rows, given)
     if task in UNLABELLED_TASKS or (writes in UNLABELLED_TASKS and not given.get("label") and _CHAT in names):
         return _texts_alone(rows, given)
     taken = {value for value in given.values() if value}
@@ -68,11 +68,11 @@ def assume_columns(
         text, pair = texts[0], (texts[1] if len(texts) == 2 else None)
     if text is None:
         raise InputError(f"no column, or several, look like the text; the columns are {', '.join(names)}: {_ADVICE}")
-    return Columns(text, pair, label, given.get("task") or _task([row[label] for row in rows]))
+    return Columns(text, pair, label, given.get("task") or _task([row.get(label) for row in rows]))
 
 
 def _texts_alone(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Columns:
-    names = list(rows[0])
+    names = _names(rows, given)
     texts = [name for name in names if _is_text(rows, name)]
     text = given.get("text") or _named(names, (_CHAT, *_TEXT), set()) or _only(texts)
     if text is None:
@@ -82,16 +82,29 @@ def _texts_alone(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) ->
 
 def _translations(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Columns:
     """Return the only two columns of texts, in their order, as texts and translations."""
-    texts = [name for name in rows[0] if _is_text(rows, name) or name in (given.get("text"), given.get("label"))]
+    names = _names(rows, given)
+    texts = [name for name in names if _is_text(rows, name) or name in (given.get("text"), given.get("label"))]
     text = given.get("text") or next((name for name in texts if name != given.get("label")), None)
     others = [name for name in texts if name != text]
     label = given.get("label") or _only(others)
     if text is None or label is None:
         raise InputError(
-            f"no two columns, or more, look like a text and its translation; the columns are {', '.join(rows[0])}: "
+            f"no two columns, or more, look like a text and its translation; the columns are {', '.join(names)}: "
             f"{_ADVICE}"
         )
     return Columns(text, None, label, "translation")
+
+
+def _names(rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> list[str]:
+    """Return the columns of all rows, since one of JSON may lack some; raises `InputError` for given ones that lack."""
+    if not rows:
+        raise InputError("train has no row; it needs some, with a text each")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for role in ("text", "text_pair", "label"):
+        name = given.get(role)
+        if name is not None and name not in names:
+            raise InputError(f"data.{role}: there is no column {name!r}; the columns are {', '.join(names)}")
+    return names
 
 
 def _named(names: Sequence[str], known: Sequence[str], taken: set[str]) -> str | None:
@@ -105,14 +118,14 @@ def _only(names: Sequence[str]) -> str | None:
 
 def _is_text(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Return whether most values are texts of at least two words."""
-    values = [row[name] for row in rows if row[name] not in (None, "")]
+    values = [row[name] for row in rows if row.get(name) not in (None, "")]
     parts = (value.split() if isinstance(value, str) else value for value in values)
     return sum(isinstance(words, list) and len(words) > 1 for words in parts) > len(values) / 2
 
 
 def _repeats(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Return whether the column has few distinct values, as names of classes have; a missing one is none of them."""
-    values = [str(row[name]) for row in rows if row[name] not in (None, "")]
+    values = [str(row[name]) for row in rows if row.get(name) not in (None, "")]
     return 2 <= len(set(values)) <= max(2, len(values) // 5)
 
 

@@ -44,7 +44,9 @@ def retrain(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a param in params.yaml first.")
     ] = None,
     base: Annotated[str, typer.Option(help="Git revision to compare with.")] = "origin/main",
-    max_drop: Annotated[float, typer.Option(help="Largest loss of score against it (0.02: two points).")] = 0.02,
+    max_drop: Annotated[
+        float, typer.Option(help="Largest loss of score against it: 0.02 is two points, or 2 % of a perplexity.")
+    ] = 0.02,
     remote: Annotated[str | None, typer.Option(help="DVC remote to pull from and push to; default: DVC's.")] = None,
     kubeflow: Annotated[bool, typer.Option(help="Run on Kubeflow (KF_PIPELINES_ENDPOINT) in place of here.")] = False,
     train_image: Annotated[str, typer.Option(help="For Kubeflow: image of the stages that train.")] = "lissom-train",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lissom.data.batches import Batch, sorted_batches
+from lissom.errors import InputError
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit, KeepHeads, KeepNeurons
 from lissom.models.sites import attention_sites, ffn_sites, head_size, sites_of_kind
@@ -57,6 +58,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
     if KeepHeads in scores:
         facts["head_sites"] = [site.name for site in attention_sites(model.network)]
         facts["head_scores"] = _shown(model, scores[KeepHeads])
+    before = {kind: _keep(model, kind, of_kind, 1.0, params) for kind, of_kind in scores.items()}
     pruned, edits = model, list[Edit]()
     for number in range(1, params.rounds + 1):
         if number > 1:
@@ -70,6 +72,12 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
             pruned = copy.deepcopy(pruned)
             pruned.edit(added)
     for edit in edits:
+        assert isinstance(edit, KeepHeads | KeepNeurons)
+        if params.budget is None and edit.kept == before[type(edit)].kept:
+            asked = f"heads: {params.heads:g}"
+            if isinstance(edit, KeepNeurons):
+                asked = f"neurons: {params.neurons:g} in multiples of {params.neuron_multiple}"
+            raise InputError(f"prune.{asked} removes none of the units; lower it, or set it to 1 to leave them alone")
         if isinstance(edit, KeepHeads):
             facts["heads_kept"] = [list(kept) for kept in edit.kept]
     return Recipe(edits=edits, facts=facts)

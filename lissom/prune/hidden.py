@@ -47,6 +47,11 @@ def plan(model: CompressedModel, lesson: Lesson, params: HiddenPruning) -> Recip
         count = largest_within(model, lesson, counts, edits, params.budget)
     else:
         count = max((number for number in counts if number <= params.keep * width + 1e-9), default=counts[0])
+    if count == width and params.budget is None:
+        raise InputError(
+            f"prune.keep: {params.keep:g} of {width} channels in multiples of {params.multiple} removes none; lower "
+            "keep or prune.multiple"
+        )
     before = network.num_parameters()
     return Recipe(
         edits=edits(count) if count < width else [],

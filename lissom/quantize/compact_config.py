@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lissom.section import Section
+from lissom.section import Expressions, Section
 from lissom.training.config import RecoveryParams
 
 
@@ -62,7 +62,7 @@ class WeightOnly(Section):
     """In the ONNX file: weights are unpacked when a session starts and multiplied as floats, so that the file is
     smaller and not faster; or multiplied packed (`MatMulNBits`): less memory, fast for single tokens, slow for many."""
 
-    keep: tuple[str, ...] = ()
+    keep: Expressions = ()
     """Layers that stay in floats besides norms and positions: regular expressions over paths."""
 
     logits: bool = False
@@ -129,7 +129,7 @@ class ProductQuantization(Section):
     seed: int = 0
     """Seed of the vectors that K-means starts from."""
 
-    keep: tuple[str, ...] = ()
+    keep: Expressions = ()
     """Layers that stay in floats: regular expressions over paths."""
 
     training: ProductTrainingParams | None = ProductTrainingParams()
@@ -152,7 +152,7 @@ class Half(Section):
     type: Literal["float16", "bfloat16"] = "float16"
     """float16 is 8 times finer; bfloat16 has the range of float32."""
 
-    keep: tuple[str, ...] = ()
+    keep: Expressions = ()
     """Layers that stay in 32 bits: regular expressions over paths."""
 
     training: None = None

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from lissom.gguf.config import FileTypeName
 from lissom.models.config import ScaleName
 from lissom.quantize.compact_config import Half, ProductQuantization, RoundedTrainingParams, WeightOnly
-from lissom.section import Methods, Section
+from lissom.section import Expressions, Methods, Section
 from lissom.training.config import LogitsLossParams
 
 
@@ -66,7 +66,7 @@ class Int8Training(Section):
     table_bits: Literal[4, 8] = 8
     """Bits of the word table's rows."""
 
-    keep: tuple[str, ...] = ()
+    keep: Expressions = ()
     """Layers that stay in floats besides norms and positions: regular expressions over paths."""
 
     logits: bool = False

@@ -39,7 +39,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: WeightOnly) -> Recipe:
         logits=params.logits, correction=params.correction, table_bits=params.table_bits,
     )  # fmt: skip
     sizes = {path: matrix_of(model.network.get_submodule(path)).numel() for path in edit.paths(model.network)}
-    if not sizes and (params.table_bits is None or params.average_bits is not None):
+    if not sizes and (params.average_bits is not None or not edit.rounds_table(model.network)):
         raise InputError(
             "weight_only: there is no layer to round: all are in `keep`, or factorised or quantised already; change "
             "keep, or leave one of the methods out"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lissom.artifacts import WEIGHTS
+from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.directory import build
 from lissom.models.manifest import Manifest, Step, read_manifest
@@ -18,6 +19,8 @@ def describe(model: str) -> dict[str, str]:
 
 
 def _describe_folder(folder: Path) -> dict[str, str]:
+    if folder.is_file():
+        raise InputError(f"{folder}: a file; name a model directory, or use --blocks for the sizes of a GGUF file")
     manifest = read_manifest(folder)
     parts = anatomy(build(manifest))
     sizes = [
@@ -61,7 +64,6 @@ def _describe_version(uri: str) -> dict[str, str]:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from lissom.errors import InputError
     from lissom.tracking.runs import use_store
 
     use_store()

@@ -37,7 +37,8 @@ class GatesParams(Section):
     """Requirements that a model must meet to get an alias in the registry."""
 
     max_score_drop: float = Field(default=0.03, ge=0, le=1)
-    """Largest loss against the teacher on test, in units of the metric (0.03 of accuracy: three points)."""
+    """Largest loss against the teacher on test, in units of the metric: 0.03 is three points of accuracy, or 3 % of a
+    perplexity."""
 
     min_speedup: dict[Baseline, Annotated[float, Field(gt=0)]] = Field(default={"onnx": 2.0, "int8": 1.2})
     """Least ratios of median latency, teacher to artefact, for one text on one pinned thread; the lower bound of the

@@ -31,14 +31,14 @@ def store_message(doing: str, error: Exception) -> str:
     """Return what failed, at which store, why, and what to do."""
     store = redacted(os.environ.get(STORE, ""))
     lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
-    return f"{doing}: MLflow at {store} cannot be used: {lines[0][:300]}; {_advice(store, str(error))}"
+    return f"{doing}: MLflow at {store} answers: {lines[0][:300]}; {_advice(store, str(error))}"
 
 
 def _advice(store: str, message: str) -> str:
     if "deleted state" in message or "deleted experiment" in message or "lifecycle_stage" in message:
         return "restore it with `mlflow experiments restore`, or set tracking.experiment to another name"
-    if store.startswith("sqlite:"):
-        return f"the database may be damaged or of another version of MLflow: restore it, or set {STORE} to another"
     if "RESOURCE_DOES_NOT_EXIST" in message or "not found" in message:
         return "look up names, versions and aliases in the registry"
+    if store.startswith("sqlite:"):
+        return f"the database may be damaged or of another version of MLflow: restore it, or set {STORE} to another"
     return f"set {STORE} to a server that is up, or unset it for a local mlflow.db"

@@ -48,7 +48,10 @@ def largest_within(
 
     low, high = 0, len(amounts)  # amounts[low] is within the budget, amounts[high] is not
     if (least := share(amounts[0])) > budget.keep:
-        raise InputError(f"{subject}: {budget.keep:g} of {budget.of} cannot be reached; the least is {least:.3g}")
+        raise InputError(
+            f"{subject}: {budget.keep:g} of {budget.of} cannot be reached; the least is {least:.3g}, since what is not "
+            "pruned stays, the word table for instance: set keep to that or more, or remove more kinds of units"
+        )
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if share(amounts[middle]) <= budget.keep else (low, middle)

@@ -20,7 +20,7 @@ class LoraParams(Section):
 class TrainingParams(Section):
     """One call of `fit`."""
 
-    epochs: float = Field(default=2, gt=0)
+    epochs: float = Field(default=2, gt=0, allow_inf_nan=False)
     """Passes over the training set; a fraction stops within one."""
 
     batch_size: int = Field(default=32, ge=1)
@@ -30,7 +30,7 @@ class TrainingParams(Section):
     """Peak learning rate of AdamW."""
 
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Course of the learning rate after the warm-up: down to 0, or constant."""
+    """Course of the learning rate after the warm-up: in a line or along a cosine down to 0, or constant."""
 
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from 0."""

@@ -3,12 +3,16 @@
 import gzip
 import json
 
+import datasets
 import pytest
 import yaml
+from datasets import Dataset, DatasetDict
+from tokenizers import Tokenizer
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from lissom.errors import InputError
 from lissom.params import load_params
+from lissom.pipelines import assumptions
 from lissom.pipelines.assumptions import write_params
 from lissom.pipelines.columns import Columns, assume_columns
 from tests.pipelines.conftest import write_base
@@ -44,6 +48,17 @@ def test_what_cannot_be_told_is_asked_for():
     assert assume_columns(rows, {"text": "beta"}) == Columns("beta", None, "kind", "classification")
     with pytest.raises(InputError, match="no column looks like a label"):
         assume_columns([{"text": text} for text in TEXTS], {})
+
+
+def test_rows_may_lack_columns_and_names_are_checked():
+    rows = [{"text": text, "label": number % 2} for number, text in enumerate(TEXTS)]
+    expected = Columns("text", None, "label", "classification")
+    assert assume_columns([{**rows[0], "note": "seen"}, *rows[1:]], {}) == expected
+    assert assume_columns([*rows[1:], {**rows[0], "note": "seen"}], {}) == expected
+    with pytest.raises(InputError, match=r"data\.text: there is no column 'txt'; the columns are text, label"):
+        assume_columns(rows, {"text": "txt"})
+    with pytest.raises(InputError, match="train has no row"):
+        assume_columns([], {})
 
 
 @pytest.fixture
@@ -157,3 +172,42 @@ def test_the_bound_on_size_follows_from_the_model(place):
     lines = write_params(place / "params.yaml", "base", "data")
     assert load_params(place / "params.yaml").gates.max_megabytes == 23
     assert any("each of the model's 22.7 M parameters" in line for line in lines)
+
+
+def test_a_section_is_no_word(place):
+    with pytest.raises(InputError, match=r"--set data=foo: a section is a mapping; set a key of it, data\.KEY=VALUE"):
+        write_params(place / "params.yaml", "base", "data", ["data=foo"])
+
+
+def test_classes_are_counted_in_all_rows(place, monkeypatch):
+    """A file that is sorted by label begins with many rows of one."""
+    monkeypatch.setattr(assumptions, "_SAMPLE", 30)
+    lines = [json.dumps({"text": f"a film of some words {n}", "label": f"class {n // 10}"}) for n in range(60)]
+    (place / "data" / "train.jsonl.gz").unlink()
+    (place / "data" / "train.jsonl").write_text("\n".join(lines))
+    assert "data.label: 'label', 6 classes (data.task: classification)" in write_params(
+        place / "p.yaml", "base", "data"
+    )
+
+
+def test_padding_of_the_models_own_tokenizer_is_no_length(place):
+    """all-MiniLM's tokenizer.json pads every text to 128 tokens."""
+    tokenizer = Tokenizer.from_file(str(place / "base" / "tokenizer.json"))
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(place / "base" / "tokenizer.json"))
+    write_params(place / "params.yaml", "base", "data")
+    assert load_params(place / "params.yaml").base.max_length == 16
+
+
+def test_a_data_set_of_the_hub_is_looked_at(place, monkeypatch):
+    rows = Dataset.from_list([{"utterance": f"some words {n}", "intent": f"class {n % 3}"} for n in range(60)])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: DatasetDict(train=rows, test=rows))
+    told = write_params(place / "params.yaml", "base", "hub:owner/intents")
+    data = load_params(place / "params.yaml").data
+    assert (data.text, data.label) == ("utterance", "intent") and any("3 classes" in line for line in told)
+
+
+def test_an_embedded_data_set_that_is_not_there_is_refused_before_anything_is_written(place):
+    with pytest.raises(InputError, match="embedded:python-doc: is not known; allowed: embedded:python-docs"):
+        write_params(place / "params.yaml", "base", "embedded:python-doc")
+    assert not (place / "params.yaml").exists()

@@ -1,6 +1,7 @@
 """What a downloaded model says of itself is checked when it is loaded."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lissom.models.base import load_base
 from lissom.models.compressed import logits_of
 from lissom.models.config import BaseParams
 from lissom.models.patterned import has_patterns
+from lissom.models.tensor_file import write_tensors
 from lissom.tasks.classification import Classification
 from lissom.tasks.token_classification import TokenClassification
 from tests.unit import tiny
@@ -141,3 +143,72 @@ def test_a_base_for_longer_texts(tmp_path):
         assert has_patterns(model.network) and model.network.config.max_position_embeddings == 60
         with torch.no_grad():
             assert logits_of(model.network, tiny.batch("bert", length=60)).isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
+def test_a_folder_without_a_tokenizer_is_refused(family, tmp_path):
+    """transformers makes up one of special tokens, with which every word is unknown."""
+    save(tmp_path, family)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(
+        InputError, match=r"save the tokenizer beside the model|needs config.json, model.safetensors and tokenizer.json"
+    ):
+        load(tmp_path)
+
+
+def test_code_beside_a_model_is_never_run(tmp_path, monkeypatch):
+    """Nor is anybody asked whether it should be."""
+    save(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    names = {"AutoConfig": "conf.Conf", "AutoModelForSequenceClassification": "conf.Net"}
+    (tmp_path / "conf.py").write_text(f"open({str(tmp_path / 'RUN')!r}, 'w').close()")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": names}))
+    model = load(tmp_path)
+    assert "auto_map" not in model.manifest.base_config
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": names, "model_type": "mine"}))
+    with pytest.raises(InputError, match=r"cannot be loaded"):
+        load(tmp_path)
+    assert not (tmp_path / "RUN").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1"),
+        ("model.safetensors", b""),
+        ("tokenizer.json", b"{}"),
+        ("config.json", b"{"),
+    ],
+)
+def test_a_damaged_folder_is_one_line_that_says_what_to_do(name, content, tmp_path):
+    save(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"base\.model dir:{tmp_path}: .*copy it again") as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value) and "Without network" not in str(error.value)
+
+
+def test_a_config_with_values_that_no_network_has_is_one_line(tmp_path):
+    save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong in ({"hidden_act": "swishy"}, {"num_hidden_layers": "six"}):
+        (tmp_path / "config.json").write_text(json.dumps(config | wrong))
+        with pytest.raises(InputError, match=r"cannot be loaded.*copy it again"):
+            load(tmp_path)
+
+
+def test_a_package_without_the_folder_is_told():
+    with pytest.raises(InputError, match="the package transformers has no folder modell"):
+        load_base(BaseParams(model="package:transformers/modell", max_length=8), tiny.TASK, seed=0)
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    """Stages run as any user of group 0 in a pod."""
+    mask = os.umask(0o022)
+    try:
+        write_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644

@@ -74,13 +74,15 @@ def test_quotation_marks_in_a_tsv_are_text(tmp_path):
             {"train_tsv": tsv([*ROWS, ("one", "two", "three")]), "test_tsv": tsv(ROWS)},
             "line 42: 3 columns, the header has 2",
         ),
-        ({"train_tsv": tsv(ROWS), "test_tsv": tsv([("a", "maybe")])}, "test has labels that train has not: maybe"),
+        ({"train_tsv": tsv(ROWS), "test_tsv": tsv([("a", "maybe")])}, "test has labels that train has not: 'maybe'"),
         ({"train_tsv": tsv(ROWS), "test_tsv": "text\tlabel\n"}, "test is empty"),
         ({"train_tsv": tsv(ROWS).encode() + b"\xe4\tyes\n", "test_tsv": tsv(ROWS)}, "not UTF-8"),
         ({"train_tsv": tsv(ROWS).encode("utf-16-le"), "test_tsv": tsv(ROWS)}, "UTF-16 without a byte order mark"),
         ({"train_tsv": tsv(ROWS), "test_tsv": tsv([("x", "")])}, "test is empty; test: 1 rows without a label"),
         ({"train_tsv": tsv(ROWS), "eval_tsv": tsv(ROWS)}, "no test set.*eval.tsv is not read"),
         ({"train_tsv": tsv([("x", "yes")] * 5), "test_tsv": tsv(ROWS)}, "one label only"),
+        ({"train_tsv": tsv(ROWS), "test_tsv": tsv([("x", "yes")])}, "all rows of test have the label 'yes'"),
+        ({"train_json": "[]", "test_tsv": tsv(ROWS)}, "no train set.*train.json is not read.*its format none of tsv"),
         ({"train_jsonl": '{"text": "x"\n', "test_tsv": tsv(ROWS)}, "line 1: not JSON"),
         ({"train_jsonl": '["x"]\n', "test_tsv": tsv(ROWS)}, "an object is expected"),
         ({"train_tsv": tsv(ROWS), "train_csv": "text,label\n", "test_tsv": tsv(ROWS)}, "all claim to be train"),
@@ -136,6 +138,20 @@ def transfer_of(params, tmp_path, **changes):
     card, output = run(params.model_copy(update=changes), tmp_path)
     notes = [note for note in card.notes if note.startswith("transfer")]
     return [row.text for row in load_table(output, "transfer").rows()], notes
+
+
+def test_a_plain_file_of_transfer_texts_has_one_on_every_line(tmp_path):
+    params = write(tmp_path / "d", train_tsv=tsv(ROWS), test_tsv=tsv(ROWS))
+    (tmp_path / "more.txt").write_text("first text\n\nsecond text\nthird text")
+    card, output = run(params.model_copy(update={"transfer": str(tmp_path / "more.txt")}), tmp_path)
+    assert [row.text for row in load_table(output, "transfer").rows()] == ["first text", "second text", "third text"]
+    assert "transfer: 1 rows with an empty text are left out" in card.notes
+
+
+def test_texts_without_letters_are_texts_of_their_own(tmp_path):
+    rows = [(chr(0x1F600 + number), ("yes", "no")[number % 2]) for number in range(40)]
+    card, _ = run(write(tmp_path / "d", train_tsv=tsv(rows), test_tsv=tsv(rows[:4])), tmp_path)
+    assert card.rows["dev"] > 0 and card.duplicates["within train"] == 0 and card.duplicates["test in train"] == 4
 
 
 def test_as_many_transfer_texts_are_taken_as_asked(tmp_path):

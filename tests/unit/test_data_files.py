@@ -70,7 +70,8 @@ def test_a_table_that_is_not_read_is_told(tmp_path):
     (tmp_path / "d" / "README.md").write_text("no table")
     card, _ = run(params.model_copy(update={"transfer": str(tmp_path / "d" / "more.tsv")}), tmp_path)
     assert [note for note in card.notes if "not read" in note] == [
-        "extra.csv is not read: its name is none of train, dev (validation, valid, val) and test"
+        "extra.csv is not read: its name is none of train, dev (validation, valid, val) and test, or its format none of "
+        "tsv, csv, jsonl, parquet, conll, txt"
     ]
 
 

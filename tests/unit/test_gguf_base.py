@@ -121,7 +121,7 @@ def test_files_that_are_not_there_or_others(tmp_path, monkeypatch):
         load_base(BaseParams(model=f"dir:{tmp_path / 'other.gguf'}", max_length=12), TASK, 0)
     content = (tmp_path / "model.gguf").read_bytes()
     (tmp_path / "model.gguf").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match=r"damaged, or no GGUF file: .*copy or download it again"):
         load_base(BaseParams(model=path, max_length=12), TASK, 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"lissom\[gguf\]"):

@@ -49,8 +49,47 @@ def test_a_section_given_in_part_keeps_what_the_outer_default_says():
 
 
 def test_a_method_has_only_its_own_fields():
-    with pytest.raises(ParamsError, match=r"distill\.blocks: unknown key; allowed here: method"):
-        check_params(GOOD | {"distill": {"method": "none", "blocks": [0]}})
+    with pytest.raises(ParamsError, match=r"distill\.layer_map: unknown key; allowed here: attention, blocks"):
+        check_params(GOOD | {"distill": {"method": "logits", "blocks": [0], "layer_map": [1]}})
+
+
+def test_a_method_that_is_switched_off_may_keep_its_keys():
+    """As `--set quantize.method=none` leaves them."""
+    sections = {
+        "distill": {"method": "none", "blocks": [0], "training": {"epochs": 1}},
+        "prune": {"method": "none", "heads": 0.5},
+        "quantize": [{"method": "none", "training": {"epochs": 1}}, {"method": "half"}],
+    }
+    params = check_params(GOOD | sections)
+    assert (params.distill.method, params.prune, len(params.quantize)) == ("none", (), 1)
+
+
+def test_all_sections_that_do_not_fit_each_other_are_told_at_once():
+    wrong = GOOD | {
+        "variants": ["teacher"], "distill": {"method": "sequence", "blocks": [0]}, "quantize": {"method": "gguf", "type": "q8_0"},
+    }  # fmt: skip
+    with pytest.raises(
+        ParamsError, match=r"(?s)3 errors.*variants: teacher.*sequence learns texts.*set export.formats"
+    ):
+        check_params(wrong)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"parallel": {"schedule": "foo"}}, r"1 error\n  parallel\.schedule: 'foo'; input should be 'gpipe'"),
+        ({"prune": "first_order"}, r"prune: 'first_order'; a list is expected, or a mapping with a method"),
+        ({"teacher": None}, r"teacher: None; a mapping of keys is expected; remove the key"),
+        ({"base": {"model": "bert-base-uncased"}}, r"base\.model: 'bert-base-uncased' .* is: `package:module/folder`"),
+        ({"teacher": {"epochs": float("inf")}}, r"teacher\.epochs: inf; input should be a finite number"),
+        ({"distill": {"method": "fastbert", "blocks": [0]}}, r"distill\.blocks: .*at least 2"),
+        ({"quantize": {"method": "half", "keep": ["("]}}, r"quantize\.keep: '\(' is no regular expression"),
+    ],
+)
+def test_mistakes_are_told_in_words(sections, message):
+    with pytest.raises(ParamsError, match=message) as error:
+        check_params(GOOD | sections)
+    assert "function-after" not in str(error.value)
 
 
 @pytest.mark.parametrize("method", ["lstm", "static"])
@@ -157,7 +196,12 @@ def test_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("- 1", "a mapping of sections"), ("a: [", "not a YAML file"), (None, "no such file")]
+    ("content", "message"),
+    [
+        ("- 1", "a mapping of sections"),
+        ("a: [", "not a YAML file"),
+        (None, "no such params file; `lissom init` writes one"),
+    ],
 )
 def test_files_that_are_no_params(tmp_path, content, message):
     path = tmp_path / "params.yaml"
@@ -225,6 +269,15 @@ def test_an_override_that_is_no_yaml_is_told_in_one_line(override):
     with pytest.raises(ParamsError) as error:
         apply_override({"prune": []}, override)
     assert "\n" not in str(error.value) and "override" in str(error.value)
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path):
+    """PyYAML drops the first one without a word."""
+    (tmp_path / "p.yaml").write_text(
+        "base: {model: 'dir:x'}\ndata: {source: 'files:y'}\nprune: {method: none}\ndata: {source: 'files:z'}\n"
+    )
+    with pytest.raises(ParamsError, match="line 4: the key data is given twice; keep one"):
+        load_params(tmp_path / "p.yaml")
 
 
 def test_plain_aliases_still_work(tmp_path):

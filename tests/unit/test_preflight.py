@@ -48,6 +48,10 @@ def test_what_fits_passes(base):
         ({"factorize": {"method": "word_table", "rank": 25}}, r"factorize\.rank: 25 saves nothing on a 100 x 32.*largest: 24"),
         ({"base": {"model": "dir:base", "max_length": 25}}, r"base\.max_length: 25 is more than the base model's 24"),
         ({"base": {"model": "dir:nowhere"}}, "no folder"),
+        ({"base": {"model": "new:llama", "shape": {"blocks": 2}}, "distill": {"method": "logits", "blocks": [0, 5]}}, r"distill\.blocks: 5 does not exist.*0 to 1"),
+        ({"base": {"model": "new:t5"}, "distill": {"method": "sequence", "blocks": [0], "decoder_blocks": [7]}, "data": {"source": "files:data", "task": "translation"}}, r"distill\.decoder_blocks: 7 does not exist.*0 to 3"),
+        ({"distill": {"method": "logits", "blocks": [0]}, "prune": {"method": "blocks", "blocks": 2}}, r"prune\.blocks: 2 blocks cannot be kept; there are 1 by then"),
+        ({"prune": [{"method": "blocks", "blocks": 2}, {"method": "layer_drop", "blocks": 3}]}, r"prune\.blocks: 3 blocks cannot be kept; there are 2"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told(base, sections, message):

@@ -67,7 +67,6 @@ class GroupWeights(StructureEdit):
         Raises:
             InputError: a correction is larger than the matrix.
         """
-        kept = kept_layers(network, self.keep)
         for path in self.paths(network):
             layer = network.get_submodule(path)
             assert isinstance(layer, nn.Linear)
@@ -79,15 +78,21 @@ class GroupWeights(StructureEdit):
         table = network.get_submodule(path)
         if isinstance(table, Convertible):  # it was rounded in a training
             replace_table(network, table.converted())
-        elif self.table_bits is not None and type(table) is nn.Embedding and path not in kept:
+        elif self.table_bits is not None and self.rounds_table(network):
             replace_table(network, IntegerEmbedding.of(table.weight, weight_high(self.table_bits)))
         share_factors(network)
+
+    def rounds_table(self, network: PreTrainedModel) -> bool:
+        """Return whether the word table is to be rounded, and is in floats so far."""
+        path = rows_of(network, family_of(network).word_table)
+        is_plain = type(network.get_submodule(path)) is nn.Embedding
+        return self.table_bits is not None and is_plain and path not in kept_layers(network, self.keep)
 
     def round_table(self, network: PreTrainedModel) -> None:
         """Round the rows of the word table in every pass, for a training."""
         path = rows_of(network, family_of(network).word_table)
         table = network.get_submodule(path)
-        if self.table_bits is not None and type(table) is nn.Embedding and path not in kept_layers(network, self.keep):
+        if self.table_bits is not None and self.rounds_table(network):
             replace_table(network, FakeQuantEmbedding(table, weight_high(self.table_bits)).train(table.training))
 
     def grouped(self, path: str, layer: nn.Linear) -> GroupedLinear:
