@@ -1,20 +1,29 @@
 """What is wrong with params, in words, and which sections an annotation of pydantic allows."""
 
 import difflib
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+_OWN_LABEL = re.compile(r"(function-\w+|literal|tagged-union)\[")
+"""What pydantic puts into locations for validators and unions."""
+
 
 def explain(detail: dict[str, Any], values: Mapping[str, Any], root: type[BaseModel]) -> str:
     """Return a line for one of pydantic's errors: its key as the user wrote it, the value, and what is allowed."""
-    location = [str(part) for part in detail["loc"] if "[" not in str(part) or part == "[key]"]
-    if any(str(part).startswith("literal[") for part in detail["loc"]) and isinstance(values.get(location[0]), Mapping):
+    last = len(detail["loc"]) - 1
+    is_key = detail["type"] == "extra_forbidden"
+    location = [
+        str(part) for place, part in enumerate(detail["loc"])
+        if (is_key and place == last) or not _OWN_LABEL.match(str(part))
+    ]  # fmt: skip
+    if "literal[" in str(detail["loc"]) and isinstance(values.get(location[0]), Mapping):
         return ""  # the other form of a section that may also be one word
     section, place = _walk(location, values, root)
-    value = detail["input"]
+    value, field = detail["input"], section.model_fields.get(location[-1]) if section and location else None
     match detail["type"]:
         case "extra_forbidden":
             allowed = sorted(section.model_fields) if section else []
@@ -34,12 +43,13 @@ def explain(detail: dict[str, Any], values: Mapping[str, Any], root: type[BaseMo
         case "value_error":
             problems = str(detail["ctx"]["error"]).split("\n")
             return "\n".join(f"  {place}: {problem}" if place else f"  {problem}" for problem in problems)
-        case "tuple_type" if isinstance(value, str) or value is None:
+        case "tuple_type" if field is not None and items_of(field.annotation):
             return f"  {place}: {value!r}; a list is expected, or a mapping with a method, such as {{method: none}}"
         case "model_type" | "model_attributes_type":
-            return f"  {place}: {value!r}; a mapping of keys is expected; remove the key to take the defaults"
-        case "string_pattern_mismatch" if section is not None and location[-1] in section.model_fields:
-            meaning = " ".join((section.model_fields[location[-1]].description or "").split())
+            default = "" if field is None or field.is_required() else "; remove the key to take the defaults"
+            return f"  {place}: {value!r}; a mapping of keys is expected{default}"
+        case "string_pattern_mismatch" if field is not None:
+            meaning = " ".join((field.description or "").split())
             return f"  {place}: {value!r} is of another form; {place} is: {meaning or detail['ctx']['pattern']}"
         case _:
             return f"  {place}: {value!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}"

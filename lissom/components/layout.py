@@ -3,8 +3,9 @@
 from typing import Any
 
 from lissom.components.specs import StageSpec
+from lissom.conflicts import trainings_of
 from lissom.parallel.config import ParallelParams
-from lissom.params import Params, trainings_of
+from lissom.params import Params
 
 
 def layout_of(spec: StageSpec, params: Params, arguments: dict[str, Any]) -> tuple[ParallelParams, list[str]]:

@@ -56,7 +56,8 @@ class DataParams(Section):
     """Take this many examples of train (seeded, stratified; numbers by their deciles); null takes all."""
 
     transfer: str | None = None
-    """A file of unlabelled texts (same columns, no label needed) that the teacher labels for distillation."""
+    """A file of unlabelled texts (same columns, no label needed; or a txt file with a text on every line) that the
+    teacher labels for distillation. For `language_modeling` a txt file is one text."""
 
     transfer_examples: int | None = Field(default=None, ge=0)
     """Take this many transfer texts (seeded); null takes all, 0 none. `embedded:python-docs` generates this many, and

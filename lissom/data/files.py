@@ -41,7 +41,7 @@ def names_of(split: str) -> tuple[str, ...]:
 def unread(folder: Path, read: Sequence[Path]) -> list[str]:
     """Return the names of the tables in `folder` that are not among those that are read, and of formats not known."""
     taken = {path.resolve() for path in read}
-    splits = {name for split in ("train", "dev", "test") for name in names_of(split)}
+    splits = {name for split in ("train", "dev", "test") for name in names_of(split)} - {_stem(path) for path in read}
     others = [path for path in folder.iterdir() if path.is_file() and _stem(path) in splits]
     return sorted({path.name for path in (*_tables(folder), *others) if path.resolve() not in taken})
 

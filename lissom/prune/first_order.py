@@ -71,13 +71,12 @@ def plan(model: CompressedModel, lesson: Lesson, params: FirstOrderPruning) -> R
         if number < params.rounds:
             pruned = copy.deepcopy(pruned)
             pruned.edit(added)
+    if params.budget is None and edits == list(before.values()):
+        raise InputError(
+            f"prune: heads: {params.heads:g} and neurons: {params.neurons:g} remove nothing, since every block keeps a "
+            f"head, and neurons go in multiples of {params.neuron_multiple}; lower them or prune.neuron_multiple"
+        )
     for edit in edits:
-        assert isinstance(edit, KeepHeads | KeepNeurons)
-        if params.budget is None and edit.kept == before[type(edit)].kept:
-            asked = f"heads: {params.heads:g}"
-            if isinstance(edit, KeepNeurons):
-                asked = f"neurons: {params.neurons:g} in multiples of {params.neuron_multiple}"
-            raise InputError(f"prune.{asked} removes none of the units; lower it, or set it to 1 to leave them alone")
         if isinstance(edit, KeepHeads):
             facts["heads_kept"] = [list(kept) for kept in edit.kept]
     return Recipe(edits=edits, facts=facts)

@@ -18,7 +18,7 @@ def plan(model: CompressedModel, lesson: Lesson, params: QuantizeMethod) -> Reci
         case ProductQuantization():
             return product.plan(model, lesson, params)
         case Half():
-            return half.plan(params)
+            return half.plan(model, params)
         case GgufTraining():
             from lissom.quantize import gguf_grid  # needs a package that only this method needs
 

@@ -43,18 +43,22 @@ def control_groups(root: Path = _ROOT) -> Iterator[Path]:
     A container without a namespace of its own for control groups reads the host's path, which does not exist inside;
     its limit then lies at the mount point.
     """
+    seen: set[Path] = set()
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             mounts = [".", "unified"]
         elif "cpu" in controllers.split(","):
-            mounts = list(dict.fromkeys([controllers, "cpu"]))
+            mounts = [controllers, "cpu"]
         else:
             continue
         for mount in mounts:
             top = root / "sys/fs/cgroup" / mount
             group = top / path.lstrip("/")
-            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
+            folders = [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
+            new = [folder for folder in folders if folder.resolve() not in seen]  # `cpu` may be a link
+            seen.update(folder.resolve() for folder in new)
+            yield from new
 
 
 def _quota_of(folder: Path) -> float | None:

@@ -22,7 +22,7 @@ def model_card(ledger: Ledger, final: Evaluation, manifest: Manifest, data: Data
     )
     kind = "pairs of texts" if task.pair else "texts"
     metadata = front_matter(
-        f"lissom-{task.name}", manifest.base, data, ledger.metric, final.quality.score,
+        f"lissom-{task.name}", manifest.base, data, ledger.metric, ledger.rows[-1].score,
         integers=final.exported.integer_kernels > 0,
         co2e_g=(ledger.spent.compressing.value + ledger.spent.teacher_kwh) * ledger.intensity_g_per_kwh,
         tracker=f"{manifest.steps[-1].cost['tracker']}, {ledger.energy_method}",
@@ -62,7 +62,7 @@ output: {task.answer_columns}.{_early(final)}
 ## Limits
 
 Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; {task.metric.name} is
-{task.metric.show(final.quality.score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
+{task.metric.show(ledger.rows[-1].score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
 """
 
 

@@ -214,7 +214,7 @@ def move_aliases(
 
 
 def _other_source(name: str, champion: Mapping[str, str], source: str | None) -> str | None:
-    if source is None or champion.get("lissom.source") == source_digest(source):
+    if source is None or champion.get("lissom.source") in (None, source_digest(source)):
         return None
     return (
         f"the champion was made from other data of the same name, or from the same data at another place than "
@@ -239,7 +239,10 @@ def source_digest(source: str) -> str:
 
     The source itself may tell how this machine's folders are called, which a shared registry must not.
     """
-    return hashlib.sha256(source.partition("@")[0].encode()).hexdigest()[:16]
+    kind, _, place = source.partition(":")
+    # A revision is another state of the same data, and a path may be written in several ways.
+    place = place.partition("@")[0] if kind == "hub" else PurePath(place).as_posix()
+    return hashlib.sha256(f"{kind}:{place}".encode()).hexdigest()[:16]
 
 
 def version_tags(ledger: Ledger, exported: Path, base: str, source: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ def store_message(doing: str, error: Exception) -> str:
     """Return what failed, at which store, why, and what to do."""
     store = redacted(os.environ.get(STORE, ""))
     lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
-    return f"{doing}: MLflow at {store} answers: {lines[0][:300]}; {_advice(store, str(error))}"
+    return f"{doing}: MLflow at {store} fails: {lines[0][:300]}; {_advice(store, str(error))}"
 
 
 def _advice(store: str, message: str) -> str:

@@ -6,7 +6,7 @@ import json
 import datasets
 import pytest
 import yaml
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from tokenizers import Tokenizer
 from transformers import BertConfig, PreTrainedTokenizerFast
 
@@ -175,8 +175,15 @@ def test_the_bound_on_size_follows_from_the_model(place):
 
 
 def test_a_section_is_no_word(place):
-    with pytest.raises(InputError, match=r"--set data=foo: a section is a mapping; set a key of it, data\.KEY=VALUE"):
+    with pytest.raises(InputError, match=r"--set data=foo: data is a mapping; set a key of it, data\.KEY=VALUE"):
         write_params(place / "params.yaml", "base", "data", ["data=foo"])
+    write_params(
+        place / "params.yaml", "base", "data", ["parallel=auto", "prune=[{method: blocks, blocks: 1}]", "quantize=[]"]
+    )
+    params = load_params(place / "params.yaml")
+    assert (
+        params.parallel == "auto" and [method.method for method in params.prune] == ["blocks"] and not params.quantize
+    )
 
 
 def test_classes_are_counted_in_all_rows(place, monkeypatch):
@@ -200,11 +207,15 @@ def test_padding_of_the_models_own_tokenizer_is_no_length(place):
 
 
 def test_a_data_set_of_the_hub_is_looked_at(place, monkeypatch):
-    rows = Dataset.from_list([{"utterance": f"some words {n}", "intent": f"class {n % 3}"} for n in range(60)])
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: DatasetDict(train=rows, test=rows))
+    """Classes are numbers there, which are no quantities; -1 is no label."""
+    names = Features(utterance=Value("string"), intent=ClassLabel(names=[f"class {n}" for n in range(30)]))
+    rows = [{"utterance": f"some words {n}", "intent": n % 31 - 1} for n in range(310)]
+    train = Dataset.from_list(rows, features=names)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: DatasetDict(train=train, test=train))
     told = write_params(place / "params.yaml", "base", "hub:owner/intents")
     data = load_params(place / "params.yaml").data
-    assert (data.text, data.label) == ("utterance", "intent") and any("3 classes" in line for line in told)
+    assert (data.text, data.label, data.task) == ("utterance", "intent", "classification")
+    assert any("30 classes" in line for line in told)
 
 
 def test_an_embedded_data_set_that_is_not_there_is_refused_before_anything_is_written(place):

@@ -6,11 +6,22 @@ import os
 import pytest
 import torch
 from tokenizers import Tokenizer, normalizers
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    BartConfig,
+    BertConfig,
+    BertTokenizer,
+    ElectraConfig,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    RobertaConfig,
+    T5Config,
+)  # fmt: skip
 
 import lissom
 from lissom.errors import InputError
 from lissom.models.base import load_base
+from lissom.models.base_tokenizer import read_tokenizers
 from lissom.models.compressed import logits_of
 from lissom.models.config import BaseParams
 from lissom.models.patterned import has_patterns
@@ -145,14 +156,24 @@ def test_a_base_for_longer_texts(tmp_path):
             assert logits_of(model.network, tiny.batch("bert", length=60)).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "kind", [BertConfig, RobertaConfig, ElectraConfig, GPT2Config, Qwen3Config, T5Config, BartConfig]
+)
+def test_a_config_alone_makes_no_tokenizer(kind, tmp_path):
+    """transformers makes one up, which reads every word as unknown."""
+    kind().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="save the tokenizer beside the model, too"):
+        read_tokenizers("dir:x", tmp_path, None, kind())
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
 def test_a_folder_without_a_tokenizer_is_refused(family, tmp_path):
-    """transformers makes up one of special tokens, with which every word is unknown."""
     save(tmp_path, family)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (tmp_path / name).unlink(missing_ok=True)
     with pytest.raises(
-        InputError, match=r"save the tokenizer beside the model|needs config.json, model.safetensors and tokenizer.json"
+        InputError,
+        match=r"save the tokenizer beside the model|needs config\.json, model\.safetensors and tokenizer\.json",
     ):
         load(tmp_path)
 
@@ -168,7 +189,7 @@ def test_code_beside_a_model_is_never_run(tmp_path, monkeypatch):
     model = load(tmp_path)
     assert "auto_map" not in model.manifest.base_config
     (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": names, "model_type": "mine"}))
-    with pytest.raises(InputError, match=r"cannot be loaded"):
+    with pytest.raises(InputError, match="it needs code of its own, which is never run; known families: bart, bert"):
         load(tmp_path)
     assert not (tmp_path / "RUN").exists()
 
@@ -197,6 +218,14 @@ def test_a_config_with_values_that_no_network_has_is_one_line(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config | wrong))
         with pytest.raises(InputError, match=r"cannot be loaded.*copy it again"):
             load(tmp_path)
+
+
+def test_a_family_that_is_not_known_is_told_with_those_that_are(tmp_path):
+    save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mine"}))
+    with pytest.raises(InputError, match=r"(?s)mine.*known families: bart, bert"):
+        load(tmp_path)
 
 
 def test_a_package_without_the_folder_is_told():

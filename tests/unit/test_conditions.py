@@ -65,11 +65,19 @@ def test_time_that_is_stolen_from_many_others_does_not_disturb_one_thread():
         ("0::/", {"sys/fs/cgroup/cpu.stat": "usage_usec 7\nnr_throttled 3\nthrottled_usec 2500000"}, 2.5),
         ("0::/pod/box", {"sys/fs/cgroup/pod/box/cpu.stat": "throttled_usec 1500000"}, 1.5),
         ("3:cpu:/", {"sys/fs/cgroup/cpu/cpu.stat": "nr_periods 9\nthrottled_time 4000000000"}, 4.0),
+        (
+            "3:cpu,cpuacct:/",
+            {"sys/fs/cgroup/cpu,cpuacct/cpu.stat": "throttled_time 4000000000"},
+            4.0,
+        ),  # and a link to it
         ("0::/", {}, 0.0),
     ],
 )
 def test_time_stopped_by_a_quota_is_read_from_both_versions_of_control_groups(tmp_path, groups, files, seconds):
-    assert conditions._throttled(system(tmp_path, groups, files)) == seconds
+    root = system(tmp_path, groups, files)
+    if "cpuacct" in groups:
+        (root / "sys/fs/cgroup/cpu").symlink_to("cpu,cpuacct")
+    assert conditions._throttled(root) == seconds
 
 
 def test_load_on_other_cpus_does_not_disturb_one_thread():

@@ -51,7 +51,7 @@ LAYERS = [
     ["emissions"],
     ["report"],
     ["tracking"],
-    ["explanation", "params", "overrides", "reference"],
+    ["explanation", "conflicts", "params", "overrides", "reference"],
     ["components"],
     ["pipelines"],
     ["cli", "cli_language", "cli_models"],

@@ -6,6 +6,8 @@ from pydantic import TypeAdapter
 from lissom.errors import InputError
 from lissom.factorize.config import FactorizeMethod
 from lissom.factorize.plan import plan as factors
+from lissom.models.directory import load, save
+from lissom.models.edits import HalfWeights, KeepHeads, KeepNeurons
 from lissom.models.static_student import static_student
 from lissom.prune.config import PruneMethod
 from lissom.prune.plan import plan as pruned
@@ -38,10 +40,25 @@ def test_what_is_stored_in_fewer_bits_already_is_not_again(first, second, lesson
         model.edit(quantised(model, lesson, methods[1]).edits)
 
 
+def test_a_folder_with_an_edit_that_changed_nothing_still_loads(tmp_path):
+    model = tiny.model("bert")
+    model.edit([HalfWeights(), HalfWeights()])
+    save(model, tmp_path / "model")
+    assert len(load(tmp_path / "model").manifest.edits) == 2
+
+
+def test_one_kind_of_unit_may_stay_whole(lesson):
+    """What changes nothing beside something that does is a coarse setting, and no mistake."""
+    params = {"method": "first_order", "heads": 0.5, "neurons": 0.99, "neuron_multiple": 4096}
+    heads, neurons = pruned(tiny.model("bert"), lesson, TypeAdapter(PruneMethod).validate_python(params)).edits
+    assert isinstance(heads, KeepHeads) and isinstance(neurons, KeepNeurons)
+    assert len(heads.kept[0]) + len(heads.kept[1]) < 8 and {len(kept) for kept in neurons.kept} == {48}
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"method": "first_order", "heads": 1, "neurons": 0.5, "neuron_multiple": 4096}, r"prune\.neurons: 0\.5 in multiples of 4096 removes none"),
+        ({"method": "first_order", "heads": 1, "neurons": 0.5, "neuron_multiple": 4096}, r"neurons: 0\.5 remove nothing.*in multiples of 4096"),
         ({"method": "hidden", "keep": 0.5, "multiple": 32}, r"prune\.keep: 0\.5 of 32 channels in multiples of 32 removes none"),
     ],
 )  # fmt: skip

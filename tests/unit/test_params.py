@@ -79,6 +79,9 @@ def test_all_sections_that_do_not_fit_each_other_are_told_at_once():
     [
         ({"parallel": {"schedule": "foo"}}, r"1 error\n  parallel\.schedule: 'foo'; input should be 'gpipe'"),
         ({"prune": "first_order"}, r"prune: 'first_order'; a list is expected, or a mapping with a method"),
+        ({"prune[0]": {"method": "blocks"}}, r"prune\[0\]: unknown key; did you mean 'prune'"),
+        ({"variants": "teacher"}, r"variants: 'teacher'; input should be a valid tuple"),
+        ({"data": None}, r"data: None; a mapping of keys is expected$"),
         ({"teacher": None}, r"teacher: None; a mapping of keys is expected; remove the key"),
         ({"base": {"model": "bert-base-uncased"}}, r"base\.model: 'bert-base-uncased' .* is: `package:module/folder`"),
         ({"teacher": {"epochs": float("inf")}}, r"teacher\.epochs: inf; input should be a finite number"),

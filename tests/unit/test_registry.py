@@ -109,9 +109,9 @@ def test_a_worse_perplexity_is_told_as_worse():
 class Client:
     """A registry whose champion is version 1, made from some data."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str | None) -> None:
         self.aliases = {"champion": "1"}
-        self.tags = {"lissom.source": registry.source_digest(source)}
+        self.tags = {} if source is None else {"lissom.source": registry.source_digest(source)}
 
     def get_registered_model(self, name):
         return type("Model", (), {"aliases": dict(self.aliases)})()
@@ -130,6 +130,9 @@ class Client:
         ("hub:a/intents", "hub:b/intents", False),
         ("files:/home/b/toxic/data", "files:reviews/data", False),
         ("files:/home/b/toxic/data", None, True),  # the model's name was chosen
+        ("files:data", "files:./data/", True),
+        ("files:/data@a/x", "files:/data@b/x", False),
+        (None, "files:data", True),  # registered before sources were told apart
     ],
 )
 def test_data_of_the_same_name_from_elsewhere_does_not_compete(monkeypatch, before, now, moves):

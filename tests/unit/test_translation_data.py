@@ -29,6 +29,7 @@ def test_parallel_texts_are_read_line_by_line(tmp_path):
         card.rows == {"train": 6, "dev": 3, "test": 3, "transfer": 0} and card.labels == () and card.label_counts == {}
     )
     assert next(load_table(out, "train").rows()) == Row("dog train 0", None, "Tier train 0")
+    assert not [note for note in card.notes if "not read" in note]
     (folder / "test.de.gz").write_bytes(gzip.compress(b"one\n"))
     with pytest.raises(DataError, match=r"test\.de\.gz: ends after line 1"):
         prepare(params, out)

@@ -25,29 +25,28 @@ class HalfWeights(StructureEdit):
     keep: tuple[str, ...] = Field(default=(), max_length=1000)
     """Regular expressions over module paths: what matches one stays in 32 bits."""
 
+    def paths(self, network: PreTrainedModel) -> list[str]:
+        """Return the paths of the layers that are stored in 16 bits; raises `InputError` as `apply` does."""
+        head, kept = tied_head(network), kept_layers(network, self.keep)
+        return [
+            path for path, module in network.named_modules()
+            if type(module) is nn.Linear and path != head and path not in kept
+        ]  # fmt: skip
+
     def apply(self, network: PreTrainedModel) -> None:
         """Perform the edit in place.
 
         Raises:
-            InputError: a weight is too large for float16, a pattern of `keep` matches nothing, or no weights are left
-                that another edit has not stored in fewer bits already.
+            InputError: a weight is too large for float16, or a pattern of `keep` matches nothing.
         """
-        dtype, head, kept = getattr(torch, self.type), tied_head(network), kept_layers(network, self.keep)
-        layers = [
-            path for path, module in network.named_modules()
-            if type(module) is nn.Linear and path != head and path not in kept
-        ]  # fmt: skip
-        for path in layers:
+        dtype, kept = getattr(torch, self.type), kept_layers(network, self.keep)
+        for path in self.paths(network):
             layer = network.get_submodule(path)
             assert isinstance(layer, nn.Linear)
             replace_module(network, path, HalfLinear(layer, dtype))
         table_path = rows_of(network, family_of(network).word_table)
         table = network.get_submodule(table_path)
-        has_table = type(table) is nn.Embedding and table_path not in kept
-        if not layers and not has_table:
-            raise InputError("half: there are no weights in 32 bits left; leave one of the methods out")
-        if has_table:
-            assert isinstance(table, nn.Embedding)
+        if type(table) is nn.Embedding and table_path not in kept:
             replace_table(network, HalfEmbedding(table, dtype))
         share_factors(network)
         self._check(network)
