@@ -64,7 +64,8 @@ def test_dvc_shows_metrics_and_plots(workspace):
     """How the plots look is tested in test_dvc_views.py."""
     shown = json.loads(workspace.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
     (figures,) = (entry["data"] for entry in shown.values())
-    assert figures["times_smaller"] > 1 and len(figures) == 12 and figures.pop("disturbed") in (0, 1)
+    assert figures["times_smaller"] > 1 and len(figures) == 13 and figures.pop("disturbed") in (0, 1)
+    assert figures.pop("energy_measured") in (0, 1)
     assert all(value is None or abs(round(value, 5) / value - 1) < 0.05 for value in figures.values())  # nothing is 0.0
     done = workspace.run("dvc", "plots", "show", "--out", "plots")
     assert "WARNING" not in done.stderr
