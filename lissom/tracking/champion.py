@@ -5,7 +5,8 @@ comparison is on dev; the test set only describes a version, since a choice betw
 select those that are lucky on it.
 """
 
-from pathlib import Path
+import hashlib
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from lissom.artifacts import TOKENIZER
@@ -48,6 +49,17 @@ def obstacle(new: dict[str, Any], champion: dict[str, Any]) -> str | None:
                 "delete the alias champion if that question is of no interest any more"
             )
     return None
+
+
+def source_digest(source: str) -> str:
+    """Return a digest of the params' `data.source`, by which champions of other data of the same name are told apart.
+
+    The source itself may tell how this machine's folders are called, which a shared registry must not.
+    """
+    kind, _, place = source.partition(":")
+    # A revision is another state of the same data, and a path may be written in several ways.
+    place = place.partition("@")[0] if kind == "hub" else PurePath(place).as_posix()
+    return hashlib.sha256(f"{kind}:{place}".encode()).hexdigest()[:16]
 
 
 def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path, seconds: float) -> Duel:

@@ -21,6 +21,7 @@ from lissom.report.advice import advice
 from lissom.report.ledger import Ledger
 from lissom.section import Section
 from lissom.serving import classifier, pyfunc
+from lissom.tracking.champion import source_digest
 from lissom.tracking.config import GatesParams
 from lissom.tracking.naming import MODEL_TAG, PREFIX
 from lissom.tracking.runs import escaped, shortened
@@ -232,17 +233,6 @@ def _set_alias(client: "MlflowClient", name: str, alias: str, version: str) -> N
         if "registered_model_alias" not in str(error):
             raise
         client.set_registered_model_alias(name, alias, version)
-
-
-def source_digest(source: str) -> str:
-    """Return a digest of the params' `data.source`, by which champions of other data of the same name are told apart.
-
-    The source itself may tell how this machine's folders are called, which a shared registry must not.
-    """
-    kind, _, place = source.partition(":")
-    # A revision is another state of the same data, and a path may be written in several ways.
-    place = place.partition("@")[0] if kind == "hub" else PurePath(place).as_posix()
-    return hashlib.sha256(f"{kind}:{place}".encode()).hexdigest()[:16]
 
 
 def version_tags(ledger: Ledger, exported: Path, base: str, source: str) -> dict[str, str]:

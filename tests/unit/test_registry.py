@@ -6,7 +6,7 @@ from lissom.interval import Interval
 from lissom.report.ledger import Headline, Ledger, Row
 from lissom.tasks.metric import ACCURACY, Metric
 from lissom.tracking import registry
-from lissom.tracking.champion import Duel, decide, obstacle
+from lissom.tracking.champion import Duel, decide, obstacle, source_digest
 from lissom.tracking.config import GatesParams
 from lissom.tracking.registry import description_of, failed_gates
 
@@ -111,7 +111,7 @@ class Client:
 
     def __init__(self, source: str | None) -> None:
         self.aliases = {"champion": "1"}
-        self.tags = {} if source is None else {"lissom.source": registry.source_digest(source)}
+        self.tags = {} if source is None else {"lissom.source": source_digest(source)}
 
     def get_registered_model(self, name):
         return type("Model", (), {"aliases": dict(self.aliases)})()
