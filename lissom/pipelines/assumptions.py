@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,30 +183,22 @@ def _written_by(config: "PreTrainedConfig") -> TaskKind | None:
 def _config(base: str) -> "PreTrainedConfig":
     """Return the config of a model."""
     from lissom.models.gguf_file import read_config
+    from lissom.models.loading import loading
 
-    with _told(base):
-        return read_config(*locate(base))
+    source, revision = locate(base)
+    with loading(base, source, "model"):
+        return read_config(source, revision)
 
 
 def _lengths(base: str, texts: Sequence[tuple[str, ...]], config: "PreTrainedConfig") -> list[int]:
     """Return the lengths of texts, or pairs of them, in a model's tokens."""
     from lissom.models.base_tokenizer import read_tokenizers
+    from lissom.models.loading import loading
 
-    with _told(base):
-        tokenizer = read_tokenizers(base, *locate(base), config).texts
+    source, revision = locate(base)
+    with loading(base, source, "model"):
+        tokenizer = read_tokenizers(base, source, revision, config).texts
     return [len(encoding.ids) for encoding in tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])]
-
-
-@contextmanager
-def _told(base: str) -> Iterator[None]:
-    """Tell what transformers raises for a model that is missing or damaged in one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"model {base}: cannot be read: {first}") from None
 
 
 def _parameters(config: "PreTrainedConfig") -> int:

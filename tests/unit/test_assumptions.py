@@ -101,7 +101,7 @@ def test_the_written_params_are_valid_and_kept(place):
         ("base", "nothing", "no such folder; hub:owner/name"),
         ("base", "data/test.jsonl", "a file; name a folder that holds train and test"),
         ("base", "base", "no train file"),
-        ("data", "data", "cannot be read"),
+        ("data", "data", "model dir:data: cannot be loaded"),
     ],
 )
 def test_what_is_not_there_is_told(place, model, data, message):
