@@ -8,6 +8,13 @@ from pydantic import BaseModel
 from lissom.artifacts import FINAL, STEPS, TEACHER
 from lissom.data.config import TaskKind
 from lissom.distill.offline_config import DistilBertDistillation
+from lissom.factorize.config import (
+    FactorizeMethod,
+    KroneckerFactorization,
+    LowRankFactorization,
+    TensorTrainFactorization,
+    WordTableFactorization,
+)
 from lissom.gguf.config import GgufParams
 from lissom.training.config import RecoveryParams, TrainingParams
 
@@ -192,6 +199,38 @@ def _sparse_methods_fit(params: "Params") -> None:
         )
 
 
+def _matrices_are_factorized_once(params: "Params") -> None:
+    of_part: dict[str, str] = {}
+    for method in params.factorize:
+        parts = _factorized(method)
+        if method.method == "word_table" and (method.vocabulary is not None or method.min_count is not None):
+            first = of_part.get("the word table")
+            if first in ("kronecker", "tensor_train") or (first and method.vocabulary is not None):
+                raise ValueError(
+                    f"factorize.method: word_table changes the rows of a table that method: {first} has made a product "
+                    "before; put the methods in the other order, or set vocabulary and min_count to null"
+                )
+        if twice := [part for part in parts if part in of_part]:
+            raise ValueError(
+                f"factorize.method: {method.method} factorises {twice[0]}, which method: {of_part[twice[0]]} does "
+                "before; leave it out of one of them"
+            )
+        of_part |= dict.fromkeys(parts, method.method)
+
+
+def _factorized(method: FactorizeMethod) -> list[str]:
+    """Return what a method makes products of, in words."""
+    match method:
+        case WordTableFactorization():
+            return [] if method.rank is None else ["the word table"]
+        case LowRankFactorization():
+            attention, ffn, table = ("attention" in method.targets, "ffn" in method.targets, False)
+        case KroneckerFactorization() | TensorTrainFactorization():
+            attention, ffn, table = (part is not None for part in (method.attention, method.ffn, method.table))
+    names = ("projections of attentions", "projections of feed-forward networks", "the word table")
+    return [name for name, chosen in zip(names, (attention, ffn, table), strict=True) if chosen]
+
+
 def _layout_fits_the_trainings(params: "Params") -> None:
     if isinstance(params.parallel, str):
         return
@@ -218,6 +257,7 @@ _CHECKS: tuple[Callable[["Params"], None], ...] = (
     _gguf_holds_the_model,
     _stages_fit_the_student,
     _sparse_methods_fit,
+    _matrices_are_factorized_once,
     _layout_fits_the_trainings,
 )
 

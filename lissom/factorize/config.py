@@ -140,6 +140,10 @@ class TensorTrainFactorization(Section):
     table: int | None = Field(default=32, ge=1)
     """Largest inner rank of the word table; null leaves it alone."""
 
+    error: float | None = Field(default=None, gt=0, lt=1)
+    """Largest relative error of every matrix before the training (Frobenius). Ranks follow from it, and the numbers
+    above only tell what is factorised; null takes them."""
+
     training: ProductTrainingParams | None = ProductTrainingParams()
     """Training of the factorised model against the teacher; null skips it."""
 

@@ -3,6 +3,10 @@
 from lissom.factorize.config import TensorTrainFactorization
 from lissom.models.compressed import CompressedModel
 from lissom.models.edits import TensorTrain
+from lissom.models.edits.low_rank import plain_linear
+from lissom.models.edits.tables import plain_table
+from lissom.models.edits.tensor_train import columns_of, projection_rows, table_rows
+from lissom.models.linear_algebra import train_rank
 from lissom.models.sites import projections_of
 from lissom.training.lesson import Lesson
 from lissom.training.recipe import Recipe
@@ -15,4 +19,14 @@ def plan(model: CompressedModel, _: Lesson, params: TensorTrainFactorization) ->
         ranks |= dict.fromkeys(projections_of(model.network, "attention"), params.attention)
     if params.ffn is not None:
         ranks |= dict.fromkeys(projections_of(model.network, "ffn"), params.ffn)
-    return Recipe(edits=[TensorTrain(cores=params.cores, ranks=ranks, table=params.table)])
+    table = params.table
+    if params.error is not None:
+        for path in ranks:
+            weight = plain_linear(model.network, path, params.method).weight
+            rows = projection_rows(weight, params.cores)
+            ranks[path] = train_rank(weight, rows, columns_of(weight, params.cores), params.error)
+        if table is not None:
+            weight = plain_table(model.network, params.method).weight
+            rows = table_rows(weight, params.cores)
+            table = train_rank(weight, rows, columns_of(weight, params.cores), params.error)
+    return Recipe(edits=[TensorTrain(cores=params.cores, ranks=ranks, table=table)])

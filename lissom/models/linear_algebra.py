@@ -82,18 +82,46 @@ def tensor_train(weight: Tensor, rows: Sequence[int], columns: Sequence[int], ra
         columns: the n_k, whose product is the number of columns.
         rank: largest inner rank; the error is at most the root of the sum of the squared errors of all steps.
     """
-    work = torch.zeros(math.prod(rows), weight.shape[1], dtype=torch.float64, device=weight.device)
-    work[: len(weight)] = weight.detach().double()
-    count = len(rows)
-    order = [axis for pair in zip(range(count), range(count, 2 * count), strict=True) for axis in pair]
-    tensor = work.reshape(*rows, *columns).permute(order)  # m_1, n_1, m_2, n_2, ...
-    cores, before, rest = [], 1, tensor.reshape(1, -1)
+    cores, before, rest = [], 1, _paired(weight, rows, columns).reshape(1, -1)
     for m, n in list(zip(rows, columns, strict=True))[:-1]:
         left, values, right = _svd(rest.reshape(before * m * n, -1), rank)
         cores.append(left.reshape(before, m, n, -1).to(weight.dtype).contiguous())
         before, rest = left.shape[1], values[:, None] * right
     cores.append(rest.reshape(before, rows[-1], columns[-1], 1).to(weight.dtype).contiguous())
     return cores
+
+
+def train_rank(weight: Tensor, rows: Sequence[int], columns: Sequence[int], error: float) -> int:
+    """Return the smallest rank for which `tensor_train` is known to stay within a relative error (Frobenius).
+
+    The squared error is at most the sum, over the places where a train is divided, of the squared singular values
+    beyond the rank (Oseledets 2011, theorem 2.2).
+
+    Args:
+        weight: `[out, in]`, as of `tensor_train`.
+        rows: the m_k.
+        columns: the n_k.
+        error: largest norm of the difference over the norm of the weight.
+    """
+    tensor = _paired(weight, rows, columns)
+    beyond = torch.zeros(tensor.numel(), dtype=tensor.dtype)  # squared singular values, by how many are larger
+    for place in range(1, len(rows)):
+        matrix = tensor.reshape(math.prod(rows[:place]) * math.prod(columns[:place]), -1)
+        gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+        squares = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).cpu()
+        beyond[: len(squares)] += squares
+    lost = beyond.flip(0).cumsum(0).flip(0)  # lost[r]: the bound of the squared error at rank r
+    allowed = error**2 * float(tensor.square().sum())
+    return max(1, int((lost > allowed).sum()))
+
+
+def _paired(weight: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Return a weight in float64 as `[m_1, n_1, m_2, n_2, ...]`, rows of zeros added."""
+    work = torch.zeros(math.prod(rows), weight.shape[1], dtype=torch.float64, device=weight.device)
+    work[: len(weight)] = weight.detach().double()
+    count = len(rows)
+    order = [axis for pair in zip(range(count), range(count, 2 * count), strict=True) for axis in pair]
+    return work.reshape(*rows, *columns).permute(order)
 
 
 def digits(number: int, count: int) -> list[int]:

@@ -240,6 +240,21 @@ def test_other_products_are_planned(params, lesson):
     assert kinds & {KroneckerLinear, TensorTrainLinear} and anatomy(model.network).total < before
 
 
+def test_ranks_of_trains_follow_from_an_error(lesson):
+    params = TensorTrainFactorization(method="tensor_train", cores=2, ffn=1, error=0.8, training=None)
+    before = {name: value.clone() for name, value in tiny.model("bert").network.state_dict().items()}
+    model = tiny.model("bert")
+    (edit,) = plan(model, lesson, params).edits
+    assert len(set(edit.ranks.values())) > 1 or min(edit.ranks.values()) > 1
+    model.edit([edit])
+    layers = [module for module in model.network.modules() if isinstance(module, TensorTrainLinear)]
+    names = [name for name, module in model.network.named_modules() if isinstance(module, TensorTrainLinear)]
+    assert layers and edit.table > 1 and not any("query" in path for path in edit.ranks)
+    for name, layer in zip(names, layers, strict=True):
+        weight = before[f"{name}.weight"]
+        assert (weight - layer.matrix()).norm() <= 0.8 * weight.norm()
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

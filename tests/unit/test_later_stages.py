@@ -105,9 +105,40 @@ def test_a_gguf_file_for_a_student_with_patterns():
             },
             "which base.longer_positions does not have",
         ),
+        (
+            {"factorize": [{"method": "low_rank", "targets": ["ffn"]}, {"method": "kronecker", "table": None}]},
+            "kronecker factorises projections of feed-forward networks, which method: low_rank does before",
+        ),
+        (
+            {"factorize": [{"method": "word_table", "rank": 8}, {"method": "tensor_train"}]},
+            "tensor_train factorises the word table, which method: word_table does before",
+        ),
+        (
+            {"factorize": [{"method": "kronecker", "ffn": None}, {"method": "word_table"}]},
+            "changes the rows of a table that method: kronecker has made a product",
+        ),
     ],
-    ids=["channels and exits", "vocabulary", "adapters on zeros", "rewinding"],
+    ids=[
+        "channels and exits",
+        "vocabulary",
+        "adapters on zeros",
+        "rewinding",
+        "two products of a projection",
+        "two products of the table",
+        "rows of a product",
+    ],
 )
 def test_params_that_contradict_each_other_are_refused_at_once(sections, message):
     with pytest.raises(ParamsError, match=message):
         params_with(**sections)
+
+
+def test_different_matrices_may_be_factorised_by_different_methods():
+    params_with(
+        factorize=[
+            {"method": "word_table", "rank": 8},  # trims the vocabulary first
+            {"method": "low_rank", "targets": ["attention"]},
+            {"method": "kronecker", "table": None},
+        ]
+    )
+    params_with(factorize=[{"method": "word_table", "min_count": 2}, {"method": "tensor_train"}])

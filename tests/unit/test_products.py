@@ -16,7 +16,7 @@ from lissom.models.factors import (
     TensorTrainEmbedding,
     TensorTrainLinear,
 )
-from lissom.models.linear_algebra import digits, kronecker, low_rank, rows_for, square_root, tensor_train
+from lissom.models.linear_algebra import digits, kronecker, low_rank, rows_for, square_root, tensor_train, train_rank
 from lissom.training.compress import compress
 from lissom.training.lesson import Lesson
 from lissom.training.teacher import LiveTeacher
@@ -126,6 +126,21 @@ def test_a_tensor_train_within_its_bound():
         assert max(core.shape[3] for core in layer.cores) == rank
         tails = sum(float(torch.linalg.svdvals(tensor.reshape(size, -1))[rank:].square().sum()) for size in (6, 36))
         assert squared(weight - layer.matrix()) <= tails * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("cores", [2, 3, 4])
+@pytest.mark.parametrize("error", [0.05, 0.3, 0.6])
+def test_a_rank_that_follows_from_an_error_keeps_it(error, cores):
+    """Weights whose singular values fall, as a network's do; the last rows are padding."""
+    decay = torch.logspace(0, -3, 16, dtype=torch.float64)
+    weight = torch.randn(75, 16, dtype=torch.float64) * decay @ torch.randn(16, 48, dtype=torch.float64)
+    rows, columns = rows_for(75, cores), digits(48, cores)[::-1]
+    rank = train_rank(weight, rows, columns, error)
+    layer = TensorTrainLinear(tensor_train(weight, rows, columns, rank), None)
+    assert squared(weight - layer.matrix()[:75]) <= error**2 * squared(weight)
+    if cores == 2:  # one division, where TT-SVD is the best there is: one rank less is too few
+        less = TensorTrainLinear(tensor_train(weight, rows, columns, rank - 1), None) if rank > 1 else None
+        assert less is None or squared(weight - less.matrix()[:75]) > error**2 * squared(weight)
 
 
 def test_a_train_of_rank_one_is_a_kronecker_product():

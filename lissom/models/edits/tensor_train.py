@@ -36,23 +36,22 @@ class TensorTrain(StructureEdit):
         """
         for path, rank in self.ranks.items():
             layer = plain_linear(network, path, self.kind)
-            rows = digits(layer.out_features, self.cores)
-            cores = self._cores(path, layer.weight, rows, rank)
+            cores = self._cores(path, layer.weight, projection_rows(layer.weight, self.cores), rank)
             bias = None if layer.bias is None else layer.bias.detach()
             replace_module(network, path, TensorTrainLinear(cores, bias).train(layer.training))
         if self.table is not None:
             table = plain_table(network, self.kind)
-            cores = self._cores("the word table", table.weight, rows_for(len(table.weight), self.cores), self.table)
+            cores = self._cores("the word table", table.weight, table_rows(table.weight, self.cores), self.table)
             replace_table(network, TensorTrainEmbedding(cores, len(table.weight)).train(table.training))
 
     def _cores(self, path: str, weight: Tensor, rows: Sequence[int], rank: int) -> list[Tensor]:
-        columns = digits(weight.shape[1], self.cores)[::-1]
+        columns = columns_of(weight, self.cores)
         shapes = core_shapes(rows, columns, rank)
         count = sum(math.prod(shape) for shape in shapes)
         if count >= weight.numel():
             raise InputError(
                 f"tensor_train: rank {rank} saves nothing on {path}, {len(weight)} x {weight.shape[1]}: {count:,} "
-                f"weights instead of {weight.numel():,}; take a smaller rank"
+                f"weights instead of {weight.numel():,}; take a smaller rank, or a larger error"
             )
         if weight.is_meta:
             return [weight.new_empty(shape) for shape in shapes]
@@ -63,6 +62,21 @@ class TensorTrain(StructureEdit):
         parts = [f"{len(self.ranks)} projections"] if self.ranks else []
         parts += [f"the word table at rank {self.table}"] if self.table else []
         return f"{' and '.join(parts)} as trains of {self.cores} cores"
+
+
+def projection_rows(weight: Tensor, cores: int) -> list[int]:
+    """Return the factors of a projection's outputs, one for each core."""
+    return digits(len(weight), cores)
+
+
+def table_rows(weight: Tensor, cores: int) -> list[int]:
+    """Return numbers whose product is at least the number of words, one for each core."""
+    return rows_for(len(weight), cores)
+
+
+def columns_of(weight: Tensor, cores: int) -> list[int]:
+    """Return the factors of a matrix's columns, one for each core."""
+    return digits(weight.shape[1], cores)[::-1]
 
 
 def core_shapes(rows: Sequence[int], columns: Sequence[int], rank: int) -> list[tuple[int, int, int, int]]:
