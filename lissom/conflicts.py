@@ -190,13 +190,25 @@ def _sparse_methods_fit(params: "Params") -> None:
             f"training.lora behind prune.method: {params.prune[sparse[0]].method}: adapters would fill the zeros of "
             "a sparse model; train the weights themselves (lora: null)"
         )
-    rewinds = any(method.method == "lottery_ticket" and method.rewind == "base" for method in params.prune)
-    if rewinds and (params.base.is_new or params.base.longer_positions is not None):
-        given = "base.model: new" if params.base.is_new else "base.longer_positions"
+    rewinds = [method for method in params.prune if getattr(method, "rewind", None) == "base"]
+    if rewinds and (given := _without_a_base(params)):
+        own = "none" if rewinds[0].method == "movement" else "start"
         raise ValueError(
-            f"prune.rewind: base goes back to the weights of a pre-trained model, which {given} does not have; "
-            "take rewind: start"
+            f"prune.rewind: base ({rewinds[0].method}) goes back to the weights of a pre-trained model, which {given} "
+            f"does not have; take rewind: {own}"
         )
+
+
+def _without_a_base(params: "Params") -> str | None:
+    """Return the setting because of which no pre-trained model has the student's weights."""
+    if params.base.is_new:
+        return "base.model: new"
+    if params.base.longer_positions is not None:
+        return "base.longer_positions"
+    own_shape = params.distill.method == "mobilebert" or (
+        params.distill.method == "tinybert" and params.distill.blocks is None
+    )
+    return f"distill.method: {params.distill.method} with a shape of its own" if own_shape else None
 
 
 def _matrices_are_factorized_once(params: "Params") -> None:

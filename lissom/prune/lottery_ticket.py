@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lissom.errors import InputError
-from lissom.models.base import load_base
 from lissom.models.compressed import CompressedModel
-from lissom.models.config import BaseParams
-from lissom.models.edits import Edit, SparseWeights
+from lissom.models.edits import Edit
 from lissom.prune.criteria import batches_for, scores_of
 from lissom.prune.masks import keep_highest, prunable
+from lissom.prune.pretrained import pretrained_weights
 from lissom.prune.sparse_config import LotteryTicketPruning
 from lissom.prune.unstructured import apply_masks, sparse_edit
 from lissom.training.hooks import Hook
@@ -35,7 +33,9 @@ def plan(model: CompressedModel, lesson: Lesson, params: LotteryTicketPruning) -
         InputError: the weights of the pre-trained model do not fit the model, which has others.
     """
     layers = prunable(model.network)
-    before = _pretrained(model, params.seed) if params.rewind == "base" else dict(model.network.named_parameters())
+    before = (
+        pretrained_weights(model, params.seed) if params.rewind == "base" else dict(model.network.named_parameters())
+    )
     data = lesson.texts(model)
 
     def remember(trained: CompressedModel) -> None:
@@ -129,21 +129,6 @@ class RememberLater(Hook):
 def remembered_of(network: nn.Module) -> Remembered:
     """Return the values that weights go back to."""
     return next(module for module in network.modules() if isinstance(module, Remembered))
-
-
-def _pretrained(model: CompressedModel, seed: int) -> dict[str, Tensor]:
-    """Return the weights of the base model, edited as the model has been."""
-    manifest = model.manifest
-    base = load_base(BaseParams(model=manifest.base, max_length=manifest.task.max_length), manifest.task, seed)
-    base.edit([edit for edit in manifest.edits if not isinstance(edit, SparseWeights)])
-    weights = dict(base.network.named_parameters())
-    shapes = {name: parameter.shape for name, parameter in model.network.named_parameters()}
-    if {name: weight.shape for name, weight in weights.items()} != shapes:
-        raise InputError(
-            f"prune.rewind: base: the weights of {manifest.base} do not fit this model; with distill.method: none, or "
-            "a student that keeps blocks, they do"
-        )
-    return {name: weights[name] for name in shapes}
 
 
 def _draw_weights(network: PreTrainedModel, layers: Sequence[str], generator: torch.Generator) -> None:

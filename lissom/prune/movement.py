@@ -4,10 +4,13 @@ Sanh et al. 2020, arXiv:2005.07683, section 3. Every weight has a score S, and W
 for the highest share of a matrix's scores (hard), or where sigmoid(S) exceeds a threshold (soft, with a penalty on the
 mean of sigmoid(S)). The gradient passes through M as if it were S: dL/dS = dL/dW' * W, so that scores fall where
 weights move towards zero, and a weight that is masked may return.
+
+The weights of a model that is trained already hardly move, and their scores are noise: the training starts from the
+weights of the pre-trained model, as the paper's does, and learns from the teacher what the model knew.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,7 @@ from lissom.models.compressed import CompressedModel
 from lissom.models.edits import Edit
 from lissom.models.layers import Indivisible
 from lissom.prune.masks import prunable
+from lissom.prune.pretrained import pretrained_weights
 from lissom.prune.sparse_config import MovementPruning
 from lissom.prune.unstructured import sparse_edit
 from lissom.training.hooks import Hook
@@ -29,10 +33,16 @@ _SCORES = r"parametrizations\.weight\.0\.scores$"
 
 
 def plan(model: CompressedModel, _: Lesson, params: MovementPruning) -> Recipe:
-    """Return the recipe: scores beside the weights, a schedule, and at the end the masked weights alone."""
+    """Return the recipe: scores beside the weights, a schedule, and at the end the masked weights alone.
+
+    Raises:
+        InputError: the weights of the pre-trained model do not fit the model, which has others.
+    """
     layers = prunable(model.network)
+    weights = pretrained_weights(model, params.seed) if params.rewind == "base" else {}
 
     def add_scores(trained: CompressedModel) -> None:
+        _rewind(trained.network, weights, layers)
         for path in layers:
             layer = trained.network.get_submodule(path)
             masked = Masked(layer.get_parameter("weight"), params.threshold if params.variant == "soft" else None)
@@ -56,6 +66,17 @@ def plan(model: CompressedModel, _: Lesson, params: MovementPruning) -> Recipe:
         needs_whole=True,
         finish=keep_masked,
     )
+
+
+def _rewind(network: nn.Module, weights: Mapping[str, Tensor], layers: Sequence[str]) -> None:
+    """Give a network other weights; those of `layers` that are zero stay zero."""
+    parameters = dict(network.named_parameters())
+    zeros = {f"{path}.weight": parameters[f"{path}.weight"] == 0 for path in layers}
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name].copy_(value)
+            if name in zeros:
+                parameters[name].masked_fill_(zeros[name], 0)
 
 
 class Masked(nn.Module, Indivisible):

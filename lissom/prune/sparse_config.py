@@ -112,6 +112,13 @@ class MovementPruning(Section):
     cooldown: float = Field(default=0.3, ge=0, lt=1)
     """hard: share of the steps after the last one."""
 
+    rewind: Literal["none", "base"] = "base"
+    """Which weights the training starts from: those of the pre-trained model, or the model's own. A model that is
+    trained already moves too little for its scores to tell anything."""
+
+    seed: int = 0
+    """Seed of the new head of the pre-trained model."""
+
     training: SparseTrainingParams = SparseTrainingParams()
     """The training against the teacher in which scores and weights are learnt."""
 

@@ -21,8 +21,8 @@ METHODS = {
         "method": "unstructured", "criterion": "taylor", "schedule": "cubic", "sparsity": 0.7, "rounds": 4, **TRAINING
     }),
     "one shot": UnstructuredPruning.model_validate({"method": "unstructured", "sparsity": 0.7, **TRAINING}),
-    "hard movement": MovementPruning.model_validate({"method": "movement", "sparsity": 0.7, **TRAINING}),
-    "soft movement": MovementPruning.model_validate({"method": "movement", "variant": "soft", "penalty": 3, **TRAINING}),
+    "hard movement": MovementPruning.model_validate({"method": "movement", "rewind": "none", "sparsity": 0.7, **TRAINING}),
+    "soft movement": MovementPruning.model_validate({"method": "movement", "rewind": "none", "variant": "soft", "penalty": 3, **TRAINING}),
     "a ticket": LotteryTicketPruning.model_validate({
         "method": "lottery_ticket", "sparsity": 0.6, "rounds": 1, "rewind_after": 0.25, "criterion": "magnitude",
         **TRAINING,

@@ -106,6 +106,10 @@ def test_a_gguf_file_for_a_student_with_patterns():
             "which base.longer_positions does not have",
         ),
         (
+            {"prune": {"method": "movement"}, "distill": {"method": "tinybert"}},
+            r"base \(movement\) .* tinybert with a shape of its own does not have; take rewind: none",
+        ),
+        (
             {"factorize": [{"method": "low_rank", "targets": ["ffn"]}, {"method": "kronecker", "table": None}]},
             "kronecker factorises projections of feed-forward networks, which method: low_rank does before",
         ),
@@ -123,6 +127,7 @@ def test_a_gguf_file_for_a_student_with_patterns():
         "vocabulary",
         "adapters on zeros",
         "rewinding",
+        "rewinding a shape",
         "two products of a projection",
         "two products of the table",
         "rows of a product",

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from lissom.models.compressed import logits_of
 from lissom.models.directory import load, save
-from lissom.models.edits import SparseWeights
+from lissom.models.edits import KeepBlocks, SparseWeights
 from lissom.prune.masks import prunable
 from lissom.prune.movement import Masked, kept_share
 from lissom.prune.plan import plan
@@ -26,7 +26,8 @@ families = pytest.mark.parametrize("family", tiny.FAMILY_NAMES)
 
 
 def params_of(**changes):
-    return MovementPruning.model_validate({"method": "movement", "training": SHORT | {"epochs": 2}, **changes})
+    given = {"method": "movement", "rewind": "none", "training": SHORT | {"epochs": 2}, **changes}
+    return MovementPruning.model_validate(given)
 
 
 @pytest.fixture
@@ -99,6 +100,27 @@ def test_the_result_is_sparse_and_saved(family, lesson, tmp_path):
     with torch.no_grad():
         before, after = (logits_of(each.network.eval(), batch) for each in (model, load(tmp_path / "model")))
     assert torch.equal(before, after)
+
+
+def test_weights_start_from_the_pre_trained_model(lesson, tmp_path):
+    """With a learning rate of nearly nothing, what is left is the pre-trained model's; what was zero before stays it."""
+    base = tiny.model("bert", 7)
+    save(base, tmp_path / "base")
+    model = tiny.model("bert", 2)
+    model.manifest = model.manifest.model_copy(update={"base": f"dir:{tmp_path / 'base'}"})
+    model.edit([KeepBlocks(kept=(0, 3))])
+    base.edit([KeepBlocks(kept=(0, 3))])
+    first = prunable(model.network)[0]
+    with torch.no_grad():
+        model.network.get_submodule(first).weight[0] = 0
+    params = params_of(rewind="base", sparsity=0.5, training=SHORT | {"learning_rate": 1e-12})
+    compress(model, plan(model, lesson, params), lesson, LiveTeacher(tiny.model("bert").network), params.training)
+    for path in prunable(model.network):
+        weight, own = (each.network.get_submodule(path).weight for each in (model, base))
+        assert 0 < int((weight != 0).sum()) <= weight.numel() // 2
+        assert torch.allclose(weight, own * (weight != 0), atol=1e-6)
+    assert not model.network.get_submodule(first).weight[0].any()
+    assert MovementPruning(method="movement").rewind == "base"
 
 
 def test_a_larger_penalty_leaves_fewer_weights(lesson):
