@@ -74,12 +74,13 @@ def figures(folder: Path = FOLDER) -> str:
             trust.BENCHMARK,
         )
     }
-    first, run, loop, default = (results[name] for name in ("headline", "pipeline", "training", "trust"))
+    first, run, loop = (results[name] for name in ("headline", "pipeline", "training"))
+    minutes, default = _default_run(results["trust"])
     lines = [
         f"On SST-2, a fine-tuned MiniLM-L6 ({_value(first['teacher_accuracy'], '.1f', ' %')}) becomes a file of "
         f"{_value(first['megabytes'], '.1f', ' MB')} that keeps {_value(first['accuracy_kept'], '.1f', ' %')} of its accuracy.",
         f"{_speeds(first)}{_age(first)} ([headline](benchmarks/results/headline.md); {_machines(first)}).",
-        f"The default run below takes {_default_minutes(default)}{_age(default)} "
+        f"The default run below takes {minutes}{_age(default)} "
         f"([trust](benchmarks/results/trust.md); {_machines(default)}).",
         f"Its processes take {_value(run['default_peak_gib'], '.1f', ' GiB')} of memory{_age(run)} "
         f"([pipeline](benchmarks/results/pipeline.md); {_machines(run)}).",
@@ -101,12 +102,11 @@ def present(folder: Path = FOLDER) -> list[Benchmark]:
     return [item for item in BENCHMARKS if (folder / f"{item.name}.json").is_file()]
 
 
-def _default_minutes(claims: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the time of the default run by `lissom compress`; by `dvc repro` where only that was measured."""
-    own, by_dvc = claims["default_seconds_lissom_compress"], claims["default_seconds"]
-    if own["value"] is not None:
-        return _value(own, ".0f", " minutes", 1 / 60)
-    return f"{_value(by_dvc, '.0f', ' minutes', 1 / 60)} by `dvc repro`"
+def _default_run(claims: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """Return the time of the default run by `lissom compress`, and its claim; by `dvc repro` if that alone is known."""
+    own, by_dvc = "default_seconds_lissom_compress", "default_seconds"
+    name, command = (own, "") if claims[own]["value"] is not None else (by_dvc, " by `dvc repro`")
+    return f"{_value(claims[name], '.1f', ' minutes', 1 / 60)}{command}", {name: claims[name]}
 
 
 def _value(claim: Mapping[str, Any], form: str, unit: str, factor: float = 1.0) -> str:
