@@ -5,8 +5,8 @@ for the highest share of a matrix's scores (hard), or where sigmoid(S) exceeds a
 mean of sigmoid(S)). The gradient passes through M as if it were S: dL/dS = dL/dW' * W, so that scores fall where
 weights move towards zero, and a weight that is masked may return.
 
-The weights of a model that is trained already hardly move, and their scores are noise: the training starts from the
-weights of the pre-trained model, as the paper's does, and learns from the teacher what the model knew.
+The training starts from the weights of the pre-trained model, as the paper's does, and learns from the teacher what the
+model knew; `rewind: none` starts from the model's own.
 """
 
 import math

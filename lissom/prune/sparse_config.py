@@ -113,8 +113,7 @@ class MovementPruning(Section):
     """hard: share of the steps after the last one."""
 
     rewind: Literal["none", "base"] = "base"
-    """Which weights the training starts from: those of the pre-trained model, or the model's own. A model that is
-    trained already moves too little for its scores to tell anything."""
+    """Which weights the training starts from: those of the pre-trained model, as in the paper, or the model's own."""
 
     seed: int = 0
     """Seed of the new head of the pre-trained model."""

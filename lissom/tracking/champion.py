@@ -52,7 +52,7 @@ def obstacle(new: dict[str, Any], champion: dict[str, Any]) -> str | None:
 
 
 def source_digest(source: str) -> str:
-    """Return a digest of the params' `data.source`, by which champions of other data of the same name are told apart.
+    """Return a digest of the params' `data.source`: models whose data have one name and two sources do not compete.
 
     The source itself may tell how this machine's folders are called, which a shared registry must not.
     """
