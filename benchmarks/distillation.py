@@ -7,14 +7,9 @@ methods, so that differences between methods are paired. It needs the library an
 where CodeCarbon is installed. No seed is picked: the table tells all that were run.
 """
 
-import copy
-import importlib.util
 import os
 import sys
-import tempfile
-import time
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable
 from itertools import product
 from operator import sub
 from pathlib import Path
@@ -22,20 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from pydantic import TypeAdapter
 
 from benchmarks.claims import PerSeed, claim, paired
-from benchmarks.provenance import ROOT
+from benchmarks.distilling import BATCH, measure, recipes
 from benchmarks.results import Benchmark, Key, Rows, folder_of, parser, record
-from benchmarks.teachers import Trained, params_of, teacher_of
+from benchmarks.teachers import params_of, teacher_of
 from benchmarks.timing import PINNED, time_in_turn
 from lissom.artifacts import EXPORT_RECORD, write_json
-from lissom.data.tables import write_table
-from lissom.distill.config import DistillParams
 from lissom.distill.material import DistillationResult, Material
-from lissom.distill.run import distill
-from lissom.emissions.meter import EnergyMeter
 from lissom.evaluate.config import EvaluateParams
 from lissom.evaluate.exits import sweep_speeds, try_speeds
 from lissom.evaluate.figures import ExitSetting
@@ -45,22 +34,20 @@ from lissom.export.exported import ExportRecord
 from lissom.export.onnx import FULL_DEPTH, export_onnx, set_speed
 from lissom.export.onnx_file import OnnxFile
 from lissom.export.parity import check_parity
-from lissom.models.base import load_base
-from lissom.models.directory import load
 from lissom.models.flops import flops_by_depth
 from lissom.training.config import TrainingParams
-from lissom.training.teacher import CachedLogits, load_logits
 
 DATA = ("trec6", "sst2")
 UPDATES = 300
+EXITS = ("fastbert", "fastbert, equal updates", "fastbert, KL as printed", "fastbert, KL as printed, equal updates")
+"""Recipes whose students may leave early, which are exported and timed."""
 
-_BATCH = 32
 _SPEEDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8)
 _LOSS = 0.005
 """What a model with exits may lose to itself at full depth, on dev: half a point."""
 
 NOTES = (
-    f"about {UPDATES} updates of {_BATCH} texts for a student that starts from a trained network, four times as many for one "
+    f"about {UPDATES} updates of {BATCH} texts for a student that starts from a trained network, four times as many for one "
     "that knows nothing at its start (random, tinybert, mobilebert, lstm) and for exits: compare rows of equal `updates`",
     "teacher_percent: the accuracy of the row's own teacher, of the same seed",
     "labelled texts only, no teacher: without the transfer texts, of which TREC-6 has none. On SST-2 most texts of the other "
@@ -99,7 +86,8 @@ def main() -> None:
     folder, updates = folder_of(arguments), 4 if arguments.rehearse else UPDATES
     for data, name in product(arguments.data or DATA, arguments.methods or recipes()):
         teacher = teacher_of(data, arguments.seed, base=arguments.base, rehearse=arguments.rehearse)
-        figures = measure(teacher, name, updates, arguments.seed)
+        further = measure_exits if name in EXITS else None
+        figures = measure(teacher, name, updates, arguments.seed, further)
         record(BENCHMARK, {"data": data, "method": name}, arguments.seed, figures, data=teacher.data, folder=folder)
 
 
@@ -111,40 +99,9 @@ def choose_device(device: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the library takes the device that torch finds
 
 
-@cache
-def recipes() -> dict[str, dict[str, Any]]:
-    """Return the recipes of all methods."""
-    text = (ROOT / "benchmarks" / "distillation.yaml").read_text(encoding="utf-8")
-    methods: dict[str, dict[str, Any]] = yaml.safe_load(text)["methods"]
-    return methods
-
-
 def settings(key: Key) -> Any:
     """Return what a row depends on besides code: its recipe and its teacher's params."""
     return {"recipe": recipes()[key["method"]], "teacher": params_of(key["data"])}
-
-
-def measure(teacher: Trained, name: str, updates: int, seed: int) -> dict[str, Any]:
-    """Distil with a method and return the row's figures."""
-    recipe = copy.deepcopy(recipes()[name])
-    with tempfile.TemporaryDirectory() as folder:
-        material = _material(teacher, Path(folder), with_transfer=recipe.pop("transfer", True))
-        params = _params(recipe, material, updates, seed)
-        started = time.perf_counter()
-        student, kwh = _metered(params, material)
-        seconds = time.perf_counter() - started
-        test = _with_dev(material)
-        figures: dict[str, Any] = {
-            "accuracy_percent": 100 * test.scorer(student.model, TrainingParams(precision="float32"))(),
-            "teacher_percent": 100 * teacher.accuracy,
-            "updates": sum(fitted.steps for fitted in student.trainings.values()),
-            "parameters_m": sum(parameter.numel() for parameter in student.model.network.parameters()) / 1e6,
-            "seconds": seconds,
-            "wh": None if kwh is None else 1000 * kwh,
-        }
-        if recipe["method"] == "fastbert":
-            figures |= _exits(student, material, test, Path(folder))
-        return figures
 
 
 def claims(rows: Rows) -> dict[str, dict[str, Any]]:
@@ -182,57 +139,7 @@ def claims(rows: Rows) -> dict[str, dict[str, Any]]:
     }
 
 
-def _metered(params: Any, material: Material) -> tuple[DistillationResult, float | None]:
-    """Distil; return the energy in kWh, too, where CodeCarbon is installed."""
-    if importlib.util.find_spec("codecarbon") is None:
-        return distill(params, material), None
-    with EnergyMeter("DEU") as meter:
-        student = distill(params, material)
-    return student, meter.reading.energy_kwh
-
-
-def _with_dev(material: Material) -> Material:
-    """Return the material with test in the place of dev."""
-    return Material(**{**vars(material), "tables": {**material.tables, "dev": material.tables["test"]}})
-
-
-def _material(teacher: Trained, folder: Path, *, with_transfer: bool) -> Material:
-    tables = teacher.tables()
-    logits = load_logits(teacher.folder / "logits", len(tables["train"]) + len(tables["transfer"]))
-    if not with_transfer:
-        tables["transfer"] = write_table(folder / "none.arrow", [])
-        logits = CachedLogits(logits.values[: len(tables["train"])])
-    model = load(teacher.folder / "model")
-    task = model.manifest.task
-    return Material(
-        teacher=model,
-        tables=tables,
-        scratch=folder,
-        logits=logits,
-        base=lambda drawn: load_base(teacher.base, task, drawn),
-    )
-
-
-def _params(recipe: Mapping[str, Any], material: Material, updates: int, seed: int) -> Any:
-    """Return the method's params with epochs such that all its trainings together make the wanted updates."""
-    values = copy.deepcopy(dict(recipe))
-    updates *= values.pop("times", 1)
-    examples = len(material.tables["train"]) + len(material.tables["transfer"])
-    if values["method"] == "lstm" and values.get("augmentation", {}) is not None:
-        copies = max(1, updates * _BATCH // (2 * examples))
-        values["augmentation"] = {"copies": copies, "seed": seed}
-        # More texts than the updates reach are of no use, and how many are duplicates is only known afterwards.
-        examples += int(0.97 * copies * len(material.tables["train"]))
-    for section, training in values.items():
-        if section.endswith("training"):
-            share = training.pop("share", 1.0)
-            training |= {"epochs": share * updates * _BATCH / examples, "seed": seed}
-    for number, peer in enumerate(values.get("peers", ())):
-        peer["seed"] = 2 * seed + number
-    return TypeAdapter(DistillParams).validate_python(values)
-
-
-def _exits(student: DistillationResult, material: Material, test: Material, folder: Path) -> dict[str, Any]:
+def measure_exits(student: DistillationResult, material: Material, test: Material, folder: Path) -> dict[str, Any]:
     """Export, choose the speed on dev, and return figures on test over the plain backbone: the teacher's own network."""
     for model in (student.model, material.teacher):
         model.network.cpu()  # files are made and run there
@@ -282,8 +189,10 @@ def _setting(settings: Iterable[ExitSetting], speed: float) -> ExitSetting:
 
 
 BENCHMARK = Benchmark(
-    "distillation", ("data", "method"), claims, NOTES, settings=settings, tables="data", timed=("speedup",)
-)
+    "distillation", ("data", "method"), claims, NOTES, settings=settings, tables="data", timed=("speedup",),
+    # Nothing of the others is exported or timed.
+    parts_by="method", parts={name: "distilling" for name in recipes() if name not in EXITS},
+)  # fmt: skip
 
 if __name__ == "__main__":
     torch.manual_seed(0)

@@ -44,8 +44,10 @@ class Benchmark:
     tables: str | None = None
     """Key column that divides the rows into tables of their own."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Modules beside the script that measure a table by themselves, without stages, by the table's value of its column.
+    """Modules beside the script that measure rows by themselves, without stages, by the rows' value of a key column.
     The rows of one do not get old when others change."""
+    parts_by: str | None = None
+    """That key column; None is `tables`."""
     timed: tuple[str, ...] = ()
     """Figures that other load changes: those of a row that is marked `disturbed` are shown, and not claimed."""
 
@@ -62,7 +64,8 @@ class Benchmark:
 
     def code(self, key: Key) -> str:
         """Return the digest of the code that a row measures."""
-        module = None if self.tables is None else self.parts.get(key[self.tables])
+        column = self.parts_by or self.tables
+        module = None if column is None else self.parts.get(key[column])
         if module is None:
             return code_digest(self.script, self.stages, self.settings(key))
         return self._digest_of(module, self.settings(key))

@@ -33,20 +33,18 @@ def fixed_radius(inputs: AttentionInputs, radius: int, *, lse: bool) -> Part:
     key, value = (_windows(functional.pad(t, (0, 0, *around)), size, width) for t in (inputs.key, inputs.value))
     relation = _relation(radius, ahead, size, width, query.device)
     inside = _real_windows(functional.pad(real_tokens(inputs), around), size, blocks, width)
-    if inputs.real is not None:
-        return ungrouped(attend(inputs, query, key, value, relation=relation, real=inside, lse=lse), length)
-    # All groups but those at the ends have the same relation, which is read from the cache then.
-    first = min(count_blocks(radius, size), blocks)
-    last = max(first, (length - ahead) // size)
-    sizes = [first, last - first, blocks - last]
-    parts, start = [], 0
-    for groups in zip(*(torch.split(tensor, sizes, 2) for tensor in (query, key, value)), strict=True):
-        end = start + groups[0].shape[2]
-        if end > start:
-            mask = relation if start == first < last else relation & inside[0, start:end, None]
-            tokens = min(end * size, length) - start * size
-            parts.append(ungrouped(attend(inputs, *groups, relation=mask, lse=lse), tokens))
-        start = end
+    # Groups whose windows are real in every text, most of them as a rule, share one mask.
+    first, last = _whole(inside)
+    parts = []
+    for start, end in ((0, first), (first, last), (last, blocks)):
+        if start == end:
+            continue
+        groups = [tensor[:, :, start:end] for tensor in (query, key, value)]
+        mask, real = relation, None if start == first < last else inside[:, start:end]
+        if real is not None and len(real) == 1:
+            mask, real = relation & real[0, :, None], None
+        tokens = min(end * size, length) - start * size
+        parts.append(ungrouped(attend(inputs, *groups, relation=mask, real=real, lse=lse), tokens))
     return join(parts)
 
 
@@ -104,6 +102,19 @@ def _real_windows(real: Tensor, size: int, blocks: int, width: int) -> Tensor:
     starts = torch.arange(blocks, device=real.device)[:, None] * size
     places = (starts + torch.arange(width, device=real.device)).flatten()
     return real.index_select(1, places).reshape(real.shape[0], blocks, width)
+
+
+def _whole(inside: Tensor) -> tuple[int, int]:
+    """Return the first run of groups whose windows are real in every text, `(first, end)`; both 0 if there is none.
+
+    Args:
+        inside: which tokens of windows are real, `[batch or 1, blocks, width]`.
+    """
+    whole = inside.all(-1).all(0).tolist()
+    if True not in whole:
+        return 0, 0
+    first = whole.index(True)
+    return first, whole.index(False, first) if False in whole[first:] else len(whole)
 
 
 def counts(params: FixedRadius, queries: Tensor, length: int) -> Tensor:
