@@ -33,6 +33,7 @@ def markdown(benchmark: "Benchmark", rows: "Rows", result: Mapping[str, Any]) ->
     for title, members in _tables(benchmark, rows):
         lines += [*([f"## {title}", ""] if title else []), *_table(benchmark, rows, members), ""]
     lines += [*(f"- {note}" for note in (*benchmark.notes, _OLD_MEANS)), ""]
+    lines += _measured_before(result["measured_before"])
     lines += _earlier(result["earlier"])
     lines += ["## Machines and versions", ""]
     for place in result["environments"].values():
@@ -102,6 +103,21 @@ def _over_seeds(group: Sequence["Row"], figure: str) -> str:
     if not spread:
         return cell(values[0] if len(set(values)) == 1 else middle)
     return f"{cell(float(middle))} ± {student_t(count - 1) * spread / sqrt(count):.2g}"
+
+
+def _measured_before(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what was claimed by rows that have been measured again since."""
+    if not claims:
+        return
+    yield from ("## Measured before", "", "By rows of other commits, which those above have replaced.", "")
+    yield from (
+        "| claim | value | 95 % interval | bar | held | seeds | machine | date | commits |",
+        f"| --- |{' ---: |' * 8}",
+    )
+    for item in claims:
+        commits = " ".join(commit[:7] for commit in item["commits"])
+        yield _claim_line(item["claim"], {**item, "old": False}).removesuffix(" |") + f"{item['date']} | {commits} |"
+    yield ""
 
 
 def _earlier(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:

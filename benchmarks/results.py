@@ -1,7 +1,7 @@
 """Results of benchmarks: rows that tell where they come from, one by one; claims; JSON for machines, Markdown for people.
 
-A row is identified by the benchmark's key columns and the seed, and measuring it again replaces it. Rows whose code is
-not known, from before digests were recorded, are never replaced.
+A row is identified by the benchmark's key columns and the seed, and measuring it again replaces it; what was claimed
+before is kept. Rows whose code is not known, from before digests were recorded, are never replaced.
 """
 
 import argparse
@@ -158,6 +158,7 @@ def record(
             if other["code"] is not None and (other["key"], other["seed"]) == (row["key"], seed)
         ]  # fmt: skip
         if same:
+            keep_claims(result, result["rows"][same[0]], head)
             result["rows"][same[0]] = row
         else:
             result["rows"].append(row)
@@ -165,6 +166,26 @@ def record(
         _write(benchmark, result, folder)
     shown = {**key, "seed": seed, **{name: cell(value) for name, value in figures.items() if value is not None}}
     print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
+
+
+def keep_claims(result: dict[str, Any], replaced: Row, head: str) -> None:
+    """Keep what a result claims before a row of another commit is replaced, unless others were replaced already.
+
+    Args:
+        result: the result, changed in place.
+        replaced: the row that goes.
+        head: commit of the row that comes.
+    """
+    if replaced["commit"] == head or any(row["commit"] == head for row in result["rows"]):
+        return
+    commits = sorted({row["commit"] for row in result["rows"] if row["code"] is not None})
+    kept = result["measured_before"]
+    told = {(item["claim"], item["value"]) for item in kept}
+    kept += [
+        {"claim": name, **outcome, "date": replaced["date"], "commits": commits}
+        for name, outcome in result["claims"].items()
+        if outcome["holds"] in ("yes", "no") and (name, outcome["value"]) not in told
+    ]
 
 
 def renew(benchmark: Benchmark, folder: Path = FOLDER) -> None:
@@ -176,7 +197,7 @@ def renew(benchmark: Benchmark, folder: Path = FOLDER) -> None:
 def load(benchmark: Benchmark, folder: Path = FOLDER) -> dict[str, Any]:
     """Return the stored result of a benchmark, empty if there is none, with claims for the present code."""
     path = folder / f"{benchmark.name}.json"
-    empty: dict[str, Any] = {"rows": [], "earlier": [], "environments": {}}
+    empty: dict[str, Any] = {"rows": [], "measured_before": [], "earlier": [], "environments": {}}
     result = read_json(path) if path.is_file() else empty
     used = {item["environment"] for item in (*result["rows"], *result["earlier"])}
     rows = Rows(benchmark, result)
@@ -184,6 +205,7 @@ def load(benchmark: Benchmark, folder: Path = FOLDER) -> dict[str, Any]:
         "benchmark": benchmark.name,
         "claims": benchmark.claims(rows),
         "rows": result["rows"],
+        "measured_before": result["measured_before"],
         "earlier": result["earlier"],
         "environments": {name: value for name, value in result["environments"].items() if name in used},
     }

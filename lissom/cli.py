@@ -23,6 +23,8 @@ for command in (cli_language.generate, cli_language.chat, cli_language.harness, 
     app.command()(command)
 
 out = Console(markup=False, emoji=False, highlight=False)
+_LEAST = 1e-9
+"""The least time of a pass that can be drawn."""
 """Texts from outside are printed as they are: brackets and colons are no markup."""
 
 
@@ -200,8 +202,8 @@ def schedule(
     ] = "1f1b",
     chunks: Annotated[int, typer.Option(help="Pieces of the model on every device (interleaved_1f1b).")] = 2,
     recompute: Annotated[bool, typer.Option(help="Recompute activations (gpipe; varuna always does).")] = False,
-    forward: Annotated[float, typer.Option(min=0, help="Time of a forward pass of one stage.")] = 1.0,
-    backward: Annotated[float, typer.Option(min=0, help="Time of a backward pass of one stage.")] = 2.0,
+    forward: Annotated[float, typer.Option(min=_LEAST, help="Time of a forward pass of one stage.")] = 1.0,
+    backward: Annotated[float, typer.Option(min=_LEAST, help="Time of a backward pass of one stage.")] = 2.0,
     svg: Annotated[Path | None, typer.Option(help="Write the chart here as well.")] = None,
     measure: Annotated[
         float | None,

@@ -49,7 +49,7 @@ def generate(
     model: _GGUF_MODEL = "artifacts/export/quantize",
     tokens: _MOST_TOKENS = 128,
 ) -> None:
-    """Continue a text with a language model in llama.cpp, with the settings of its Modelfile."""
+    """Continue a text with a language model in llama.cpp, with the settings of its Modelfile, num_predict left out."""
     from lissom.gguf.running import continuation, find
 
     server = find(model).start()
@@ -65,12 +65,15 @@ def chat(
     tokens: _MOST_TOKENS = None,
 ) -> None:
     """Talk to a language model in llama.cpp, with the settings of its Modelfile; an empty line ends it."""
+    from lissom.errors import InputError
     from lissom.gguf.running import find, reply
 
     runnable = find(model)
     _check_chats(runnable)
     server = runnable.start()
     messages: list[dict[str, str]] = []
+    if text is not None and not text.strip():
+        raise InputError("the message is empty; leave it away for a conversation")
     while message := text or _ask():
         messages.append({"role": "user", "content": message})
         answer = ""

@@ -60,7 +60,7 @@ def sensitivity(
     data: Annotated[Path, typer.Option(help="The prepared data set.")] = Path("artifacts/prepare"),
     change: Annotated[list[str] | None, typer.Option(help="Names of changes; all if none is named.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="Labelled training examples, drawn at random.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Change one layer at a time, and show how far the model's answers move: which layers are friendly to what."""
@@ -72,7 +72,8 @@ def sensitivity(
         raise InputError(f"no change {', '.join(unknown)}; there are: {', '.join(CHANGES)}")
     names = list(change or CHANGES)
     table = Table(
-        caption="KL divergence from the model's own answers in nats, times 1,000 (loss: its change, times 1,000)"
+        caption="KL divergence from the model's own answers in nats, of numbers the squared distance, times 1,000 "
+        "(loss: its change, times 1,000)"
     )
     for name in ("layer", *names):
         table.add_column(name, justify="left" if name == "layer" else "right", overflow="fold")
@@ -105,7 +106,7 @@ def _show_blocks(models: list[str]) -> None:
     table.add_column("")
     for title in ("attention", "FFN", "all", "share"):
         table.add_column(title, justify="right", overflow="fold")
-    for name in max(tables, key=len):
+    for name in dict.fromkeys(name for parts in tables for name in parts):
         parts = [parts.get(name) for parts in tables]
         table.add_row(name, *_cells(parts, [whole.all for whole in sums]))
     table.add_row(*("all", *_cells(sums, [whole.all for whole in sums])), style="bold")

@@ -66,12 +66,14 @@ class ProgressBar(Hook):
         notes = [f"{speed:.1f} steps/s"] if speed else []
         notes += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._notes.items()]
         self._progress.update(self._task, completed=step + 1, rate=", ".join(notes))
-        if step + 1 == total:
-            self._progress.stop()
 
     def on_record(self, record: dict[str, float]) -> None:
         """Store the metrics that the bar shows."""
         self._notes |= {name: value for name, value in record.items() if name in ("loss", "dev_score")}
+
+    def end(self) -> None:
+        """Remove the bar, also of a training that ends early or fails."""
+        self._progress.stop()
 
 
 def note(text: str) -> None:

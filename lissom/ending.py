@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from lissom.errors import InputError, advice_for
 from lissom.redaction import redacted
 from lissom.serving.folder import DamagedFolderError
@@ -15,7 +17,7 @@ from lissom.serving.folder import DamagedFolderError
 DEBUG = "LISSOM_DEBUG"
 """Environment variable; 1 shows the traceback of every error."""
 
-_ADVICE = {
+ADVICE = {
     errno.ENOSPC: "the disk is full: free some space and run again, a training goes on from its last checkpoint",
     errno.EDQUOT: "the quota of the disk is used up: free some space and run again",
     errno.EROFS: "the place is read-only: run in a folder that can be written",
@@ -25,6 +27,7 @@ _ADVICE = {
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.ENAMETOOLONG: "the name is too long: run in a folder with a shorter path",
 }
+"""What to do, by the number of an error of the system."""
 
 
 def finish_with_message(name: str, command: Callable[[], object]) -> None:
@@ -46,11 +49,14 @@ def explain(error: Exception) -> str:
     debug = f"(set {DEBUG}=1 for the traceback)"
     if isinstance(error, ModuleNotFoundError):
         return advice_for(error) or f"{error} {debug}"
-    if isinstance(error, OSError) and error.errno in _ADVICE:
+    if isinstance(error, OSError) and error.errno in ADVICE:
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{_ADVICE[error.errno]}{_free(error)}"
+        return f"{place}{ADVICE[error.errno]}{_free(error)}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory: take a smaller batch size, a shorter max_length or a smaller model {debug}"
+    if isinstance(error, ValidationError):
+        details = "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
+        return f"{error.title}: {details} {debug}"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''} {debug}"
 

@@ -72,7 +72,8 @@ def _walk(
         if by_tag:
             section, options = by_tag[0], []
             continue
-        if part == "[key]" or (part.isdigit() and isinstance(given, Mapping)):
+        is_index = part.isdigit() and isinstance(given, Mapping) and part not in map(str, given)
+        if part == "[key]" or is_index:
             continue
         given = given.get(part) if isinstance(given, Mapping) else _item(given, part)
         path.append(part)

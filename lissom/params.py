@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from lissom.artifacts import STEPS, Step
 from lissom.cluster import ClusterParams
@@ -27,6 +27,8 @@ from lissom.safe_yaml import parse
 from lissom.section import Section
 from lissom.tracking.config import GatesParams, TrackingParams
 from lissom.training.config import TeacherParams
+
+_OF_ONE_STAGE = "of_one_stage"
 
 
 class Params(Section):
@@ -50,8 +52,8 @@ class Params(Section):
     cluster: ClusterParams = ClusterParams()
 
     @model_validator(mode="after")
-    def _sections_fit_each_other(self) -> "Params":
-        if problems := conflicts(self):
+    def _sections_fit_each_other(self, info: ValidationInfo) -> "Params":
+        if not (info.context or {}).get(_OF_ONE_STAGE) and (problems := conflicts(self)):
             raise ValueError("\n".join(problems))
         return self
 
@@ -79,10 +81,17 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     return check_params(values, str(path))
 
 
-def check_params(values: Mapping[str, Any], origin: str = "params") -> Params:
-    """Check params that are given as a mapping; raises `ParamsError` as `load_params` does."""
+def check_params(values: Mapping[str, Any], origin: str = "params", *, of_one_stage: bool = False) -> Params:
+    """Check params that are given as a mapping; raises `ParamsError` as `load_params` does.
+
+    Args:
+        values: the sections.
+        origin: where they come from, for messages.
+        of_one_stage: whether sections that are not given are left out because a stage does not read them, so that
+            nothing is known of what sections do to each other.
+    """
     try:
-        return Params.model_validate(values)
+        return Params.model_validate(values, context={_OF_ONE_STAGE: of_one_stage})
     except ValidationError as error:
         lines = [line for detail in error.errors() for line in explain(dict(detail), values, Params).split("\n")]
     lines = list(dict.fromkeys(filter(None, lines)))

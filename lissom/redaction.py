@@ -12,8 +12,11 @@ _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 def redacted(text: str) -> str:
     """Return a text without the credentials of URIs in it, nor those of the environment's MLflow settings."""
     secrets = [os.environ.get(name, "") for name in _SECRETS]
-    for match in _CREDENTIALS.findall(os.environ.get(STORE, "")):
-        password = match.removesuffix("@").partition(":")[2]
+    store = os.environ.get(STORE, "")
+    given, at, _ = store.partition("://")[2].rpartition("@")  # a password may hold what ends others in a pattern
+    if at:
+        text = text.replace(f"{given}@", "***@")
+        password = given.partition(":")[2] or given
         secrets += [password, unquote(password)]
     text = _CREDENTIALS.sub("***@", text)
     for secret in sorted(filter(None, secrets), key=len, reverse=True):

@@ -24,7 +24,7 @@ def parse(spec: StageSpec, words: Sequence[str]) -> dict[str, Any]:
         help="a section of the params, in place of a params file; once for every section (Kubeflow)",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=float(os.environ.get("LISSOM_CHECKPOINT_SECONDS", "20")),
+        "--checkpoint-seconds", type=float, default=os.environ.get("LISSOM_CHECKPOINT_SECONDS", "20"),
         help="time between checkpoints (default: LISSOM_CHECKPOINT_SECONDS, else 20)",
     )  # fmt: skip
     parser.add_argument(
@@ -67,7 +67,7 @@ def read_params(arguments: dict[str, Any]) -> Params:
             values[name] = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"--section {name} {text[:60]!r}: not JSON: {error}") from None
-    return check_params(values, "the run's parameters")
+    return check_params(values, "the run's parameters", of_one_stage=True)  # the whole was checked when compiled
 
 
 def input_folders(spec: StageSpec, arguments: dict[str, Any], scratch: Path) -> dict[str, Path]:

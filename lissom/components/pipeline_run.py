@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import yaml
 
-from lissom.components.specs import StageSpec
+from lissom.components.specs import STAGES, StageSpec
 from lissom.errors import InputError
 from lissom.params import Params
 
@@ -48,8 +48,16 @@ def literal(path: str) -> str:
     return path.replace("${", "\\${")
 
 
+def watched_sections(spec: StageSpec, params: Params) -> list[str]:
+    """Return the sections of params.yaml that DVC watches for a stage: those that are there."""
+    return [section for section in spec.sections if section in params.model_fields_set]
+
+
 def check_watched(spec: StageSpec, params: Params) -> None:
-    """Raise `InputError` if DVC runs the stage and a file that it reads is missing in its dependencies."""
+    """Raise `InputError` if DVC runs the stage and dvc.yaml does not fit params.yaml.
+
+    A file that the stage reads may be missing in its dependencies; a section of any stage may have come or gone.
+    """
     if "DVC_STAGE" not in os.environ or not DVC_FILE.is_file():
         return
     stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
@@ -60,3 +68,11 @@ def check_watched(spec: StageSpec, params: Params) -> None:
             f"{DVC_FILE} does not list {', '.join(missing)} among the dependencies of {spec.name}, so that a change "
             "there would not be noticed; write it anew for these params: python -m lissom.pipelines dvc"
         )
+    for other in STAGES:
+        listed = {name for name in stages.get(other.name, {}).get("params", ()) if isinstance(name, str)}
+        changed = sorted(listed.symmetric_difference(watched_sections(other, params))) if other.name in stages else []
+        if changed:
+            raise InputError(
+                f"{DVC_FILE} was written when params.yaml had other sections ({', '.join(changed)}: stage "
+                f"{other.name}); write it anew: python -m lissom.pipelines dvc"
+            )

@@ -107,7 +107,7 @@ STAGES = (
             "data": _DATA, "model": _FINAL_MODEL, "export": _FINAL_EXPORT, "evaluations": _EVALUATIONS,
             "report": Source("report", "report"),
         },
-        sections=("gates", "tracking", "variants"),
+        sections=("gates", "tracking", "variants", "evaluate"),
     ),
 )  # fmt: skip
 """In the order in which they run."""

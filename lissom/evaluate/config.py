@@ -1,6 +1,6 @@
 """Params of the evaluation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ plain int8 files."""
 class EvaluateParams(Section):
     """How quality and speed are measured."""
 
-    batch_sizes: tuple[int, ...] = Field(default=(1, 32), min_length=1)
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 32), min_length=1)
     """Batch sizes at which the final variant is measured on all threads; 1 is always among them. Every variant is
     measured at 1 on one pinned thread."""
 

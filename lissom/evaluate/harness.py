@@ -20,7 +20,9 @@ try:
     from lm_eval.api.model import TemplateLM
     from lm_eval.tasks import TaskManager
 except ModuleNotFoundError as error:
-    raise InputError(advice_for(error)) from None
+    if (advice := advice_for(error)) is None:
+        raise
+    raise InputError(advice) from None
 
 _GENERATED = 256
 """Most tokens of an answer, where a task says nothing."""
@@ -50,6 +52,9 @@ def run(models: Sequence[str], tasks: Sequence[str], shots: int | None, limit: i
         raise InputError(
             f"the harness knows no task {', '.join(unknown)}; give a task file, or a name of `lm_eval ls tasks`"
         )
+    for model in models:  # before the first is measured
+        if not Path(model).exists():
+            raise InputError(f"{model}: no such model; name a folder or a GGUF file")
     results = {}
     for model in models:
         outcome = simple_evaluate(

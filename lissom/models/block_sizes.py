@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -52,7 +53,7 @@ def parts_at(place: str) -> list[Part]:
         InputError: there is no such model, or it is of no known family.
     """
     if not (Path(place) / MANIFEST).is_file():
-        return parts_of(_network_without_weights(place), _plain_bytes)
+        return parts_of(network_without_weights(place), _plain_bytes)
     model = load(place)
     is_compact = any(edit.is_compact for edit in model.manifest.edits)
     return parts_of(model.network, _compact_bytes if is_compact else _plain_bytes)
@@ -76,12 +77,25 @@ def _compact_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in encoded(untied_state(module)).values())
 
 
-def _network_without_weights(place: str) -> PreTrainedModel:
+def network_without_weights(place: str) -> PreTrainedModel:
+    """Return a network of transformers on the meta device, as its config describes it.
+
+    Args:
+        place: as for `parts_at`.
+
+    Raises:
+        InputError: there is no such model, or it is of no known family.
+    """
     source, revision = locate(place if ":" in place else f"dir:{place}", "model")
     with loading(place, source, "model"):
         config = read_config(source, revision)
     if config.model_type not in FAMILIES:
         raise InputError(f"{place}: type {config.model_type!r} is not known; known: {', '.join(sorted(FAMILIES))}")
+    return network_of(config)
+
+
+def network_of(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a network on the meta device, of a known family."""
     family = FAMILIES[config.model_type]
     whole = (
         AutoModelForSeq2SeqLM if family.has_encoder_and_decoder

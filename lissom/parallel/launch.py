@@ -5,6 +5,7 @@ on each, and finds the others by torchrun's environment variables, as Kubeflow T
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ _OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """By default restarted processes find stale addresses in torchrun's store, and hang."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1
+_SET_DEATH_SIGNAL = 1
 _LAST_SECONDS = 3.0
 _GRACE_SECONDS = 30.0
 """Time for a step and a checkpoint after SIGTERM, as in Kubernetes."""
@@ -50,7 +52,8 @@ def launch(module: str, arguments: Sequence[str], params: ParallelParams) -> Non
     """
     with scratch_folder() as folder:
         environment = os.environ | _defaults(params) | _OWN_STORE | {_FOLDER: str(folder)}
-        process = psutil.Popen([*_torchrun(params, os.environ), "-m", module, *arguments], env=environment)
+        command = [*_torchrun(params, os.environ), "-m", module, *arguments]
+        process = psutil.Popen(command, env=environment, preexec_fn=_end_with_parent)
         message = folder / _MESSAGE
         signals = _forward_signals(process)
         last_alive, timed_out = time.monotonic(), False
@@ -135,6 +138,12 @@ def _forward_signals(process: psutil.Popen) -> list[signal.Signals]:
     for terminator in (signal.SIGTERM, signal.SIGINT):
         signal.signal(terminator, note)
     return signals
+
+
+def _end_with_parent() -> None:
+    """Let Linux terminate this process when its parent is killed; torchrun then ends its workers (prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _kill(process: psutil.Popen) -> None:

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lissom.artifacts import MANIFEST
+from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
-from lissom.models.config import BaseParams
+from lissom.models.block_sizes import network_of, network_without_weights
+from lissom.models.config import NEW, BaseParams, NewModelParams
 from lissom.models.directory import build
 from lissom.models.families import family_of
 from lissom.models.manifest import read_manifest
+from lissom.models.new import CONFIGS
 from lissom.models.source import locate
 from lissom.parallel.config import ParallelParams
 from lissom.parallel.plan import Machine, Workload, explain, propose
@@ -53,12 +56,16 @@ def outline(model: Path | BaseParams) -> PreTrainedModel:
     Raises:
         InputError: there is no such model.
     """
-    source = model if isinstance(model, Path) else locate(model.model)[0]
-    if isinstance(source, Path) and (source / MANIFEST).is_file():
-        return build(read_manifest(source))
-    with torch.device("meta"):
-        network: PreTrainedModel = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(source))
-    return network
+    if isinstance(model, BaseParams) and model.is_new:
+        shape, make = model.shape or NewModelParams(), CONFIGS.get(model.model.removeprefix(NEW))
+        if make is None:
+            raise InputError(f"base.model {model.model}: no such family can be made; allowed: {', '.join(CONFIGS)}")
+        return network_of(make(shape, shape.vocabulary, model.max_length))
+    place = str(model) if isinstance(model, Path) else model.model
+    folder = model if isinstance(model, Path) else locate(place)[0]
+    if isinstance(folder, Path) and (folder / MANIFEST).is_file():
+        return build(read_manifest(folder))
+    return network_without_weights(place)
 
 
 def automatic(model: Path | BaseParams, batch: int, length: int) -> tuple[ParallelParams, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lissom.components.preflight import preflight
 from lissom.ending import finish_with_message
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lissom.pipelines.server import Server
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The pipeline, for DVC and on Kubeflow.")
-out = Console()
+out = Console(markup=False, emoji=False)
 
 _FILE = typer.Option("--params", help="Params file.")
 _SET = typer.Option("--set", metavar="KEY=VALUE", help="Override one param, section.key=value.")
@@ -62,11 +63,9 @@ def compile_command(
     from lissom.pipelines.compiling import compile_pipeline
 
     images = Images(train_image, export_image)
-    _mention_digests(images)
-    compile_pipeline(
-        load_params(params, override or ()), images, output,
-        manifests=manifests, namespace=namespace, version=version,
-    )  # fmt: skip
+    values = load_params(params, override or ())
+    _mention_caching(values, images)
+    compile_pipeline(values, images, output, manifests=manifests, namespace=namespace, version=version)
     out.print(f"{output}: {'Pipeline and PipelineVersion' if manifests else 'IR YAML'} of {NAME}", soft_wrap=True)
 
 
@@ -78,6 +77,10 @@ def dvc(
     """Write dvc.yaml for the params: DVC then watches the data and the base model that they name."""
     from lissom.pipelines.dvc import code_root, write_dvc
 
+    if params.resolve() != (output.parent / "params.yaml").resolve():
+        raise InputError(
+            f"--params {params}: the stages and DVC read {output.parent / 'params.yaml'}; give the file that name"
+        )
     write_dvc(load_params(params), output, code_root())
     out.print(f"{output}: written", soft_wrap=True)
 
@@ -97,8 +100,8 @@ def submit(
 ) -> None:
     """Start a run."""
     images = Images(train_image, export_image)
-    _mention_digests(images)
     values = load_params(params, override or ())
+    _mention_caching(values, images)
     preflight(values, elsewhere=True)
     server = _server(host, namespace, token)
     with _compiled(values, images) as package:
@@ -182,17 +185,21 @@ def _show(state: str, tasks: list[tuple[str, str, str]]) -> None:
     for column in ("task", "state", "error"):
         table.add_column(column)
     for row in tasks:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # an error may hold what looks like markup
     out.print(table)
     out.print(state)
 
 
-def _mention_digests(images: Images) -> None:
-    names = [image for image in (images.train, images.export) if "@sha256:" not in image]
-    if names:
-        Console(stderr=True).print(
-            f"[dim]{', '.join(names)}: no digest, so no task's result is cached (name it as IMAGE@sha256:...)[/dim]"
-        )
+def _mention_caching(params: "Values", images: Images) -> None:
+    from lissom.pipelines.compression import changeable
+
+    reasons = []
+    if names := [image for image in (images.train, images.export) if "@sha256:" not in image]:
+        reasons.append(f"{', '.join(names)}: no digest, so no task's result is cached (name it as IMAGE@sha256:...)")
+    if keys := changeable(params):
+        reasons.append(f"{', '.join(keys)}: may change behind the same name, so no task's result is cached")
+    for reason in reasons:
+        Console(stderr=True, markup=False, emoji=False).print(reason, style="dim")
 
 
 if __name__ == "__main__":

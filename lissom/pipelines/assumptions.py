@@ -49,6 +49,7 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
         raise InputError(f"--set data={given['data']}: data is a mapping; set a key of it, data.KEY=VALUE")
     base, source = _model_source(model), _data_source(data)
     lines = [f"base.model: {base}", f"data.source: {source}"]
+    overridden = [override.partition("=")[0] for override in overrides]
     params: dict[str, Any] = {"base": {"model": base}, "data": {"source": source}}
     rows: list[Mapping[str, Any]] = []
     config = _config(base)
@@ -91,7 +92,13 @@ def write_params(path: Path, model: str, data: str, overrides: Sequence[str] = (
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise InputError(f"{path} exists and holds other params; run `lissom compress {path}` to use it, or remove it")
     write_text(path, text)
+    lines = [line for line in lines if not _is_set(line.partition(":")[0], overridden)]
     return [*lines, f"written to {path}; edit it and run `lissom compress {path}` to change anything"]
+
+
+def _is_set(key: str, overridden: Sequence[str]) -> bool:
+    """Return whether an override sets a key, or the section around it."""
+    return any(key == name or key.startswith(f"{name}.") for name in overridden)
 
 
 def _model_source(model: str) -> str:

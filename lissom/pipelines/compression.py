@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from lissom.components.specs import OWN, STAGES, StageSpec
 from lissom.params import Params
 from lissom.pipelines.images import NAME, Images
 from lissom.pipelines.resources import place
+
+_PINNED = re.compile(r"(embedded|package|new):|hub:[^@]+@[0-9a-f]{40}$")
+"""What is a part of the image, random, or a commit on the hub."""
 
 
 def compression(params: Params, images: Images) -> BaseComponent:
@@ -54,6 +58,7 @@ def _wire(params: Params, images: Images, sections: Mapping[str, Any]) -> None:
     """Create the tasks of all stages and variants, and connect their inputs and outputs."""
     nodes = 1 if isinstance(params.parallel, str) else params.parallel.nodes
     tasks: dict[tuple[str, str], dsl.PipelineTask] = {}
+    is_pinned = not changeable(params)
     for spec in STAGES:
         make = component(spec, params.variants)
         for variant in params.variants if spec.per_variant else ("",):
@@ -63,7 +68,19 @@ def _wire(params: Params, images: Images, sections: Mapping[str, Any]) -> None:
             task = make(**arguments)
             task.set_display_name(f"{spec.name}@{variant}" if variant else spec.name)
             image = images.train if spec.trains else images.export
-            tasks[spec.name, variant] = place(task, params.cluster, image, training=spec.trains, nodes=nodes)
+            cached = is_pinned and "@sha256:" in image
+            tasks[spec.name, variant] = place(
+                task, params.cluster, image, training=spec.trains, cached=cached, nodes=nodes
+            )
+
+
+def changeable(params: Params) -> list[str]:
+    """Return the params that name data or a model which may change behind the same name.
+
+    The cluster's cache goes by names: it would take yesterday's results for today's data.
+    """
+    places = {"data.source": params.data.source, "data.transfer": params.data.transfer, "base.model": params.base.model}
+    return [key for key, place in places.items() if place is not None and not _PINNED.match(place)]
 
 
 def _artefacts(

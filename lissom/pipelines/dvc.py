@@ -6,14 +6,15 @@ from typing import Any
 import yaml
 
 from lissom.artifacts import CONFUSION, HISTORY, POINTS, STEPS, SUMMARY, write_text
-from lissom.components.pipeline_run import literal, watched_files
+from lissom.components.pipeline_run import literal, watched_files, watched_sections
 from lissom.components.specs import METRICS_FOLDER, STAGES, StageSpec, folder_options, inputs_of, outputs_of, place_of
 from lissom.params import Params
 from lissom.pipelines.imports import code_of
 
 _HEAD = """\
 # The pipeline for DVC: `dvc repro` runs what is out of date. Written by `python -m lissom.pipelines dvc` from
-# components/specs.py and params.yaml; run it again after a change of the data's or the base model's place.
+# components/specs.py and params.yaml; run it again when params.yaml gets or loses a section, or names another place of
+# data or base model.
 """
 _ITEM = "${item.variant}"
 _REPORT = place_of("report", METRICS_FOLDER)
@@ -84,7 +85,7 @@ def _stage(spec: StageSpec, params: Params, root: Path | None) -> dict[str, Any]
         has_variants = "variants" in params.model_fields_set
         stage["matrix"] = {"variant": "${variants}" if has_variants else list(params.variants)}
     stage["cmd"] = " ".join(command)
-    sections = [section for section in spec.sections if section in params.model_fields_set]
+    sections = watched_sections(spec, params)
     if sections:
         stage["params"] = sections
     files = [literal(path) for path in watched_files(spec, params)]

@@ -11,6 +11,8 @@ from lissom.pipelines.dvc import write_dvc
 
 INSTALL = "{install}"
 """Stands in the workflow for what pip installs."""
+_PIP_CACHE = "          cache: pip\n          cache-dependency-path: constraints.txt\n"
+"""The action fails where the file does not exist, as in a new project."""
 _DVC_CONFIG = ""
 _DVC_IGNORED = "/config.local\n/tmp\n/cache\n"
 
@@ -23,6 +25,7 @@ def template(name: str) -> str:
 def files_of_project() -> dict[str, str]:
     """Return the text of every file that a new project has, by its path; dvc.yaml follows from the params."""
     workflow = template("retrain.yml").replace(INSTALL, f"'lissom[pipeline,kubeflow,s3]=={__version__}'")
+    workflow = workflow.replace(_PIP_CACHE, "")
     plots = resources.files("lissom.pipelines").joinpath("project", "plots")
     return {
         "params.yaml": template("params.yaml"),

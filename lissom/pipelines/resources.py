@@ -9,15 +9,16 @@ _LONGEST_BACKOFF = "3600s"
 
 
 def place(
-    task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, training: bool, nodes: int = 1
+    task: dsl.PipelineTask, cluster: ClusterParams, image: str, *, training: bool, cached: bool, nodes: int = 1
 ) -> dsl.PipelineTask:
     """Set a task's image, resources, retries, secrets and volumes; for training stages also nodes and checkpoints.
 
     Args:
         task: the task, changed in place and returned.
         cluster: params of the cluster.
-        image: container image; results are cached only if it has a digest.
+        image: container image.
         training: whether the stage trains, so that it has more retries and resumes from checkpoints.
+        cached: whether the result of the same task with the same params may be taken.
         nodes: number of nodes of the training; with several, the task itself only starts and watches the job.
     """
     request = cluster.training if training and nodes == 1 else cluster.other
@@ -30,7 +31,7 @@ def place(
         backoff_factor=2.0,
         backoff_max_duration=_LONGEST_BACKOFF,
     )
-    task.set_caching_options("@sha256:" in image)
+    task.set_caching_options(cached)
     if request.gpus:
         task.set_accelerator_type(cluster.gpu_resource).set_accelerator_limit(request.gpus)
     if cluster.tracking_uri is not None:

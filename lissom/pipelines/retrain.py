@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lissom.artifacts import LEDGER_JSON, read_json, write_text
+from lissom.artifacts import LEDGER_JSON, read_json, write_json, write_text
 from lissom.ending import finish_with_message
 from lissom.errors import GateError, InputError
 from lissom.overrides import apply_override
@@ -64,8 +64,7 @@ def retrain(
         _dvc("pull", "--allow-missing", "--run-cache", *_named(remote))
     _change_params(override or ())
     params = load_params(_PARAMS)
-    if override:
-        write_dvc(params, _DVC_FILE, code_root())
+    write_dvc(params, _DVC_FILE, code_root())  # sections may have come or gone since it was written
     result = run_on_kubeflow(params, train_image, export_image) if kubeflow else _run_here()
     failures = failed_gates(result.ledger, params.gates) + _against_base(before, result.figures, base, max_drop)
     text = _report(before, result, base, failures)
@@ -81,6 +80,8 @@ def retrain(
     if push and has_remote and not kubeflow:
         _dvc("push", "--run-cache", *_named(remote))
     if commit:
+        if kubeflow:
+            write_json(FIGURES, result.figures)
         _commit(result.figures)
 
 
@@ -103,8 +104,8 @@ def _against_base(before: Any, after: Any, base: str, max_drop: float) -> list[s
 
 
 def _report(before: Any, result: Result, base: str, failures: list[str]) -> str:
-    verdict = "**Gates not passed**" if failures else "**Gates passed**"
-    reasons = "".join(f"- {failure}\n" for failure in failures)
+    verdict = "**Gates not passed**" if failures else "**The run failed**" if result.error else "**Gates passed**"
+    reasons = "".join(f"- {reason}\n" for reason in [*failures, *filter(None, [result.error])])
     remark = "" if before else f"\n{base} holds no figures yet (`{FIGURES.as_posix()}`).\n"
     comparison = table(before, result.figures, base)
     return f"## lissom\n\n{verdict}\n\n{reasons}\n{comparison}{remark}\n<details>\n\n{result.markdown}\n</details>\n"
@@ -120,7 +121,9 @@ def _comment(output: Path, pull_request: str | None) -> None:
     if shutil.which("gh") is None:
         out.print(f"no gh here: pull request {pull_request} is not commented on; the text is in {output}")
         return
-    _call("gh", "pr", "comment", pull_request, "--body-file", str(output), "--edit-last", "--create-if-none")
+    command = ("gh", "pr", "comment", pull_request, "--body-file", str(output), "--edit-last", "--create-if-none")
+    if _call(*command, check=False).returncode != 0:  # a token of a fork's pull request may not write
+        out.print(f"pull request {pull_request} is not commented on; the text is in {output}")
 
 
 def _change_params(overrides: Sequence[str]) -> None:
@@ -169,6 +172,8 @@ def _call(*command: str, check: bool = True, capture: bool = False) -> subproces
     process = subprocess.run(command, capture_output=capture, text=True, check=False)
     if check and process.returncode != 0:
         command_text = " ".join(command).removeprefix(f"{sys.executable} -m ")
+        if capture:
+            print(process.stderr, end="", file=sys.stderr, flush=True)
         raise InputError(f"`{command_text}` failed (exit code {process.returncode}); its messages are above")
     return process
 

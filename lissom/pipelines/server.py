@@ -14,6 +14,8 @@ from urllib3.exceptions import HTTPError
 
 from lissom.errors import InputError
 
+_MOST_FAILED_POLLS = 10
+
 FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
@@ -82,13 +84,23 @@ class Server:
         return str(response.state or "PENDING"), tasks
 
     def wait(self, run: str, seconds: float = 10.0) -> tuple[str, list[tuple[str, str, str]]]:
-        """Poll `status` at an interval until the run has ended, and return it.
+        """Poll `status` at an interval until the run has ended, and return it; a few failures in a row are tolerated.
 
         kfp's own `wait_for_run_completion` waits forever for a run that was cancelled.
         """
-        while (status := self.status(run))[0] not in FINISHED:
+        failures = 0
+        while True:
+            try:
+                status = self.status(run)
+            except InputError:  # a server that restarts, say, while the run goes on
+                failures += 1
+                if failures >= _MOST_FAILED_POLLS:
+                    raise
+            else:
+                failures = 0
+                if status[0] in FINISHED:
+                    return status
             time.sleep(seconds)
-        return status
 
     def _recurring(self, name: str) -> Iterator[str]:
         page: str | None = ""
@@ -109,8 +121,11 @@ class Server:
             raise InputError(f"{action}: {address} answered {error.status}: {reason}") from None
         except (HTTPError, OSError, ConfigException) as error:
             raise InputError(
-                f"{action}: {address} is not reached ({str(error).splitlines()[0][:200]}); "
-                "set --host or KF_PIPELINES_ENDPOINT"
+                f"{action}: {address} is not reached ({_first_line(error)[:200]}); set --host or KF_PIPELINES_ENDPOINT"
             ) from None
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"{action}: {address}: {str(error).splitlines()[0][:300]}") from None
+            raise InputError(f"{action}: {address}: {_first_line(error)[:300]}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lissom.models.compressed import CompressedModel
 
 
+_AT_A_TIME = 8
+"""Texts that are translated together: every one has the scores of several beams."""
+
+
 def answer(
     texts: Sequence[str], pairs: Sequence[str] | None, model: str | None, speed: float | None = None
 ) -> tuple[str, list[Answer]]:
@@ -76,9 +80,13 @@ def _translate(model: "CompressedModel", data: "Encoded", written: "Written") ->
     from lissom.export.config import BEAMS
     from lissom.models.generation import TorchModel
 
-    batch = collate(data, np.arange(len(data)), model.pad_id)
-    tokens = TorchModel(model.network, model.manifest.task.max_length, BEAMS).generate(batch)
-    return [{"translation": text.strip()} for text in written.decode(tokens)]
+    writer = TorchModel(model.network, model.manifest.task.max_length, BEAMS)
+    answers: list[Answer] = []
+    for start in range(0, len(data), _AT_A_TIME):
+        places = np.arange(start, min(start + _AT_A_TIME, len(data)))
+        texts = written.decode(writer.generate(collate(data, places, model.pad_id)))
+        answers += [{"translation": text.strip()} for text in texts]
+    return answers
 
 
 def _continue(model: "CompressedModel", texts: Sequence[str]) -> list[Answer]:

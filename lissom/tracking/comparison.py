@@ -7,6 +7,7 @@ from lissom.errors import InputError
 from lissom.models.anatomy import anatomy
 from lissom.models.directory import build
 from lissom.models.manifest import Manifest, Step, read_manifest
+from lissom.tracking.naming import use_registry
 
 
 def describe(model: str) -> dict[str, str]:
@@ -62,22 +63,20 @@ def _watt_hours(step: Step) -> float:
 
 def _describe_version(uri: str) -> dict[str, str]:
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    from lissom.tracking.runs import use_store
+    from lissom.tracking.store import store_errors
 
-    use_store()
-    client = mlflow.MlflowClient()
     name, at, alias = uri.removeprefix("models:/").partition("@")
-    try:
+    number = "" if at else name.partition("/")[2]
+    if not (alias if at else number):
+        raise InputError(f"{uri}: write models:/NAME/VERSION or models:/NAME@ALIAS")
+    use_registry()
+    client = mlflow.MlflowClient()
+    with store_errors(uri):
         if at:
             version = client.get_model_version_by_alias(name, alias)
         else:
-            version = client.get_model_version(*name.split("/", 1))
-    except (MlflowException, TypeError) as error:
-        raise InputError(
-            f"{uri}: {str(error).splitlines()[0]}; write models:/NAME/VERSION or models:/NAME@ALIAS"
-        ) from None
+            version = client.get_model_version(name.partition("/")[0], number)
     aliases = ", ".join(version.aliases) or "none"
     tags = {
         key.removeprefix("lissom."): value for key, value in sorted(version.tags.items()) if key.startswith("lissom.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lissom.artifacts import MANIFEST, SERVING
 from lissom.errors import InputError
-from lissom.tracking.naming import champion
+from lissom.tracking.naming import champion, use_registry
 
 
 def exported_folder(model: str | None) -> tuple[str, Path]:
@@ -30,10 +30,9 @@ def exported_folder(model: str | None) -> tuple[str, Path]:
 def _fetched(uri: str) -> Path:
     import mlflow
 
-    from lissom.tracking.runs import use_store
     from lissom.tracking.store import store_errors
 
-    use_store()
+    use_registry()
     with store_errors(uri):
         folder = Path(mlflow.artifacts.download_artifacts(uri))
     folders = [path.parent for path in folder.glob(f"artifacts/*/{SERVING}")]

@@ -2,6 +2,7 @@
 
 from lissom.data.prepare import DataCard
 from lissom.evaluate.figures import VARIANT, Evaluation
+from lissom.models.config import NEW
 from lissom.models.manifest import Manifest
 from lissom.report.ledger import Ledger
 from lissom.report.standards import base_name
@@ -41,7 +42,7 @@ output: {task.answer_columns}.{_early(final)}
 
 ## Teacher
 
-{escape(base_name(manifest.base))}, fine-tuned on the labels of train.
+{escape(base_name(manifest.base))}, {_training_of_teacher(manifest)}.
 
 ## Recipe
 
@@ -64,6 +65,15 @@ output: {task.answer_columns}.{_early(final)}
 Learnt from the data above and its teacher, with their gaps and biases; texts beyond {task.max_length} tokens are cut; {task.metric.name} is
 {task.metric.show(ledger.rows[-1].score)} on {final.quality.examples:,} test examples of the same source and says nothing of other sources.
 """
+
+
+def _training_of_teacher(manifest: Manifest) -> str:
+    if manifest.steps[0].method == "none":
+        return "as it is"
+    task = manifest.task
+    target = "texts" if task.continues_texts else "translations" if task.writes_texts else "labels"
+    way = "trained from random weights" if manifest.base.startswith(NEW) else "fine-tuned"
+    return f"{way} on the {target} of train"
 
 
 def _disturbed(reason: str | None) -> str:

@@ -11,16 +11,13 @@ MODEL_TAG = "lissom.version"
 """Tag of every registered model that lissom has made, whatever its name."""
 
 
-def champion() -> str:
-    """Return the URI of the only registered model of lissom: its champion, or else its challenger.
+def use_registry() -> None:
+    """Make MLflow use the store of the environment, or else that of the working folder.
 
     Raises:
-        InputError: there is no registry, or not exactly one such model in it.
+        InputError: there is none in the working folder; MLflow would create it.
     """
-    import mlflow
-
     from lissom.tracking.runs import DEFAULT_STORE, use_store
-    from lissom.tracking.store import store_errors
 
     use_store()
     store = os.environ[STORE]
@@ -29,8 +26,25 @@ def champion() -> str:
             f"there is no registry in this folder ({store}); run `lissom compress` or `dvc repro` here first, set "
             "MLFLOW_TRACKING_URI, or name a folder with --model"
         )
+
+
+def champion() -> str:
+    """Return the URI of the only registered model of lissom: its champion, or else its challenger.
+
+    Raises:
+        InputError: there is no registry, or not exactly one such model in it.
+    """
+    import mlflow
+
+    from lissom.tracking.store import store_errors
+
+    use_registry()
+    client = mlflow.MlflowClient()
     with store_errors("the registry's champion"):
-        models = mlflow.MlflowClient().search_registered_models()
+        models = found = client.search_registered_models()
+        while found.token:  # a page has a hundred
+            found = client.search_registered_models(page_token=found.token)
+            models = [*models, *found]
     candidates = [model for model in models if model.name.startswith(PREFIX) or MODEL_TAG in model.tags]
     if len(candidates) != 1:
         names = ", ".join(model.name for model in candidates) or "none"

@@ -1,11 +1,21 @@
 """Failures of MLflow's store, reported in one line with fitting advice."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lissom.ending import ADVICE
 from lissom.errors import InputError
 from lissom.redaction import STORE, redacted
+
+_OF_DATABASE = {
+    "database is locked": "another process writes to the database: run again when it has ended",
+    "readonly database": "the database cannot be written: change the owner or the mode of its file and folder",
+    "database or disk is full": ADVICE[errno.ENOSPC],
+    "unable to open database file": "its folder is missing or cannot be read: create it or change its mode",
+}
+"""Advice by what SQLite says (sqlite.org/rescode.html)."""
 
 
 @contextmanager
@@ -20,6 +30,8 @@ def store_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno in ADVICE:
+            raise  # a full disk, say, is no fault of the store
         raise InputError(store_message(doing, error)) from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "alembic", "sqlite3"):
@@ -39,6 +51,9 @@ def _advice(store: str, message: str) -> str:
         return "restore it with `mlflow experiments restore`, or set tracking.experiment to another name"
     if "RESOURCE_DOES_NOT_EXIST" in message or "not found" in message:
         return "look up names, versions and aliases in the registry"
+    for words, advice in _OF_DATABASE.items():
+        if words in message:
+            return advice
     if store.startswith("sqlite:"):
         return f"the database may be damaged or of another version of MLflow: restore it, or set {STORE} to another"
     return f"set {STORE} to a server that is up, or unset it for a local mlflow.db"
