@@ -114,11 +114,12 @@ def _value(claim: Mapping[str, Any], form: str, unit: str, factor: float = 1.0) 
     if claim["value"] is None:
         return "?"
     value = f"{claim['value'] * factor:{form}}{unit}"
-    missed = f"misses its bar, {claim['bar']}" if claim["holds"] == "no" else ""
+    verdicts = {"no": f"misses its bar, {claim['bar']}", "not enough seeds": "too few seeds for a verdict"}
+    verdict = verdicts.get(claim["holds"], "")
     if claim["low"] is None:
-        return f"{value} ({missed})" if missed else value
+        return f"{value} ({verdict})" if claim["holds"] == "no" else value
     interval = f"{claim['low'] * factor:{form}} to {claim['high'] * factor:{form}}"
-    return f"{value} ({interval}{'; ' if missed else ''}{missed})"
+    return f"{value} ({interval}{'; ' if verdict else ''}{verdict})"
 
 
 def _speeds(claims: Mapping[str, Mapping[str, Any]]) -> str:

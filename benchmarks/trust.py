@@ -128,7 +128,9 @@ def speed_figures(quiet: tuple[Setting, ...], busy: tuple[Setting, ...]) -> dict
     figures["eager_all_threads_quiet"], figures["eager_all_threads_busy"] = (
         side[-1].speedups["eager"].value for side in (quiet, busy)
     )
-    figures["all_threads_disturbed"] = float(busy[-1].conditions.disturbed is not None)
+    figures["all_threads_disturbed_quiet"], figures["all_threads_disturbed"] = (
+        float(side[-1].conditions.disturbed is not None) for side in (quiet, busy)
+    )
     return figures
 
 

@@ -33,16 +33,26 @@ def cpu_flags() -> tuple[str, ...]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return processor, its flags, usable cores, the quota of a container in CPUs (or None), memory and system."""
+    """Return processor, its flags, their number, usable cores, the quota of a container in CPUs, memory and system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cpu_flags": list(cpu_flags()),
+        "sockets": _sockets(),
         "cores": usable_cores(),
         "cpu_quota": cpu_quota(),
         "memory_gib": round(memory, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _sockets() -> int:
+    """Return the number of processors, each of which has many cores; 1 where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 1
+    return len({line for line in lines if line.startswith("physical id")}) or 1
 
 
 def limit_threads() -> None:

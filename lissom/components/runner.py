@@ -141,6 +141,7 @@ def _run(spec: StageSpec, params: Params, world: "World | None", arguments: dict
         write_text(arguments["page_output"], page)
     if arguments["executor_input"]:
         costs = reading.model_dump(mode="json", include={"energy_kwh", "co2e_g", "seconds"})
+        costs["energy_measured"] = float(reading.method == "measured")
         facts = {"stage": spec.name, "method": outcome.method, "mlflow_run": stage.run.id}
         write_executor_output(arguments["executor_input"], dict(flatten(outcome.metrics)) | costs, facts)
     remove_folder(stage.checkpoint_folder)
@@ -170,7 +171,8 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
             folders[name] = stack.enter_context(atomic_folder(target if is_main else scratch / "outputs" / name))
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
         seconds = arguments["checkpoint_seconds"]
-        yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
+        resumed = checkpoints.is_dir() and any(checkpoints.iterdir())
+        yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world, resumed)
 
 
 @contextmanager
@@ -211,7 +213,7 @@ def _log_data(run: Run, folder: Path) -> None:
 
 
 def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
-    cost = reading.model_dump(mode="json")
+    cost = reading.model_dump(mode="json") | {"resumed": stage.resumed}
     if outcome.model is not None:
         from lissom.models.directory import write_model
         from lissom.models.manifest import Step
@@ -232,5 +234,6 @@ def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
     write_json(folder / METRICS, outcome.metrics)
     write_json(folder / EMISSIONS, cost)
     write_json(folder / HISTORY, curves(outcome.history))
-    stage.run.log_metrics({stage.name: outcome.metrics, "cost": cost})
+    measured = {"measured": reading.method == "measured"}
+    stage.run.log_metrics({stage.name: outcome.metrics, "cost": cost | measured})
     stage.run.log_files(*sorted(folder.iterdir()))

@@ -49,6 +49,8 @@ class Stage:
     """For stages that run once per variant."""
     world: "World | None"
     """The processes that run this stage, of which the first writes and logs; None for a single process."""
+    resumed: bool
+    """Whether the stage goes on from checkpoints of a process that ended before it was complete."""
 
     @property
     def name(self) -> str:

@@ -5,7 +5,6 @@ fails; if the task is cancelled, the job is deleted. Every node runs the stage's
 nodes by the environment that Trainer sets (`lissom.parallel.launch`).
 """
 
-import contextlib
 import os
 import shutil
 import signal
@@ -189,8 +188,11 @@ def _remove(client: Any, name: str) -> None:
 
     if not there():
         return
-    with contextlib.suppress(RuntimeError):  # it may have gone by itself
+    try:
         client.delete_job(name)
+    except RuntimeError as error:
+        if there():  # else it has gone by itself
+            raise InputError(f"TrainJob {name} of an earlier attempt cannot be deleted: {error}") from None
     while there():
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 

@@ -53,7 +53,7 @@ def report(
         "infrastructure": {
             "infraType": "other",  # whether the machine is rented is not known
             "components": [
-                {"componentType": "cpu", "componentName": machine["cpu"], "nbComponent": machine["cores"]},
+                {"componentType": "cpu", "componentName": machine["cpu"], "nbComponent": machine["sockets"]},
                 {"componentType": "ram", "nbComponent": 1, "memorySize": round(machine["memory_gib"] * 2**30 / 1e9)},
             ],
         },

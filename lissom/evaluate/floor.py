@@ -10,24 +10,30 @@ from lissom.evaluate.figures import Floor
 from lissom.evaluate.linear_floor import LINEAR, linear_floor
 from lissom.evaluate.static_floor import STATIC_VECTORS, static_floor
 from lissom.models.compressed import CompressedModel
+from lissom.tasks.kinds import AnyTask
 
 
 def measure_floors(
-    tables: Mapping[str, Table], teacher: CompressedModel, params: EvaluateParams, scratch: Path
+    tables: Mapping[str, Table],
+    task: AnyTask,
+    base: Callable[[], CompressedModel],
+    params: EvaluateParams,
+    scratch: Path,
 ) -> tuple[tuple[Floor, ...], dict[str, str]]:
     """Train and measure every floor; return those that could be made, and for the others by name why not.
 
     Args:
         tables: `train`, `dev` (for choices) and `test`.
-        teacher: the teacher, of whom the task, the tokenizer and the word table are used.
+        task: the task.
+        base: returns the base model, of which the tokenizer and the word table are used.
         params: time of the latencies.
         scratch: a folder for temporary files.
     """
     floors: list[Floor] = []
     absent: dict[str, str] = {}
     makers: dict[str, Callable[[], Floor]] = {
-        LINEAR: lambda: linear_floor(tables, teacher.manifest.task, params),
-        STATIC_VECTORS: lambda: static_floor(tables, teacher, params, scratch),
+        LINEAR: lambda: linear_floor(tables, task, params),
+        STATIC_VECTORS: lambda: static_floor(tables, base(), params, scratch),
     }
     for name, make in makers.items():
         try:

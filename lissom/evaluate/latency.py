@@ -1,9 +1,11 @@
 """Latency of several runners, interleaved in one process, with intervals and with the conditions of the measurement.
 
 A round is a turn of every runner on the same inputs. A turn begins with an untimed call, since threads and caches are
-in the state that the previous runner left; fast runners pass over the inputs several times. A round that other load
-disturbed does not count and is repeated. Ratios are of medians over rounds, paired by round. Slow runners get more time
-than was asked for, within bounds, until enough examples were timed, since texts differ in length.
+in the state that the previous runner left, and the first call with any input is untimed; fast runners pass over the
+inputs several times. A round that other load disturbed does not count and is repeated: also one in which a fixed
+computation on as many threads took longer than in the best moment of the whole session. Ratios are of medians over
+rounds, paired by round. Slow runners get more time than was asked for, within bounds, until enough batches were timed,
+since texts differ in length.
 """
 
 import math
@@ -20,10 +22,10 @@ from lissom.evaluate.conditions import (
     Strain,
     pinned,
     read_counters,
-    reference_seconds,
     strain_between,
     summarize,
 )
+from lissom.evaluate.reference_loop import reference_loop
 from lissom.export.exported import Runner
 from lissom.interval import Interval, bootstrap, ratio_of_medians
 from lissom.section import Section
@@ -40,8 +42,7 @@ class Latency(Section):
     """Milliseconds per call; percentiles with too few samples are None."""
 
     samples: int
-    """Batches of all rounds that count; passes over a batch within a round are one sample, as they tell nothing of
-    other texts."""
+    """Batches of all rounds that count, repeated ones included; passes over a batch within a round are one sample."""
     mean: float
     median: Interval
     """The interval is over rounds."""
@@ -50,7 +51,7 @@ class Latency(Section):
     examples_per_second: float
     """Examples of a call over its median time in a round."""
     deciles: tuple[float, ...]
-    """The 0th, 10th, ... 100th percentile, to draw the distribution."""
+    """The 0th, 10th, ... 100th percentile, to draw the distribution; empty with fewer samples than p95 needs."""
     by_batch: tuple[float | None, ...]
     """Medians of the first 32 batches, by their number; None for those that no round timed."""
 
@@ -85,7 +86,7 @@ class Timing:
             p95=float(np.percentile(calls, 95)) if samples >= _FEWEST_FOR_P95 else None,
             p99=float(np.percentile(calls, 99)) if samples >= _FEWEST_FOR_P99 else None,
             examples_per_second=self.examples / float(np.median(self.by_round(name))),
-            deciles=tuple(float(value) for value in np.percentile(calls, range(0, 101, 10))),
+            deciles=tuple(np.percentile(calls, range(0, 101, 10)).tolist()) if samples >= _FEWEST_FOR_P95 else (),
             by_batch=self._by_batch(name),
         )
 
@@ -119,8 +120,8 @@ def measure_latency(
         runners: runners by name, for the same batches 0, 1, ..., which are repeated cyclically.
         examples: number of examples of every batch.
         threads: number of threads that the runners use.
-        seconds: time after which no new round begins, if at least five undisturbed rounds with at least 20 examples
-            (or all that there are) were made by then.
+        seconds: time after which no new round begins, if at least five undisturbed rounds with at least 20 batches
+            were made by then.
         retries: how many times `seconds` more are spent until there are as many. If fewer than five rounds are
             undisturbed even then, all rounds are used and `Timing.conditions` says that they were disturbed.
     """
@@ -128,23 +129,32 @@ def measure_latency(
     turn_seconds = min(_TURN_SECONDS, seconds / (_LEAST_ROUNDS * len(runners)))
     count = int(np.clip(turn_seconds / max(costs.values()), 1, min(_MOST_TEXTS, len(examples))))
     passes = {name: int(np.clip(turn_seconds / (count * cost), 1, _MOST_PASSES)) for name, cost in costs.items()}
-    enough = math.ceil(min(len(examples), _FEWEST_FOR_P95 / float(np.mean(examples))) / count)
+    enough = math.ceil(_FEWEST_FOR_P95 / count)
     rounds: list[dict[str, NDArray[np.float64]]] = []
     numbers: list[list[int]] = []
     strains: list[Strain] = []
     reasons: list[str | None] = []
+    spans: list[tuple[float, float]] = []
+    warm: set[int] = set()
     start = time.perf_counter()
-    with pinned() if threads == 1 else nullcontext() as pin:
+    with reference_loop(threads) as reference, pinned() if threads == 1 else nullcontext() as pin:
         while not _is_enough(reasons, time.perf_counter() - start, seconds, retries, max(enough, _LEAST_ROUNDS)):
             batches = [(len(rounds) * count + place) % len(examples) for place in range(count)]
-            before, references, turns = read_counters(), [reference_seconds()], {}
+            before, references, turns = read_counters(), [reference()], {}
             for name, runner in runners.items():
-                runner(batches[0])
+                for batch in [batch for batch in batches if batch not in warm] or batches[:1]:
+                    runner(batch)
                 turns[name] = _calls(runner, batches, passes[name])
-                references.append(reference_seconds())
+                references.append(reference())
             after = read_counters()
+            warm.update(batches)
             strains.append(strain_between(before, after))
-            reasons.append(strains[-1].reason(threads, max(references) / min(references)))
+            spans.append((min(references), max(references)))
+            best = min(fastest for fastest, _ in spans)
+            # A better moment shows that earlier rounds were slow throughout.
+            reasons = [
+                strain.reason(threads, slowest / best) for strain, (_, slowest) in zip(strains, spans, strict=True)
+            ]
             rounds.append(turns)
             numbers.append(batches)
             if pin is not None and reasons[-1] is not None:

@@ -1,8 +1,7 @@
 """The floor of static embeddings: the mean of the word table's vectors with a small head, trained on the task alone.
 
-It is the student of `distill.method: static` without a teacher's answers: from the teacher's word table, which is the
-base model's own wherever the fine-tuning left it as it was (`teacher.freeze_word_table`). The vocabulary is not
-trimmed, since that table knows words that train lacks.
+It is the student of `distill.method: static` without a teacher's answers, from the base model's word table, which no
+fine-tuning has touched. The vocabulary is not trimmed, since that table knows words that train lacks.
 """
 
 import math
@@ -29,10 +28,10 @@ _EPOCHS, _FEWEST_STEPS = 5, 200
 _TRAINING = TrainingParams(learning_rate=1e-2, batch_size=128, freeze_word_table=False, precision="float32")
 
 
-def static_floor(tables: Mapping[str, Table], teacher: CompressedModel, params: EvaluateParams, scratch: Path) -> Floor:
+def static_floor(tables: Mapping[str, Table], base: CompressedModel, params: EvaluateParams, scratch: Path) -> Floor:
     """Train on train, keep the best epoch by dev, and measure the exported file on test."""
-    task, lesson = teacher.manifest.task, Lesson(tables=tables, scratch=scratch)
-    student = static_student(teacher, embedding=256, classifier=256, dropout=0.2, seed=_TRAINING.seed)
+    task, lesson = base.manifest.task, Lesson(tables=tables, scratch=scratch)
+    student = static_student(base, embedding=256, classifier=256, dropout=0.2, seed=_TRAINING.seed)
     train = lesson.encode(student, "train")
     weigh_by_rarity(student, count_tokens(train.tokens, student.network.config.vocab_size))
     epochs = max(_EPOCHS, _FEWEST_STEPS / math.ceil(len(train) / _TRAINING.batch_size))

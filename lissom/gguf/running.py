@@ -109,7 +109,10 @@ def find(model: str) -> Runnable:
     for folder in (place, place / OLLAMA):
         file = folder / MODELFILE if folder.is_dir() else folder
         if file.is_file() and file.suffix != GGUF:
-            modelfile = parse(file.read_text(encoding="utf-8"))
+            try:
+                modelfile = parse(file.read_text(encoding="utf-8"))
+            except UnicodeDecodeError:
+                raise InputError(f"{file}: neither a GGUF file ({GGUF}) nor a Modelfile, which is text") from None
             path = file.parent / modelfile.source
             if not path.is_file():
                 raise InputError(f"{file}: FROM {modelfile.source}: no such file")

@@ -82,6 +82,10 @@ class EnergySpent(Section):
     """Fine-tuning."""
     measuring_kwh: float
     """The other exports and all evaluations."""
+    incomplete: tuple[str, ...]
+    """Stages that were killed and went on later, of which the energy of the last part alone is known."""
+    with_others: tuple[str, ...]
+    """Stages that ran in several processes, which are counted with all that ran on the machine."""
 
 
 class Ledger(Section):
@@ -107,6 +111,8 @@ class Ledger(Section):
     """Floors that could not be made, by name, with the reason."""
     plain_int8: tuple[Int8Row, ...]
     """The faster one first."""
+    teacher_still_improved: bool
+    """Whether the teacher's dev score was best after its last epoch."""
 
     @property
     def is_measured(self) -> bool:
@@ -151,6 +157,8 @@ def energy_spent(manifest: "Manifest", evaluations: Mapping[str, Evaluation]) ->
         teacher_kwh=costs[TEACHER][0] * (1 - share),
         measuring_kwh=sum(kwh for name, (kwh, _) in exports.items() if name != FINAL)
         + sum(evaluation.kwh for evaluation in evaluations.values()),
+        incomplete=tuple(name for name, step in steps.items() if step.cost.get("resumed")),
+        with_others=tuple(name for name, step in steps.items() if step.cost["scope"] == "machine"),
     )
 
 
@@ -181,6 +189,7 @@ def build_ledger(manifest: "Manifest", evaluations: Mapping[str, Evaluation], en
         floors=teacher.floors,
         absent_floors=teacher.absent_floors,
         plain_int8=_int8_rows(teacher, final),
+        teacher_still_improved=bool(steps[TEACHER].metrics.get("still_improved", False)),
     )
 
 

@@ -22,12 +22,17 @@ def curves(history: Sequence[Mapping[str, float]]) -> list[dict[str, float | Non
 
 def points(ledger: Ledger) -> tuple[list[Point], list[Point]]:
     """Return the points of the chain of steps, and of the teacher without training: in eager torch, and in int8."""
-    steps = [(row.step, row.milliseconds.value, row.score) for row in ledger.rows]
-    strongest = ledger.plain_int8[0]
+    steps = [(marked(row.step, row.disturbed), row.milliseconds.value, row.score) for row in ledger.rows]
+    strongest, disturbed = ledger.plain_int8[0], ledger.headline.conditions.disturbed
     return steps, [
-        ("teacher, eager torch", ledger.eager_milliseconds, ledger.rows[0].score),
-        ("teacher, plain int8", strongest.milliseconds, strongest.score),
+        (marked("teacher, eager torch", disturbed), ledger.eager_milliseconds, ledger.rows[0].score),
+        (marked("teacher, plain int8", disturbed), strongest.milliseconds, strongest.score),
     ]
+
+
+def marked(name: str, disturbed: str | None) -> str:
+    """Return a name for a plot, with a mark if other load disturbed what is drawn."""
+    return name if disturbed is None else f"{name} (disturbed)"
 
 
 def score_over_latency(steps: Sequence[Point], baselines: Sequence[Point]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from lissom.evaluate.figures import EAGER, VARIANT, Evaluation
 from lissom.models.sizes import Anatomy
 from lissom.report.labels import place_labels
 from lissom.report.ledger import Ledger
-from lissom.report.plot_data import Point, points
+from lissom.report.plot_data import Point, marked, points
 from lissom.tasks.metric import Metric
 
 # Drawn at 6 inches: on a phone the page shows it at about 60 %, where these sizes are still readable.
@@ -99,13 +99,18 @@ def pareto_figure(
 def latencies(evaluations: Sequence[Evaluation]) -> str:
     """Latency distributions: 10th to 90th percentile and median, one bar for each variant and the eager teacher."""
     with matplotlib.rc_context(_STYLE):
-        rows = [("teacher, eager", evaluations[0].headline.runners[EAGER])]
-        rows += [(evaluation.variant, evaluation.headline.runners[VARIANT]) for evaluation in evaluations]
+        first = evaluations[0].headline
+        rows = [(marked("teacher, eager", first.conditions.disturbed), first.runners[EAGER])]
+        for evaluation in evaluations:
+            setting = evaluation.headline
+            rows.append((marked(evaluation.variant, setting.conditions.disturbed), setting.runners[VARIANT]))
         figure = Figure(figsize=(_WIDTH, 0.5 * len(rows) + 0.9), layout="constrained")
         axes = figure.subplots()
         for place, (_, latency) in enumerate(rows):
-            low, median, high = latency.deciles[1], latency.p50, latency.deciles[9]
-            axes.barh(place, high - low, left=low, height=0.5, color=_GREY if place == 0 else "#5eead4")
+            median, high = latency.p50, latency.p50
+            if latency.deciles:
+                low, high = latency.deciles[1], latency.deciles[9]
+                axes.barh(place, high - low, left=low, height=0.5, color=_GREY if place == 0 else "#5eead4")
             axes.plot([median, median], [place - 0.25, place + 0.25], color=_INK, linewidth=2)
             axes.annotate(f"{median:.2f} ms", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])

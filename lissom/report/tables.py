@@ -121,7 +121,7 @@ def notes(ledger: Ledger) -> list[str]:
     ]
     lines += [
         f"{_INT8_NAMES[row.name]}: {metric.name} {metric.show(row.score)}, {row.milliseconds:.2f} ms, "
-        f"{row.speedup:.1f}x faster than eager, {row.megabytes:.1f} MB"
+        f"{row.speedup:.1f}x faster than eager, {row.megabytes:.1f} MB" + _unsure(ledger.headline.conditions.disturbed)
         for row in ledger.plain_int8
     ]
     for floor in ledger.floors:
@@ -131,6 +131,21 @@ def notes(ledger: Ledger) -> list[str]:
             f"{floor.megabytes:.1f} MB" + ("" if is_better else "; it is as good as the compressed model: use it")
         )
     lines += [f"floor, {name}: could not be made: {reason}" for name, reason in ledger.absent_floors.items()]
+    if spent.incomplete:
+        lines.append(
+            f"energy of {', '.join(spent.incomplete)}: killed, and gone on later; only the last part is counted, so "
+            "that the energy of compressing and the payback are at least as told"
+        )
+    if spent.with_others:
+        lines.append(
+            f"energy of {', '.join(spent.with_others)}: several processes, counted as the whole machine with all that "
+            "ran on it"
+        )
+    if ledger.teacher_still_improved:
+        lines.append(
+            "the teacher's dev score was best after its last epoch: with more (teacher.epochs, teacher.patience) it "
+            "may get better, and so may its students"
+        )
     lines += [f"the latency of {row.step} was disturbed: {row.disturbed}" for row in ledger.rows if row.disturbed]
     lines += [
         f"the latency of {floor.model} was disturbed: {floor.conditions.disturbed}"

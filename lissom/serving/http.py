@@ -80,8 +80,9 @@ class Prediction(BaseModel):
     truncated: bool | None = None
     """There, whether the text was too long to be read to its end."""
     continuation: str | None = None
-    translation: str | None = None
     """Of a language model."""
+    translation: str | None = None
+    """Of a translator."""
 
 
 class Answer(BaseModel):

@@ -19,6 +19,7 @@ from lissom.tasks.metric import Metric
 from lissom.tracking.config import GatesParams
 
 if TYPE_CHECKING:
+    from lissom.data.encoding import Encoded
     from lissom.tasks.task import Task
 
 _CLEAR = 1.05
@@ -28,10 +29,12 @@ _SAME_QUESTION = ("kind", "task", "pair", "labels")
 
 
 class Duel(Section):
-    """A new version and the champion, run in the same process on the dev set."""
+    """A new version and the champion, run in the same process."""
 
     scores: Paired
-    """Of the new version, with the champion's in the place of the teacher's."""
+    """Of the new version on dev, with the champion's in the place of the teacher's."""
+    on_test: Paired
+    """The same on test: a description, which decides nothing."""
     speedup: Interval
     """Median latency of the champion over the new version's, one text on one pinned thread."""
     conditions: Conditions
@@ -62,15 +65,16 @@ def source_digest(source: str) -> str:
     return hashlib.sha256(f"{kind}:{place}".encode()).hexdigest()[:16]
 
 
-def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path, seconds: float) -> Duel:
-    """Run two exported folders on the dev set, each with its own tokenizer.
+def run_duel(new: Path, champion: Path, dev: Table, test: Table, task: "Task", scratch: Path, seconds: float) -> Duel:
+    """Run two exported folders on dev and test, each with its own tokenizer.
 
     Args:
         new: exported folder of the new version.
         champion: exported folder of the champion, for the same task.
-        dev: the dev set.
+        dev: the dev set, on which they are compared and timed.
+        test: the test set.
         task: the task of both.
-        scratch: folder for the tokenised dev set.
+        scratch: folder for the tokenised texts.
         seconds: time of the latency measurement.
     """
     from tokenizers import Tokenizer
@@ -80,23 +84,42 @@ def run_duel(new: Path, champion: Path, dev: Table, task: "Task", scratch: Path,
     from lissom.export.exported import model_bytes, open_exported, split_answers
 
     exports = {"new": open_exported(new), "champion": open_exported(champion)}
-    encoded = {
-        name: task.encode([dev], Tokenizer.from_file(str(exported.folder / TOKENIZER)), scratch / name)
-        for name, exported in exports.items()
-    }
-    logits = {name: split_answers(exported, encoded[name], task) for name, exported in exports.items()}
+
+    def compare(split: str, table: Table) -> tuple[Paired, dict[str, "Encoded"]]:
+        encoded = {
+            name: task.encode(
+                [table], Tokenizer.from_file(str(exported.folder / TOKENIZER)), scratch / f"{split}-{name}"
+            )
+            for name, exported in exports.items()
+        }
+        logits = {name: split_answers(exported, encoded[name], task) for name, exported in exports.items()}
+        scores = compare_scores(
+            task, logits["new"], logits["champion"], encoded["new"].judged, encoded["champion"].judged
+        )
+        return scores, encoded
+
+    on_test, _ = compare("test", test)
+    on_dev, encoded = compare("dev", dev)
     sides = [(encoded[name], exported.serving["pad_id"]) for name, exported in exports.items()]
     batches = dict(zip(exports, timed_together(sides, 1), strict=True))
     runners = {name: exported.runner(batches[name], threads=1) for name, exported in exports.items()}
     timing = measure_latency(runners, [1] * len(batches["new"]), threads=1, seconds=seconds)
     sizes = {name: model_bytes(exported.files) for name, exported in exports.items()}
     return Duel(
-        scores=compare_scores(
-            task, logits["new"], logits["champion"], encoded["new"].judged, encoded["champion"].judged
-        ),
+        scores=on_dev,
+        on_test=on_test,
         speedup=timing.ratio("champion", "new"),
         conditions=timing.conditions,
         times_smaller=sizes["champion"] / sizes["new"],
+    )
+
+
+def describe(duel: Duel, metric: Metric) -> str:
+    """Return how the new version's score on test compares with the champion's, in words."""
+    drop = duel.on_test.drop
+    return (
+        f"on test, which decides nothing: {metric.show_drop(drop.value)} "
+        f"(95 % interval {metric.show_drops(drop.low, drop.high)})"
     )
 
 

@@ -71,8 +71,8 @@ def _describe_version(uri: str) -> dict[str, str]:
     if not (alias if at else number):
         raise InputError(f"{uri}: write models:/NAME/VERSION or models:/NAME@ALIAS")
     use_registry()
-    client = mlflow.MlflowClient()
     with store_errors(uri):
+        client = mlflow.MlflowClient()
         if at:
             version = client.get_model_version_by_alias(name, alias)
         else:

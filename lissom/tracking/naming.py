@@ -39,8 +39,8 @@ def champion() -> str:
     from lissom.tracking.store import store_errors
 
     use_registry()
-    client = mlflow.MlflowClient()
     with store_errors("the registry's champion"):
+        client = mlflow.MlflowClient()
         models = found = client.search_registered_models()
         while found.token:  # a page has a hundred
             found = client.search_registered_models(page_token=found.token)

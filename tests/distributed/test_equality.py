@@ -193,6 +193,7 @@ QUANTIZED_LAYOUTS = {
     "pipeline": {"pipeline": 2, "microbatches": 2},
     "recomputed": {"pipeline": 2, "microbatches": 2, "recompute": True},
     "varuna": {"pipeline": 2, "microbatches": 3, "schedule": "varuna"},
+    "sharded": {"data": 2, "shard": True},
 }
 
 

@@ -120,6 +120,24 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(workspace, undisturbed
     assert workspace.run_names().count("teacher") == 2  # of the two stages that were started, however often
 
 
+def test_nothing_goes_on_without_the_launch(workspace):
+    process = start(workspace, teacher(workspace, "orphaned", "teacher.epochs=60"))
+    workers = when_checkpointed(workspace, "orphaned", process)
+    process.kill()
+    end = time.monotonic() + 60
+    while alive := [worker for worker in workers.values() if _is_running(worker)]:
+        assert time.monotonic() < end, f"{alive} train for nobody, and hold the output"
+        time.sleep(0.1)
+    process.communicate(timeout=60)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_sigterm_checkpoints_and_a_new_start_goes_on(workspace, undisturbed):
     process = start(workspace, teacher(workspace, "stopped"))
     when_checkpointed(workspace, "stopped", process)

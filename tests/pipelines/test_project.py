@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lissom.components.pipeline_run import check_watched
+from lissom.components.specs import spec_of
 from lissom.errors import InputError
+from lissom.params import check_params, load_params
 from lissom.pipelines.init import INSTALL, files_of_project, init, template
 from tests.pipelines.conftest import PARAMS, ROOT, Workspace, write_base, write_data
 
@@ -106,3 +109,22 @@ def test_a_model_and_a_folder_of_data_are_enough(installed, tmp_path):
     assert "match" in answer
     again = call(tools, tmp_path, "lissom", "compress", "my base", "my data", *options).stderr
     assert again.count("up to date") == 13
+
+
+def test_a_new_project_s_workflow_needs_no_file_that_it_lacks():
+    steps = yaml.safe_load(files_of_project()[".github/workflows/retrain.yml"])["jobs"].values()
+    setups = [step["with"] for job in steps for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    assert setups and all(set(setup) == {"python-version"} for setup in setups)
+
+
+@pytest.mark.parametrize("change", ["gain", "loss"])
+def test_a_section_that_comes_or_goes_is_noticed(change, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path)
+    params = load_params(tmp_path / "params.yaml")
+    monkeypatch.setenv("DVC_STAGE", "prepare")
+    check_watched(spec_of("prepare"), params)
+    values = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    values = values | {"parallel": {}} if change == "gain" else {k: v for k, v in values.items() if k != "prune"}
+    with pytest.raises(InputError, match=r"\((prune: stage prune|parallel: stage teacher)"):
+        check_watched(spec_of("prepare"), check_params(values))

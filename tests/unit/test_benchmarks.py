@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from scipy import stats
 
-from benchmarks import attention, distillation, parallel, provenance
+from benchmarks import attention, distilling, parallel, provenance
 from benchmarks.claims import PerSeed, claim, over_seeds, paired, student_t
 from benchmarks.pages import markdown
 from benchmarks.provenance import ROOT, code_digest, commit
@@ -260,13 +260,13 @@ def test_layouts_are_not_compared_before_all_are_measured():
         assert parallel.claims(Rows(parallel.BENCHMARK, result))["auto_regret"]["holds"] == holds
 
 
-@pytest.mark.parametrize("name", distillation.recipes())
+@pytest.mark.parametrize("name", distilling.recipes())
 def test_recipes_make_the_updates_that_they_say(name):
-    recipe = {**distillation.recipes()[name]}
+    recipe = {**distilling.recipes()[name]}
     recipe.pop("transfer", None)
     times = recipe.get("times", 1)
     tables = {"train": range(3000), "transfer": range(1000)}
-    params = distillation._params(recipe, SimpleNamespace(tables=tables), 300, 7)
+    params = distilling._params(recipe, SimpleNamespace(tables=tables), 300, 7)
     trainings = [getattr(params, field) for field in type(params).model_fields if field.endswith("training")]
     trainings = [training for training in trainings if training is not None and training.seed == 7]
     assert trainings
@@ -294,3 +294,20 @@ for name in ("dvc", "mlflow", "codecarbon", "ruamel", "sklearn", "scipy", "matpl
 import benchmarks.distillation
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_was_claimed_stays_when_its_rows_are_measured_again(benchmark_, tmp_path, monkeypatch):
+    benchmark = benchmark_.benchmark
+    for seed in range(3):
+        record(benchmark, {"way": "a"}, seed, {"ms": 20.0 + seed}, folder=tmp_path)
+    record(benchmark, {"way": "a"}, 0, {"ms": 21.0}, folder=tmp_path)  # by the same commit
+    assert load(benchmark, tmp_path)["measured_before"] == []
+    monkeypatch.setattr("benchmarks.results.commit", lambda: ("d" * 40, False))
+    for seed in range(3):
+        record(benchmark, {"way": "a"}, seed, {"ms": 1.0 + seed / 10}, folder=tmp_path)
+    result = load(benchmark, tmp_path)
+    (before,) = result["measured_before"]
+    assert before["claim"] == "fast" and before["holds"] == "no" and before["commits"] == ["c" * 40]
+    assert before["value"] == pytest.approx(64 / 3) and result["claims"]["fast"]["holds"] == "yes"
+    page = (tmp_path / "early_exit.md").read_text()
+    assert "## Measured before" in page and "| `fast` | 21.33 ms |" in page and "| ccccccc |" in page

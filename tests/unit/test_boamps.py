@@ -58,7 +58,7 @@ def test_a_report_passes_the_schema():
     ("changes", "place"),
     [
         ({"measures": [{"measurementMethod": "codecarbon"}]}, "powerConsumption"),
-        ({"machine": describe_machine() | {"cores": 1.5}}, "nbComponent"),
+        ({"machine": describe_machine() | {"sockets": 1.5}}, "nbComponent"),
         ({"task": {"taskStage": "training"}}, "algorithms"),
     ],
 )

@@ -250,3 +250,14 @@ def test_more_directions_than_the_matrix_has_are_zeros(rows, columns, rank):
             assert torch.allclose(left @ right.T, weight, atol=1e-5)
         assert (left[:, true_rank:] == 0).all() and (right.norm(dim=0) > 0).all()
         assert float(left.abs().max()) <= 10 * float(weight.abs().max()) + 1e-6
+
+
+def test_a_model_with_several_ends_of_texts_keeps_all_of_them():
+    model = tiny.model("llama")
+    model.network.config.eos_token_id = [2, 5]
+    model.network.config.pad_token_id = model.network.config.bos_token_id = 2
+    kept = tuple(number for number in range(model.network.config.vocab_size) if number not in (3, 4))
+    KeepVocabulary(kept=kept).apply(model.network)
+    assert model.network.config.eos_token_id == [2, 3]
+    with pytest.raises(InputError, match="eos_token_id 3 is not among the kept tokens"):
+        KeepVocabulary(kept=(0, 1, 2, 4)).apply(model.network)

@@ -1,10 +1,11 @@
 import subprocess
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
-from lissom.evaluate import latency
+from lissom.evaluate import latency, reference_loop
 from lissom.evaluate.conditions import Conditions, Strain
 from lissom.evaluate.latency import Timing, measure_latency
 from tests.unit.test_conditions import spinning
@@ -35,9 +36,14 @@ def test_all_runners_see_the_same_texts_in_every_round_and_are_warm():
             turns.append((name, []))
         turns[-1][1].append(batch)
     assert [name for name, _ in turns] == ["slow", "fast"] * (len(turns) // 2)
+    known: set[int] = set()
     for (_, slow), (_, fast) in zip(turns[::2], turns[1::2], strict=True):
-        assert slow[0] == slow[1] and fast[0] == fast[1]  # the first call is the untimed one
-        assert set(slow) == set(fast)
+        batches = list(dict.fromkeys(slow))
+        assert batches == list(dict.fromkeys(fast))
+        untimed = [batch for batch in batches if batch not in known] or batches[:1]
+        for turn in (slow, fast):  # no input is timed when it comes for the first time
+            assert turn[: len(untimed)] == untimed and len(turn) % len(batches) == len(untimed) % len(batches)
+        known.update(batches)
     shapes = {name: {turn.shape for turn in values} for name, values in outcome.seconds.items()}
     assert {columns for _, columns in shapes["slow"]} == {columns for _, columns in shapes["fast"]}
     assert max(rows for rows, _ in shapes["fast"]) > max(rows for rows, _ in shapes["slow"])
@@ -46,10 +52,27 @@ def test_all_runners_see_the_same_texts_in_every_round_and_are_warm():
 def test_disturbed_rounds_are_repeated_and_do_not_count(monkeypatch):
     strains = iter([Strain(0.5, 1, 1, 0, 0, 2)] * 3)
     monkeypatch.setattr(latency, "strain_between", lambda *_: next(strains, Strain(0, 1, 0, 0, 0, 2)))
-    monkeypatch.setattr(latency, "reference_seconds", lambda: 1.0)
+    monkeypatch.setattr(reference_loop, "reference_seconds", lambda: 1.0)
     outcome = measure_latency({"a": loop(100)}, [1], threads=1, seconds=0.01, retries=1000)
     assert outcome.conditions.disturbed is None and outcome.conditions.discarded == 3
     assert len(outcome.seconds["a"]) == outcome.conditions.rounds >= 5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rounds_that_are_slow_throughout_do_not_count(threads, monkeypatch):
+    # As if others had taken half of a core in the first three rounds, with two readings each.
+    times = iter([2.0] * 6)
+    monkeypatch.setattr(latency, "strain_between", lambda *_: Strain(0, 1, 0, 0, 0, 2))
+    monkeypatch.setattr(latency, "reference_loop", lambda _: nullcontext(lambda: next(times, 1.0)))
+    outcome = measure_latency({"a": loop(100)}, [1] * 9, threads=threads, seconds=0.01, retries=1000)
+    assert outcome.conditions.disturbed is None and outcome.conditions.discarded == 3
+
+
+def test_the_reference_on_several_threads_uses_as_many_cores():
+    with reference_loop.reference_loop(2) as seconds:
+        before = time.process_time()
+        took = 3 * seconds()
+        assert time.process_time() - before > 0.5 * 2 * took * 0.5  # both threads, of cores that may be shared
 
 
 def test_a_measurement_that_stays_disturbed_says_so(monkeypatch):
@@ -76,16 +99,16 @@ def test_beside_busy_processes_the_ratio_holds_or_is_marked(others):
 
 def test_a_slow_runner_gets_time_for_enough_texts_within_bounds(monkeypatch):
     monkeypatch.setattr(latency, "strain_between", lambda *_: Strain(0, 1, 0, 0, 0, 2))
-    monkeypatch.setattr(latency, "reference_seconds", lambda: 1.0)
+    monkeypatch.setattr(reference_loop, "reference_seconds", lambda: 1.0)
 
     def texts(count, examples=1, retries=2):
         runners = {"a": lambda number: time.sleep(0.02)}
         timed = measure_latency(runners, [examples] * count, threads=1, seconds=0.3, retries=retries)
         return len({number for numbers in timed.batches for number in numbers})
 
-    assert texts(40) == 20  # 0.3 seconds are enough for seven
+    assert texts(40) >= 20  # 0.3 seconds are enough for seven
     assert texts(12) == 12
-    assert 5 <= texts(40, examples=8) < 12  # five batches of eight are many texts
+    assert texts(40, examples=8) >= 20  # a percentile is one of batches
     assert texts(40, retries=0) < 12
 
 
@@ -103,7 +126,7 @@ def test_passes_over_a_text_are_no_samples_of_other_texts():
 
 def test_percentiles_that_the_samples_do_not_support_are_left_out():
     few, some, many = (timing([[0.001] * count]).latency("a") for count in (5, 50, 500))
-    assert few.p95 is None and few.p99 is None
+    assert few.p95 is None and few.p99 is None and not few.deciles
     assert some.p95 == pytest.approx(1) and some.p99 is None
     assert many.p99 == pytest.approx(1) and many.p50 == pytest.approx(1)
 

@@ -71,7 +71,7 @@ def test_the_floor_learns_what_is_linear(pair, tmp_path):
     table = write_table(tmp_path / "t.arrow", rows)
     task = Classification(name="t", labels=("bad", "good"), pair=pair, max_length=8)
     tables = dict.fromkeys(("train", "dev", "test"), table)
-    floors, absent = measure_floors(tables, tiny.model("bert", task=task), QUICK, tmp_path)
+    floors, absent = measure_floors(tables, task, lambda: tiny.model("bert", task=task), QUICK, tmp_path)
     assert [floor.model for floor in floors] == ["TF-IDF + LogisticRegression", "static embeddings"] and not absent
     assert all(floor.score == 1.0 and floor.megabytes > 0 for floor in floors)
     assert floors[1].latency.samples >= 10
@@ -82,7 +82,7 @@ def test_texts_of_one_character_have_a_floor(alphabet, tmp_path):
     rows = [Row(letter, None, ("bad", "good")[number % 2]) for number, letter in enumerate(alphabet * 8)]
     tables = {name: write_table(tmp_path / f"{name}.arrow", rows) for name in ("train", "dev", "test")}
     task = Classification(name="t", labels=("bad", "good"), pair=False, max_length=8)
-    floors, absent = measure_floors(tables, tiny.model("bert", task=task), QUICK, tmp_path)
+    floors, absent = measure_floors(tables, task, lambda: tiny.model("bert", task=task), QUICK, tmp_path)
     assert floors[0].model.startswith("TF-IDF") and floors[0].score == 1.0 and not absent
 
 
@@ -90,7 +90,7 @@ def test_a_floor_that_cannot_be_made_is_told_with_the_reason(tmp_path):
     rows = [Row("", None, label) for label in ("bad", "good") * 8]
     tables = {name: write_table(tmp_path / f"{name}.arrow", rows) for name in ("train", "dev", "test")}
     task = Classification(name="t", labels=("bad", "good"), pair=False, max_length=8)
-    floors, absent = measure_floors(tables, tiny.model("bert", task=task), QUICK, tmp_path)
+    floors, absent = measure_floors(tables, task, lambda: tiny.model("bert", task=task), QUICK, tmp_path)
     assert absent == {"TF-IDF": "the texts have no characters"}
     assert [floor.model for floor in floors] == ["static embeddings"] and floors[0].score == 0.5
 

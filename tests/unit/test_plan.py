@@ -82,3 +82,15 @@ def test_auto_is_a_word_of_params_and_is_explained(tmp_path, capsys):
     save(tiny.model("bert"), tmp_path / "model")
     chosen, reason = automatic(tmp_path / "model", 8, 16)
     assert chosen.world == 1 and "data 1 x tensor 1 x pipeline 1 = 1 processes on 1 devices" in reason
+
+
+@pytest.mark.parametrize("name", ["marian", "t5", "bart", "llama"])
+def test_auto_knows_bases_of_every_form(name, tmp_path):
+    from lissom.models.config import BaseParams, NewModelParams
+    from lissom.parallel.measuring import outline, workload
+
+    new = outline(BaseParams(model=f"new:{name}", shape=NewModelParams(blocks=2, width=32, heads=2, neurons=64)))
+    assert next(new.parameters()).is_meta and workload(new, 8, 16).width == 32
+    new.config.save_pretrained(tmp_path)
+    there = outline(BaseParams(model=f"dir:{tmp_path}"))
+    assert sum(p.numel() for p in there.parameters()) == sum(p.numel() for p in new.parameters())

@@ -4,6 +4,7 @@ from lissom.evaluate.conditions import Conditions
 from lissom.evaluate.paired import Paired
 from lissom.interval import Interval
 from lissom.report.ledger import Headline, Ledger, Row
+from lissom.report.tables import kept_in_words
 from lissom.tasks.metric import ACCURACY, Metric
 from lissom.tracking import registry
 from lissom.tracking.champion import Duel, decide, obstacle, source_digest
@@ -74,7 +75,9 @@ def test_a_perplexity_of_other_tokens_passes_by_what_was_compared_text_by_text()
 
 def duel(drop=0.0, width=0.01, speedup=1.0, smaller=1.0, conditions=QUIET) -> Duel:
     scores = Paired(drop=around(drop, width), kept=None)
-    return Duel(scores=scores, speedup=around(speedup, 0.02), conditions=conditions, times_smaller=smaller)
+    return Duel(
+        scores=scores, on_test=scores, speedup=around(speedup, 0.02), conditions=conditions, times_smaller=smaller
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,3 +193,16 @@ def test_another_file_for_ollama_is_another_version(tmp_path):
         (tmp_path / name).write_bytes(content)
         digests.append(registry._files_digest(tmp_path))
     assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+@pytest.mark.parametrize(
+    "low, value, high, says",
+    [
+        (0.97, 0.99, 1.01, ")"),
+        (0.99, 1.01, 1.03, "the difference to the teacher is within its interval"),
+        (1.02, 1.08, 1.11, "the teacher is undertrained, not that compressing improves models"),
+    ],
+)
+def test_more_than_the_teacher_s_is_explained(low, value, high, says):
+    share, label = kept_in_words(Interval(value=value, low=low, high=high), "accuracy")
+    assert share == f"{value:.1%}" and label.endswith(says)

@@ -162,7 +162,7 @@ def test_the_floor_predicts_numbers(tmp_path):
     table = write_table(tmp_path / "t.arrow", rated(96, 0, True))
     tables = dict.fromkeys(("train", "dev", "test"), table)
     params = EvaluateParams(retries=0, seconds=0.1)
-    linear, static = measure_floors(tables, tiny.model("bert", task=TASK), params, tmp_path)[0]
+    linear, static = measure_floors(tables, TASK, lambda: tiny.model("bert", task=TASK), params, tmp_path)[0]
     assert linear.score > 0.95 and static.score > 0.5
 
 

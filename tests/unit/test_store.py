@@ -1,5 +1,7 @@
 """MLflow's store in trouble: one line, advice that fits, no password; and no code of the registry is run."""
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -8,8 +10,10 @@ from lissom.ending import finish_with_message
 from lissom.errors import InputError
 from lissom.redaction import redacted
 from lissom.tracking.answering import answer
+from lissom.tracking.comparison import describe
 from lissom.tracking.config import TrackingParams
 from lissom.tracking.runs import open_run
+from lissom.tracking.store import store_errors, store_message
 from tests.waiting import free_port
 
 SECRET = "p%40ss-word"
@@ -105,3 +109,36 @@ def test_predict_runs_no_code_of_the_registry(monkeypatch, tmp_path, plain_expor
     monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda uri: pytest.fail("pyfunc runs the registry's code"))
     name, answers = answer(["a film"], None, "models:/lissom-x@champion")
     assert name == "models:/lissom-x@champion" and answers[0]["label"]
+
+
+def test_a_password_with_a_slash_and_a_token_are_not_shown(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:pa/ss@db/mlflow")
+    assert redacted("could not connect to postgresql://user:pa/ss@db/mlflow as pa/ss") == (
+        "could not connect to postgresql://***@db/mlflow as ***"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://TOKEN@host")
+    assert "TOKEN" not in redacted("GET http://TOKEN@host/api: refused")
+
+
+def test_a_full_disk_is_no_fault_of_the_store():
+    with pytest.raises(OSError, match="No space left"), store_errors("downloading"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+
+
+@pytest.mark.parametrize(
+    "message, says", [("database is locked", "run again"), ("attempt to write a readonly database", "the owner")]
+)
+def test_advice_on_a_database_fits(message, says, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    told = store_message("registering", RuntimeError(message))
+    assert says in told and "damaged" not in told
+
+
+@pytest.mark.parametrize(
+    "look", [lambda: describe("models:/lissom-x/1"), lambda: answer(["a"], None, "models:/lissom-x/1")]
+)
+def test_looking_for_a_version_makes_no_registry(look, monkeypatch, tmp_path):
+    use(monkeypatch, "sqlite:///mlflow.db")
+    with pytest.raises(InputError, match="no registry in this folder"):
+        look()
+    assert not list(tmp_path.iterdir())

@@ -152,7 +152,9 @@ def ledger(run, tmp_path_factory):
     evaluations = {name: evaluation for name, (evaluation, _, _) in results.items()}
     test = subjects["teacher"].test
     teacher_answers = results["teacher"][1]
-    floors, absent = measure_floors(material.tables, material.teacher, SETTINGS, tmp_path_factory.mktemp("floors"))
+    floors, absent = measure_floors(
+        material.tables, TASK, lambda: material.teacher, SETTINGS, tmp_path_factory.mktemp("floors")
+    )
     baselines = {
         "floors": floors,
         "absent_floors": absent,
@@ -174,7 +176,10 @@ def ledger(run, tmp_path_factory):
     power = {"watts": interval, "method": "model"}
     conditions = {"rounds": 5, "discarded": 0, "foreign_cpus": 0.0, "disturbed": None}
     energy = {
-        "spent": {"compressing": {"value": 1e-6, "low": 5e-7, "high": 2e-6}, "teacher_kwh": 1e-6, "measuring_kwh": 1e-6},
+        "spent": {
+            "compressing": {"value": 1e-6, "low": 5e-7, "high": 2e-6}, "teacher_kwh": 1e-6, "measuring_kwh": 1e-6,
+            "incomplete": [], "with_others": [],
+        },
         "payback": {"inferences": 10.0, "low": 5.0, "high": 20.0, "days": 0.1, "requests_per_day": 100.0},
         "inference": {
             "teacher": interval, "artifact": interval, "saved": interval, "conditions": conditions,
@@ -226,8 +231,12 @@ def test_the_champion_is_run_again_and_beaten_by_a_lower_error(run, tmp_path):
     teacher, final = (subjects[name].exported.folder for name in ("teacher", "quantize"))
     for name in ("forwards", "backwards"):
         (tmp_path / name).mkdir()
-    forwards = run_duel(final, teacher, material.tables["dev"], TASK, tmp_path / "forwards", seconds=0.1)
-    backwards = run_duel(teacher, final, material.tables["dev"], TASK, tmp_path / "backwards", seconds=0.1)
+    forwards = run_duel(
+        final, teacher, material.tables["dev"], material.tables["test"], TASK, tmp_path / "forwards", seconds=0.1
+    )
+    backwards = run_duel(
+        teacher, final, material.tables["dev"], material.tables["test"], TASK, tmp_path / "backwards", seconds=0.1
+    )
     assert forwards.times_smaller > 1 > backwards.times_smaller
     better, worse = (forwards, backwards) if forwards.scores.drop.value < 0 else (backwards, forwards)
     assert better.scores.drop.value < 0 < worse.scores.drop.value
@@ -312,3 +321,12 @@ def test_reasons_on_the_card_cannot_bring_markup(ledger):
     card = ModelCard(model_card(hostile, evaluations["quantize"], manifest, CARD))
     page = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
     assert "<img" not in page and page.count("<h1>") == 1 and page.count("<table>") == 1
+
+
+def test_what_is_not_known_of_energy_and_teacher_is_told(ledger):
+    outcome = ledger[0]
+    assert "gone on later" not in markdown(outcome) and "after its last epoch" not in markdown(outcome)
+    spent = outcome.spent.model_copy(update={"incomplete": ("distill",), "with_others": ("prune",)})
+    told = markdown(outcome.model_copy(update={"spent": spent, "teacher_still_improved": True}))
+    assert "energy of distill: killed, and gone on later" in told and "energy of prune: several processes" in told
+    assert "best after its last epoch" in told

@@ -11,6 +11,8 @@ from lissom.evaluate.paired import changed_answers, write_changes
 from lissom.evaluate.variant import Reference, Subject, evaluate_variant
 from lissom.export.baselines import open_baselines
 from lissom.export.exported import model_bytes, open_exported, split_answers
+from lissom.models.base import load_base
+from lissom.models.compressed import CompressedModel
 from lissom.models.exits import has_early_exits
 
 
@@ -33,7 +35,12 @@ def evaluate(stage: Stage) -> Outcome:
             name: task.quality(split_answers(exported, subject.test, task), answers, targets, bins)
             for name, exported in reference.int8.items()
         }
-        floors, absent = measure_floors(tables, teacher.model, params, stage.scratch)
+        base = stage.params.base
+
+        def of_base() -> CompressedModel:
+            return teacher.model if base.is_new else load_base(base, task, seed=0)
+
+        floors, absent = measure_floors(tables, task, of_base, params, stage.scratch)
         baselines = {
             "floors": floors,
             "absent_floors": absent,

@@ -7,7 +7,7 @@ from lissom.components.stage import Outcome, Stage
 from lissom.data.prepare import load_card, load_table
 from lissom.models.manifest import read_manifest
 from lissom.report.ledger import Ledger, read_evaluations
-from lissom.tracking.champion import decide, obstacle, run_duel
+from lissom.tracking.champion import decide, describe, obstacle, run_duel
 from lissom.tracking.fetching import exported_folder
 from lissom.tracking.model_card import model_card
 from lissom.tracking.registry import default_name, move_aliases, register, verify, version_tags
@@ -40,9 +40,11 @@ def register_model(stage: Stage) -> Outcome:
 
     def duel(champion: str) -> tuple[bool, str]:
         _, folder = exported_folder(champion)
-        dev, seconds = load_table(stage.inputs["data"], "dev"), stage.params.evaluate.seconds
-        outcome = run_duel(exported, folder, dev, manifest.task, stage.scratch, seconds)
-        return decide(outcome, manifest.task.metric, stage.params.gates)
+        dev, test = (load_table(stage.inputs["data"], split) for split in ("dev", "test"))
+        seconds, metric = stage.params.evaluate.seconds, manifest.task.metric
+        outcome = run_duel(exported, folder, dev, test, manifest.task, stage.scratch, seconds)
+        replaces, reason = decide(outcome, metric, stage.params.gates)
+        return replaces, f"{reason}; {describe(outcome, metric)}"
 
     source = None if chosen else data.source
     result = move_aliases(name, version, ledger, stage.params.gates, source, differs, duel)

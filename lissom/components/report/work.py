@@ -70,6 +70,7 @@ def write_report(stage: Stage) -> Outcome:
         "compressing_wh": ledger.spent.compressing.value * 1000,
         "compressing_co2e_g": ledger.spent.compressing.value * ledger.intensity_g_per_kwh,
         "energy_method": "measured" if ledger.is_measured else "model",
+        "energy_measured": ledger.is_measured,  # MLflow's pages have numbers alone
         "disturbed": headline.conditions.disturbed or inference.conditions.disturbed,
         "metric": ledger.metric.model_dump(),
     }

@@ -1,7 +1,7 @@
 """The work of the stage: make the teacher, then cache its logits of train and transfer texts."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lissom.attention.config import Pattern
@@ -59,6 +59,7 @@ def make_teacher(stage: Stage) -> Outcome:
         )  # fmt: skip
         metrics |= {
             "dev_score": result.best_score,
+            "still_improved": _still_improved(result.records, task),
             "steps": result.steps,
             "examples_per_second": result.examples_per_second,
         }
@@ -74,6 +75,12 @@ def make_teacher(stage: Stage) -> Outcome:
         **task.cache_metrics(logits),
     }
     return Outcome(metrics=metrics, history=history, model=model, method=params.method)
+
+
+def _still_improved(records: Sequence[Mapping[str, float]], task: AnyTask) -> bool:
+    """Return whether the dev score after the last epoch is better than all before."""
+    scores = [record["dev_score"] for record in records if "dev_score" in record]
+    return len(scores) > 1 and all(task.metric.improves(scores[-1], score) for score in scores[:-1])
 
 
 def check_later_stages(params: Params, model: CompressedModel) -> None:
