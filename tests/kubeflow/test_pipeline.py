@@ -155,7 +155,6 @@ def test_resources_reach_the_tasks(tmp_path):
         "maxRetryCount": 3, "backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s",
     }  # fmt: skip
     assert tasks["report"]["retryPolicy"]["maxRetryCount"] == 1
-    assert tasks["teacher"]["cachingOptions"] == {"enableCache": True}
     actual = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounted = {
         mount["pvcNameParameter"]["runtimeValue"]["constant"]: mount["mountPath"]
@@ -174,6 +173,21 @@ def test_the_task_of_several_nodes_only_watches_over_them(tmp_path):
     executors = compiled(tmp_path, params)[0]["deploymentSpec"]["executors"]
     asked = {name: executors[f"exec-{name}"]["container"]["resources"] for name in ("teacher", "report")}
     assert asked["teacher"] == asked["report"] and "accelerator" not in asked["teacher"]
+
+
+@pytest.mark.parametrize(
+    "base, source, cached",
+    [
+        ("package:nltk/model", "embedded:python-docs", True),
+        (f"hub:owner/name@{'a' * 40}", f"hub:owner/texts@{'b' * 40}", True),
+        ("hub:owner/name", "embedded:python-docs", False),
+        ("package:nltk/model", "files:/data/task", False),
+    ],
+)
+def test_results_are_cached_if_nothing_can_change_behind_its_name(base, source, cached, tmp_path):
+    params = PARAMS | {"base": {"model": base}, "data": {"source": source}}
+    tasks = compiled(tmp_path, params)[0]["root"]["dag"]["tasks"].values()
+    assert {bool(task["cachingOptions"].get("enableCache")) for task in tasks} == {cached}
 
 
 def test_an_image_without_a_digest_is_not_cached(tmp_path):
