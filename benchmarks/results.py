@@ -157,8 +157,8 @@ def record(
             number for number, other in enumerate(result["rows"])
             if other["code"] is not None and (other["key"], other["seed"]) == (row["key"], seed)
         ]  # fmt: skip
+        keep_claims(result, head)
         if same:
-            keep_claims(result, result["rows"][same[0]], head)
             result["rows"][same[0]] = row
         else:
             result["rows"].append(row)
@@ -168,21 +168,21 @@ def record(
     print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
 
 
-def keep_claims(result: dict[str, Any], replaced: Row, head: str) -> None:
-    """Keep what a result claims before a row of another commit is replaced, unless others were replaced already.
+def keep_claims(result: dict[str, Any], head: str) -> None:
+    """Keep what a result claims before its first row of a commit comes; pages show what has changed since.
 
     Args:
         result: the result, changed in place.
-        replaced: the row that goes.
         head: commit of the row that comes.
     """
-    if replaced["commit"] == head or any(row["commit"] == head for row in result["rows"]):
+    if not result["rows"] or any(row["commit"] == head for row in result["rows"]):
         return
-    commits = sorted({row["commit"] for row in result["rows"] if row["code"] is not None})
+    commits = sorted({row["commit"] for row in result["rows"]})
+    date = max(row["date"] for row in result["rows"])
     kept = result["measured_before"]
     told = {(item["claim"], item["value"]) for item in kept}
     kept += [
-        {"claim": name, **outcome, "date": replaced["date"], "commits": commits}
+        {"claim": name, **outcome, "date": date, "commits": commits}
         for name, outcome in result["claims"].items()
         if outcome["holds"] in ("yes", "no") and (name, outcome["value"]) not in told
     ]

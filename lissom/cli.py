@@ -23,9 +23,9 @@ for command in (cli_language.generate, cli_language.chat, cli_language.harness, 
     app.command()(command)
 
 out = Console(markup=False, emoji=False, highlight=False)
+"""Texts from outside are printed as they are: brackets and colons are no markup."""
 _LEAST = 1e-9
 """The least time of a pass that can be drawn."""
-"""Texts from outside are printed as they are: brackets and colons are no markup."""
 
 
 def main() -> None:

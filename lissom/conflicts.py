@@ -40,10 +40,15 @@ _SPARSE = ("unstructured", "movement", "lottery_ticket")
 """Methods of pruning after which single weights are zero."""
 
 
-def conflicts(params: "Params") -> list[str]:
-    """Return what does not fit together, in words."""
+def conflicts(params: "Params", *, of_one_stage: bool) -> list[str]:
+    """Return what does not fit together, in words.
+
+    Args:
+        params: the params.
+        of_one_stage: whether sections may be missing, so that nothing is known of what they do to each other.
+    """
     problems = []
-    for check in _CHECKS:
+    for check in (_numbers_can_be_used, *(() if of_one_stage else _CHECKS)):
         try:
             check(params)
         except ValueError as error:
@@ -287,7 +292,6 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
 
 
 _CHECKS: tuple[Callable[["Params"], None], ...] = (
-    _numbers_can_be_used,
     _variants_are_steps,
     _methods_fit_the_task,
     _methods_fit_predicted_tokens,

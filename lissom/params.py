@@ -53,7 +53,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_fit_each_other(self, info: ValidationInfo) -> "Params":
-        if not (info.context or {}).get(_OF_ONE_STAGE) and (problems := conflicts(self)):
+        if problems := conflicts(self, of_one_stage=bool((info.context or {}).get(_OF_ONE_STAGE))):
             raise ValueError("\n".join(problems))
         return self
 

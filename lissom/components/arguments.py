@@ -67,7 +67,7 @@ def read_params(arguments: dict[str, Any]) -> Params:
             values[name] = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"--section {name} {text[:60]!r}: not JSON: {error}") from None
-    return check_params(values, "the run's parameters", of_one_stage=True)  # the whole was checked when compiled
+    return check_params(values, "the run's parameters", of_one_stage=True)
 
 
 def input_folders(spec: StageSpec, arguments: dict[str, Any], scratch: Path) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """The pipeline run of a stage, and a check that DVC tracks the files that the stage reads."""
 
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lissom.errors import InputError
 from lissom.params import Params
 
 DVC_FILE = Path("dvc.yaml")
+_PARAMS_FILE = "params.yaml"
 
 
 def pipeline_run(arguments: dict[str, Any]) -> str:
@@ -57,6 +59,7 @@ def check_watched(spec: StageSpec, params: Params) -> None:
     """Raise `InputError` if DVC runs the stage and dvc.yaml does not fit params.yaml.
 
     A file that the stage reads may be missing in its dependencies; a section of any stage may have come or gone.
+    What a user has added is no fault.
     """
     if "DVC_STAGE" not in os.environ or not DVC_FILE.is_file():
         return
@@ -68,11 +71,31 @@ def check_watched(spec: StageSpec, params: Params) -> None:
             f"{DVC_FILE} does not list {', '.join(missing)} among the dependencies of {spec.name}, so that a change "
             "there would not be noticed; write it anew for these params: python -m lissom.pipelines dvc"
         )
-    for other in STAGES:
-        listed = {name for name in stages.get(other.name, {}).get("params", ()) if isinstance(name, str)}
-        changed = sorted(listed.symmetric_difference(watched_sections(other, params))) if other.name in stages else []
-        if changed:
-            raise InputError(
-                f"{DVC_FILE} was written when params.yaml had other sections ({', '.join(changed)}: stage "
-                f"{other.name}); write it anew: python -m lissom.pipelines dvc"
-            )
+    if changed := unfitting_sections(params):
+        raise InputError(
+            f"{DVC_FILE} does not fit params.yaml, or is of another version of lissom ({', '.join(changed)}); write it "
+            "anew: python -m lissom.pipelines dvc"
+        )
+
+
+def unfitting_sections(params: Params) -> list[str]:
+    """Return the sections that dvc.yaml should watch and does not, and those that are gone, with their stages."""
+    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
+    found = []
+    for spec in STAGES:
+        if spec.name not in stages:
+            continue
+        watched = set(_sections_in(stages[spec.name].get("params") or ()))
+        gone = watched.intersection(type(params).model_fields) - params.model_fields_set
+        missing = set(watched_sections(spec, params)) - watched
+        found += [f"{section}: stage {spec.name}" for section in sorted(gone | missing)]
+    return found
+
+
+def _sections_in(entries: Iterable[Any]) -> Iterator[str]:
+    """Yield the sections of params.yaml that entries of a stage's `params` watch, whole or in part."""
+    for entry in entries:
+        if isinstance(entry, Mapping):
+            yield from _sections_in(entry.get(_PARAMS_FILE) or ())
+        else:
+            yield str(entry).partition(".")[0]

@@ -171,8 +171,7 @@ def _frame(spec: StageSpec, params: Params, world: "World | None", arguments: di
             folders[name] = stack.enter_context(atomic_folder(target if is_main else scratch / "outputs" / name))
         checkpoints = arguments["checkpoints"] / title.replace("@", "-")
         seconds = arguments["checkpoint_seconds"]
-        resumed = checkpoints.is_dir() and any(checkpoints.iterdir())
-        yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world, resumed)
+        yield Stage(spec, params, sources, folders, run, checkpoints, seconds, scratch, variant, world)
 
 
 @contextmanager
@@ -213,7 +212,7 @@ def _log_data(run: Run, folder: Path) -> None:
 
 
 def _write(stage: Stage, outcome: Outcome, reading: EnergyReading) -> None:
-    cost = reading.model_dump(mode="json") | {"resumed": stage.resumed}
+    cost = reading.model_dump(mode="json") | {"resumed": bool(stage.taken_up)}
     if outcome.model is not None:
         from lissom.models.directory import write_model
         from lissom.models.manifest import Step

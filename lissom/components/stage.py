@@ -49,8 +49,8 @@ class Stage:
     """For stages that run once per variant."""
     world: "World | None"
     """The processes that run this stage, of which the first writes and logs; None for a single process."""
-    resumed: bool
-    """Whether the stage goes on from checkpoints of a process that ended before it was complete."""
+    taken_up: list[str] = field(default_factory=list)
+    """Has an item for every training that went on from a checkpoint, of a process that ended before it was complete."""
 
     @property
     def name(self) -> str:
@@ -59,10 +59,12 @@ class Stage:
 
     def checkpoints(self) -> "Checkpoints":
         """Return the checkpoints of this stage's trainings; they are removed when the stage is complete."""
-        from lissom.training.checkpoint import Checkpoints
+        from lissom.components.resuming import ToldCheckpoints
 
         writes = self.world is None or self.world.is_main
-        return Checkpoints(self.checkpoint_folder, self.checkpoint_seconds, writes=writes)
+        return ToldCheckpoints(
+            self.checkpoint_folder, self.checkpoint_seconds, lambda: self.taken_up.append(self.name), writes=writes
+        )
 
     def load(self, name: str) -> "CompressedModel":
         """Load the model directory that is the input `name`."""

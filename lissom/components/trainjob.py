@@ -200,7 +200,9 @@ def _remove(client: Any, name: str) -> None:
 def _report(name: str, arguments: Mapping[str, Any]) -> None:
     """Write the executor output from the files of the nodes."""
     metrics = arguments["metrics_output"]
-    costs = {key: read_json(metrics / EMISSIONS)[key] for key in ("energy_kwh", "co2e_g", "seconds")}
+    cost = read_json(metrics / EMISSIONS)
+    costs = {key: cost[key] for key in ("energy_kwh", "co2e_g", "seconds")}
+    costs["energy_measured"] = float(cost["method"] == "measured")
     step = read_json(arguments["model_output"] / MANIFEST)["steps"][-1]
     facts = {"stage": name, "method": step["method"], "mlflow_run": step["run_id"]}
     write_executor_output(arguments["executor_input"], dict(flatten(read_json(metrics / METRICS))) | costs, facts)

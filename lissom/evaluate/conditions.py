@@ -63,7 +63,7 @@ class Strain:
 
         Args:
             threads: number of threads that were timed.
-            reference: slowest over fastest time of the reference loop between the readings.
+            reference: slowest time of the reference loop between the readings, over the fastest one that is known.
         """
         # With a free CPU left for them, other processes take nothing from us; run queues show it if they do.
         excess = self.foreign + threads - self.cpus

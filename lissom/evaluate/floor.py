@@ -33,7 +33,7 @@ def measure_floors(
     absent: dict[str, str] = {}
     makers: dict[str, Callable[[], Floor]] = {
         LINEAR: lambda: linear_floor(tables, task, params),
-        STATIC_VECTORS: lambda: static_floor(tables, base(), params, scratch),
+        STATIC_VECTORS: lambda: static_floor(tables, _for_whole_texts(task, base), params, scratch),
     }
     for name, make in makers.items():
         try:
@@ -41,3 +41,10 @@ def measure_floors(
         except InputError as reason:  # a figure that stands beside the others ends no pipeline
             absent[name] = str(reason)
     return tuple(floors), absent
+
+
+def _for_whole_texts(task: AnyTask, base: Callable[[], CompressedModel]) -> CompressedModel:
+    """Load the base model for a student that answers whole texts; raises `InputError` before if the task has none."""
+    if task.is_per_token:
+        raise InputError("a mean of vectors answers whole texts, not their words or tokens")
+    return base()

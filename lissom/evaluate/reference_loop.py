@@ -14,6 +14,8 @@ from lissom.evaluate.conditions import reference_seconds
 
 _BYTES = bytes(2**20)
 """Hashing them takes about a millisecond, and does not hold the interpreter's lock."""
+_SPINNING_SECONDS = 0.02
+"""OpenMP's threads look for more work for some milliseconds after they have finished some, and would compete."""
 
 
 @contextmanager
@@ -25,6 +27,7 @@ def reference_loop(threads: int) -> Iterator[Callable[[], float]]:
     with ThreadPoolExecutor(threads) as pool:
 
         def seconds() -> float:
+            time.sleep(_SPINNING_SECONDS)
             times = []
             for _ in range(3):  # the least leaves out interrupts
                 start = time.perf_counter()

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from lissom.artifacts import LEDGER_JSON, read_json, write_json, write_text
+from lissom.components.pipeline_run import DVC_FILE, unfitting_sections
 from lissom.ending import finish_with_message
 from lissom.errors import GateError, InputError
 from lissom.overrides import apply_override
@@ -30,7 +31,6 @@ from lissom.tracking.registry import failed_gates
 
 _PARAMS = Path("params.yaml")
 _REPORT = Path("artifacts/report")
-_DVC_FILE = Path("dvc.yaml")
 _KEPT = ("dvc.lock", "metrics", "params.yaml", "dvc.yaml")
 """Files of a run that are committed to git."""
 
@@ -64,7 +64,8 @@ def retrain(
         _dvc("pull", "--allow-missing", "--run-cache", *_named(remote))
     _change_params(override or ())
     params = load_params(_PARAMS)
-    write_dvc(params, _DVC_FILE, code_root())  # sections may have come or gone since it was written
+    if override or unfitting_sections(params):
+        write_dvc(params, DVC_FILE, code_root())
     result = run_on_kubeflow(params, train_image, export_image) if kubeflow else _run_here()
     failures = failed_gates(result.ledger, params.gates) + _against_base(before, result.figures, base, max_drop)
     text = _report(before, result, base, failures)

@@ -131,3 +131,14 @@ def test_a_section_that_comes_or_goes_is_noticed(change, tmp_path, monkeypatch):
         write_dvc(shorter, tmp_path / "dvc.yaml", None)
     with pytest.raises(InputError, match=r"\(prune: stage prune\)"):
         check_watched(spec_of("prepare"), params if change == "gain" else shorter)
+
+
+def test_what_a_user_has_added_to_dvc_yaml_is_no_fault(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path)
+    content = yaml.safe_load((tmp_path / "dvc.yaml").read_text())
+    stages = content["stages"] | {"mine": {"cmd": "true"}}
+    stages["teacher"]["params"] = ["teacher.epochs", {"params.yaml": ["base"]}, "parallel", "other.key", "gates"]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    monkeypatch.setenv("DVC_STAGE", "prepare")
+    check_watched(spec_of("prepare"), load_params(tmp_path / "params.yaml"))

@@ -303,6 +303,7 @@ def test_what_was_claimed_stays_when_its_rows_are_measured_again(benchmark_, tmp
     record(benchmark, {"way": "a"}, 0, {"ms": 21.0}, folder=tmp_path)  # by the same commit
     assert load(benchmark, tmp_path)["measured_before"] == []
     monkeypatch.setattr("benchmarks.results.commit", lambda: ("d" * 40, False))
+    record(benchmark, {"way": "b"}, 0, {"ms": 5.0}, folder=tmp_path)  # a new row before those that replace others
     for seed in range(3):
         record(benchmark, {"way": "a"}, seed, {"ms": 1.0 + seed / 10}, folder=tmp_path)
     result = load(benchmark, tmp_path)

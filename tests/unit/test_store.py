@@ -120,6 +120,15 @@ def test_a_password_with_a_slash_and_a_token_are_not_shown(monkeypatch):
     assert "TOKEN" not in redacted("GET http://TOKEN@host/api: refused")
 
 
+@pytest.mark.parametrize(
+    "store", ["postgresql://mlflow@db/mlflow", "sqlite:////home/ann@example.org/mlflow.db", "sqlite:///@mlflow.db"]
+)
+def test_what_is_no_secret_is_shown(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    text = f"mlflow at {store} fails, see /home/ann and @mlflow"
+    assert redacted(text) == text
+
+
 def test_a_full_disk_is_no_fault_of_the_store():
     with pytest.raises(OSError, match="No space left"), store_errors("downloading"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
