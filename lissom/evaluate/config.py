@@ -20,7 +20,7 @@ class EvaluateParams(Section):
 
     seconds: float = Field(default=4.0, gt=0)
     """Time of measuring for one batch size and number of threads. Five undisturbed rounds are made in any case,
-    and slow models get up to `retries` times more until 20 examples were timed."""
+    and slow models get up to `retries` times more until 20 batches were timed."""
 
     retries: int = Field(default=2, ge=0)
     """How many times `seconds` more are spent if other processes disturb the measurement."""
