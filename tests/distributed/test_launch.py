@@ -150,6 +150,8 @@ def test_sigterm_checkpoints_and_a_new_start_goes_on(workspace, undisturbed):
     again = workspace.run(*teacher(workspace, "stopped"))
     assert again.returncode == 0 and step >= 5
     assert same(weights(workspace, "stopped"), undisturbed)
+    for out, resumed in (("stopped", True), ("undisturbed", False)):  # the energy of the first part is not known
+        assert json.loads((workspace.folder / out / "metrics/emissions.json").read_text())["resumed"] is resumed
 
 
 @pytest.mark.parametrize(

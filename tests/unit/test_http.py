@@ -156,7 +156,8 @@ def test_without_torch(exported):
 
 
 @pytest.mark.parametrize(
-    ("model", "says"), [("/nowhere", "neither an exported folder"), ("models:/nobody@x", "models:/")]
+    ("model", "says"),
+    [("/nowhere", "neither an exported folder"), ("models:/nobody@x", "there is no registry in this folder")],
 )
 def test_a_model_that_is_not_there(model, says, tmp_path):
     done = subprocess.run(
