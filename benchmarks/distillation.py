@@ -63,8 +63,8 @@ NOTES = (
     "figure of it was kept",
     "old rows with several runs are means that were recorded without their parts; their flops_ratio and speedup count against the network "
     "with all its exits",
-    "seconds and Wh are of the training; compare those of one machine only. Wh are a model, the processor's assumed power times the CPU "
-    "time: none of these machines counts its energy",
+    "seconds and Wh are of the training; compare those of one machine only. Wh of 2026-11-30 are a model: the processor's assumed "
+    "power times the CPU time",
 )
 
 

@@ -122,10 +122,7 @@ def measure(folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
             for variant, (step, export) in files.items()
         }
         tables = {"train": train, "dev": dev, "test": test}
-        task, base = (
-            models[TEACHER].manifest.task,
-            BaseParams.model_validate(read_params(folder / "params.yaml")["base"]),
-        )
+        base = BaseParams.model_validate(read_params(folder / "params.yaml")["base"])
         quick = EvaluateParams(seconds=1.0)
         floors, _ = measure_floors(tables, task, lambda: load_base(base, task, seed=0), quick, Path(scratch))
     cheap = {

@@ -33,7 +33,8 @@ def markdown(benchmark: "Benchmark", rows: "Rows", result: Mapping[str, Any]) ->
     for title, members in _tables(benchmark, rows):
         lines += [*([f"## {title}", ""] if title else []), *_table(benchmark, rows, members), ""]
     lines += [*(f"- {note}" for note in (*benchmark.notes, _OLD_MEANS)), ""]
-    changed = [item for item in result["measured_before"] if item["value"] != _present(result, item["claim"])]
+    present = {name: outcome["value"] for name, outcome in result["claims"].items()}
+    changed = [item for item in result["measured_before"] if item["value"] != present.get(item["claim"])]
     lines += _measured_before(changed)
     lines += _earlier(result["earlier"])
     lines += ["## Machines and versions", ""]
@@ -42,11 +43,6 @@ def markdown(benchmark: "Benchmark", rows: "Rows", result: Mapping[str, Any]) ->
         more = ", ".join([*machine["cpu_flags"], *([machine["accelerator"]] if "accelerator" in machine else [])])
         lines.append(f"- {machine['cpu']}, {machine['cores']} cores ({more}); {versions}")
     return "\n".join([*lines, ""])
-
-
-def _present(result: Mapping[str, Any], claim: str) -> float | None:
-    value: float | None = result["claims"].get(claim, {}).get("value")
-    return value
 
 
 def _claim_line(name: str, outcome: Mapping[str, Any]) -> str:

@@ -180,11 +180,11 @@ def keep_claims(result: dict[str, Any], head: str) -> None:
     commits = sorted({row["commit"] for row in result["rows"]})
     date = max(row["date"] for row in result["rows"])
     kept = result["measured_before"]
-    told = {(item["claim"], item["value"]) for item in kept}
+    known = {(item["claim"], item["value"]) for item in kept}
     kept += [
         {"claim": name, **outcome, "date": date, "commits": commits}
         for name, outcome in result["claims"].items()
-        if outcome["holds"] in ("yes", "no") and (name, outcome["value"]) not in told
+        if outcome["value"] is not None and outcome["bar"] is not None and (name, outcome["value"]) not in known
     ]
 
 

@@ -1,6 +1,5 @@
 """What sections of params do to each other: every check raises `ValueError` for sections that do not fit together."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +39,10 @@ _SPARSE = ("unstructured", "movement", "lottery_ticket")
 """Methods of pruning after which single weights are zero."""
 
 
-def conflicts(params: "Params", *, of_one_stage: bool) -> list[str]:
-    """Return what does not fit together, in words.
-
-    Args:
-        params: the params.
-        of_one_stage: whether sections may be missing, so that nothing is known of what they do to each other.
-    """
+def conflicts(params: "Params") -> list[str]:
+    """Return what does not fit together, in words."""
     problems = []
-    for check in (_numbers_can_be_used, *(() if of_one_stage else _CHECKS)):
+    for check in _CHECKS:
         try:
             check(params)
         except ValueError as error:
@@ -266,29 +260,6 @@ def _layout_fits_the_trainings(params: "Params") -> None:
         )
     if problems:
         raise ValueError(f"parallel, {layout.factors}: " + "; ".join(problems))
-
-
-def _numbers_can_be_used(params: "Params") -> None:
-    problems = [
-        f"{key}: {value}; a finite number is expected" if isinstance(value, float)
-        else f"{key}: {value}; seeds are 0 or greater"
-        for key, value in _numbers(params)
-        if (isinstance(value, float) and not math.isfinite(value)) or (key.endswith("seed") and value < 0)
-    ]  # fmt: skip
-    if problems:
-        raise ValueError("; ".join(problems))
-
-
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
-    """Yield all numbers of params with their keys."""
-    if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _numbers(getattr(value, name), f"{key}.{name}" if key else name)
-    elif isinstance(value, tuple):
-        for number, item in enumerate(value):
-            yield from _numbers(item, key if len(value) == 1 else f"{key}.{number}")
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield key, value
 
 
 _CHECKS: tuple[Callable[["Params"], None], ...] = (

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from lissom.errors import InputError, advice_for
 from lissom.redaction import redacted
 from lissom.serving.folder import DamagedFolderError
@@ -54,6 +52,8 @@ def explain(error: Exception) -> str:
         return f"{place}{ADVICE[error.errno]}{_free(error)}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return f"out of memory: take a smaller batch size, a shorter max_length or a smaller model {debug}"
+    from pydantic import ValidationError  # slow to load, and needed where a command fails alone
+
     if isinstance(error, ValidationError):
         details = "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
         return f"{error.title}: {details} {debug}"

@@ -27,6 +27,7 @@ from lissom.safe_yaml import parse
 from lissom.section import Section
 from lissom.tracking.config import GatesParams, TrackingParams
 from lissom.training.config import TeacherParams
+from lissom.unusable_numbers import unusable_numbers
 
 _OF_ONE_STAGE = "of_one_stage"
 
@@ -53,7 +54,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_fit_each_other(self, info: ValidationInfo) -> "Params":
-        if problems := conflicts(self, of_one_stage=bool((info.context or {}).get(_OF_ONE_STAGE))):
+        of_one_stage = (info.context or {}).get(_OF_ONE_STAGE, False)
+        if problems := [*unusable_numbers(self), *([] if of_one_stage else conflicts(self))]:
             raise ValueError("\n".join(problems))
         return self
 

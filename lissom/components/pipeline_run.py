@@ -63,7 +63,7 @@ def check_watched(spec: StageSpec, params: Params) -> None:
     """
     if "DVC_STAGE" not in os.environ or not DVC_FILE.is_file():
         return
-    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
+    stages = _written_stages()
     dependencies = {Path(str(place)).as_posix() for place in stages.get(spec.name, {}).get("deps", ())}
     missing = [place for place in watched_files(spec, params) if literal(place) not in dependencies]
     if missing:
@@ -71,7 +71,7 @@ def check_watched(spec: StageSpec, params: Params) -> None:
             f"{DVC_FILE} does not list {', '.join(missing)} among the dependencies of {spec.name}, so that a change "
             "there would not be noticed; write it anew for these params: python -m lissom.pipelines dvc"
         )
-    if changed := unfitting_sections(params):
+    if changed := _unfitting(stages, params):
         raise InputError(
             f"{DVC_FILE} does not fit params.yaml, or is of another version of lissom ({', '.join(changed)}); write it "
             "anew: python -m lissom.pipelines dvc"
@@ -79,8 +79,19 @@ def check_watched(spec: StageSpec, params: Params) -> None:
 
 
 def unfitting_sections(params: Params) -> list[str]:
-    """Return the sections that dvc.yaml should watch and does not, and those that are gone, with their stages."""
-    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
+    """Return the sections that dvc.yaml should watch and does not, and those that are gone, with their stages.
+
+    None where there is no dvc.yaml.
+    """
+    return _unfitting(_written_stages(), params) if DVC_FILE.is_file() else []
+
+
+def _written_stages() -> dict[str, Any]:
+    content = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))
+    return (content or {}).get("stages") or {}
+
+
+def _unfitting(stages: Mapping[str, Any], params: Params) -> list[str]:
     found = []
     for spec in STAGES:
         if spec.name not in stages:

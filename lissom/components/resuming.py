@@ -8,7 +8,7 @@ from torch import nn
 from lissom.training.checkpoint import Checkpoints, TrainingState
 
 
-class ToldCheckpoints(Checkpoints):
+class NoticedCheckpoints(Checkpoints):
     """Checkpoints that call a function whenever one of them is taken up.
 
     Args:
@@ -31,9 +31,9 @@ class ToldCheckpoints(Checkpoints):
         super().__init__(folder, every_seconds, keep_result=keep_result, writes=writes)
         self._tell = tell
 
-    def phase(self, name: str) -> "ToldCheckpoints":
+    def phase(self, name: str) -> "NoticedCheckpoints":
         """Return the checkpoints of one training in a stage that runs several trainings in sequence."""
-        return ToldCheckpoints(self._folder / name, self._every, self._tell, keep_result=True, writes=self._writes)
+        return NoticedCheckpoints(self._folder / name, self._every, self._tell, keep_result=True, writes=self._writes)
 
     def restore(self, identity: str, network: nn.Module) -> TrainingState | None:
         """Load a checkpoint as `Checkpoints.restore` does, and tell if there is one."""

@@ -59,10 +59,10 @@ class Stage:
 
     def checkpoints(self) -> "Checkpoints":
         """Return the checkpoints of this stage's trainings; they are removed when the stage is complete."""
-        from lissom.components.resuming import ToldCheckpoints
+        from lissom.components.resuming import NoticedCheckpoints
 
         writes = self.world is None or self.world.is_main
-        return ToldCheckpoints(
+        return NoticedCheckpoints(
             self.checkpoint_folder, self.checkpoint_seconds, lambda: self.taken_up.append(self.name), writes=writes
         )
 

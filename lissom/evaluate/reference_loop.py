@@ -1,7 +1,8 @@
 """A fixed computation whose time shows whether a machine is as fast in one moment as in another.
 
-With several threads all of them compute at once, so that a core that others took shows, too. A state that lasts for a
-whole session, such as two virtual cores on one core of the host, cannot be told from a slower machine.
+With several threads, all of them compute at once, which also shows that another process uses one of the cores. A
+disturbance that lasts for the whole session (two virtual cores that share one core of the host, say) looks like a
+slower machine.
 """
 
 import hashlib

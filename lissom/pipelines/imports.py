@@ -9,6 +9,7 @@ PROJECT = ("lissom", "benchmarks", "tests")
 FRAME = {
     "params",
     "conflicts",
+    "unusable_numbers",
     "errors",
     "ending",
     "section",

@@ -133,8 +133,8 @@ def notes(ledger: Ledger) -> list[str]:
     lines += [f"floor, {name}: could not be made: {reason}" for name, reason in ledger.absent_floors.items()]
     if spent.incomplete:
         lines.append(
-            f"energy of {', '.join(spent.incomplete)}: killed, and gone on later; only the last part is counted, so "
-            "that the energy of compressing and the payback are at least as told"
+            f"energy of {', '.join(spent.incomplete)}: interrupted and resumed; only what was used "
+            "since the last start is counted, so that the true energy of compressing and the true payback are higher"
         )
     if spent.with_others:
         lines.append(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lissom.components.pipeline_run import check_watched
+from lissom.components.pipeline_run import check_watched, unfitting_sections
 from lissom.components.specs import spec_of
 from lissom.errors import InputError
 from lissom.params import check_params, load_params
@@ -141,4 +141,9 @@ def test_what_a_user_has_added_to_dvc_yaml_is_no_fault(tmp_path, monkeypatch):
     stages["teacher"]["params"] = ["teacher.epochs", {"params.yaml": ["base"]}, "parallel", "other.key", "gates"]
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     monkeypatch.setenv("DVC_STAGE", "prepare")
-    check_watched(spec_of("prepare"), load_params(tmp_path / "params.yaml"))
+    params = load_params(tmp_path / "params.yaml")
+    check_watched(spec_of("prepare"), params)
+    (tmp_path / "dvc.yaml").write_text("")  # as is one that is not there, it is no fault of a section
+    assert unfitting_sections(params) == []
+    (tmp_path / "dvc.yaml").unlink()
+    assert unfitting_sections(params) == []

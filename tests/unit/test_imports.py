@@ -51,7 +51,7 @@ LAYERS = [
     ["emissions"],
     ["report"],
     ["tracking"],
-    ["explanation", "conflicts", "params", "overrides", "reference"],
+    ["explanation", "conflicts", "unusable_numbers", "params", "overrides", "reference"],
     ["components"],
     ["pipelines"],
     ["cli", "cli_language", "cli_models"],

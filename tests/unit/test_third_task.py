@@ -325,8 +325,8 @@ def test_reasons_on_the_card_cannot_bring_markup(ledger):
 
 def test_what_is_not_known_of_energy_and_teacher_is_told(ledger):
     outcome = ledger[0]
-    assert "gone on later" not in markdown(outcome) and "after its last epoch" not in markdown(outcome)
+    assert "resumed" not in markdown(outcome) and "after its last epoch" not in markdown(outcome)
     spent = outcome.spent.model_copy(update={"incomplete": ("distill",), "with_others": ("prune",)})
     told = markdown(outcome.model_copy(update={"spent": spent, "teacher_still_improved": True}))
-    assert "energy of distill: killed, and gone on later" in told and "energy of prune: several processes" in told
+    assert "energy of distill: interrupted and resumed" in told and "energy of prune: several processes" in told
     assert "best after its last epoch" in told
